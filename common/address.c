@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Parses, prints and compares IPv4 and IPv6 addresses. IPv4 written as IPv6 (::ffff:a.b.c.d) counts as
- * IPv4, so that a dual-stack listener trusts the same networks. */
+/* Parses, prints and compares IPv4 and IPv6 addresses. IPv4 written as IPv6 (::ffff:a.b.c.d) counts
+ * as IPv4, so that a dual-stack listener trusts the same networks. */
 #include "common/address.h"
 
 #include <arpa/inet.h>

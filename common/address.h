@@ -25,7 +25,8 @@ struct gw_network {
     unsigned prefix_bits;
 };
 
-/* HOST, HOST:PORT or [IPV6]:PORT; names are resolved (first answer). default_port where none is given. */
+/* HOST, HOST:PORT or [IPV6]:PORT; names are resolved (first answer). default_port where none is
+ * given. */
 int gw_address_parse(const char *text, unsigned default_port, struct gw_address *out);
 /* Writes ADDRESS:PORT, always terminated, and returns buffer. */
 const char *gw_address_format(const struct gw_address *address, char *buffer, size_t size);
