@@ -149,7 +149,7 @@ struct gw_connect_options {
 
 struct gw_channel_info {
     struct gw_address local, peer;
-    char description[128]; /* "tcp 10.0.0.1:5123 > 10.0.0.2:13560, reno, vmsplice" */
+    char description[160]; /* "tcp 10.0.0.1:5123 > 10.0.0.2:13560, reno, vmsplice" */
     uint64_t bytes_sent, bytes_received;
     uint64_t messages_sent, messages_received;
 };
