@@ -87,6 +87,16 @@ static bool seek_covered(struct member *member)
     return member->position < member->run_end;
 }
 
+/* Holes of RAM need no word in a first pass: the target's memory begins as zeroes. */
+static bool skip_fresh(struct member *member)
+{
+    if (member->dirty || member->volume->kind != GW_VOLUME_RAM ||
+        member->extent.kind != GW_EXTENT_ABSENT)
+        return false;
+    member->position = member->extent.offset + member->extent.length;
+    return true;
+}
+
 /* The next piece of a volume; 0 when it has no more, 1 when *out is one, or -errno. */
 static int next_piece(struct member *member, struct gw_piece *out)
 {
@@ -94,13 +104,15 @@ static int next_piece(struct member *member, struct gw_piece *out)
     uint64_t end;
     int error;
 
-    if (!seek_covered(member))
-        return 0;
-    if (member->position >= extent->offset + extent->length || extent->length == 0) {
-        error = member->volume->ops->next_extent(member->volume, member->position, extent);
-        if (error)
-            return error;
-    }
+    do {
+        if (!seek_covered(member))
+            return 0;
+        if (member->position >= extent->offset + extent->length || extent->length == 0) {
+            error = member->volume->ops->next_extent(member->volume, member->position, extent);
+            if (error)
+                return error;
+        }
+    } while (skip_fresh(member));
     end = gw_min(extent->offset + extent->length, member->run_end);
     *out = (struct gw_piece){
         .volume = member->index,

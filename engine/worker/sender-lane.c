@@ -12,10 +12,11 @@
 #include "common/memory.h"
 #include "engine/worker/sender.h"
 
-#define RAM_PAGE          4096u
-#define COPY_MAX          (64u << 10)  /* of live RAM that is copied before it is looked at */
-#define RECORD_BYTES_GOAL (512u << 10) /* data described by one record when there is more to come  \
-                                        */
+#define RAM_PAGE 4096u
+#define COPY_MAX (64u << 10) /* of live RAM that is copied before it is looked at */
+#define RECORD_BYTES_GOAL                                                                          \
+    (512u << 10) /* data described by one record when there is more to come                        \
+                  */
 #define CLAIM_BYTES (2u << 20)
 
 static struct gw_sender_lane *of(struct gw_lane *base)
