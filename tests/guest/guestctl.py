@@ -236,7 +236,7 @@ class Guest:
     def __init__(self, folder, **options):
         self.folder = os.path.abspath(folder)
         self.options = {'machine': 'pc', 'memory_mib': 256, 'smp': 1, 'disks': [], 'cpu': 'max',
-                        'ram_dir': '/dev/shm', 'share_ram': True, 'netns': None, 'tap': None,
+                        'ram_dir': os.environ.get('GODWIT_RAM_DIR', '/dev/shm'), 'share_ram': True, 'netns': None, 'tap': None,
                         'disk_style': 'blockdev', 'machine_ram': True, 'accel': 'tcg', 'extra': [],
                         'incoming': None, 'name': 'guest'}
         unknown = set(options) - set(self.options)
