@@ -5,9 +5,12 @@
  *
  * Errors: 0 or -errno. -EACCES with a message when the peer is refused or refuses us (wrong key,
  * unknown certificate, oneself); -EPROTO for what is not our protocol; -ETIMEDOUT; -ECONNRESET and
- * others when the channel died, and every call after that answers the same. Order: frames arrive
- * whole and in order. Threads: one thread (the session's) uses a control; gw_control_wake may be
- * called by any. Units: bytes, milliseconds.
+ * others when the channel died; -ESHUTDOWN when the peer closed the session in order. Every call
+ * after one of these answers the same. A send that answers -EINVAL or -EMSGSIZE (not JSON, too
+ * long) and a receive that answers -ETIMEDOUT leave the session whole. Order: frames arrive whole
+ * and in order. Threads: one thread (the session's) uses a control. gw_seal_dial, gw_seal_admit,
+ * gw_control_peer, _link_id and _local may be called by any while the control is open. Units:
+ * bytes, milliseconds.
  */
 #ifndef GODWIT_TRANSPORT_LINK_CONTROL_H
 #define GODWIT_TRANSPORT_LINK_CONTROL_H
@@ -29,8 +32,9 @@ struct gw_hello {
     enum gw_hello_role role;
     uint8_t
         link_id[GW_ID_SIZE]; /* chosen by the dialling side for control; names the link for data */
-    uint32_t channel_number; /* data: 1 and up, never reused in a session */
+    uint32_t channel_number; /* data: 1 to 65535, never reused in a session */
     uint8_t nonce[16];       /* fresh for every request */
+    uint8_t ticket[16];      /* data: shows that the sender has the session's keys; see seal.h */
 };
 int gw_hello_parse(const struct gw_request *request, struct gw_hello *out); /* -EPROTO */
 
@@ -47,6 +51,7 @@ struct gw_peer {
     char version[32]; /* godwit version text, for messages */
     uint8_t instance_id[GW_ID_SIZE];
     struct gw_address address;
+    bool trusts_addresses; /* of this session, for clear bulk data; what it says, for people */
 };
 
 struct gw_control;
@@ -64,8 +69,9 @@ const struct gw_peer *gw_control_peer(const struct gw_control *control);
 const uint8_t *gw_control_link_id(const struct gw_control *control);
 const struct gw_address *gw_control_local(const struct gw_control *control);
 
-/* One frame. send blocks while the channel's queue is full (at most 10 s, then -ETIMEDOUT).
- * The JSON value is lent. */
+/* One frame. send blocks until the transport has taken all of it (10 s without progress:
+ * -ETIMEDOUT, and the session is over). What the peer sends meanwhile is taken in. The JSON value
+ * is lent. */
 int gw_control_send(struct gw_control *control, const json_t *message);
 int gw_control_send_bytes(struct gw_control *control, const void *bytes, uint32_t length);
 
