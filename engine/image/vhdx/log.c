@@ -316,7 +316,7 @@ static int log_check(const struct gw_vhdx *vhdx)
 int gw_vhdx_log_replay(struct gw_vhdx *vhdx)
 {
     struct log log = {.vhdx = vhdx};
-    struct sequence active;
+    struct sequence active = {0};
     int rc = log_check(vhdx);
 
     if (rc)
