@@ -10,6 +10,7 @@
 #ifndef GODWIT_ENGINE_SESSION_SWITCHOVER_H
 #define GODWIT_ENGINE_SESSION_SWITCHOVER_H
 
+#include "common/error.h"
 #include "engine/handover/handover.h"
 #include "engine/migration.h"
 #include "engine/session/message.h"
