@@ -83,11 +83,15 @@ void gw_tcp_close(struct gw_channel *base)
     gw_tcp_channel_free(channel);
 }
 
-static const char *method_name(const struct tcp_channel *channel)
+/* The fastest ways that this channel has used and not given up. */
+static const char *method_name(const struct tcp_sender *sender)
 {
-    if (channel->sender.splicer.is_usable)
-        return channel->sender.zerocopy.is_usable ? "vmsplice+zerocopy" : "vmsplice";
-    return channel->sender.zerocopy.is_usable ? "zerocopy" : "send";
+    bool splices = sender->splicer.is_usable && sender->used_methods & 1u << TCP_SPLICE;
+    bool pins = sender->zerocopy.is_usable && sender->used_methods & 1u << TCP_ZEROCOPY;
+
+    if (splices)
+        return pins ? "vmsplice+zerocopy" : "vmsplice";
+    return pins ? "zerocopy" : "send";
 }
 
 void gw_tcp_info(struct gw_channel *base, struct gw_channel_info *out)
@@ -99,5 +103,5 @@ void gw_tcp_info(struct gw_channel *base, struct gw_channel_info *out)
     gw_address_format(&out->local, local, sizeof(local));
     gw_address_format(&out->peer, peer, sizeof(peer));
     snprintf(out->description, sizeof(out->description), "tcp %.47s > %.47s, %s, %s", local, peer,
-             channel->congestion, method_name(channel));
+             channel->congestion, method_name(&channel->sender));
 }

@@ -77,7 +77,7 @@ int gw_tcp_connect(struct gw_transport *transport, const struct gw_connect_optio
     uint64_t deadline_ns = gw_clock_ns() + (uint64_t)options->channel.timeout_ms * GW_NS_PER_MS;
     char congestion[TCP_CONGESTION_MAX];
     struct tcp_channel *channel;
-    int fd, error = open_socket(options, &fd);
+    int fd = -1, error = open_socket(options, &fd);
 
     if (error)
         return error;

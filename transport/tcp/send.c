@@ -165,6 +165,7 @@ static void frame_burst(struct tcp_channel *channel)
         if (write->length >= TCP_LARGE_WRITE && !sender->has_fast_ways)
             open_fast_ways(channel);
         burst->method = method_of(sender, write);
+        sender->used_methods |= 1u << burst->method;
         frame_writes(sender, burst->method);
         if (burst->method != TCP_COPY)
             return;

@@ -82,7 +82,7 @@ struct tcp_receiver {
     uint8_t messages[TCP_MESSAGES_MAX][GW_MESSAGE_MAX];
 };
 
-enum tcp_method { TCP_COPY, TCP_SPLICE, TCP_ZEROCOPY };
+enum tcp_method { TCP_COPY = 0, TCP_SPLICE = 1, TCP_ZEROCOPY = 2 };
 
 /* What one or a few system calls send: vectors of headers and payloads, and how many ops are
  * complete once each vector is sent. The vectors from special on are payloads that go by method. */
@@ -119,6 +119,7 @@ struct tcp_sender {
     struct gw_op *unframed; /* the first that no burst holds */
     unsigned posted;        /* all in the list */
     unsigned sent;          /* those before unsent */
+    unsigned used_methods;  /* bits by enum tcp_method, for people to read */
     bool has_fast_ways;     /* splicer and zerocopy were opened, at the first large write */
     struct tcp_burst burst;
     struct tcp_splicer splicer;
