@@ -31,6 +31,7 @@ enum gw_exit {
 #define GW_STORAGE_MAX 16u
 #define GW_TRUSTED_MAX 32u
 #define GW_DISKS_MAX   32u
+#define GW_LISTEN_MAX  16u
 
 /* What a process that runs migrations has, whatever it runs. Lent to every run. */
 struct gw_environment {
@@ -46,7 +47,9 @@ struct gw_environment {
     const char *launch_hook;    /* program that starts the target's VMM, or NULL */
     const char *to_qmp;         /* a QEMU that already waits (-incoming defer -S), or NULL */
     struct gw_journal *journal; /* NULL: copies only */
-    unsigned worker_count;      /* 0: as many as rails, at most the CPUs */
+    unsigned worker_count;      /* 0: half the CPUs, at most one per channel */
+    struct gw_address listen[GW_LISTEN_MAX]; /* where data channels may dial too */
+    unsigned listen_count;
 };
 
 /* A mapping OLD=NEW from the command line. */

@@ -83,8 +83,13 @@ int gw_image_locate(struct gw_image *image, uint64_t offset, uint64_t length,
 /* Makes the range read as zeroes: nothing for what was never allocated, else punched or written. */
 int gw_image_zero(struct gw_image *image, uint64_t offset, uint64_t length);
 
-/* is_in_use images: reads the tables again, for writes that QEMU completed before the call. */
+/* is_in_use images: reads the tables again, for writes that QEMU completed before the call. Then
+ * gw_image_take_appeared gives, range by range until it is false, what got its place in the file since
+ * it was last looked at. The caller adds these ranges to what is dirty: QEMU may have completed, and
+ * reported as dirty in an earlier round, a write whose place the file did not show yet then (a second
+ * write into a VHDX block that is just being allocated; engine/image/vhdx/bat.c). */
 int gw_image_refresh(struct gw_image *image);
+bool gw_image_take_appeared(struct gw_image *image, uint64_t *offset, uint64_t *length);
 
 /* Everything written so far is durable (data, then metadata). */
 int gw_image_sync(struct gw_image *image);

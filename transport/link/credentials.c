@@ -182,7 +182,7 @@ static int read_psk_file(const char *path, char *text, size_t *length)
 static int load_psks(struct gw_credentials *credentials, const char *path)
 {
     char *text = malloc(FILE_MAX + 1);
-    size_t length;
+    size_t length = 0;
     int rc;
 
     if (!text)

@@ -147,7 +147,6 @@ static int advance(struct tcp_channel *channel)
         case TCP_AT_PAYLOAD:
             while (receiver->current < receiver->count &&
                    receiver->done == receiver->places[receiver->current].length) {
-                channel->info.bytes_received += receiver->done;
                 receiver->done = 0;
                 receiver->current++;
             }
@@ -240,8 +239,9 @@ static int prepare(struct tcp_channel *channel, struct reading *reading)
 }
 
 /* Notes that size bytes of what prepare asked for are here. */
-static void consume(struct tcp_receiver *receiver, uint32_t size)
+static void consume(struct tcp_channel *channel, uint32_t size)
 {
+    struct tcp_receiver *receiver = &channel->receiver;
     uint32_t part;
 
     switch (receiver->state) {
@@ -256,6 +256,7 @@ static void consume(struct tcp_receiver *receiver, uint32_t size)
                 (uint32_t)gw_min(size, receiver->places[receiver->current].length - receiver->done);
             size -= part;
             receiver->done += part;
+            channel->info.bytes_received += part;
             if (size == 0)
                 return; /* advance() steps to the next place */
             receiver->current++;
@@ -308,7 +309,7 @@ static ssize_t read_once(struct tcp_channel *channel)
         return gw_fail_errno(-cause, "receiving");
     if ((size_t)size < reading.size && !receiver->has_hung_up)
         receiver->is_readable = false;
-    consume(receiver, (uint32_t)size);
+    consume(channel, (uint32_t)size);
     return size;
 }
 
