@@ -290,7 +290,7 @@ static bool is_untouched(const struct gw_vhdx *vhdx, uint64_t page)
 int gw_vhdx_bat_get(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry)
 {
     uint64_t index = entry_index(vhdx, block);
-    struct gw_vhdx_bat_slot *slot;
+    struct gw_vhdx_bat_slot *slot = NULL;
     int rc;
 
     if (is_untouched(vhdx, index / PAGE_ENTRIES)) {
@@ -306,7 +306,7 @@ int gw_vhdx_bat_get(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry)
 int gw_vhdx_bat_set(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry)
 {
     uint64_t index = entry_index(vhdx, block);
-    struct gw_vhdx_bat_slot *slot;
+    struct gw_vhdx_bat_slot *slot = NULL;
     int rc = load_page(vhdx, index / PAGE_ENTRIES, &slot);
 
     if (rc)
@@ -394,7 +394,7 @@ int gw_vhdx_bat_check_small(struct gw_vhdx *vhdx)
         return 0;
     pthread_mutex_lock(&vhdx->bat.lock);
     for (uint64_t page = 0; page < vhdx->bat.page_count && rc == 0; page++) {
-        struct gw_vhdx_bat_slot *slot;
+        struct gw_vhdx_bat_slot *slot = NULL;
 
         rc = load_page(vhdx, page, &slot);
     }
