@@ -124,7 +124,7 @@ static int write_all(int fd, const char *text, size_t length, uint64_t deadline)
 
 int gw_lines_write(int fd, const json_t *value, int timeout_ms)
 {
-    char *text = json_dumps(value, JSON_COMPACT);
+    char *text = json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9));
     size_t length;
     int error;
 

@@ -79,7 +79,8 @@ static void set_serve(struct session *session, struct gw_serve *serve)
     pthread_mutex_unlock(&session->sessions->lock);
 }
 
-/* Serves a proven peer until its session ends. */
+/* Serves a proven peer until its session ends. Takes over control: the serve closes it, once there
+ * is one. */
 static void serve(struct session *session, struct gw_control *control)
 {
     struct gw_sessions *sessions = session->sessions;
@@ -94,6 +95,7 @@ static void serve(struct session *session, struct gw_control *control)
     error = gw_jobs_enter(sessions->jobs, peer->name, text_of(&peer->address, address), &job);
     if (error) {
         gw_log(GW_LOG_WARNING, "session of %s: %s", peer->name, gw_error_message());
+        gw_control_close(control);
         return;
     }
     gw_log(GW_LOG_INFO, "session of %s at %s: migration %s", peer->name, address, gw_job_id(job));
@@ -105,8 +107,10 @@ static void serve(struct session *session, struct gw_control *control)
         set_serve(session, NULL);
     }
     gw_result_take(&outcome, error, &result);
-    gw_jobs_leave(job, &result);
+    if (!serve)
+        gw_control_close(control);
     gw_serve_free(serve);
+    gw_jobs_leave(job, &result);
 }
 
 static void remove_session(struct session *session)
@@ -149,7 +153,6 @@ static void *session_thread(void *argument)
     session->is_proven = true;
     pthread_mutex_unlock(&sessions->lock);
     serve(session, control);
-    gw_control_close(control);
     remove_session(session);
     return NULL;
 }

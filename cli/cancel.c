@@ -106,7 +106,7 @@ int gw_command_cancel(int argc, char **argv)
     if (cancel.is_json) {
         object = json_pack("{s:s, s:i, s:s?}", "job", cancel.job, "exit_code", code, "error",
                            code ? gw_error_message() : NULL);
-        json_dumpf(object, stdout, JSON_COMPACT);
+        json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
         putchar('\n');
         json_decref(object);
     }

@@ -46,7 +46,7 @@ int gw_follow_detached(const struct gw_task *task, const char *job)
     }
     object = json_pack("{s:s, s:s, s:s, s:i}", "event", "detached", "command", task->command, "job",
                        job, "exit_code", 0);
-    json_dumpf(object, stdout, JSON_COMPACT);
+    json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
     putchar('\n');
     json_decref(object);
     return GW_EXIT_DONE;

@@ -160,7 +160,7 @@ static void print_list(const json_t *list, bool is_json)
     if (is_json) {
         json_t *object = json_pack("{s:O}", "history", list);
 
-        json_dumpf(object, stdout, JSON_COMPACT);
+        json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
         putchar('\n');
         json_decref(object);
         return;

@@ -71,28 +71,11 @@ static void add(struct pieces *pieces, const char *text)
         snprintf(pieces->text[pieces->count++], PIECE_SIZE, "%s", text);
 }
 
-/* What can be said, the most important first; the bar comes after the first. */
-static void fill_pieces(const struct gw_progress_data *data, struct pieces *pieces)
+/* What a running guest adds. */
+static void fill_guest_pieces(const struct gw_progress_data *data, struct pieces *pieces)
 {
-    char a[32], b[32], text[PIECE_SIZE];
-    uint64_t left;
+    char a[32], text[PIECE_SIZE];
 
-    if (data->round)
-        snprintf(text, sizeof(text), "%s %u", gw_phase_name(data->phase), data->round);
-    else
-        snprintf(text, sizeof(text), "%s", gw_phase_name(data->phase));
-    add(pieces, text);
-    snprintf(text, sizeof(text), "%u%%", percent_of(data));
-    add(pieces, text);
-    snprintf(text, sizeof(text), "%s/s", gw_size_text(data->rate, a, sizeof(a)));
-    add(pieces, text);
-    if (seconds_left(data, &left)) {
-        snprintf(text, sizeof(text), "%s left", duration_text(left, a, sizeof(a)));
-        add(pieces, text);
-    }
-    snprintf(text, sizeof(text), "%s of %s", gw_size_text(data->bytes_done, a, sizeof(a)),
-             gw_size_text(data->bytes_total, b, sizeof(b)));
-    add(pieces, text);
     if (data->dirty_rate) {
         snprintf(text, sizeof(text), "dirty %s/s", gw_size_text(data->dirty_rate, a, sizeof(a)));
         add(pieces, text);
@@ -108,6 +91,33 @@ static void fill_pieces(const struct gw_progress_data *data, struct pieces *piec
     }
     if (data->path[0])
         add(pieces, data->path);
+}
+
+/* What can be said, the most important first; the bar comes after the first. */
+static void fill_pieces(const struct gw_progress_data *data, struct pieces *pieces)
+{
+    char a[32], b[32], text[PIECE_SIZE];
+    uint64_t left;
+
+    if (data->round)
+        snprintf(text, sizeof(text), "%s %u", gw_phase_name(data->phase), data->round);
+    else
+        snprintf(text, sizeof(text), "%s", gw_phase_name(data->phase));
+    add(pieces, text);
+    if (data->bytes_total) {
+        snprintf(text, sizeof(text), "%u%%", percent_of(data));
+        add(pieces, text);
+        snprintf(text, sizeof(text), "%s/s", gw_size_text(data->rate, a, sizeof(a)));
+        add(pieces, text);
+        if (seconds_left(data, &left)) {
+            snprintf(text, sizeof(text), "%s left", duration_text(left, a, sizeof(a)));
+            add(pieces, text);
+        }
+        snprintf(text, sizeof(text), "%s of %s", gw_size_text(data->bytes_done, a, sizeof(a)),
+                 gw_size_text(data->bytes_total, b, sizeof(b)));
+        add(pieces, text);
+    }
+    fill_guest_pieces(data, pieces);
 }
 
 static void draw_bar(unsigned columns, unsigned percent, char *out)
@@ -197,7 +207,7 @@ static void show_json(const struct gw_progress_data *data)
     json_t *line = json_pack("{s:s, s:o}", "event", "progress", "progress", gw_snapshot_new(data));
 
     if (line) {
-        json_dumpf(line, stdout, JSON_COMPACT);
+        json_dumpf(line, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
         putchar('\n');
         fflush(stdout);
     }

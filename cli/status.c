@@ -148,7 +148,7 @@ static void print_all(const struct context *status)
     if (status->is_json) {
         json_t *object = json_pack("{s:O}", "agents", status->agents);
 
-        json_dumpf(object, stdout, JSON_COMPACT);
+        json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
         putchar('\n');
         json_decref(object);
         return;

@@ -26,28 +26,25 @@ static void print_json(const struct gw_summary *summary)
                         summary->detail ? json_deep_copy(summary->detail) : json_null());
     if (summary->progress)
         json_object_set_new(object, "progress", gw_snapshot_new(summary->progress));
-    json_dumpf(object, stdout, JSON_COMPACT);
+    json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
     putchar('\n');
     json_decref(object);
 }
 
-/* "what moved", one line each: the engine's list "moved" of objects with name, size and sent bytes.
+/* What arrived where: the engine's list "volumes" of objects with a name and a path on the target.
  */
-static void print_moved(const json_t *detail)
+static void print_volumes(const json_t *detail)
 {
-    char size[32], sent[32];
     const json_t *item;
     size_t i;
 
-    json_array_foreach(json_object_get(detail, "moved"), i, item)
+    json_array_foreach(json_object_get(detail, "volumes"), i, item)
     {
         const char *name = json_string_value(json_object_get(item, "name"));
+        const char *path = json_string_value(json_object_get(item, "path"));
 
-        printf("  %-12s %s, %s sent\n", name ? name : "?",
-               gw_size_text((uint64_t)json_integer_value(json_object_get(item, "size")), size,
-                            sizeof(size)),
-               gw_size_text((uint64_t)json_integer_value(json_object_get(item, "sent")), sent,
-                            sizeof(sent)));
+        if (name && path)
+            printf("  %-12s %s\n", name, path);
     }
 }
 
@@ -59,11 +56,14 @@ static void print_numbers(const struct gw_progress_data *data)
 
     if (!data->started_ns)
         return;
-    printf("  sent         %s in %.1f s, %s/s; %s were zero\n",
-           gw_size_text(data->bytes_sent, sent, sizeof(sent)), seconds,
-           gw_size_text(seconds > 0 ? (uint64_t)((double)data->bytes_sent / seconds) : 0, rate,
-                        sizeof(rate)),
-           gw_size_text(data->bytes_zero, zero, sizeof(zero)));
+    if (!data->bytes_sent && !data->bytes_zero)
+        printf("  time         %.1f s\n", seconds);
+    else
+        printf("  sent         %s in %.1f s, %s/s; %s were zero\n",
+               gw_size_text(data->bytes_sent, sent, sizeof(sent)), seconds,
+               gw_size_text(seconds > 0 ? (uint64_t)((double)data->bytes_sent / seconds) : 0, rate,
+                            sizeof(rate)),
+               gw_size_text(data->bytes_zero, zero, sizeof(zero)));
     if (data->round)
         printf("  rounds       %u\n", data->round);
     if (data->transport[0])
@@ -118,7 +118,7 @@ void gw_summary_print(const struct gw_summary *summary, bool is_json)
     if (!is_done)
         print_blocked(summary->detail);
     if (is_done) {
-        print_moved(summary->detail);
+        print_volumes(summary->detail);
         if (summary->progress)
             print_numbers(summary->progress);
         print_pause(summary);

@@ -104,9 +104,8 @@ static int play(const char *path, struct gw_progress *progress, struct gw_outcom
     progress->data.pause_ns = 12 * GW_NS_PER_MS;
     pthread_mutex_unlock(&progress->lock);
     out->exit_code = GW_EXIT_DONE;
-    out->detail = json_pack("{s:[{s:s, s:I, s:I}], s:{s:f, s:f}}", "moved", "name", "vda", "size",
-                            (json_int_t)TOTAL_SIZE, "sent", (json_int_t)TOTAL_SIZE, "pause", "stop",
-                            3.5, "state", 8.5);
+    out->detail = json_pack("{s:[{s:s, s:s}], s:{s:f, s:f}}", "volumes", "name", "vda", "path",
+                            "/srv/vda.raw", "pause", "stop", 3.5, "state", 8.5);
     end(progress);
     return 0;
 }
@@ -170,6 +169,8 @@ int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw
 
 void gw_serve_free(struct gw_serve *serve)
 {
+    if (serve)
+        gw_control_close(serve->control);
     free(serve);
 }
 
