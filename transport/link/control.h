@@ -70,8 +70,8 @@ const uint8_t *gw_control_link_id(const struct gw_control *control);
 const struct gw_address *gw_control_local(const struct gw_control *control);
 
 /* One frame. send blocks until the transport has taken all of it (10 s without progress:
- * -ETIMEDOUT, and the session is over). What the peer sends meanwhile is taken in. The JSON value
- * is lent. */
+ * -ETIMEDOUT, and the session is over); up to 8 MiB that the peer sends meanwhile are taken in, so
+ * that two ends that both send go on. The JSON value is lent. */
 int gw_control_send(struct gw_control *control, const json_t *message);
 int gw_control_send_bytes(struct gw_control *control, const void *bytes, uint32_t length);
 

@@ -19,7 +19,7 @@ static const char *words_of_psk_alert(int alert)
         return "it holds another pre-shared key of this name; " COPY_KEY;
     case SSL_AD_UNKNOWN_PSK_IDENTITY:
         return "it has no pre-shared key of this name; " COPY_KEY;
-    case SSL_AD_CERTIFICATE_REQUIRED:
+    case SSL_AD_UNSUPPORTED_EXTENSION:
         return "it uses certificates, this host a pre-shared key; give both hosts the same kind of "
                "credentials";
     default:
@@ -30,7 +30,7 @@ static const char *words_of_psk_alert(int alert)
 static const char *words_of_certificate_alert(int alert)
 {
     switch (alert) {
-    case SSL_AD_MISSING_EXTENSION:
+    case SSL_AD_INSUFFICIENT_SECURITY:
         return "it wants a pre-shared key, this host uses certificates; give both hosts the same "
                "kind "
                "of credentials";

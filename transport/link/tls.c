@@ -136,14 +136,14 @@ static int look_at_client_hello(SSL *ssl, int *alert, void *context)
         refuse(tls,
                "the peer offers a pre-shared key, this host uses certificates: give both hosts "
                "the same kind of credentials");
-        *alert = SSL_AD_CERTIFICATE_REQUIRED;
+        *alert = SSL_AD_UNSUPPORTED_EXTENSION;
         return SSL_CLIENT_HELLO_ERROR;
     }
     if (!offers_key) {
         refuse(tls,
                "the peer offers no pre-shared key, this host wants one: give both hosts the same "
                "kind of credentials");
-        *alert = SSL_AD_MISSING_EXTENSION;
+        *alert = SSL_AD_INSUFFICIENT_SECURITY;
         return SSL_CLIENT_HELLO_ERROR;
     }
     if (!first_identity(extension, length, &name, &name_length)) {

@@ -283,48 +283,56 @@ void pair_open(struct pair *pair, const char *transport)
 
 /* ---- data channels ---- */
 
-struct admission {
-    struct pair *pair;
-    struct lane *lane;
-};
-
 static void *admit_lane(void *context)
 {
-    struct admission *admission = context;
-    struct lane *lane = admission->lane;
+    struct lane *lane = context;
     struct gw_channel_options options = {
         .domain = lane->domains[ACCEPTING], .poller = lane->pollers[ACCEPTING], .timeout_ms = 5000};
     struct gw_request *request = NULL;
-    int rc = gw_next_request(admission->pair->listener, 5000, &request);
+    int rc = gw_next_request(lane->pair->listener, 5000, &request);
 
     if (!rc)
-        rc = gw_seal_admit(admission->pair->ends[ACCEPTING].control, request, &options,
+        rc = gw_seal_admit(lane->pair->ends[ACCEPTING].control, request, &options,
                            &lane->channels[ACCEPTING], &lane->seals[ACCEPTING]);
     gw_error_take(rc, &lane->errors[ACCEPTING]);
     return NULL;
 }
 
-void lane_open(struct pair *pair, struct lane *lane, uint32_t number)
+void lane_prepare(struct pair *pair, struct lane *lane)
 {
-    struct admission admission = {pair, lane};
-    struct gw_connect_options options = {.peer = pair->address};
-    pthread_t thread;
-    int rc;
-
     memset(lane, 0, sizeof(*lane));
+    lane->pair = pair;
     for (unsigned i = 0; i < 2; i++) {
         cr_assert_eq(gw_domain_open(pair->transport, NULL, &lane->domains[i]), 0);
         cr_assert_eq(gw_poller_open(pair->transport, &lane->pollers[i]), 0);
     }
+}
+
+void lane_admit_start(struct lane *lane)
+{
+    pthread_create(&lane->admission, NULL, admit_lane, lane);
+}
+
+void lane_admit_finish(struct lane *lane)
+{
+    pthread_join(lane->admission, NULL);
+}
+
+void lane_open(struct pair *pair, struct lane *lane, uint32_t number)
+{
+    struct gw_connect_options options = {.peer = pair->address};
+    int rc;
+
+    lane_prepare(pair, lane);
     options.channel = (struct gw_channel_options){.domain = lane->domains[DIALLING],
                                                   .poller = lane->pollers[DIALLING],
                                                   .number = number,
                                                   .timeout_ms = 5000};
-    pthread_create(&thread, NULL, admit_lane, &admission);
+    lane_admit_start(lane);
     rc = gw_seal_dial(pair->ends[DIALLING].control, &options, &lane->channels[DIALLING],
                       &lane->seals[DIALLING]);
     gw_error_take(rc, &lane->errors[DIALLING]);
-    pthread_join(thread, NULL);
+    lane_admit_finish(lane);
 }
 
 void lane_close(struct lane *lane)

@@ -8,6 +8,8 @@
 #ifndef GODWIT_TESTS_TRANSPORT_LINK_PAIR_H
 #define GODWIT_TESTS_TRANSPORT_LINK_PAIR_H
 
+#include <pthread.h>
+
 #include "common/error.h"
 #include "transport/link/control.h"
 #include "transport/link/seal.h"
@@ -66,7 +68,14 @@ struct lane {
     struct gw_channel *channels[2];
     struct gw_seal *seals[2];
     struct gw_error errors[2]; /* of dial and admit */
+    struct pair *pair;
+    pthread_t admission;
 };
+/* Domains and pollers only. */
+void lane_prepare(struct pair *pair, struct lane *lane);
+/* Admits the next request on a thread of its own. */
+void lane_admit_start(struct lane *lane);
+void lane_admit_finish(struct lane *lane);
 /* number 0: the next. */
 void lane_open(struct pair *pair, struct lane *lane, uint32_t number);
 void lane_close(struct lane *lane);
