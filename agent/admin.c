@@ -226,7 +226,7 @@ static int bind_socket(int fd, const char *path)
     strcpy(address.sun_path, path);
     /* The mode that the socket's file will have: unix(7) applies it at bind. */
     if (fchmod(fd, 0600) != 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) != 0 ||
-        listen(fd, 16) != 0)
+        listen(fd, (int)GW_ADMIN_CONNECTIONS_MAX) != 0)
         return gw_fail_errno(-errno, "admin socket %s", path);
     return 0;
 }

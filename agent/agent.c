@@ -313,8 +313,8 @@ static void remove_private_folder(const char *folder)
 enum gw_exit gw_agent_run(struct gw_agent_options *options)
 {
     struct agent agent = {.options = options, .state.lock_fd = -1};
+    struct gw_error failure = {.code = 0};
     sigset_t signals;
-    bool is_decided;
     int error;
 
     sigemptyset(&signals);
@@ -325,8 +325,8 @@ enum gw_exit gw_agent_run(struct gw_agent_options *options)
     signal(SIGPIPE, SIG_IGN);
     error = start(&agent);
     if (error) {
-        gw_log(GW_LOG_ERROR, "%s", gw_error_message());
-        tell_starter(&agent, "failed", gw_error_message());
+        gw_error_take(error, &failure);
+        gw_log(GW_LOG_ERROR, "%s", failure.text);
     } else {
         gw_log(GW_LOG_INFO, "ready on %s", gw_admin_path(agent.admin));
         tell_starter(&agent, "ready", gw_admin_path(agent.admin));
@@ -336,10 +336,12 @@ enum gw_exit gw_agent_run(struct gw_agent_options *options)
     }
     if (!stop(&agent))
         _exit(GW_EXIT_IN_DOUBT);
-    is_decided = !error && gw_state_undecided(&agent.state) == 0;
-    if (is_decided && options->is_private)
+    if (options->is_private && agent.state.journal && gw_state_undecided(&agent.state) == 0)
         remove_private_folder(agent.state.folder);
     gw_state_close(&agent.state);
+    /* Last, so that whoever started the agent finds nothing of it any more. */
+    if (error)
+        tell_starter(&agent, "failed", failure.text);
     for (unsigned i = 0; i < options->storage.count; i++)
         free(agent.storage[i]);
     if (!error)

@@ -132,22 +132,16 @@ int gw_state_undecided(struct gw_state *state)
 static const struct {
     const char *state, *advice;
 } advices[] = {
-    {"IN_DOUBT",
-     "this agent asks the target every few seconds: start the target's agent again with "
-     "its own state folder; only if the target is powered off for good, rename the disks "
-     "NAME.godwit-EPOCH back and start the VM here by hand"},
-    {"COMMIT_UNSURE",
-     "this host's journal could not be written: mend the state folder's disk; this "
-     "agent asks the target to give the VM back"},
-    {"TARGET_LOST",
-     "the target took the VM over and then lost its QEMU: decide which host's disks are "
-     "right, then start the VM there by hand"},
-    {"LOST",
-     "this host took the VM over and then lost its QEMU: decide which host's disks are right, "
-     "then start the VM there by hand"},
+    {"COMMITTED",
+     "this agent asks the target every few seconds: start the target's agent again with its own "
+     "state folder; only if the target is powered off for good, rename the disks NAME.godwit-EPOCH "
+     "back and start the VM here by hand"},
     {"PREPARED",
      "the source decides: keep this agent running so that it can ask; never start the VM "
      "here by hand unless the source is powered off for good"},
+    {"OWNER",
+     "this host took the VM over: if its QEMU is lost, decide which host's disks are right, "
+     "then start the VM there by hand"},
 };
 
 static const char *advice(const char *state)

@@ -44,12 +44,13 @@ static int take(void *context, const char *name, const char *value)
 }
 
 static const struct gw_usage_option options[] = {
-    {"listen", "ADDRESS[:PORT]", "listen here (repeatable); all addresses, port 13560"},
+    {"listen", "ADDRESS[:PORT]",
+     "where peers reach this host (repeatable); all addresses, port 13560"},
     {"psk", "FILE", "pre-shared key, see godwit key"},
     {"cert", "FILE", "this host's certificate (PEM), with --key"},
-    {"key", "FILE", "and its private key"},
+    {"key", "FILE", "the private key of --cert (PEM)"},
     {"ca", "FILE", "believe peers whose certificate this CA signed"},
-    {"fingerprint", "SHA256", "or believe this certificate (repeatable)"},
+    {"fingerprint", "SHA256", "believe this one certificate, in place of --ca (repeatable)"},
     {"storage", "DIR", "peers may write beneath DIR (repeatable); the first is the default"},
     {"state", "DIR", "journal, history, identity; /var/lib/godwit for root"},
     {"trusted-network", "NET", "bulk data may travel clear between hosts of NET (repeatable)"},
@@ -57,7 +58,7 @@ static const struct gw_usage_option options[] = {
     {"to-qmp", "PATH", "a QEMU that already waits with -incoming defer -S"},
     {"socket", "PATH", "admin socket; /run/godwit/agent.sock for root"},
     {"config", "FILE", "INI file with these names in [agent]"},
-    {"limits", "LIST", "live-out=N,live-in=N,storage-out=N,storage-in=N; 2 of each"},
+    {"limits", "LIST", "most at once: live-out=N,live-in=N,storage-out=N,storage-in=N; 2 each"},
     {"allow-volatile-state", NULL,
      "accept a state folder on tmpfs (tests: a reboot loses the journal)"},
     {"verbose", NULL, "log what goes well, too"},

@@ -3,16 +3,14 @@
 #include "cli/follow.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include "agent/run.h"
+#include "agent/here.h"
 #include "agent/snapshot.h"
 #include "cli/meter.h"
 #include "cli/summary.h"
@@ -159,105 +157,46 @@ int gw_follow_job(const struct gw_task *task, struct gw_client *client, const ch
 }
 
 struct here {
-    struct gw_environment environment;
-    struct gw_job_request *request;
-    struct gw_progress progress;
-    struct gw_result result;
-    int ended_fds[2]; /* a pipe whose writing end closes when the copy has ended */
+    struct gw_meter meter;
+    int interrupt_fd;
+    bool is_cancelled;
 };
 
-static void *run_here(void *argument)
+/* One Ctrl-C cancels; the copy still takes a moment to end. */
+static int tick(const struct gw_progress_data *data, void *context)
 {
-    struct here *here = argument;
+    struct here *here = context;
+    struct pollfd item = {.fd = here->interrupt_fd, .events = POLLIN};
 
-    gw_request_run(&here->environment, here->request, &here->progress, &here->result);
-    close(here->ended_fds[1]);
-    return NULL;
-}
-
-static void watch_here(const struct gw_task *task, struct here *here)
-{
-    struct pollfd items[2] = {
-        {.fd = here->ended_fds[0], .events = POLLIN},
-        {.fd = catch_interrupt(), .events = POLLIN},
-    };
-    struct gw_progress_data data;
-    struct gw_meter meter;
-
-    gw_meter_init(&meter, task->is_json, task->wants_progress);
-    while (!items[0].revents) {
-        struct signalfd_siginfo info;
-
-        if (poll(items, 2, GW_METER_EVERY_MS) < 0 && errno != EINTR)
-            break;
-        if ((items[1].revents & POLLIN) && read(items[1].fd, &info, sizeof(info)) > 0)
-            gw_progress_cancel(&here->progress);
-        gw_progress_get(&here->progress, &data);
-        if (!items[0].revents)
-            gw_meter_show(&meter, &data);
-    }
-    gw_meter_end(&meter);
-    close(items[1].fd);
-}
-
-static int finish_here(const struct gw_task *task, struct here *here)
-{
-    struct gw_progress_data data;
-    struct gw_summary summary = {
-        .command = task->command,
-        .exit_code = here->result.exit_code,
-        .message = here->result.message,
-        .detail = here->result.detail,
-        .progress = &data,
-    };
-
-    gw_progress_get(&here->progress, &data);
-    if (!data.ended_ns)
-        data.ended_ns = gw_clock_ns();
-    gw_summary_print(&summary, task->is_json);
-    gw_result_free(&here->result);
-    return (int)summary.exit_code;
-}
-
-static int start_here(struct here *here, pthread_t *thread)
-{
-    int error = gw_transport_new("tcp", &here->environment.transport);
-
-    if (error)
-        return error;
-    if (getrandom(here->environment.instance_id, GW_ID_SIZE, 0) != GW_ID_SIZE ||
-        pipe2(here->ended_fds, O_CLOEXEC) != 0)
-        return gw_fail_errno(-errno, "pipe");
-    error = gw_progress_init(&here->progress);
-    if (error)
-        return error;
-    error = pthread_create(thread, NULL, run_here, here);
-    return error ? gw_fail_errno(-error, "thread for the copy") : 0;
+    gw_meter_show(&here->meter, data);
+    if (here->is_cancelled || poll(&item, 1, 0) <= 0)
+        return 0;
+    here->is_cancelled = true;
+    return 1;
 }
 
 int gw_follow_here(const struct gw_task *task)
 {
-    struct here here = {.ended_fds = {-1, -1}};
-    struct gw_summary failure = {.command = task->command, .exit_code = GW_EXIT_FAILED};
-    int code = GW_EXIT_FAILED, error = gw_job_request_parse(task->request, &here.request);
-    pthread_t thread;
+    struct here here = {.interrupt_fd = catch_interrupt()};
+    const struct gw_here_options options = {
+        .request = task->request,
+        .tick = tick,
+        .context = &here,
+    };
+    struct gw_result result = {.exit_code = GW_EXIT_FAILED};
+    struct gw_progress_data last;
+    struct gw_summary summary = {.command = task->command};
+    int error;
 
-    /* Before the thread starts, so that it inherits the mask. */
-    if (!error)
-        close(catch_interrupt());
-    if (!error)
-        error = start_here(&here, &thread);
-    if (error) {
-        failure.message = gw_error_message();
-        gw_summary_print(&failure, task->is_json);
-    } else {
-        watch_here(task, &here);
-        pthread_join(thread, NULL);
-        close(here.ended_fds[0]);
-        code = finish_here(task, &here);
-        gw_progress_free(&here.progress);
-    }
-    gw_transport_free(here.environment.transport);
-    gw_job_request_free(here.request);
-    return code;
+    gw_meter_init(&here.meter, task->is_json, task->wants_progress);
+    error = gw_here_run(&options, &result, &last);
+    gw_meter_end(&here.meter);
+    close(here.interrupt_fd);
+    summary.exit_code = result.exit_code;
+    summary.detail = result.detail;
+    summary.message = error ? gw_error_message() : result.message;
+    summary.progress = error ? NULL : &last;
+    gw_summary_print(&summary, task->is_json);
+    gw_result_free(&result);
+    return (int)summary.exit_code;
 }

@@ -3,8 +3,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "cli/command.h"
 #include "common/error.h"
@@ -45,19 +43,6 @@ static bool is_name(const char *text)
                length;
 }
 
-/* The shell made the file with the umask; the key is not in it yet. */
-static int close_to_others(void)
-{
-    struct stat status;
-
-    if (fstat(STDOUT_FILENO, &status) != 0 || !S_ISREG(status.st_mode) ||
-        !(status.st_mode & (S_IRWXG | S_IRWXO)))
-        return 0;
-    if (fchmod(STDOUT_FILENO, 0600) != 0)
-        return gw_fail_errno(-errno, "the file on standard output: mode 0600");
-    return 0;
-}
-
 static int write_json(const char *name)
 {
     char text[512] = "";
@@ -91,9 +76,7 @@ int gw_command_key(int argc, char **argv)
     if (!is_name(argv[first]))
         return gw_usage_fail(&usage, "name '%s': letters, digits, '.', '_' and '-', at most %u",
                              argv[first], NAME_MAX_LENGTH);
-    error = close_to_others();
-    if (!error)
-        error = is_json ? write_json(argv[first]) : gw_psk_write(argv[first], stdout);
+    error = is_json ? write_json(argv[first]) : gw_psk_write(argv[first], stdout);
     if (error) {
         fprintf(stderr, "godwit key: %s\n", gw_error_message());
         return GW_EXIT_FAILED;

@@ -58,7 +58,7 @@ static const struct gw_usage_option options[] = {
     {"max-pause", "MS", "longest pause to aim at; 300"},
     {"no-throttle", NULL, "never slow the guest down to make it converge"},
     {"delete-source", NULL, "remove the renamed images here once the VM runs there"},
-    {"tracker", "KIND", "auto, uffd, softdirty or compare: how writes to RAM are seen"},
+    {"tracker", "KIND", "how writes to RAM are seen: auto, uffd, softdirty or compare"},
     GW_TASK_OPTIONS,
 };
 

@@ -31,16 +31,16 @@ struct gw_task {
 #define GW_TASK_OPTIONS                                                                            \
     {"psk", "FILE", "pre-shared key, see godwit key"},                                             \
         {"cert", "FILE", "this host's certificate (PEM), with --key"},                             \
-        {"key", "FILE", "and its private key"},                                                    \
+        {"key", "FILE", "the private key of --cert (PEM)"},                                        \
         {"ca", "FILE", "believe a peer whose certificate this CA signed"},                         \
-        {"fingerprint", "SHA256", "or believe this certificate (repeatable)"},                     \
+        {"fingerprint", "SHA256", "believe this one certificate, in place of --ca (repeatable)"},  \
         {"trusted-network", "NET",                                                                 \
          "bulk data may travel clear between hosts of NET (repeatable)"},                          \
         {"channels", "N", "connections on each pair of addresses; 2"},                             \
         {"congestion", "NAME", "TCP congestion control of the data channels"},                     \
         {"verify", NULL, "compare digests of everything at the end"},                              \
         {"socket", "PATH", "admin socket of the agent to use; also GODWIT_SOCKET"},                \
-        {"detach", NULL, "start it and come back at once (needs an agent)"},                       \
+        {"detach", NULL, "start it in an agent and come back at once"},                            \
         {"progress", NULL, "with --json: progress, too, one object a line"},                       \
         {"json", NULL, "the result as one JSON object on standard output"},                        \
     {                                                                                              \
