@@ -41,7 +41,7 @@ PARTS = [
     ('scenario', 'release', ['scenario'], 1, 600, False),
     ('sanitized', 'sanitized', ['unit', 'contract'], 2, 400, False),
     ('tsan', 'threads', ['tsan'], 1, 300, False),
-    ('lab', 'release', ['lab'], 1, 420, False),
+    ('lab', 'release', ['lab'], 2, 540, False),
 ]
 BUILDS = {
     'release': ['-Dbuildtype=release', '-Dwerror=true'],
