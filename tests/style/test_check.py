@@ -65,6 +65,9 @@ class Counting(unittest.TestCase):
         self.assertEqual(counted('ok 1 - a\nnot ok 2 - b\nok 3 # SKIP c\n', 'FAIL'),
                          ((1, 1, 1), True))
 
+    def test_tap_without_numbers(self):
+        self.assertEqual(counted('ok one_thing\nnot ok other (3 ms)\n', 'FAIL'), ((1, 1, 0), True))
+
     def test_plain_programs_count_as_one(self):
         self.assertEqual(counted('hello\n'), ((1, 0, 0), False))
         self.assertEqual(counted('hello\n', 'FAIL'), ((0, 1, 0), True))
