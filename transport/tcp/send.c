@@ -255,6 +255,7 @@ void gw_tcp_sender_run(struct tcp_channel *channel)
         sent = send_some(channel);
         if (sent < 0) {
             gw_tcp_channel_kill(channel, (int)sent);
+            channel->receiver.is_readable = true; /* the peer's last words, or the end, are there */
             return;
         }
         advance(channel, (size_t)sent);
