@@ -653,3 +653,29 @@ Test(tcp_hostile, slow_reader_is_not_taken_for_dead)
     gw_unreg(region);
     rig_close(&rig);
 }
+
+/* splice(2) has no MSG_NOSIGNAL: a peer that is gone must not end the process with SIGPIPE. */
+Test(tcp_hostile, spliced_write_to_a_gone_peer_raises_no_signal)
+{
+    static uint8_t source[1 << 20];
+    struct gw_region region = {.key = 1};
+    struct rig rig;
+    struct rig_write writes[3];
+    struct gw_message message;
+    int death, error = 0;
+
+    rig_open(&rig, RIG_TCP);
+    rig_join(&rig);
+    gw_close(rig.far);
+    rig.far = NULL;
+    for (int i = 0; i < 3; i++) {
+        writes[i] = rig_write(source, sizeof(source), &region, 0);
+        writes[i].write.flags = GW_POST_STABLE;
+        error = rig_post_write(rig.near, &writes[i]); /* sends at once, before anything is read */
+        usleep(50000);
+    }
+    death = rig_receive(&rig, rig.near, &message);
+    cr_assert(death == -EPIPE || death == -ECONNRESET);
+    cr_assert(error == 0 || error == death);
+    rig_close(&rig);
+}
