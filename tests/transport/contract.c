@@ -679,15 +679,19 @@ CONTRACT(armed_descriptor_wakes_for_a_message)
 CONTRACT(armed_descriptor_is_quiet_when_nothing_happens)
 {
     struct gw_channel *ready[1];
-    int fd;
+    int wakes = 0;
 
     for (int turn = 0; turn < 200; turn++)
         rig_turn(rig);
     if (rig->kind == RIG_FAULTY_LOOP || rig->kind == RIG_FAULTY_TCP)
         return; /* faulty looks for commands every 20 ms */
-    fd = gw_poller_arm(rig->far_poller);
-    cr_assert_eq(gw_poll(rig->far_poller, ready, 1), 0);
-    cr_assert_not(sleeps_until_readable(fd, 100));
+    for (int i = 0; i < 4; i++) {
+        int fd = gw_poller_arm(rig->far_poller);
+
+        cr_assert_eq(gw_poll(rig->far_poller, ready, 1), 0);
+        wakes += sleeps_until_readable(fd, 100);
+    }
+    cr_assert_leq(wakes, 1, "a back end may look after its peers once a second");
 }
 
 CONTRACT(armed_descriptor_wakes_a_blocked_sender)

@@ -617,3 +617,65 @@ Test(tcp_hostile, stable_writes_are_spliced)
     gw_unreg(region);
     rig_close(&rig);
 }
+
+/* Back-pressure is no fault, however long: with TCP_USER_TIMEOUT this channel would die. */
+Test(tcp_hostile, slow_reader_is_not_taken_for_dead)
+{
+    enum { MESSAGES = 32, WRITES = 64 };
+    static struct rig_send sends[MESSAGES];
+    static struct rig_write writes[WRITES];
+    static uint8_t source[1 << 20], memory[1 << 20];
+    struct rig rig;
+    struct gw_region *region;
+    struct gw_message message;
+
+    rig_open(&rig, RIG_TCP);
+    rig_join(&rig);
+    cr_assert_eq(gw_reg(rig.far_domain, memory, sizeof(memory), GW_ACCESS_REMOTE_WRITE, 0, &region),
+                 0);
+    for (int i = 0; i < MESSAGES; i++) {
+        sends[i] = rig_send("x", 1);
+        cr_assert_eq(rig_post_send(rig.near, &sends[i]), 0);
+    }
+    for (int i = 0; i < WRITES; i++) {
+        writes[i] = rig_write(source, sizeof(source), region, 0);
+        cr_assert_eq(rig_post_write(rig.near, &writes[i]), 0);
+    }
+    for (int turn = 0; turn < 130; turn++) {
+        rig_turn(&rig);
+        usleep(100000);
+    }
+    cr_assert_eq(writes[WRITES - 1].done_count, 0, "the sender is stuck");
+    for (int i = 0; i < MESSAGES; i++)
+        cr_assert_eq(rig_receive(&rig, rig.far, &message), 0, "%s", gw_error_message());
+    cr_assert(rig_until(&rig, &writes[WRITES - 1].done_count, 1));
+    cr_assert_eq(writes[WRITES - 1].status, 0);
+    gw_unreg(region);
+    rig_close(&rig);
+}
+
+/* splice(2) has no MSG_NOSIGNAL: a peer that is gone must not end the process with SIGPIPE. */
+Test(tcp_hostile, spliced_write_to_a_gone_peer_raises_no_signal)
+{
+    static uint8_t source[1 << 20];
+    struct gw_region region = {.key = 1};
+    struct rig rig;
+    struct rig_write writes[3];
+    struct gw_message message;
+    int death, error = 0;
+
+    rig_open(&rig, RIG_TCP);
+    rig_join(&rig);
+    gw_close(rig.far);
+    rig.far = NULL;
+    for (int i = 0; i < 3; i++) {
+        writes[i] = rig_write(source, sizeof(source), &region, 0);
+        writes[i].write.flags = GW_POST_STABLE;
+        error = rig_post_write(rig.near, &writes[i]); /* sends at once, before anything is read */
+        usleep(50000);
+    }
+    death = rig_receive(&rig, rig.near, &message);
+    cr_assert(death == -EPIPE || death == -ECONNRESET);
+    cr_assert(error == 0 || error == death);
+    rig_close(&rig);
+}
