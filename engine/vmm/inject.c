@@ -179,13 +179,12 @@ static void close_others(int keep_a, int keep_b)
     close_range(second + 1, ~0u, 0);
 }
 
-/* The child: in a session of its own, deaf to signals, nobody's child to be killed with. */
+/* The child: in a session of its own and deaf to signals, so that nothing but SIGKILL to itself
+ * ends it before its work is done. */
 static void run_child(const struct gw_injection *injection, int socket_fd)
 {
     struct gw_injection_result result;
 
-    if (_Fork() != 0)
-        _exit(0);
     setsid();
     signal(SIGCHLD, SIG_DFL);
     prctl(PR_SET_NAME, "godwit-inject");
@@ -195,9 +194,15 @@ static void run_child(const struct gw_injection *injection, int socket_fd)
     _exit(0);
 }
 
+static void reap(pid_t child, int options)
+{
+    while (waitpid(child, NULL, options) < 0 && errno == EINTR)
+        continue;
+}
+
 static int run_injection(const struct gw_injection *injection, struct gw_injection_result *result)
 {
-    int sockets[2], error = 0;
+    int sockets[2], error;
     sigset_t all, before;
     pid_t child;
 
@@ -212,12 +217,12 @@ static int run_injection(const struct gw_injection *injection, struct gw_injecti
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     close(sockets[1]);
     if (!error) {
-        while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-            continue;
         error = receive_result(sockets[0], result);
         if (error)
             gw_fail_errno(error, "the injection into process %d gave no result",
                           (int)injection->pid);
+        /* A child whose target does not come to a stop is left to wait for it: never killed. */
+        reap(child, error == -ETIMEDOUT ? WNOHANG : 0);
     }
     close(sockets[0]);
     return error;

@@ -72,7 +72,7 @@ void gw_tcp_close(struct gw_channel *base)
     gw_tcp_poller_remove(channel->poller, channel);
     gw_fail(-ECANCELED, "the channel was closed");
     gw_tcp_channel_kill(channel, -ECANCELED);
-    if (sender->posted > sender->sent || sender->zerocopy.next != sender->zerocopy.first_open) {
+    if (sender->posted > sender->sent || gw_tcp_zerocopy_is_open(&sender->zerocopy)) {
         /* What is in the kernel refers to memory that its owner gets back now: it is dropped, and
          * the peer sees a reset instead of a stream that ends within a frame. */
         const struct linger none = {.l_onoff = 1, .l_linger = 0};
@@ -83,11 +83,15 @@ void gw_tcp_close(struct gw_channel *base)
     gw_tcp_channel_free(channel);
 }
 
-static const char *method_name(const struct tcp_channel *channel)
+/* The fastest ways that this channel has used and not given up. */
+static const char *method_name(const struct tcp_sender *sender)
 {
-    if (channel->sender.splicer.is_usable)
-        return channel->sender.zerocopy.is_usable ? "vmsplice+zerocopy" : "vmsplice";
-    return channel->sender.zerocopy.is_usable ? "zerocopy" : "send";
+    bool splices = sender->splicer.is_usable && sender->used_methods & 1u << TCP_SPLICE;
+    bool pins = sender->zerocopy.is_usable && sender->used_methods & 1u << TCP_ZEROCOPY;
+
+    if (splices)
+        return pins ? "vmsplice+zerocopy" : "vmsplice";
+    return pins ? "zerocopy" : "send";
 }
 
 void gw_tcp_info(struct gw_channel *base, struct gw_channel_info *out)
@@ -99,5 +103,5 @@ void gw_tcp_info(struct gw_channel *base, struct gw_channel_info *out)
     gw_address_format(&out->local, local, sizeof(local));
     gw_address_format(&out->peer, peer, sizeof(peer));
     snprintf(out->description, sizeof(out->description), "tcp %.47s > %.47s, %s, %s", local, peer,
-             channel->congestion, method_name(channel));
+             channel->congestion, method_name(&channel->sender));
 }

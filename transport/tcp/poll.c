@@ -116,8 +116,10 @@ static void note_events(struct tcp_poller *poller)
         }
         if (events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
             channel->receiver.is_readable = true;
-        if (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        if (events[i].events & (EPOLLRDHUP | EPOLLHUP))
             channel->receiver.has_hung_up = true;
+        if (events[i].events & EPOLLERR)
+            channel->sender.zerocopy.has_news = true;
         if (events[i].events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
             channel->sender.is_writable = true;
     }

@@ -44,6 +44,12 @@ static void end(struct tcp_channel *channel, int error)
 {
     channel->receiver.is_open = false;
     gw_tcp_channel_kill(channel, error);
+    if (gw_tcp_zerocopy_is_open(&channel->sender.zerocopy)) {
+        /* The owner gets the memory back now, so the kernel must stop sending from it. */
+        const struct sockaddr none = {.sa_family = AF_UNSPEC};
+
+        connect(channel->fd, &none, sizeof(none));
+    }
 }
 
 /* ---- taking a frame apart ---- */

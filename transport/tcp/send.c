@@ -24,6 +24,7 @@ void gw_tcp_sender_init(struct tcp_channel *channel)
 
 void gw_tcp_sender_destroy(struct tcp_channel *channel)
 {
+    gw_tcp_splicer_close(&channel->sender.splicer);
 }
 
 static bool has_burst(const struct tcp_sender *sender)
@@ -38,11 +39,19 @@ static bool can_send(const struct tcp_channel *channel)
     return !channel->error.code && sender->is_writable && (has_burst(sender) || sender->unframed);
 }
 
+/* The kernel no longer needs the memory of the first op, which it has taken whole. */
+static bool first_is_finished(const struct tcp_sender *sender)
+{
+    return gw_tcp_zerocopy_has_finished(&sender->zerocopy, (uint32_t)sender->first->scratch[1]);
+}
+
 static bool can_finish(const struct tcp_channel *channel)
 {
     const struct tcp_sender *sender = &channel->sender;
 
-    return sender->sent > 0 || (channel->error.code && sender->posted > 0);
+    if (channel->error.code)
+        return sender->posted > 0;
+    return sender->zerocopy.has_news || (sender->sent > 0 && first_is_finished(sender));
 }
 
 bool gw_tcp_sender_can_run(const struct tcp_channel *channel)
@@ -77,8 +86,17 @@ static void frame_message(struct tcp_sender *sender)
     sender->unframed = send->op.next;
 }
 
-/* How many of the next ops make one frame of writes. */
-static unsigned batch_length(const struct tcp_sender *sender)
+static enum tcp_method method_of(const struct tcp_sender *sender, const struct gw_write *write)
+{
+    if (write->length < TCP_LARGE_WRITE)
+        return TCP_COPY;
+    if (write->flags & GW_POST_STABLE && sender->splicer.is_usable)
+        return TCP_SPLICE;
+    return sender->zerocopy.is_usable ? TCP_ZEROCOPY : TCP_COPY;
+}
+
+/* How many of the next ops make one frame of writes that go the same way. */
+static unsigned batch_length(const struct tcp_sender *sender, enum tcp_method method)
 {
     const struct tcp_burst *burst = &sender->burst;
     unsigned room = (unsigned)gw_min(TCP_BURST_HEADERS - burst->header_count,
@@ -87,7 +105,8 @@ static unsigned batch_length(const struct tcp_sender *sender)
     unsigned count = 0;
     uint64_t bytes = 0;
 
-    while (write && count < gw_min(room, TCP_BATCH_MAX) && bytes < TCP_FRAME_BYTES) {
+    while (write && count < gw_min(room, TCP_BATCH_MAX) && bytes < TCP_FRAME_BYTES &&
+           method_of(sender, write) == method) {
         count++;
         bytes += write->length;
         write = as_write(write->op.next);
@@ -95,12 +114,13 @@ static unsigned batch_length(const struct tcp_sender *sender)
     return count;
 }
 
-static void frame_writes(struct tcp_sender *sender)
+static void frame_writes(struct tcp_sender *sender, enum tcp_method method)
 {
     struct tcp_burst *burst = &sender->burst;
-    unsigned count = batch_length(sender);
+    unsigned count = batch_length(sender, method);
 
     add_vector(burst, burst->headers[burst->header_count], (size_t)count * TCP_HEADER_SIZE, 0);
+    burst->special = burst->count;
     for (unsigned i = 0; i < count; i++) {
         struct gw_write *write = as_write(sender->unframed);
         const struct tcp_header header = {.type = TCP_FRAME_WRITES,
@@ -118,17 +138,37 @@ static void frame_writes(struct tcp_sender *sender)
     }
 }
 
-static void frame_burst(struct tcp_sender *sender)
+/* Opening them takes system calls, so only channels that carry bulk do it, once. */
+static void open_fast_ways(struct tcp_channel *channel)
 {
+    channel->sender.has_fast_ways = true;
+    gw_tcp_splicer_open(&channel->sender.splicer);
+    gw_tcp_zerocopy_open(channel);
+}
+
+/* Copied frames, and at the end perhaps one whose payload goes another way. */
+static void frame_burst(struct tcp_channel *channel)
+{
+    struct tcp_sender *sender = &channel->sender;
     struct tcp_burst *burst = &sender->burst;
 
     burst->count = burst->at = burst->header_count = 0;
+    burst->method = TCP_COPY;
     while (sender->unframed && burst->count + 2 <= TCP_BURST_VECTORS &&
            burst->header_count < TCP_BURST_HEADERS) {
-        if (as_write(sender->unframed))
-            frame_writes(sender);
-        else
+        const struct gw_write *write = as_write(sender->unframed);
+
+        if (!write) {
             frame_message(sender);
+            continue;
+        }
+        if (write->length >= TCP_LARGE_WRITE && !sender->has_fast_ways)
+            open_fast_ways(channel);
+        burst->method = method_of(sender, write);
+        sender->used_methods |= 1u << burst->method;
+        frame_writes(sender, burst->method);
+        if (burst->method != TCP_COPY)
+            return;
     }
     burst->special = burst->count;
 }
@@ -150,20 +190,27 @@ static void advance(struct tcp_channel *channel, size_t size)
             return;
         }
         size -= vector->iov_len;
-        sender->sent += burst->completes[burst->at++];
+        for (unsigned i = burst->completes[burst->at++]; i > 0; i--) {
+            sender->unsent->scratch[1] = sender->zerocopy.next;
+            sender->unsent = sender->unsent->next;
+            sender->sent++;
+        }
     }
 }
 
-/* Sends the copied part of the burst, or what of it TCP_SEND_BYTES allows. */
-static ssize_t send_copied(struct tcp_channel *channel)
+/* Sends the copied part of the burst, or what of it TCP_SEND_BYTES allows; with MSG_ZEROCOPY the
+ * special part. */
+static ssize_t send_vectors(struct tcp_channel *channel)
 {
     struct tcp_burst *burst = &channel->sender.burst;
     struct msghdr message = {.msg_iov = burst->vectors + burst->at};
-    unsigned end = burst->at;
+    bool is_special = burst->at >= burst->special;
+    unsigned end = burst->at, limit = is_special ? burst->count : burst->special;
+    int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
     size_t size = 0, whole = 0;
     ssize_t sent;
 
-    while (end < burst->special && size < TCP_SEND_BYTES)
+    while (end < limit && size < TCP_SEND_BYTES)
         size += burst->vectors[end++].iov_len;
     message.msg_iovlen = end - burst->at;
     if (size > TCP_SEND_BYTES) {
@@ -171,8 +218,10 @@ static ssize_t send_copied(struct tcp_channel *channel)
         burst->vectors[end - 1].iov_len -= size - TCP_SEND_BYTES;
         size = TCP_SEND_BYTES;
     }
-    sent = sendmsg(channel->fd, &message,
-                   MSG_NOSIGNAL | MSG_DONTWAIT | (end < burst->count ? MSG_MORE : 0));
+    if (end < burst->count || whole)
+        flags |= MSG_MORE;
+    sent = is_special ? gw_tcp_zerocopy_send(channel, &message, flags)
+                      : sendmsg(channel->fd, &message, flags);
     if (whole)
         burst->vectors[end - 1].iov_len = whole;
     if (sent < 0 && errno == EINTR)
@@ -184,6 +233,15 @@ static ssize_t send_copied(struct tcp_channel *channel)
     return sent < 0 ? 0 : sent;
 }
 
+static ssize_t send_some(struct tcp_channel *channel)
+{
+    const struct tcp_burst *burst = &channel->sender.burst;
+
+    if (burst->at >= burst->special && burst->method == TCP_SPLICE)
+        return gw_tcp_splicer_send(channel);
+    return send_vectors(channel);
+}
+
 void gw_tcp_sender_run(struct tcp_channel *channel)
 {
     struct tcp_sender *sender = &channel->sender;
@@ -193,8 +251,8 @@ void gw_tcp_sender_run(struct tcp_channel *channel)
         ssize_t sent;
 
         if (!has_burst(sender))
-            frame_burst(sender);
-        sent = send_copied(channel);
+            frame_burst(channel);
+        sent = send_some(channel);
         if (sent < 0) {
             gw_tcp_channel_kill(channel, (int)sent);
             return;
@@ -234,7 +292,9 @@ void gw_tcp_sender_finish(struct tcp_channel *channel)
     struct tcp_sender *sender = &channel->sender;
 
     /* A done() may post again: what it posts is not sent yet and waits for the next call. */
-    while (sender->sent > 0) {
+    if (sender->zerocopy.has_news)
+        gw_tcp_zerocopy_collect(channel);
+    while (sender->sent > 0 && first_is_finished(sender)) {
         struct gw_op *op = take_first(sender);
 
         sender->sent--;
@@ -249,7 +309,7 @@ void gw_tcp_sender_cancel(struct tcp_channel *channel, int status)
 {
     struct tcp_sender *sender = &channel->sender;
 
-    sender->unframed = NULL;
+    sender->unframed = sender->unsent = NULL;
     sender->burst.at = sender->burst.count = 0;
     sender->sent = 0;
     while (sender->first) {
@@ -277,6 +337,8 @@ static int post(struct tcp_channel *channel, struct gw_op *op, enum tcp_op_kind 
     sender->posted++;
     if (!sender->unframed)
         sender->unframed = op;
+    if (!sender->unsent)
+        sender->unsent = op;
     if (!(flags & GW_POST_MORE))
         gw_tcp_sender_run(channel);
     return 0;

@@ -20,6 +20,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdatomic.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "common/error.h"
@@ -34,8 +35,9 @@
 #define TCP_BURST_VECTORS  256u
 #define TCP_BURST_HEADERS  128u /* headers and descriptors in one burst */
 #define TCP_EVENTS_MAX     64
-#define TCP_DEAD_PEER_MS   10000 /* TCP_USER_TIMEOUT and keepalive */
-#define TCP_CONGESTION_MAX 16    /* TCP_CA_NAME_MAX of the kernel */
+#define TCP_LARGE_WRITE    (64u << 10) /* from here on the ways without a copy are tried */
+#define TCP_DEAD_PEER_MS   10000       /* TCP_USER_TIMEOUT and keepalive */
+#define TCP_CONGESTION_MAX 16          /* TCP_CA_NAME_MAX of the kernel */
 
 struct tcp_domain {
     struct gw_domain base;
@@ -80,7 +82,7 @@ struct tcp_receiver {
     uint8_t messages[TCP_MESSAGES_MAX][GW_MESSAGE_MAX];
 };
 
-enum tcp_method { TCP_COPY, TCP_SPLICE, TCP_ZEROCOPY };
+enum tcp_method { TCP_COPY = 0, TCP_SPLICE = 1, TCP_ZEROCOPY = 2 };
 
 /* What one or a few system calls send: vectors of headers and payloads, and how many ops are
  * complete once each vector is sent. The vectors from special on are payloads that go by method. */
@@ -94,15 +96,15 @@ struct tcp_burst {
 };
 
 struct tcp_splicer {
-    bool is_usable;
+    bool is_open, is_usable;
     int read_fd, write_fd; /* of the pipe */
     uint32_t in_pipe;      /* bytes between vmsplice and splice */
-    uint32_t capacity;
 };
 
 /* MSG_ZEROCOPY numbers its calls from 0; the kernel reports which are finished. */
 struct tcp_zerocopy {
     bool is_usable;
+    bool has_news;       /* an event says that the error queue holds something */
     uint32_t next;       /* number of the next call */
     uint32_t first_open; /* every call below it is finished */
     uint64_t finished;   /* bit i: call first_open + i is finished */
@@ -113,9 +115,12 @@ struct tcp_zerocopy {
 struct tcp_sender {
     bool is_writable;
     struct gw_op *first, **last;
-    struct gw_op *unframed;
-    unsigned posted; /* all in the list */
-    unsigned sent;   /* of them, taken whole by the kernel */
+    struct gw_op *unsent;   /* the first that the kernel has not taken whole */
+    struct gw_op *unframed; /* the first that no burst holds */
+    unsigned posted;        /* all in the list */
+    unsigned sent;          /* those before unsent */
+    unsigned used_methods;  /* bits by enum tcp_method, for people to read */
+    bool has_fast_ways;     /* splicer and zerocopy were opened, at the first large write */
     struct tcp_burst burst;
     struct tcp_splicer splicer;
     struct tcp_zerocopy zerocopy;
@@ -167,6 +172,19 @@ bool gw_tcp_sender_can_run(const struct tcp_channel *channel);
 void gw_tcp_sender_run(struct tcp_channel *channel);    /* sends what fits, within bounds */
 void gw_tcp_sender_finish(struct tcp_channel *channel); /* runs done() of what is finished */
 void gw_tcp_sender_cancel(struct tcp_channel *channel, int status); /* done() of everything */
+
+/* ---- splice.c, zerocopy.c: ways to send the vectors of a burst from special on ---- */
+void gw_tcp_splicer_open(struct tcp_splicer *splicer);
+void gw_tcp_splicer_close(struct tcp_splicer *splicer);
+/* Answers as gw_tcp_sender's own copying does: bytes taken, 0 to come again, or what kills the
+ * channel. Changes the burst's method when this way does not work for it. */
+ssize_t gw_tcp_splicer_send(struct tcp_channel *channel);
+void gw_tcp_zerocopy_open(struct tcp_channel *channel);
+/* As sendmsg, with MSG_ZEROCOPY where that is of use now. */
+ssize_t gw_tcp_zerocopy_send(struct tcp_channel *channel, const struct msghdr *message, int flags);
+void gw_tcp_zerocopy_collect(struct tcp_channel *channel); /* reads the kernel's notifications */
+bool gw_tcp_zerocopy_is_open(const struct tcp_zerocopy *zerocopy); /* some call is not finished */
+bool gw_tcp_zerocopy_has_finished(const struct tcp_zerocopy *zerocopy, uint32_t below);
 
 /* ---- receive.c ---- */
 bool gw_tcp_receiver_can_run(const struct tcp_channel *channel);

@@ -196,6 +196,9 @@ static int overlay_put(struct gw_vhdx *vhdx, uint64_t offset, const uint8_t *byt
     struct gw_vhdx_overlay *overlay = &vhdx->overlay;
     struct gw_vhdx_patch *patch = NULL;
 
+    if (overlay->put_count++ == GW_VHDX_PUTS_MAX)
+        return gw_fail(-ENOTSUP, "%s: the log has too many changes to replay in memory; " WAY_OUT,
+                       vhdx->base.file.path);
     for (uint32_t i = 0; i < overlay->count && !patch; i++)
         if (overlay->patches[i].offset == offset)
             patch = &overlay->patches[i];

@@ -22,6 +22,7 @@
 #define GW_VHDX_BAT_PAGE      (64u << 10) /* regions are whole MiB, so every page is whole */
 #define GW_VHDX_BAT_CACHE_MAX 384u        /* pages: 24 MiB */
 #define GW_VHDX_OVERLAY_MAX   1024u       /* 4 KiB sectors: 4 MiB */
+#define GW_VHDX_PUTS_MAX      32768u
 #define GW_VHDX_LOG_MAX       (16ull << 20)
 #define GW_VHDX_FILE_MIB_MAX                                                                       \
     (1ull << 27) /* files beyond 128 TiB are refused: one bit for each MiB */
@@ -57,6 +58,7 @@ struct gw_vhdx_patch {
 
 struct gw_vhdx_overlay {
     uint32_t count;
+    uint32_t put_count; /* how often a sector was laid over, the same one again included */
     struct gw_vhdx_patch *patches;
 };
 

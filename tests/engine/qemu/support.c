@@ -159,11 +159,11 @@ json_t *qemu_run(struct qemu *qemu, const char *command, json_t *arguments)
 char *file_text(const char *path)
 {
     FILE *file = fopen(path, "re");
-    char *text = calloc(1, 65536);
+    char *text = calloc(1, 16 << 20);
 
     cr_assert_not_null(text);
     if (file) {
-        text[fread(text, 1, 65535, file)] = '\0';
+        text[fread(text, 1, (16 << 20) - 1, file)] = '\0';
         fclose(file);
     }
     return text;

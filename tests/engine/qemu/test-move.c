@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * describe → JSON → check → launch → device state → cont, between two real QEMUs. The guest's own
+ * counter on the serial port shows that it goes on where it was.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/error.h"
+#include "tests/engine/qemu/move.h"
+
+TestSuite(move, .timeout = 120);
+
+/* The last whole line of the counter in a serial log; 0 when there is none yet. first: the first
+ * one. */
+static unsigned long counter_of(const char *dir, const char *file, bool first)
+{
+    char path[160], *text;
+    unsigned long value = 0;
+
+    snprintf(path, sizeof(path), "%s/%s", dir, file);
+    text = file_text(path);
+    for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
+        unsigned long number = 0;
+
+        if (end - line != 8)
+            continue;
+        for (int i = 0; i < 8; i++)
+            number = number << 4 | (unsigned long)(line[i] - 'A');
+        value = number;
+        if (first)
+            break;
+    }
+    free(text);
+    return value;
+}
+
+static unsigned long await_counter(const char *dir, const char *file, unsigned long past)
+{
+    for (int i = 0; i < 1000; i++) {
+        unsigned long value = counter_of(dir, file, false);
+
+        if (value > past)
+            return value;
+        usleep(20000);
+    }
+    cr_assert_fail("the guest's counter in %s/%s does not pass %lu", dir, file, past);
+    return 0;
+}
+
+static struct gw_vm *through_json(const struct gw_vm *vm)
+{
+    json_t *json, *again;
+    struct gw_vm *copy;
+    char *text, *second;
+
+    cr_assert_eq(gw_vm_to_json(vm, &json), 0, "%s", gw_error_message());
+    text = json_dumps(json, JSON_INDENT(1));
+    cr_assert_eq(gw_vm_from_json(json, NULL, &copy), 0, "%s\n%s", gw_error_message(), text);
+    cr_assert_eq(gw_vm_to_json(copy, &again), 0);
+    second = json_dumps(again, JSON_INDENT(1));
+    cr_assert_str_eq(text, second);
+    free(text);
+    free(second);
+    json_decref(json);
+    json_decref(again);
+    return copy;
+}
+
+/* Runs line as the source until the guest counts, moves it, and sees the counter go on. */
+static void move(const char *line)
+{
+    struct qemu source = {.pid = -1};
+    struct gw_launched target;
+    struct gw_launch_options options = {0};
+    struct gw_state_result result;
+    struct gw_vm *vm, *copy;
+    char dir[64], storage[GW_VM_MEMORIES_MAX][512];
+    const char *paths[GW_VM_MEMORIES_MAX];
+    unsigned long stopped_at, resumed_at;
+    bool was_running;
+
+    qemu_prepare(&source);
+    guest_write(source.dir, "boot.raw", 4 << 20);
+    shell(source.dir, "truncate -s 1M @/second.raw; qemu-img create -q -f vhdx @/third.vhdx 8M");
+    qemu_start(&source, line);
+    await_counter(source.dir, "serial", 100);
+    vm = describe(&source);
+    copy = through_json(vm);
+    folder_make(dir, sizeof(dir));
+    ram_make(vm, dir, storage, paths);
+    options.run_dir = dir;
+    options.ram_paths = paths;
+    cr_assert_eq(gw_vm_launch(copy, &options, &target), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_vm_stop(source.qmp, &was_running), 0, "%s", gw_error_message());
+    cr_assert(was_running);
+    ram_copy(vm, paths);
+    result = state_move(&source, &target);
+    cr_assert_lt(result.bytes, 32u << 20);
+    stopped_at = counter_of(source.dir, "serial", false);
+    cr_assert_eq(gw_vm_cont(target.qmp), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_vm_announce(target.qmp), 0, "%s", gw_error_message());
+    await_counter(dir, "serial0.log", stopped_at);
+    resumed_at = counter_of(dir, "serial0.log", true);
+    cr_assert(resumed_at >= stopped_at && resumed_at <= stopped_at + 3, "%lu, then %lu", stopped_at,
+              resumed_at);
+    cr_assert_eq(gw_vm_end(&target), 0, "%s", gw_error_message());
+    gw_vm_free(vm);
+    gw_vm_free(copy);
+    folder_remove(dir);
+    qemu_end(&source);
+}
+
+#define RAM64                                                                                      \
+    "-m 64 -object memory-backend-file,id=ram0,size=64M,mem-path=@/ram,share=on -serial "          \
+    "file:@/serial "
+
+Test(move, pc_with_drive_pairs)
+{
+    move("-machine pc,memory-backend=ram0 " RAM64
+         "-name one,debug-threads=on -drive file=@/boot.raw,format=raw,if=none,id=hd0 "
+         "-device virtio-blk-pci,drive=hd0,id=d0,bootindex=1,serial=a-b "
+         "-drive file=@/second.raw,format=raw,if=virtio,discard=unmap");
+}
+
+Test(move, q35_with_blockdev_scsi_and_usb)
+{
+    move(
+        "-machine q35,memory-backend=ram0 " RAM64
+        "-nodefaults -uuid 6bf5e0e7-0d5a-4b1e-9d5a-111213141516 -smp 2,sockets=1,cores=2 -vga std "
+        "-object iothread,id=io0 -blockdev driver=file,filename=@/boot.raw,node-name=f0 "
+        "-blockdev driver=raw,file=f0,node-name=n0 "
+        "-device virtio-blk-pci,drive=n0,iothread=io0,bootindex=0 "
+        "-device pcie-root-port,id=rp1,chassis=1,slot=1 -device virtio-scsi-pci,id=scsi0,bus=rp1 "
+        "-blockdev {\"driver\":\"raw\",\"node-name\":\"n1\",\"file\":{\"driver\":\"file\","
+        "\"filename\":\"@/second.raw\"}} -device scsi-hd,drive=n1,bus=scsi0.0,id=sd1 "
+        "-netdev user,id=u0,restrict=on -device virtio-net-pci,netdev=u0 -device qemu-xhci,id=xhci "
+        "-device usb-tablet,bus=xhci.0 -object rng-random,id=r0,filename=/dev/urandom "
+        "-device virtio-rng-pci,rng=r0 -device virtio-balloon-pci -rtc base=utc,driftfix=slew "
+        "-boot menu=off -smbios type=1,product=a,,b -device virtio-serial-pci "
+        "-chardev socket,id=ga,path=@/ga,server=on,wait=off "
+        "-device virtserialport,chardev=ga,name=org.qemu.guest_agent.0");
+}
+
+Test(move, pc_with_machine_ide_and_defaults)
+{
+    move("-machine pc,memory-backend=ram0 " RAM64 "-hda @/boot.raw -nographic -monitor none");
+}
+
+Test(move, q35_with_nic_and_numa)
+{
+    move("-machine q35 -m 64 -smp 2 -object "
+         "memory-backend-file,id=m0,size=32M,mem-path=@/ram,share=on "
+         "-object memory-backend-file,id=m1,size=32M,mem-path=@/ram1,share=on "
+         "-numa node,nodeid=0,cpus=0,memdev=m0 -numa node,nodeid=1,cpus=1,memdev=m1 "
+         "-serial file:@/serial -nic user,model=e1000 -vga none "
+         "-drive file=@/boot.raw,format=raw,if=none,id=hd0 -device ide-hd,drive=hd0,bus=ide.0");
+}
