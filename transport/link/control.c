@@ -592,9 +592,13 @@ int gw_control_take_number(struct gw_control *control, uint32_t *number)
             return 0;
         return gw_fail(-EEXIST, "channel %u was used before in this session", *number);
     }
+    /* The two ends of a session choose from opposite ends, so that neither is refused for a number
+     * that the other has just chosen. */
     for (uint32_t i = 1; i <= GW_CHANNEL_LAST; i++) {
-        if (take_bit(control, i)) {
-            *number = i;
+        uint32_t candidate = control->is_dialling ? i : GW_CHANNEL_LAST + 1 - i;
+
+        if (take_bit(control, candidate)) {
+            *number = candidate;
             return 0;
         }
     }
