@@ -35,7 +35,6 @@ struct gw_serve_vm {
     bool is_begun, is_attended;
     char run_dir[PATH_SIZE], ram_dir[PATH_SIZE];
     char ram_paths[GW_VM_MEMORIES_MAX][PATH_SIZE];
-    char qom_paths[GW_VM_DISKS_MAX][256];
     char images[GW_VM_DISKS_MAX][PATH_MAX];
 };
 
@@ -132,24 +131,14 @@ static int start_vmm(struct gw_serve_vm *vm, struct gw_reasons *reasons)
     const struct gw_environment *environment = vm->serve->environment;
     const char *paths[GW_VM_MEMORIES_MAX];
     struct gw_launch_options options = {.run_dir = vm->run_dir, .ram_paths = paths};
-    int error;
 
     for (unsigned i = 0; i < vm->vm->memory_count; i++)
         paths[i] = vm->ram_paths[i];
     if (environment->to_qmp)
         return gw_fail(-ENOTSUP, "a QEMU that already waits is not taken yet");
     if (environment->launch_hook)
-        error = gw_vm_launch_hook(environment->launch_hook, vm->vm, &options, &vm->steps.launched);
-    else
-        error = gw_vm_launch(vm->vm, &options, &vm->steps.launched);
-    for (unsigned i = 0; !error && i < vm->vm->disk_count; i++) {
-        char hold[GW_VM_NODE_SIZE];
-
-        gw_disk_hold_name(i, hold);
-        error = gw_disk_find_device(vm->steps.launched.qmp, hold, vm->qom_paths[i],
-                                    sizeof(vm->qom_paths[i]));
-    }
-    return error;
+        return gw_fail(-ENOTSUP, "a launch hook is not run yet");
+    return gw_vm_launch(vm->vm, &options, &vm->steps.launched);
 }
 
 static json_t *make_detail(struct gw_serve_vm *vm, bool is_paused)
@@ -363,7 +352,7 @@ static int swap_in(struct gw_serve_vm *vm)
         int error;
 
         gw_disk_node_name(disk, i, node);
-        error = gw_disk_swap_in(vm->steps.launched.qmp, vm->qom_paths[i], disk, &image);
+        error = gw_disk_swap_in(vm->steps.launched.qmp, disk, i, &image);
         if (error)
             return error;
     }
