@@ -109,13 +109,17 @@ static void write_through(struct scene *scene)
     char *text = NULL;
     int fd;
 
-    cr_assert_eq(gw_qmp_human(scene->qemu.qmp, "qemu-io disk0 \"write -P 7 4096 512\"", &text), 0);
-    free(text);
+    cr_assert_eq(
+        gw_qmp_human(scene->qemu.qmp,
+                     "qemu-io -d /machine/peripheral/vda/virtio-backend \"write -P 7 4096 512\"",
+                     &text),
+        0);
     fd = open(scene->image, O_RDONLY);
     cr_assert(fd >= 0);
     cr_assert_eq(pread(fd, &byte, 1, 4096), 1);
     close(fd);
-    cr_assert_eq(byte, 7, "the guest's write did not reach its real disk");
+    cr_assert_eq(byte, 7, "the write did not reach the real disk: %s", text);
+    free(text);
 }
 
 static void assert_goes_on(struct scene *scene)
