@@ -791,23 +791,3 @@ bool world_must_run_again(const struct world *world)
     return (source->state >= GW_HANDOVER_COPYING && source->state <= GW_HANDOVER_RENAMED) ||
            source->state == GW_HANDOVER_UNDOING;
 }
-
-const char *mutation_name(enum mutation mutation)
-{
-    static const char *const names[MUTATION_COUNT] = {
-        [MUTATE_NOTHING] = "the machine as it is",
-        [GO_BEFORE_COMMITTED] = "GO is sent before COMMITTED is journalled",
-        [CONT_BEFORE_OWNER] = "cont comes before OWNER is journalled",
-        [NO_LAST_LOOK] = "the source does not look at its QEMU after the rename",
-        [GUARD_NOT_TOLD] = "the guard is not told of the commitment",
-        [ABORTED_BEFORE_DURABLE] = "ABORTED is said before it is journalled",
-        [STRANGER_BELIEVED] = "another instance's word is taken for the target's",
-        [RESTART_FORGETS] = "a restarted owner forgets that the guest may have run",
-        [NO_SWAP_BACK] = "the undo leaves the disks out",
-        [FAILED_COMMIT_TRUSTED] = "a failed COMMITTED record is taken for none",
-        [NO_RENAME] = "the images keep their names",
-        [DOUBT_RESUMES] = "the source resumes when it has waited long enough",
-    };
-
-    return names[mutation];
-}

@@ -86,6 +86,5 @@ bool world_is_settled(const struct world *world);
 bool world_source_runs(const struct world *world);
 /* The source has given up before COMMITTED, or will, and its QEMU is there. */
 bool world_must_run_again(const struct world *world);
-const char *mutation_name(enum mutation mutation);
 
 #endif
