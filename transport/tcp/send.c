@@ -292,10 +292,11 @@ void gw_tcp_sender_finish(struct tcp_channel *channel)
 {
     struct tcp_sender *sender = &channel->sender;
 
-    /* A done() may post again: what it posts is not sent yet and waits for the next call. */
     if (sender->zerocopy.has_news)
         gw_tcp_zerocopy_collect(channel);
-    while (sender->sent > 0 && first_is_finished(sender)) {
+    /* A done() may post again, and what it posts may be sent at once: it waits for the next call,
+     * or this channel could go round here for as long as the peer takes bytes. */
+    for (unsigned left = sender->sent; left > 0 && first_is_finished(sender); left--) {
         struct gw_op *op = take_first(sender);
 
         sender->sent--;
