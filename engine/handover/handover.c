@@ -439,6 +439,7 @@ static void enter(struct gw_handover *handover, enum gw_handover_state next, enu
     if (next != SAME) {
         handover->state = next;
         handover->is_abort_wanted = false;
+        handover->is_ready = false;
     }
     for (unsigned i = 0; i < lists[list].count; i++) {
         enum gw_handover_action action = lists[list].list[i];
@@ -464,6 +465,11 @@ static const struct rule *find(const struct gw_handover *handover, enum gw_hando
             holds(handover, rules[i].when))
             return &rules[i];
     return NULL;
+}
+
+bool gw_handover_expects(const struct gw_handover *handover, enum gw_handover_event event)
+{
+    return find(handover, event) != NULL;
 }
 
 int gw_handover_step(struct gw_handover *handover, enum gw_handover_event event,

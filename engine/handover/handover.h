@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * handover: the switchover of one VM between two hosts, as one pure state machine for both sides. Events
- * go in, actions come out; there is no I/O, no clock, no memory but struct gw_handover, so that the same
- * code runs in the agent, in a simulator and in an exhaustive search (tests/engine/handover).
+ * handover: the switchover of one VM between two hosts, as one pure state machine for both sides.
+ * Events go in, actions come out; there is no I/O, no clock, no memory but struct gw_handover, so
+ * that the same code runs in the agent, in a simulator and in an exhaustive search
+ * (tests/engine/handover).
  *
  *  SOURCE                                             TARGET
  *  COPYING        guest runs, pre-copy                RECEIVING     files and RAM fill up
  *    | converged: journal detail, guard "stopped"       | FINISH
  *  STOPPING       QMP stop                            LOADING       sync, final names, device state
- *  STOPPED        last pages and extents              PLACING       real images swapped in, QEMU looked at
- *  SWAPPING       null-co under every disk            PREPARING     journal PREPARED
+ *  STOPPED        last pages and extents              PLACING       real images swapped in, QEMU
+ * looked at SWAPPING       null-co under every disk            PREPARING     journal PREPARED
  *  SWAPPED        FINISH, device state                  | READY
  *  WAITING        for READY                           PREPARED      waits for GO, for ever
  *  RENAMING       images -> NAME.godwit-EPOCH           | GO
@@ -20,29 +21,27 @@
  *    | RUNNING                                        RUNNING*      answers RUNNING to every GO
  *  HANDED_OVER    journal, end QEMU
  *  DONE*                                              ABORTING      journal ABORTED
- *                                                     ABORTED       says so, ends QEMU, removes its files
- *  before COMMITTING, anything wrong:                 GIVING_UP     cont refused: end QEMU, journal NEVER_RAN
- *  UNDOING        ABORT, names, disks, cont           NEVER_RAN     says so, removes its files
- *  RESUMED        guest runs; tells the target        LOST          OWNER whose QEMU is lost: a person decides
- *  GONE           QEMU ended by itself; names back    YIELDING      a person kept the source: end QEMU, journal
- *  CLOSED*        the target has nothing left         YIELDED       says ABORTED, sets its files aside
- *                                                     DISCARDED*    answers ABORTED to every GO
- *  from COMMITTING on:
- *  COMMIT_UNSURE  the record failed and may yet be on disk: no GO was sent, the target is asked to abort
- *  IN_DOUBT       no answer: redials for ever, GO is the question
- *  TARGET_LOST    the target says LOST: shown, nobody resumes
- *  RECLAIMING     ABORTED, NEVER_RAN or a person's word: journal UNDOING, then UNDOING
+ *                                                     ABORTED       says so, ends QEMU, removes its
+ * files before COMMITTING, anything wrong:                 GIVING_UP     cont refused: end QEMU,
+ * journal NEVER_RAN UNDOING        ABORT, names, disks, cont           NEVER_RAN     says so,
+ * removes its files RESUMED        guest runs; tells the target        LOST          OWNER whose
+ * QEMU is lost: a person decides GONE           QEMU ended by itself; names back    YIELDING      a
+ * person kept the source: end QEMU, journal CLOSED*        the target has nothing left YIELDED says
+ * ABORTED, sets its files aside DISCARDED*    answers ABORTED to every GO from COMMITTING on:
+ *  COMMIT_UNSURE  the record failed and may yet be on disk: no GO was sent, the target is asked to
+ * abort IN_DOUBT       no answer: redials for ever, GO is the question TARGET_LOST    the target
+ * says LOST: shown, nobody resumes RECLAIMING     ABORTED, NEVER_RAN or a person's word: journal
+ * UNDOING, then UNDOING
  *                                                     (* ended)
  *
- * Errors: -EPROTO (-EBUSY for CANCEL) with a message for an event that the state does not expect; nothing
- *   has changed then.
- * Order: begin or restart first. The actions of one step are executed in order. They are notes (sends,
- *   redial, interrupt, alarm), which have no result, and steps, which have. When gw_handover.is_busy after
- *   a call, the list holds steps: the caller reports exactly one DONE when all succeeded, or one FAILED at
- *   the first that did not (the rest is not executed). While it is busy other events may be reported;
- *   what they return are notes only, executed at once. A step may run again after a FAILED or a restart:
- *   each is idempotent (what is done already is a success).
- * Threads: one owner per object; no locks.
+ * Errors: -EPROTO (-EBUSY for CANCEL) with a message for an event that the state does not expect;
+ * nothing has changed then. Order: begin or restart first. The actions of one step are executed in
+ * order. They are notes (sends, redial, interrupt, alarm), which have no result, and steps, which
+ * have. When gw_handover.is_busy after a call, the list holds steps: the caller reports exactly one
+ * DONE when all succeeded, or one FAILED at the first that did not (the rest is not executed).
+ * While it is busy other events may be reported; what they return are notes only, executed at once.
+ * A step may run again after a FAILED or a restart: each is idempotent (what is done already is a
+ * success). Threads: one owner per object; no locks.
  */
 #ifndef GODWIT_ENGINE_HANDOVER_HANDOVER_H
 #define GODWIT_ENGINE_HANDOVER_HANDOVER_H
@@ -99,17 +98,17 @@ enum gw_handover_state {
 enum gw_handover_event {
     /* results of the list that is being executed */
     GW_EVENT_DONE,
-    GW_EVENT_FAILED, /* of CONT on the target: QEMU itself answered an error on a connection that has been
-                      * up since before, and sent no RESUME event. A connection that broke is VMM_GONE, or
-                      * is reconnected and `cont` sent again. */
+    GW_EVENT_FAILED, /* of CONT on the target: QEMU itself answered an error on a connection that
+                      * has been up since before, and sent no RESUME event. A connection that broke
+                      * is VMM_GONE, or is reconnected and `cont` sent again. */
     /* from this host */
-    GW_EVENT_CONVERGED,      /* source: switch over now */
-    GW_EVENT_CANCEL,         /* a person, or an engine that failed */
-    GW_EVENT_TIMEOUT,        /* the pause (or the wait for the peer) has lasted too long */
+    GW_EVENT_CONVERGED, /* source: switch over now */
+    GW_EVENT_CANCEL,    /* a person, or an engine that failed */
+    GW_EVENT_TIMEOUT,   /* the pause (or the wait for the peer) has lasted too long */
     GW_EVENT_LINK_LOST,
-    GW_EVENT_LINK_UP,        /* a new session with the same instance is authenticated */
-    GW_EVENT_STRANGER,       /* a peer with another instance id answers in the target's place */
-    GW_EVENT_VMM_GONE,       /* this side's QEMU has ended */
+    GW_EVENT_LINK_UP,  /* a new session with the same instance is authenticated */
+    GW_EVENT_STRANGER, /* a peer with another instance id answers in the target's place */
+    GW_EVENT_VMM_GONE, /* this side's QEMU has ended */
     GW_EVENT_GUARD_LOST,
     GW_EVENT_RETRY,          /* run the failed list again; a timer of the caller */
     GW_EVENT_RESOLVE_SOURCE, /* a person: the source keeps the VM, the target is fenced */
@@ -119,7 +118,7 @@ enum gw_handover_event {
     GW_EVENT_GO,        /* to the target */
     GW_EVENT_ABORT,     /* to the target */
     GW_EVENT_READY,     /* to the source: PREPARED is durable */
-    GW_EVENT_RUNNING,       /* to the source: RUNNING */
+    GW_EVENT_RUNNING,   /* to the source: RUNNING */
     GW_EVENT_ABORTED,   /* to the source: durable, never will run */
     GW_EVENT_NEVER_RAN, /* to the source: durable, never will run */
     GW_EVENT_LOST,      /* to the source: it may have run, and its QEMU is lost */
@@ -138,24 +137,25 @@ enum gw_handover_action {
     GW_ACT_SEND_NEVER_RAN,
     GW_ACT_SEND_LOST,
     GW_ACT_REDIAL,    /* dial the peer, for ever, with growing intervals */
-    GW_ACT_INTERRUPT, /* cut the step in hand short if that can be done; it still reports its result */
-    GW_ACT_ALARM,     /* the peer says that it runs although this side was told to: a person erred */
+    GW_ACT_INTERRUPT, /* cut the step in hand short if that can be done; it still reports its result
+                       */
+    GW_ACT_ALARM, /* the peer says that it runs although this side was told to: a person erred */
     /* Steps of the source. */
-    GW_ACT_TELL_GUARD_STOPPED,    /* acknowledged by the guard, or it failed */
-    GW_ACT_STOP_GUEST,            /* QMP stop */
-    GW_ACT_COPY_LAST,             /* last dirty pages and extents, barrier over all channels */
-    GW_ACT_SWAP_DISKS,            /* every disk onto its null-co node; each undo told to the guard before */
-    GW_ACT_SEND_STATE,            /* the device state stream, to its end */
-    GW_ACT_RENAME_IMAGES,         /* to NAME.godwit-EPOCH, folders synced; undo told to the guard before */
-    GW_ACT_CHECK_VMM,             /* the same QEMU still answers, is paused (after the rename: no other
-                                   * QEMU can have been started on the images) */
+    GW_ACT_TELL_GUARD_STOPPED, /* acknowledged by the guard, or it failed */
+    GW_ACT_STOP_GUEST,         /* QMP stop */
+    GW_ACT_COPY_LAST,          /* last dirty pages and extents, barrier over all channels */
+    GW_ACT_SWAP_DISKS,    /* every disk onto its null-co node; each undo told to the guard before */
+    GW_ACT_SEND_STATE,    /* the device state stream, to its end */
+    GW_ACT_RENAME_IMAGES, /* to NAME.godwit-EPOCH, folders synced; undo told to the guard before */
+    GW_ACT_CHECK_VMM,     /* the same QEMU still answers, is paused (after the rename: no other
+                           * QEMU can have been started on the images) */
     GW_ACT_TELL_GUARD_COMMITTING, /* acknowledged by the guard, or it failed */
     GW_ACT_RENAME_BACK,
     GW_ACT_SWAP_BACK,
-    GW_ACT_CLEAN_SOURCE,       /* bitmaps, nodes, throttles, capabilities; what fails is logged only */
+    GW_ACT_CLEAN_SOURCE, /* bitmaps, nodes, throttles, capabilities; what fails is logged only */
     GW_ACT_TELL_GUARD_RESUMED, /* never fails a list */
-    GW_ACT_DELETE_IMAGES,      /* the renamed images, if the move asked for it; only ever after RUNNING
-                                * was heard; what fails is logged only */
+    GW_ACT_DELETE_IMAGES, /* the renamed images, if the move asked for it; only ever after RUNNING
+                           * was heard; what fails is logged only */
     /* Steps of the target. */
     GW_ACT_SYNC_IMAGES,
     GW_ACT_RENAME_FINAL, /* never over an existing name; folders synced */
@@ -163,9 +163,10 @@ enum gw_handover_action {
     GW_ACT_SWAP_IN,
     GW_ACT_ANNOUNCE,  /* announce-self; what fails is logged only */
     GW_ACT_DISCARD,   /* removes every file of this epoch */
-    GW_ACT_SET_ASIDE, /* renames the images to NAME.godwit-EPOCH: the guest may have written to them */
+    GW_ACT_SET_ASIDE, /* renames the images to NAME.godwit-EPOCH: the guest may have written to them
+                       */
     /* Steps of both. */
-    GW_ACT_CONT, /* CHECK_VMM in its place when the VM was paused by its owner */
+    GW_ACT_CONT,    /* CHECK_VMM in its place when the VM was paused by its owner */
     GW_ACT_END_VMM, /* done when the process is gone */
     /* gw_handover_action_state() says which state is recorded. Durable, or it failed. */
     GW_ACT_JOURNAL_COPYING, /* with the detail that an undo needs */
@@ -196,36 +197,41 @@ struct gw_handover_actions {
 };
 
 /* Everything that the machine knows. Callers read it; only the functions below write it, except
- * is_guest_paused, which the caller keeps right until CONVERGED (a restart: from the journal's detail). */
+ * is_guest_paused, which the caller keeps right until CONVERGED (a restart: from the journal's
+ * detail). */
 struct gw_handover {
     enum gw_handover_state state;
     uint8_t peer_instance[16];
-    bool is_busy;         /* DONE or FAILED is expected */
+    bool is_busy; /* DONE or FAILED is expected */
     bool is_linked;
     bool is_ready;        /* source: READY came before the device state's own end */
     bool is_abort_wanted; /* undo as soon as the list in hand has ended */
     bool is_vmm_gone;
-    bool is_target_clean; /* source: the target has promised never to run, or knows nothing */
+    bool is_target_clean;   /* source: the target has promised never to run, or knows nothing */
     bool is_target_running; /* source: it said so itself */
     bool may_have_run;      /* target: an earlier life of the agent may have sent `cont` */
-    bool is_guest_paused; /* the VM was paused by its owner: it is never continued by godwit */
+    bool is_guest_paused;   /* the VM was paused by its owner: it is never continued by godwit */
 };
 
 /* A new migration: the link is up. Leaves the machine busy with the first record. */
 void gw_handover_begin(struct gw_handover *handover, enum gw_journal_side side,
                        const uint8_t peer_instance[16], struct gw_handover_actions *out);
-/* After a start of the agent: entry as the journal has it, the link down. -EINVAL for a state that is
- * never journalled. Afterwards the caller reports VMM_GONE if the QEMU is not there (any more). The
- * restart of a source waits for its guard's end first (gw_guard_wait). */
+/* After a start of the agent: entry as the journal has it, the link down. -EINVAL for a state that
+ * is never journalled. Afterwards the caller reports VMM_GONE if the QEMU is not there (any more).
+ * The restart of a source waits for its guard's end first (gw_guard_wait). */
 int gw_handover_restart(struct gw_handover *handover, const struct gw_journal_entry *entry,
                         struct gw_handover_actions *out);
 int gw_handover_step(struct gw_handover *handover, enum gw_handover_event event,
                      struct gw_handover_actions *out);
-/* A message of the peer with that instance id: gw_handover_step, or STRANGER when it is another one. */
+/* Whether gw_handover_step would accept the event now. */
+bool gw_handover_expects(const struct gw_handover *handover, enum gw_handover_event event);
+/* A message of the peer with that instance id: gw_handover_step, or STRANGER when it is another
+ * one. */
 int gw_handover_hear(struct gw_handover *handover, const uint8_t instance[16],
                      enum gw_handover_event message, struct gw_handover_actions *out);
 
-bool gw_handover_is_ended(enum gw_handover_state state); /* nothing is left to do; may still be asked */
+bool gw_handover_is_ended(
+    enum gw_handover_state state); /* nothing is left to do; may still be asked */
 /* A new move of the same VM may begin: this host knows who runs. */
 bool gw_handover_is_decided(enum gw_handover_state state);
 bool gw_handover_may_cancel(enum gw_handover_state state);

@@ -3,10 +3,10 @@
  * journal: what a host promised about a migration, durable before it is said. Its own SQLite
  * database: WAL, synchronous=FULL, never on tmpfs, no checkpoint in the pause.
  *
- * Errors: 0 or -errno with a message that names the file: -EBUSY (another process holds it), -ENOSPC,
- *   -EACCES, -EUCLEAN (damaged), -EIO. A record that could not be made durable is an error, and the promise
- *   must not be made; it may be on the disk all the same, so the opposite must not be assumed either.
- * Threads: any; a lock inside (leaf).
+ * Errors: 0 or -errno with a message that names the file: -EBUSY (another process holds it),
+ * -ENOSPC, -EACCES, -EUCLEAN (damaged), -EIO. A record that could not be made durable is an error,
+ * and the promise must not be made; it may be on the disk all the same, so the opposite must not be
+ * assumed either. Threads: any; a lock inside (leaf).
  */
 #ifndef GODWIT_ENGINE_HANDOVER_JOURNAL_H
 #define GODWIT_ENGINE_HANDOVER_JOURNAL_H
@@ -42,13 +42,13 @@ int gw_journal_find(struct gw_journal *journal, const char *epoch, enum gw_journ
                     struct gw_journal_entry *out);
 /* Takes NULL; the entry itself is the caller's. */
 void gw_journal_entry_free(struct gw_journal_entry *entry);
-/* Calls each for every entry that is not ended (see gw_handover_is_ended), oldest change first. Stops when
- * it returns not 0, and returns that. each may use the journal. */
+/* Calls each for every entry that is not ended (see gw_handover_is_ended), oldest change first.
+ * Stops when it returns not 0, and returns that. each may use the journal. */
 int gw_journal_each_open(struct gw_journal *journal,
                          int (*each)(const struct gw_journal_entry *entry, void *context),
                          void *context);
-/* Every state that the migration was recorded in, oldest first: [{"state": ..., "at_ns": wall time}]. The
- * caller decrefs. */
+/* Every state that the migration was recorded in, oldest first: [{"state": ..., "at_ns": wall
+ * time}]. The caller decrefs. */
 int gw_journal_history(struct gw_journal *journal, const char *epoch, enum gw_journal_side side,
                        json_t **out);
 /* Moves the write-ahead log into the database. Outside of pauses. */
