@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Parses, prints and compares IPv4 and IPv6 addresses. IPv4 written as IPv6 (::ffff:a.b.c.d) counts as
- * IPv4, so that a dual-stack listener trusts the same networks. */
+/* Parses, prints and compares IPv4 and IPv6 addresses. IPv4 written as IPv6 (::ffff:a.b.c.d) counts
+ * as IPv4, so that a dual-stack listener trusts the same networks. */
 #include "common/address.h"
 
 #include <arpa/inet.h>
@@ -18,16 +18,16 @@ static int split_host_port(const char *text, unsigned default_port, char *host, 
 {
     const char *colon = strrchr(text, ':');
     const char *end = text + strlen(text);
-    bool bracketed = text[0] == '[';
+    const char *begin = text;
 
     *port = default_port;
-    if (bracketed) {
+    if (text[0] == '[') {
         const char *close = strchr(text, ']');
 
         if (!close || (close[1] && close[1] != ':'))
             return gw_fail(-EINVAL, "address '%s': expected [ADDRESS]:PORT", text);
         colon = close[1] == ':' ? close + 1 : NULL;
-        text++;
+        begin++;
         end = close;
     } else if (colon && strchr(text, ':') != colon) {
         colon = NULL; /* a bare IPv6 address */
@@ -42,10 +42,10 @@ static int split_host_port(const char *text, unsigned default_port, char *host, 
             return gw_fail(-EINVAL, "address '%s': '%s' is not a port", text, colon + 1);
         *port = (unsigned)value;
     }
-    if (end == text || (size_t)(end - text) >= size)
+    if (end == begin || (size_t)(end - begin) >= size)
         return gw_fail(-EINVAL, "address '%s' has no host or one that is too long", text);
-    memcpy(host, text, (size_t)(end - text));
-    host[end - text] = '\0';
+    memcpy(host, begin, (size_t)(end - begin));
+    host[end - begin] = '\0';
     return 0;
 }
 

@@ -2,6 +2,7 @@
 /*
  * Network addresses and networks as people write them.
  * Errors: -EINVAL with a message that quotes the text; -ENOENT when a name does not resolve.
+ * Threads: any; resolving a name may block. Units: masks in bits.
  */
 #ifndef GODWIT_COMMON_ADDRESS_H
 #define GODWIT_COMMON_ADDRESS_H
@@ -25,7 +26,8 @@ struct gw_network {
     unsigned prefix_bits;
 };
 
-/* HOST, HOST:PORT or [IPV6]:PORT; names are resolved (first answer). default_port where none is given. */
+/* HOST, HOST:PORT or [IPV6]:PORT; names are resolved (first answer). default_port where none is
+ * given. */
 int gw_address_parse(const char *text, unsigned default_port, struct gw_address *out);
 /* Writes ADDRESS:PORT, always terminated, and returns buffer. */
 const char *gw_address_format(const struct gw_address *address, char *buffer, size_t size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Integers in byte buffers, of either byte order, at any alignment. Wire formats of godwit are little
- * endian; VHDX is little endian; VHD is big endian.
+ * Integers in byte buffers, of either byte order, at any alignment. Wire formats of godwit are
+ * little endian; VHDX is little endian; VHD is big endian.
  */
 #ifndef GODWIT_COMMON_BYTES_H
 #define GODWIT_COMMON_BYTES_H

@@ -54,6 +54,6 @@ static inline uint64_t gw_max(uint64_t a, uint64_t b)
 
 /* The struct that embeds the member that pointer points to. */
 #define gw_container_of(pointer, type, member)                                                     \
-    ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 #endif

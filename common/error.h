@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Errors: every function that can fail returns 0 or a negative errno. The first place that knows the
- * cause writes one message with gw_fail(); callers pass the number up in silence.
+ * Errors: every function that can fail returns 0 or a negative errno. The first place that knows
+ * the cause writes one message with gw_fail(); callers pass the number up in silence.
  *
- * Threads: the message belongs to the calling thread. A thread that hands an error to another copies
- * the text (struct gw_error).
+ * Threads: the message belongs to the calling thread. A thread that hands an error to another
+ * copies the text (struct gw_error).
  */
 #ifndef GODWIT_COMMON_ERROR_H
 #define GODWIT_COMMON_ERROR_H

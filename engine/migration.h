@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * migration: what an agent or a command asks of the engine. A move of a running VM, a copy of an image,
- * and the other end of both.
+ * migration: what an agent or a command asks of the engine. A move of a running VM, a copy of an
+ * image, and the other end of both.
  *
- * Errors: 0 or -errno with a message; struct gw_outcome carries the exit code of the design (docs: exit
- *   codes) and, when a plan is blocked, every reason.
- * Threads: each run blocks the thread that calls it for the whole migration. gw_progress is shared: any
- *   thread may read a snapshot or cancel.
- * Units: bytes, nanoseconds unless the name says otherwise.
+ * Errors: 0 or -errno with a message; struct gw_outcome carries the exit code of the design (docs:
+ * exit codes) and, when a plan is blocked, every reason. Threads: each run blocks the thread that
+ * calls it for the whole migration. gw_progress is shared: any thread may read a snapshot or
+ * cancel. Units: bytes, nanoseconds unless the name says otherwise.
  */
 #ifndef GODWIT_ENGINE_MIGRATION_H
 #define GODWIT_ENGINE_MIGRATION_H
@@ -29,9 +28,10 @@ enum gw_exit {
     GW_EXIT_VERIFY = 5,
 };
 
-#define GW_STORAGE_MAX  16u
-#define GW_TRUSTED_MAX  32u
-#define GW_DISKS_MAX    32u
+#define GW_STORAGE_MAX 16u
+#define GW_TRUSTED_MAX 32u
+#define GW_DISKS_MAX   32u
+#define GW_LISTEN_MAX  16u
 
 /* What a process that runs migrations has, whatever it runs. Lent to every run. */
 struct gw_environment {
@@ -40,14 +40,24 @@ struct gw_environment {
     uint8_t instance_id[GW_ID_SIZE];
     struct gw_network trusted[GW_TRUSTED_MAX];
     unsigned trusted_count;
-    const char *storage[GW_STORAGE_MAX]; /* folders that peers may write beneath; the first is default */
+    const char
+        *storage[GW_STORAGE_MAX]; /* folders that peers may write beneath; the first is default */
     unsigned storage_count;
-    const char *state_dir;               /* journal, sockets of VMs that arrived */
-    const char *launch_hook;             /* program that starts the target's VMM, or NULL */
-    const char *to_qmp;                  /* a QEMU that already waits (-incoming defer -S), or NULL */
-    struct gw_journal *journal;          /* NULL: copies only */
-    unsigned worker_count;               /* 0: as many as rails, at most the CPUs */
+    const char *state_dir;        /* journal, sockets of VMs that arrived */
+    const char *ram_dir;          /* where RAM files of VMs that arrive are put; NULL: /dev/shm */
+    const char *launch_hook;      /* program that starts the target's VMM, or NULL */
+    const char *to_qmp;           /* a QEMU that already waits (-incoming defer -S), or NULL */
+    struct gw_attended *attended; /* which moves this process has in hand; NULL: copies only */
+    struct gw_journal *journal;   /* NULL: copies only */
+    unsigned worker_count;        /* 0: half the CPUs, at most one per channel */
+    struct gw_address listen[GW_LISTEN_MAX]; /* where data channels may dial too */
+    unsigned listen_count;
 };
+
+/* The moves that a process has in hand, so that recovery leaves them alone. */
+struct gw_attended;
+int gw_attended_new(struct gw_attended **out);
+void gw_attended_free(struct gw_attended *attended);
 
 /* A mapping OLD=NEW from the command line. */
 struct gw_mapping {
@@ -59,24 +69,25 @@ struct gw_move_request {
     struct gw_address peer;
     struct gw_mapping disks[GW_DISKS_MAX]; /* --disk vda=PATH on the target */
     unsigned disk_count;
-    struct gw_mapping nets[GW_DISKS_MAX];  /* --net br0=br1 */
+    struct gw_mapping nets[GW_DISKS_MAX]; /* --net br0=br1 */
     unsigned net_count;
-    const char *target_storage;            /* --storage DIR, within the target's own folders; or NULL */
-    uint32_t max_pause_ms;                 /* 0: 300 */
+    const char *target_storage; /* --storage DIR, within the target's own folders; or NULL */
+    uint32_t max_pause_ms;      /* 0: 300 */
     bool no_throttle, delete_source, verify;
-    const char *tracker;                   /* NULL: auto */
-    unsigned channels;                     /* per rail; 0: 2 */
-    const char *congestion;                /* TCP_CONGESTION or NULL */
+    const char *tracker;    /* NULL: auto */
+    unsigned channels;      /* per rail; 0: 2 */
+    const char *congestion; /* TCP_CONGESTION or NULL */
 };
 
 struct gw_copy_request {
     const char *source_path;
-    const char *source_format;  /* NULL: probe */
+    const char *source_format; /* NULL: probe */
     bool is_remote;
-    struct gw_address peer;     /* is_remote */
-    const char *target_path;    /* remote: relative to the peer's storage; a folder or "" keeps the name */
-    const char *target_format;  /* NULL: as the source */
-    bool is_fixed;              /* VHDX fixed, raw preallocated */
+    struct gw_address peer; /* is_remote */
+    const char
+        *target_path; /* remote: relative to the peer's storage; a folder or "" keeps the name */
+    const char *target_format; /* NULL: as the source */
+    bool is_fixed;             /* VHDX fixed, raw preallocated */
     bool verify;
     unsigned channels;
     const char *congestion;
@@ -94,24 +105,24 @@ enum gw_phase {
 struct gw_progress_data {
     enum gw_phase phase;
     uint32_t round;
-    uint64_t bytes_total, bytes_done;     /* of the current phase: data to be moved, moved */
-    uint64_t bytes_sent, bytes_zero;      /* since the start: on the wire; known to be zero */
-    uint64_t rate;                        /* bytes per second, of the last second */
-    uint64_t dirty_rate;                  /* bytes per second */
+    uint64_t bytes_total, bytes_done; /* of the current phase: data to be moved, moved */
+    uint64_t bytes_sent, bytes_zero;  /* since the start: on the wire; known to be zero */
+    uint64_t rate;                    /* bytes per second, of the last second */
+    uint64_t dirty_rate;              /* bytes per second */
     uint64_t predicted_pause_ns, pause_ns;
-    uint64_t started_ns, ended_ns;        /* gw_clock_ns */
+    uint64_t started_ns, ended_ns; /* gw_clock_ns */
     unsigned throttle_percent;
     unsigned channel_count;
-    char state[32];                       /* handover state name */
-    char path[32];                        /* "direct", "slots", "sealed" */
+    char state[32]; /* handover state name */
+    char path[32];  /* "direct", "slots", "sealed" */
     char transport[128];
-    char note[256];                       /* the newest thing a person should know */
+    char note[256]; /* the newest thing a person should know */
 };
 
 struct gw_progress {
     pthread_mutex_t lock; /* protects data; leaf */
     struct gw_progress_data data;
-    int cancel_fd;        /* eventfd, readable once cancelled */
+    int cancel_fd; /* eventfd, readable once cancelled */
 };
 
 int gw_progress_init(struct gw_progress *progress);
@@ -123,7 +134,8 @@ const char *gw_phase_name(enum gw_phase phase);
 
 struct gw_outcome {
     enum gw_exit exit_code;
-    json_t *detail; /* object: what moved, rates, rounds, pause split, "blocked": [...], "target": {...} */
+    json_t *detail; /* object: what moved, rates, rounds, pause split, "blocked": [...], "target":
+                       {...} */
 };
 void gw_outcome_free(struct gw_outcome *outcome);
 
@@ -132,8 +144,9 @@ int gw_move_run(const struct gw_environment *environment, const struct gw_move_r
 int gw_copy_run(const struct gw_environment *environment, const struct gw_copy_request *request,
                 struct gw_progress *progress, struct gw_outcome *out);
 
-/* The target's end of one control session, on a thread of its own. The agent hands each data channel
- * request whose hello names the session's link id to gw_serve_offer. Returns when the session ended. */
+/* The target's end of one control session, on a thread of its own. The agent hands each data
+ * channel request whose hello names the session's link id to gw_serve_offer. Returns when the
+ * session ended. */
 struct gw_serve;
 int gw_serve_new(const struct gw_environment *environment, struct gw_control *control,
                  struct gw_serve **out);

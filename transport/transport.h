@@ -7,21 +7,21 @@
  *   poller    one worker's share of a back end (a completion queue, an epoll set)
  *   region    local memory that the peer may write into, or that channels read from
  *
- * Two primitives. write() places local bytes at an offset of a region of the peer, one-sided, straight
- * into the destination memory. send() delivers a small message.
+ * Two primitives. write() places local bytes at an offset of a region of the peer, one-sided,
+ * straight into the destination memory. send() delivers a small message.
  *
  * Errors: 0 or -errno with a message (common/error.h). Posting answers -EAGAIN when the channel's
- *   queue is full: poll, then try again. On a dead channel posting and gw_recv answer the error that
- *   killed it (-ECONNRESET, -EPIPE, -EPROTO, -ETIMEDOUT, ...), every time.
- * Order: a message is delivered after every write posted before it on that channel is visible in the
- *   peer's memory. Messages arrive in the order in which they were posted. Nothing else is promised,
- *   and never may anyone poll memory for arrival. done() means "this memory is yours again" and says
- *   nothing about the peer; it runs exactly once per posted op, from gw_poll or gw_close, with 0, the
- *   error that killed the channel, or -ECANCELED when the channel was closed first.
- * Threads: listen, accept, connect, domains and regions belong to control threads and may block until
- *   their timeout. A channel and its poller belong to one thread from connect/accept on: post, recv,
- *   poll, arm and close are called by it alone. Posting never blocks, allocates or locks.
- * Units: bytes, milliseconds.
+ *   queue is full: poll, then try again. On a dead channel posting and gw_recv answer the error
+ * that killed it (-ECONNRESET, -EPIPE, -EPROTO, -ETIMEDOUT, ...), every time. Order: a message is
+ * delivered after every write posted before it on that channel is visible in the peer's memory.
+ * Messages arrive in the order in which they were posted. Nothing else is promised, and never may
+ * anyone poll memory for arrival. done() means "this memory is yours again" and says nothing about
+ * the peer; it runs exactly once per posted op, from gw_poll or gw_close, with 0, the error that
+ * killed the channel, or -ECANCELED when the channel was closed first. Threads: listen, accept,
+ * connect, domains and regions belong to control threads and may block until their timeout. A
+ * channel and its poller belong to one thread from connect/accept on: post, recv, poll, arm and
+ * close are called by it alone. Posting never blocks, allocates or locks. Units: bytes,
+ * milliseconds.
  */
 #ifndef GODWIT_TRANSPORT_TRANSPORT_H
 #define GODWIT_TRANSPORT_TRANSPORT_H
@@ -32,13 +32,13 @@
 
 #include "common/address.h"
 
-#define GW_MESSAGE_MAX      4096u       /* bytes in one send */
-#define GW_WRITE_MAX        (4u << 20)  /* bytes in one write */
-#define GW_HELLO_MAX        56u         /* private data of a connection request (rdmacm's limit) */
-#define GW_SECRET_MAX       32u         /* bytes from the link's key exchange, for back ends that need them */
-#define GW_REASON_MAX       200u        /* text of a refusal, terminator included */
-#define GW_CHANNEL_OPS_MAX  1024u       /* ops that may be posted and not done on one channel */
-#define GW_WIRE_VERSION     1u          /* spoken before anything else; a mismatch is refused by name */
+#define GW_MESSAGE_MAX     4096u      /* bytes in one send */
+#define GW_WRITE_MAX       (4u << 20) /* bytes in one write */
+#define GW_HELLO_MAX       56u        /* private data of a connection request (rdmacm's limit) */
+#define GW_SECRET_MAX      32u /* bytes from the link's key exchange, for back ends that need them */
+#define GW_REASON_MAX      200u  /* text of a refusal, terminator included */
+#define GW_CHANNEL_OPS_MAX 1024u /* ops that may be posted and not done on one channel */
+#define GW_WIRE_VERSION    1u    /* spoken before anything else; a mismatch is refused by name */
 
 struct gw_transport_ops;
 
@@ -87,8 +87,8 @@ struct gw_request {
     uint8_t hello[GW_HELLO_MAX];
 };
 
-/* Whatever is posted starts with an op. The caller owns it, and the memory that it names, until done.
- * next and scratch are the back end's from post to done. */
+/* Whatever is posted starts with an op. The caller owns it, and the memory that it names, until
+ * done. next and scratch are the back end's from post to done. */
 struct gw_op {
     void (*done)(struct gw_op *op, int status);
     struct gw_op *next;
@@ -109,7 +109,8 @@ struct gw_write {
     const void *local;
     uint32_t length; /* 0 to GW_WRITE_MAX */
     unsigned flags;
-    const struct gw_region *region; /* the region that local lies in; NULL if !ops->needs_local_region */
+    const struct gw_region
+        *region; /* the region that local lies in; NULL if !ops->needs_local_region */
     uint64_t remote_key;
     uint64_t remote_offset;
 };
@@ -130,12 +131,12 @@ struct gw_message {
 struct gw_channel_options {
     struct gw_domain *domain;
     struct gw_poller *poller;
-    void *context;               /* becomes channel->context */
-    uint32_t number;             /* the link's channel number; 0 for control */
-    const uint8_t *secret;       /* up to GW_SECRET_MAX bytes or NULL */
+    void *context;         /* becomes channel->context */
+    uint32_t number;       /* the link's channel number; 0 for control */
+    const uint8_t *secret; /* up to GW_SECRET_MAX bytes or NULL */
     uint32_t secret_length;
     int timeout_ms;
-    const char *congestion;      /* TCP_CONGESTION to ask for, or NULL for the back end's choice */
+    const char *congestion; /* TCP_CONGESTION to ask for, or NULL for the back end's choice */
 };
 
 struct gw_connect_options {
@@ -148,7 +149,7 @@ struct gw_connect_options {
 
 struct gw_channel_info {
     struct gw_address local, peer;
-    char description[128]; /* "tcp 10.0.0.1:5123 > 10.0.0.2:13560, reno, vmsplice" */
+    char description[160]; /* "tcp 10.0.0.1:5123 > 10.0.0.2:13560, reno, vmsplice" */
     uint64_t bytes_sent, bytes_received;
     uint64_t messages_sent, messages_received;
 };
@@ -189,7 +190,8 @@ struct gw_transport_ops {
 };
 
 /* The back ends that this build has, in order of preference; the last entry is NULL.
- * create makes one ready; -ENODEV with the reason when this host cannot use it. The caller destroys. */
+ * create makes one ready; -ENODEV with the reason when this host cannot use it. The caller
+ * destroys. */
 struct gw_transport_maker {
     const char *name;
     int (*create)(struct gw_transport **out);
@@ -212,41 +214,44 @@ int gw_listen(struct gw_transport *transport, const struct gw_address *local,
               struct gw_listener **out);
 void gw_unlisten(struct gw_listener *listener);
 int gw_listener_address(struct gw_listener *listener, struct gw_address *out);
-/* Waits for a request whose preamble has arrived whole; slow or silent strangers do not delay others
- * (each has 5 s, at most 256 wait at once). -ETIMEDOUT when none came. */
+/* Waits for a request whose preamble has arrived whole; slow or silent strangers do not delay
+ * others (each has 5 s, at most 256 wait at once). -ETIMEDOUT when none came. */
 int gw_next_request(struct gw_listener *listener, int timeout_ms, struct gw_request **out);
 
 /* Takes over the request, whatever the outcome. */
 int gw_accept(struct gw_request *request, const struct gw_channel_options *options,
               struct gw_channel **out);
-/* Tells the peer why; its gw_connect fails with -ECONNREFUSED and this text. Takes over the request. */
+/* Tells the peer why; its gw_connect fails with -ECONNREFUSED and this text. Takes over the
+ * request. */
 void gw_reject(struct gw_request *request, const char *reason);
 
 /* Blocks until the peer accepted: -ECONNREFUSED (also when rejected, with the peer's reason),
  * -ETIMEDOUT, -EHOSTUNREACH, -EPROTO (something else listens there, or another wire version). */
 int gw_connect(struct gw_transport *transport, const struct gw_connect_options *options,
                struct gw_channel **out);
-/* Every op not yet done gets done(-ECANCELED), then the channel is gone. The peer sees a dead channel. */
+/* Every op not yet done gets done(-ECANCELED), then the channel is gone. The peer sees a dead
+ * channel. */
 void gw_close(struct gw_channel *channel);
 
-/* Registers memory, page aligned where access is for RDMA. With only_channel not 0 the key is good on
- * that channel number alone. -ENOMEM names the limit, the need and the mend. */
+/* Registers memory, page aligned where access is for RDMA. With only_channel not 0 the key is good
+ * on that channel number alone. -ENOMEM names the limit, the need and the mend. */
 int gw_reg(struct gw_domain *domain, void *memory, uint64_t length, unsigned access,
            uint32_t only_channel, struct gw_region **out);
-/* Ends the key. When it returns no write of the peer is being placed in the memory (a write that comes
- * later kills its channel). Waits for the thread that is placing, so never call it from a done(). */
+/* Ends the key. When it returns no write of the peer is being placed in the memory (a write that
+ * comes later kills its channel). Waits for the thread that is placing, so never call it from a
+ * done(). */
 void gw_unreg(struct gw_region *region);
 
 int gw_write(struct gw_channel *channel, struct gw_write *write); /* -EAGAIN, -EINVAL, dead */
 int gw_send(struct gw_channel *channel, struct gw_send *send);    /* -EAGAIN, -EMSGSIZE, dead */
 int gw_recv(struct gw_channel *channel, struct gw_message *out);  /* -EAGAIN, dead */
 
-/* Makes progress on every channel of the poller, runs done()s, and stores up to max channels that have
- * a message to receive or have died; a channel is reported again until that is dealt with. Returns how
- * many, never negative. */
+/* Makes progress on every channel of the poller, runs done()s, and stores up to max channels that
+ * have a message to receive or have died; a channel is reported again until that is dealt with.
+ * Returns how many, never negative. */
 int gw_poll(struct gw_poller *poller, struct gw_channel **ready, int max);
-/* A descriptor that becomes readable when gw_poll has something to do. Poll once more between arming
- * and sleeping. */
+/* A descriptor that becomes readable when gw_poll has something to do. Poll once more between
+ * arming and sleeping. */
 int gw_poller_arm(struct gw_poller *poller);
 
 void gw_channel_info(struct gw_channel *channel, struct gw_channel_info *out);

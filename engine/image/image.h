@@ -3,13 +3,18 @@
  * image: what a disk file means. A format turns ranges of the virtual disk into ranges of the file;
  * the bytes themselves are read and written by the caller (workers with io_uring).
  *
- * Errors: 0 or -errno with a message that names the file. A malformed image is -EUCLEAN, a kind that
- *   is not supported -ENOTSUP. Everything read from a file is untrusted: no image makes these
- *   functions touch other files, loop, or take more than GW_IMAGE_MEMORY_MAX bytes.
+ * Errors: 0 or -errno with a message that names the file. A malformed image is -EUCLEAN, a kind
+ * that is not supported -ENOTSUP. Everything read from a file is untrusted: no image makes these
+ * functions touch other files, loop, or take more than GW_IMAGE_MEMORY_MAX bytes.
+ *
  * Order (writing): create → locate/zero, in any order, writing the bytes there → sync as often as
- *   wanted → finish. Data is durable before the metadata that names it, and the file becomes a valid
- *   image of its format only in finish: killed at any moment before, it cannot be opened as one.
+ * wanted → finish. Data is durable before the metadata that names it, and a VHDX becomes one only
+ * in finish: killed at any moment before, it cannot be opened, neither as VHDX nor, by probing, as
+ * raw. A raw file has no mark of its own: it is made under another name and renamed when it is
+ * finished.
+ *
  * Threads: extent, locate and zero may be called from several threads at once; the rest from one.
+ *
  * Units: bytes; offsets of the virtual disk unless they say "file".
  */
 #ifndef GODWIT_ENGINE_IMAGE_IMAGE_H
@@ -26,24 +31,24 @@ enum gw_image_format { GW_IMAGE_PROBE, GW_IMAGE_RAW, GW_IMAGE_VHDX };
 
 struct gw_image_info {
     enum gw_image_format format;
-    bool is_fixed;                 /* VHDX: all blocks allocated */
-    bool is_block_device;          /* raw */
+    bool is_fixed;        /* VHDX: all blocks allocated */
+    bool is_block_device; /* raw */
     uint64_t virtual_size;
     uint64_t file_size;
-    uint32_t block_size;           /* VHDX payload block; 0 for raw */
-    uint32_t logical_sector_size;  /* 512 or 4096 */
+    uint32_t block_size;          /* VHDX payload block; 0 for raw */
+    uint32_t logical_sector_size; /* 512 or 4096 */
     uint32_t physical_sector_size;
-    uint32_t memory_alignment;     /* what O_DIRECT asks of buffers (statx DIOALIGN), at least 512 */
-    uint32_t file_alignment;       /* and of file offsets and lengths */
-    uint8_t disk_id[16];           /* VHDX virtual disk id ("page 83 data") */
+    uint32_t memory_alignment; /* what O_DIRECT asks of buffers (statx DIOALIGN), at least 512 */
+    uint32_t file_alignment;   /* and of file offsets and lengths */
+    uint8_t disk_id[16];       /* VHDX virtual disk id ("page 83 data") */
 };
 
 struct gw_image_open_options {
     const char *path;
     enum gw_image_format format; /* GW_IMAGE_PROBE: by content (VHDX signature, else raw) */
     /* The image is open in QEMU, which writes it meanwhile: no lock is taken, changes are no error,
-     * and gw_image_refresh follows the growing tables. Otherwise the image locks that QEMU takes are
-     * respected (-EBUSY) and held. */
+     * and gw_image_refresh follows the growing tables. Otherwise the image locks that QEMU takes
+     * are respected (-EBUSY) and held. */
     bool is_in_use;
     bool is_direct; /* open O_DIRECT if the file system can */
 };
@@ -53,10 +58,10 @@ struct gw_image_create_options {
     enum gw_image_format format; /* RAW or VHDX */
     bool is_fixed;
     uint64_t virtual_size;
-    uint32_t block_size;         /* VHDX: a power of two, 1 to 256 MiB; 0 for 32 MiB */
-    uint32_t logical_sector_size; /* 0 for 512 */
+    uint32_t block_size;           /* VHDX: a power of two, 1 to 256 MiB; 0 for 32 MiB */
+    uint32_t logical_sector_size;  /* 0 for 512 */
     uint32_t physical_sector_size; /* 0 for 4096 */
-    const uint8_t *disk_id;      /* 16 bytes to keep, or NULL for a new one */
+    const uint8_t *disk_id;        /* 16 bytes to keep, or NULL for a new one */
     bool is_direct;
 };
 
@@ -69,27 +74,40 @@ void gw_image_close(struct gw_image *image);
 const struct gw_image_info *gw_image_info(const struct gw_image *image);
 
 /* The run of one kind that begins at offset (offset < virtual_size), as long as is cheap to tell;
- * never 0 long, never past the end. ABSENT and ZERO both read as zeroes; ABSENT is not allocated. */
+ * never 0 long, never past the end. ABSENT and ZERO both read as zeroes; ABSENT is not allocated.
+ */
 int gw_image_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out);
 
-/* Where in the file the bytes at offset lie, for at most length: the piece may be shorter, the caller
- * asks again for the rest. Reading a range that is not DATA gives kind ZERO or ABSENT and no file
- * range. On an image made by gw_image_create the range is allocated, and the kind is DATA always;
- * -ENOSPC, -EFBIG. */
+/* Where in the file the bytes at offset lie, for at most length: the piece may be shorter, the
+ * caller asks again for the rest. Reading a range that is not DATA gives kind ZERO or ABSENT and no
+ * file range. On an image made by gw_image_create the range is allocated, and the kind is DATA
+ * always; -ENOSPC, -EFBIG. What is written to the end of the disk may be rounded up to
+ * file_alignment (with zeroes): finish cuts a raw file to its size. On a block device rounding must
+ * stay within it. */
 int gw_image_locate(struct gw_image *image, uint64_t offset, uint64_t length,
                     struct gw_location *out);
 
-/* Makes the range read as zeroes: nothing for what was never allocated, else punched or written. */
+/* Makes the range read as zeroes: nothing for what was never allocated, else punched or written. A
+ * block device keeps what was on it before: there, ABSENT ranges must be zeroed as ZERO ones are.
+ */
 int gw_image_zero(struct gw_image *image, uint64_t offset, uint64_t length);
 
-/* is_in_use images: reads the tables again, for writes that QEMU completed before the call. */
+/* is_in_use images: reads the tables again, for writes that QEMU completed before the call. Then
+ * gw_image_take_appeared gives, range by range until it is false, what got its place in the file
+ * since it was last looked at. The caller adds these ranges to what is dirty: QEMU may have
+ * completed, and reported as dirty in an earlier round, a write whose place the file did not show
+ * yet then (a second write into a VHDX block that is just being allocated;
+ * engine/image/vhdx/bat.c). */
 int gw_image_refresh(struct gw_image *image);
+bool gw_image_take_appeared(struct gw_image *image, uint64_t *offset, uint64_t *length);
 
-/* Everything written so far is durable (data, then metadata). */
+/* Everything written so far is durable (data, then metadata). When it fails, the image can never be
+ * finished: a later flush that succeeds would prove nothing. */
 int gw_image_sync(struct gw_image *image);
 /* The one durable switch to a valid image. Afterwards only reads and close. */
 int gw_image_finish(struct gw_image *image);
-/* Has the file changed since it was opened (size, mtime, inode, VHDX sequence number)? -ESTALE says what. */
+/* Has the file changed since it was opened (size, mtime, inode, VHDX sequence number)? -ESTALE says
+ * what. */
 int gw_image_unchanged(struct gw_image *image);
 
 const char *gw_image_format_name(enum gw_image_format format); /* "raw", "vhdx" */

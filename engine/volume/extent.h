@@ -3,6 +3,7 @@
 #ifndef GODWIT_ENGINE_VOLUME_EXTENT_H
 #define GODWIT_ENGINE_VOLUME_EXTENT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum gw_extent_kind {
@@ -29,6 +30,7 @@ struct gw_location {
     void *memory;
     int fd;
     uint64_t file_offset;
+    bool is_memory_file; /* GW_IN_FILE on tmpfs or the like: plain pread and pwrite never wait */
 };
 
 #endif

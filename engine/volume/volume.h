@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * volume: what can be moved. Guest RAM, an image file, a block device, a disk behind NBD. Pre-copy and
- * the data path know these two tables only, one for each end.
+ * volume: what can be moved. Guest RAM, an image file, a block device, a disk behind NBD. Pre-copy
+ * and the data path know these two tables only, one for each end.
  *
  * Errors: 0 or -errno with a message that names the volume.
- * Threads: next_extent, locate, read, write, zero and copied may be called by several workers at once
- *   (on ranges that do not overlap); the rest by the migration's control thread while no worker is in
- *   the volume.
- * Units: bytes. Offsets and lengths are multiples of granularity, but for the end of the volume.
+ * Threads: next_extent, locate, read, write, zero and copied may be called by several workers at
+ * once (on ranges that do not overlap); the rest by the migration's control thread while no worker
+ * is in the volume. Units: bytes. Offsets and lengths are multiples of granularity, but for the end
+ * of the volume.
  */
 #ifndef GODWIT_ENGINE_VOLUME_VOLUME_H
 #define GODWIT_ENGINE_VOLUME_VOLUME_H
@@ -34,12 +34,12 @@ struct gw_source_ops {
                   struct gw_location *out);
     /* GW_BY_CALL locations: reads, blocking. Others answer -ENOTSUP. */
     int (*read)(struct gw_source_volume *volume, uint64_t offset, void *into, uint64_t length);
-    /* Called when bytes of a volume with needs_copy were taken into a slot: these are the bytes that
-     * will be sent (the compare tracker keeps their hash). */
+    /* Called when bytes of a volume with needs_copy were taken into a slot: these are the bytes
+     * that will be sent (the compare tracker keeps their hash). */
     void (*copied)(struct gw_source_volume *volume, uint64_t offset, const void *bytes,
                    uint64_t length);
-    /* Adds to dirty (one bit per granularity) what was written since the last call, and starts the next
-     * period, atomically. -ENOTSUP on volumes at rest. */
+    /* Adds to dirty (one bit per granularity) what was written since the last call, and starts the
+     * next period, atomically. -ENOTSUP on volumes at rest. */
     int (*collect)(struct gw_source_volume *volume, struct gw_bitmap *dirty);
     /* Is everything still as it was when the volume was opened? -ESTALE for images at rest. */
     int (*unchanged)(struct gw_source_volume *volume);
@@ -51,8 +51,9 @@ struct gw_source_volume {
     enum gw_volume_kind kind;
     char name[GW_VOLUME_NAME_MAX]; /* "ram0", "vda": what people and the peer call it */
     uint64_t size;
-    uint32_t granularity;          /* of dirty tracking: a page, or 64 KiB */
-    /* The bytes must be copied into a slot before they are digested or sent (compare tracker, NBD). */
+    uint32_t granularity; /* of dirty tracking: a page, or 64 KiB */
+    /* The bytes must be copied into a slot before they are digested or sent (compare tracker, NBD).
+     */
     bool needs_copy;
     /* The bytes cannot change under us (an image at rest, a stopped guest): digests may be taken in
      * place. */
@@ -69,7 +70,8 @@ struct gw_target_ops {
     /* Makes the range read as zeroes. */
     int (*zero)(struct gw_target_volume *volume, uint64_t offset, uint64_t length);
     int (*sync)(struct gw_target_volume *volume);
-    /* Turns a finished volume into one declared valid (the image's own switch, then its final name). */
+    /* Turns a finished volume into one declared valid (the image's own switch, then its final
+     * name). */
     int (*finish)(struct gw_target_volume *volume);
     /* Removes whatever was made. After finish too, as long as the migration is not committed. */
     void (*abort)(struct gw_target_volume *volume);

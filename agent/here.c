@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Runs a request on a thread of its own and ticks until it has ended. */
+#include "agent/here.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+
+struct here {
+    struct gw_environment environment;
+    struct gw_job_request *request;
+    struct gw_progress progress;
+    struct gw_result result;
+    int ended_fds[2]; /* a pipe whose writing end closes when the copy has ended */
+};
+
+static void *run_thread(void *argument)
+{
+    struct here *here = argument;
+
+    gw_request_run(&here->environment, here->request, &here->progress, &here->result);
+    close(here->ended_fds[1]);
+    return NULL;
+}
+
+static void tick_until_end(struct here *here, const struct gw_here_options *options)
+{
+    struct pollfd item = {.fd = here->ended_fds[0], .events = POLLIN};
+
+    while (!item.revents) {
+        struct gw_progress_data data;
+
+        if (poll(&item, 1, GW_HERE_TICK_MS) < 0 && errno != EINTR)
+            break;
+        gw_progress_get(&here->progress, &data);
+        if (!item.revents && options->tick && options->tick(&data, options->context) != 0)
+            gw_progress_cancel(&here->progress);
+    }
+}
+
+static int run(struct here *here, const struct gw_here_options *options)
+{
+    pthread_t thread;
+    int error;
+
+    if (getrandom(here->environment.instance_id, GW_ID_SIZE, 0) != GW_ID_SIZE)
+        return gw_fail_errno(-errno, "random number");
+    if (pipe2(here->ended_fds, O_CLOEXEC) != 0)
+        return gw_fail_errno(-errno, "pipe");
+    error = pthread_create(&thread, NULL, run_thread, here);
+    if (error) {
+        close(here->ended_fds[0]);
+        close(here->ended_fds[1]);
+        return gw_fail_errno(-error, "thread for the copy");
+    }
+    tick_until_end(here, options);
+    pthread_join(thread, NULL);
+    close(here->ended_fds[0]);
+    return 0;
+}
+
+int gw_here_run(const struct gw_here_options *options, struct gw_result *out,
+                struct gw_progress_data *last)
+{
+    struct here here = {.ended_fds = {-1, -1}};
+    int error = gw_job_request_parse(options->request, &here.request);
+
+    if (error)
+        return error;
+    error = gw_transport_new("tcp", &here.environment.transport);
+    if (!error)
+        error = gw_progress_init(&here.progress);
+    if (!error) {
+        error = run(&here, options);
+        gw_progress_get(&here.progress, last);
+        if (!last->ended_ns)
+            last->ended_ns = gw_clock_ns();
+        gw_progress_free(&here.progress);
+    }
+    if (!error)
+        *out = here.result;
+    gw_transport_free(here.environment.transport);
+    gw_job_request_free(here.request);
+    return error;
+}

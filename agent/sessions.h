@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sessions: what peers ask of this host. Listens on an agent's addresses, lets authenticated peers
+ * in, and hands each data channel to the session that it names.
+ *
+ * Errors: 0 or -errno with a message. Order: new → listen, any number → start → stop → free.
+ * Threads: one per listener, one per session; at most GW_HANDSHAKES_MAX that are not yet proven, at
+ * most GW_HANDSHAKES_PER_HOST_MAX of them from one address. A lock for the table of sessions (rank:
+ * above a serve's own, beside the jobs'). Units: milliseconds.
+ */
+#ifndef GODWIT_AGENT_SESSIONS_H
+#define GODWIT_AGENT_SESSIONS_H
+
+#include "agent/jobs.h"
+
+#define GW_HANDSHAKES_MAX          32u
+#define GW_HANDSHAKES_PER_HOST_MAX 8u
+#define GW_SESSIONS_MAX            160u /* proven and not */
+#define GW_HANDSHAKE_TIMEOUT_MS    10000
+
+struct gw_sessions;
+
+/* environment (with its transport and credentials) and jobs are lent until free. */
+int gw_sessions_new(const struct gw_environment *environment, struct gw_jobs *jobs,
+                    struct gw_sessions **out);
+/* Binds; peers wait until start. *bound is the address with its port. */
+int gw_sessions_listen(struct gw_sessions *sessions, const struct gw_address *address,
+                       struct gw_address *bound);
+int gw_sessions_start(struct gw_sessions *sessions);
+/* Adds the addresses that are listened on to the array. */
+void gw_sessions_describe(struct gw_sessions *sessions, json_t *list);
+/* No new sessions. Those that run are the jobs' to end; waits for them. */
+void gw_sessions_stop(struct gw_sessions *sessions);
+void gw_sessions_free(struct gw_sessions *sessions); /* takes NULL */
+
+#endif

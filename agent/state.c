@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opens an agent's folder and keeps others out of it. The journal's content is the engine's. */
+#include "agent/state.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "agent/paths.h"
+#include "agent/snapshot.h"
+#include "common/checked.h"
+#include "common/error.h"
+
+#define INSTANCE_NAME "instance-id"
+#define JOURNAL_NAME  "journal.db"
+#define LOCK_NAME     "lock"
+
+static int take_lock(struct gw_state *state)
+{
+    char path[PATH_MAX];
+    int error = gw_path_join(state->folder, LOCK_NAME, path, sizeof(path));
+
+    if (error)
+        return error;
+    state->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (state->lock_fd < 0)
+        return gw_fail_errno(-errno, "state %s", path);
+    if (flock(state->lock_fd, LOCK_EX | LOCK_NB) != 0)
+        return errno == EWOULDBLOCK
+                   ? gw_fail(-EBUSY,
+                             "state %s: another agent has it; give each agent its own --state DIR",
+                             state->folder)
+                   : gw_fail_errno(-errno, "state %s", path);
+    return 0;
+}
+
+static int write_instance(const char *path, const uint8_t *id)
+{
+    char temporary[PATH_MAX + 8];
+    bool is_written;
+    int fd;
+
+    snprintf(temporary, sizeof(temporary), "%s.new", path);
+    fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return gw_fail_errno(-errno, "state %s", temporary);
+    is_written = write(fd, id, GW_ID_SIZE) == GW_ID_SIZE && fsync(fd) == 0;
+    close(fd);
+    if (!is_written || rename(temporary, path) != 0)
+        return gw_fail_errno(-errno, "state %s", path);
+    return 0;
+}
+
+static int read_instance(struct gw_state *state)
+{
+    char path[PATH_MAX];
+    int fd, error = gw_path_join(state->folder, INSTANCE_NAME, path, sizeof(path));
+    ssize_t got;
+
+    if (error)
+        return error;
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno != ENOENT)
+        return gw_fail_errno(-errno, "state %s", path);
+    if (fd >= 0) {
+        got = read(fd, state->instance_id, GW_ID_SIZE);
+        close(fd);
+        if (got != GW_ID_SIZE)
+            return gw_fail(-EUCLEAN, "state %s is damaged: %zd bytes, not %u", path, got,
+                           GW_ID_SIZE);
+        return 0;
+    }
+    if (getrandom(state->instance_id, GW_ID_SIZE, 0) != GW_ID_SIZE)
+        return gw_fail_errno(-errno, "random number");
+    return write_instance(path, state->instance_id);
+}
+
+int gw_state_open(const char *folder, bool allow_volatile, struct gw_state *out)
+{
+    char path[PATH_MAX];
+    int error;
+
+    memset(out, 0, sizeof(*out));
+    out->lock_fd = -1;
+    error = gw_path_absolute(folder, out->folder, sizeof(out->folder));
+    if (!error)
+        error = gw_path_make_folder(out->folder);
+    if (!error)
+        error = take_lock(out);
+    if (!error)
+        error = read_instance(out);
+    if (!error)
+        error = gw_path_join(out->folder, JOURNAL_NAME, path, sizeof(path));
+    if (!error)
+        error = gw_journal_open(path, allow_volatile, &out->journal);
+    if (error)
+        gw_state_close(out);
+    return error;
+}
+
+void gw_state_close(struct gw_state *state)
+{
+    if (state->journal)
+        gw_journal_close(state->journal);
+    state->journal = NULL;
+    if (state->lock_fd >= 0)
+        close(state->lock_fd);
+    state->lock_fd = -1;
+}
+
+static int count_entry(const struct gw_journal_entry *entry, void *context)
+{
+    (*(int *)context)++;
+    return 0;
+}
+
+int gw_state_undecided(struct gw_state *state)
+{
+    int count = 0;
+    int error = gw_journal_each_open(state->journal, count_entry, &count);
+
+    return error < 0 ? error : count;
+}
+
+/* The states of the handover in which nobody runs until somebody answers, and the way out of each.
+ */
+static const struct {
+    const char *state, *advice;
+} advices[] = {
+    {"COMMITTED",
+     "this agent asks the target every few seconds: start the target's agent again with its own "
+     "state folder; only if the target is powered off for good, rename the disks NAME.godwit-EPOCH "
+     "back and start the VM here by hand"},
+    {"PREPARED",
+     "the source decides: keep this agent running so that it can ask; never start the VM "
+     "here by hand unless the source is powered off for good"},
+    {"OWNER",
+     "this host took the VM over: if its QEMU is lost, decide which host's disks are right, "
+     "then start the VM there by hand"},
+};
+
+static const char *advice(const char *state)
+{
+    for (size_t i = 0; i < GW_ARRAY_LENGTH(advices); i++)
+        if (strcmp(advices[i].state, state) == 0)
+            return advices[i].advice;
+    return NULL;
+}
+
+struct description {
+    json_t *list;
+    bool is_idle;
+};
+
+static int describe_entry(const struct gw_journal_entry *entry, void *context)
+{
+    struct description *description = context;
+    const char *text = advice(entry->state);
+    json_t *object;
+
+    if (!text && !description->is_idle)
+        return 0;
+    object = json_pack("{s:o, s:s, s:o, s:s}", "epoch", gw_json_text(entry->epoch), "side",
+                       entry->side == GW_SIDE_SOURCE ? "source" : "target", "state",
+                       gw_json_text(entry->state), "advice",
+                       text ? text : "left behind by an agent that ended: this agent settles it");
+    if (object && entry->detail)
+        json_object_set(object, "detail", entry->detail);
+    json_array_append_new(description->list, object);
+    return 0;
+}
+
+json_t *gw_state_describe(struct gw_state *state, bool is_idle)
+{
+    struct description description = {.list = json_array(), .is_idle = is_idle};
+
+    if (gw_journal_each_open(state->journal, describe_entry, &description) < 0)
+        json_array_append_new(description.list,
+                              json_pack("{s:s, s:o}", "state", "unknown", "advice",
+                                        gw_json_text(gw_error_message())));
+    return description.list;
+}

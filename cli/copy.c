@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* godwit copy: the command line of a copy. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/task.h"
+#include "common/address.h"
+#include "common/error.h"
+
+struct copy {
+    struct gw_task task;
+    const char *port;
+};
+
+static int take(void *context, const char *name, const char *value)
+{
+    struct copy *copy = context;
+
+    if (strcmp(name, "format") == 0)
+        return gw_task_set_text(&copy->task, "format", value);
+    if (strcmp(name, "source-format") == 0)
+        return gw_task_set_text(&copy->task, "source_format", value);
+    if (strcmp(name, "fixed") == 0)
+        return gw_task_set_flag(&copy->task, "fixed");
+    if (strcmp(name, "port") == 0) {
+        copy->port = value;
+        return 0;
+    }
+    return gw_task_take(&copy->task, name, value);
+}
+
+static const struct gw_usage_option options[] = {
+    {"format", "raw|vhdx", "what to write; as the source"},
+    {"source-format", "raw|vhdx", "what the source is; found out from its content"},
+    {"fixed", NULL, "allocate all of the target beforehand"},
+    {"port", "N", "the agent's port on HOST; 13560"},
+    GW_TASK_OPTIONS,
+};
+
+static const struct gw_usage usage = {
+    .name = "copy",
+    .arguments = "SOURCE [HOST:]PATH [OPTIONS]",
+    .about =
+        "Copies a disk image that no VM uses: to another host, beneath its agent's storage "
+        "folder,\n"
+        "or to another path on this one. What is before a ':' is a host when no '/' comes before\n"
+        "it; IPv6 addresses stand in brackets. In this host's agent where one runs (Ctrl-C\n"
+        "detaches), else in the command itself (Ctrl-C cancels).",
+    .example = "  godwit copy --psk lab.psk disk.vhdx 10.77.0.2:disk.vhdx\n"
+               "  godwit copy --format raw disk.vhdx disk.raw",
+    .options = options,
+    .take = take,
+};
+
+/* The ':' between host and path, or NULL for a path on this host. */
+static const char *find_colon(const char *text)
+{
+    const char *colon = strchr(text, ':'), *slash = strchr(text, '/');
+
+    if (text[0] == '[') {
+        const char *close = strchr(text, ']');
+
+        return close && close[1] == ':' ? close + 1 : NULL;
+    }
+    return colon && (!slash || colon < slash) ? colon : NULL;
+}
+
+static int set_target(struct copy *copy, const char *text)
+{
+    const char *colon = find_colon(text);
+    char host[320];
+    int error;
+
+    if (!colon)
+        return gw_task_set_path(&copy->task, "target", text);
+    if (colon == text)
+        return gw_fail(-EINVAL, "'%s' has no host before the ':'", text);
+    error = snprintf(host, sizeof(host), "%.*s%s%s", (int)(colon - text), text,
+                     copy->port ? ":" : "", copy->port ? copy->port : "");
+    if (error >= (int)sizeof(host))
+        return gw_fail(-EINVAL, "the host of '%s' is too long", text);
+    error = gw_task_set_text(&copy->task, "to", host);
+    if (!error && colon[1])
+        error = gw_task_set_text(&copy->task, "target", colon + 1);
+    return error;
+}
+
+static int check(struct copy *copy, int argc, char **argv, int first)
+{
+    int error;
+
+    if (argc - first != 2)
+        return gw_usage_fail(&usage, "expected SOURCE and [HOST:]PATH");
+    if (find_colon(argv[first]))
+        return gw_usage_fail(&usage,
+                             "the source '%s' looks like another host's: run the copy there, or "
+                             "write ./%s for a file of that name",
+                             argv[first], argv[first]);
+    error = gw_task_set_path(&copy->task, "source", argv[first]);
+    if (!error)
+        error = set_target(copy, argv[first + 1]);
+    if (error)
+        return gw_usage_fail(&usage, "%s", gw_error_message());
+    if (copy->port && !json_object_get(copy->task.request, "to"))
+        return gw_usage_fail(&usage, "--port, but '%s' names no host", argv[first + 1]);
+    return 0;
+}
+
+int gw_command_copy(int argc, char **argv)
+{
+    struct copy copy = {.port = NULL};
+    int first, code = GW_EXIT_FAILED;
+
+    if (gw_task_init(&copy.task, "copy") != 0)
+        return code;
+    copy.task.may_run_here = true;
+    if (gw_usage_parse(&usage, argc, argv, &copy, &first, &code)) {
+        code = check(&copy, argc, argv, first);
+        if (!code)
+            code = gw_task_run(&usage, &copy.task);
+    }
+    gw_task_free(&copy.task);
+    return code;
+}

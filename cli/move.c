@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* godwit move: the command line of a move. */
+#include <errno.h>
+#include <string.h>
+
+#include "cli/task.h"
+#include "common/error.h"
+
+/* OLD=NEW into the object of that key. */
+static int set_mapping(struct gw_task *task, const char *key, const char *value)
+{
+    const char *equals = strchr(value, '=');
+    json_t *map = json_object_get(task->request, key);
+    char from[64];
+
+    if (!equals || equals == value || !equals[1] || (size_t)(equals - value) >= sizeof(from))
+        return gw_fail(-EINVAL, "'%s' is not OLD=NEW", value);
+    memcpy(from, value, (size_t)(equals - value));
+    from[equals - value] = '\0';
+    if (!map) {
+        map = json_object();
+        json_object_set_new(task->request, key, map);
+    }
+    if (json_object_get(map, from))
+        return gw_fail(-EINVAL, "'%s' is given twice", from);
+    if (json_object_set_new(map, from, json_string(equals + 1)) != 0)
+        return gw_fail(-EINVAL, "'%s' is not UTF-8 text", value);
+    return 0;
+}
+
+static int take(void *context, const char *name, const char *value)
+{
+    struct gw_task *task = context;
+
+    if (strcmp(name, "qmp") == 0)
+        return gw_task_set_path(task, "qmp", value);
+    if (strcmp(name, "to") == 0 || strcmp(name, "storage") == 0 || strcmp(name, "tracker") == 0)
+        return gw_task_set_text(task, name, value);
+    if (strcmp(name, "disk") == 0)
+        return set_mapping(task, "disks", value);
+    if (strcmp(name, "net") == 0)
+        return set_mapping(task, "nets", value);
+    if (strcmp(name, "max-pause") == 0)
+        return gw_task_set_number(task, "max_pause_ms", value);
+    if (strcmp(name, "no-throttle") == 0)
+        return gw_task_set_flag(task, "no_throttle");
+    if (strcmp(name, "delete-source") == 0)
+        return gw_task_set_flag(task, "delete_source");
+    return gw_task_take(task, name, value);
+}
+
+static const struct gw_usage_option options[] = {
+    {"qmp", "PATH", "the VM's monitor: a QMP UNIX socket that nobody else uses"},
+    {"to", "HOST[:PORT]", "the host that takes the VM; an agent listens there, port 13560"},
+    {"storage", "DIR", "folder for the disks on the target, within its own storage"},
+    {"disk", "NAME=PATH", "where one disk goes on the target (repeatable)"},
+    {"net", "OLD=NEW", "a bridge that has another name there (repeatable)"},
+    {"max-pause", "MS", "longest pause to aim at; 300"},
+    {"no-throttle", NULL, "never slow the guest down to make it converge"},
+    {"delete-source", NULL, "remove the renamed images here once the VM runs there"},
+    {"tracker", "KIND", "how writes to RAM are seen: auto, uffd, softdirty or compare"},
+    GW_TASK_OPTIONS,
+};
+
+static const struct gw_usage usage = {
+    .name = "move",
+    .arguments = "--qmp PATH --to HOST[:PORT] [OPTIONS]",
+    .about =
+        "Moves a running VM: its disks while it runs, then its memory, then a short pause. In "
+        "this\n"
+        "host's agent, or, where none runs, in a private one that outlives the terminal. Ctrl-C\n"
+        "detaches (exit code 130) and the move goes on; godwit cancel ends it.",
+    .example = "  godwit move --psk lab.psk --qmp /run/web1.qmp --to 10.77.0.2",
+    .options = options,
+    .take = take,
+};
+
+static int check(int argc, char **argv, int first, const struct gw_task *task)
+{
+    if (first < argc)
+        return gw_usage_fail(&usage, "'%s' is not expected here", argv[first]);
+    if (!json_object_get(task->request, "qmp"))
+        return gw_usage_fail(&usage, "which VM? --qmp PATH is missing");
+    if (!json_object_get(task->request, "to"))
+        return gw_usage_fail(&usage, "where to? --to HOST is missing");
+    return 0;
+}
+
+int gw_command_move(int argc, char **argv)
+{
+    struct gw_task task;
+    int first, code = GW_EXIT_FAILED;
+
+    if (gw_task_init(&task, "move") != 0)
+        return code;
+    if (gw_usage_parse(&usage, argc, argv, &task, &first, &code)) {
+        code = check(argc, argv, first, &task);
+        if (!code)
+            code = gw_task_run(&usage, &task);
+    }
+    gw_task_free(&task);
+    return code;
+}

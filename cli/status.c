@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* godwit status: what every agent of this user on this host does. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/client.h"
+#include "agent/snapshot.h"
+#include "cli/command.h"
+#include "cli/meter.h"
+#include "common/error.h"
+
+#define WATCH_EVERY_S 1
+
+struct context {
+    bool is_watching, is_json, shows_ended;
+    const char *socket;
+    json_t *agents; /* the answers */
+};
+
+static int take(void *context, const char *name, const char *value)
+{
+    struct context *status = context;
+
+    if (strcmp(name, "watch") == 0)
+        status->is_watching = true;
+    else if (strcmp(name, "json") == 0)
+        status->is_json = true;
+    else if (strcmp(name, "all") == 0)
+        status->shows_ended = true;
+    else
+        status->socket = value;
+    return 0;
+}
+
+static const struct gw_usage_option options[] = {
+    {"watch", NULL, "again every second, until Ctrl-C"},
+    {"all", NULL, "with what has ended lately, too"},
+    {"socket", "PATH", "this agent only; also GODWIT_SOCKET"},
+    {"json", NULL, "one JSON object (with --watch: one a line)"},
+    {NULL, NULL, NULL},
+};
+
+static const struct gw_usage usage = {
+    .name = "status",
+    .arguments = "[OPTIONS]",
+    .about =
+        "Shows what the agents of this host do: what runs, what waits, and what is in doubt, with\n"
+        "what a person can do about it. Private agents of godwit move are among them.",
+    .example = "  godwit status --watch",
+    .options = options,
+    .take = take,
+};
+
+static int ask(struct gw_client *client, void *context)
+{
+    struct context *status = context;
+    json_t *request = json_pack("{s:s}", "request", "status"), *answer;
+    int error = gw_client_ask(client, request, &answer);
+
+    json_decref(request);
+    if (error)
+        return 0; /* an agent that ends while it is asked is gone */
+    json_object_set_new(answer, "socket", gw_json_text(gw_client_path(client)));
+    json_array_append_new(status->agents, answer);
+    return 0;
+}
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+
+    return text ? text : "";
+}
+
+static void print_job(const json_t *job, bool shows_ended)
+{
+    const char *state = text_of(job, "state"), *peer = text_of(job, "peer");
+    struct gw_progress_data data;
+    char line[GW_METER_LINE_MAX];
+
+    if (strcmp(state, "ended") == 0) {
+        if (shows_ended)
+            printf("  %s %-5s %s%s%s: ended, exit code %d%s%s\n", text_of(job, "job"),
+                   text_of(job, "kind"), text_of(job, "what"), *peer ? " > " : "", peer,
+                   (int)json_integer_value(json_object_get(job, "exit_code")),
+                   *text_of(job, "message") ? ": " : "", text_of(job, "message"));
+        return;
+    }
+    printf("  %s %-5s %s%s%s: %s\n", text_of(job, "job"), text_of(job, "kind"),
+           text_of(job, "what"), *peer ? " > " : "", peer, state);
+    if (strcmp(state, "running") != 0)
+        return;
+    gw_snapshot_read(json_object_get(job, "progress"), &data);
+    gw_meter_line(&data, line, sizeof(line));
+    printf("           %s\n", line);
+    if (data.state[0] || data.transport[0])
+        printf("           %s%s%s\n", data.state, data.state[0] && data.transport[0] ? "; " : "",
+               data.transport);
+    if (data.note[0])
+        printf("           %s\n", data.note);
+}
+
+static void print_agent(const json_t *answer, bool shows_ended)
+{
+    const json_t *agent = json_object_get(answer, "agent"), *item;
+    size_t i, active = 0;
+
+    printf("%sagent %s, process %d, %s\n",
+           json_is_true(json_object_get(agent, "private")) ? "private " : "",
+           text_of(agent, "version"), (int)json_integer_value(json_object_get(agent, "pid")),
+           text_of(answer, "socket"));
+    json_array_foreach(json_object_get(agent, "listen"), i, item)
+        printf("  listens on %s\n", json_string_value(item));
+    json_array_foreach(json_object_get(answer, "jobs"), i, item)
+    {
+        active += strcmp(text_of(item, "state"), "ended") != 0;
+        print_job(item, shows_ended);
+    }
+    if (!active)
+        puts("  nothing runs");
+    json_array_foreach(json_object_get(answer, "in_doubt"), i, item)
+        printf("  IN DOUBT %s (%s, %s): %s\n", text_of(item, "epoch"), text_of(item, "side"),
+               text_of(item, "state"), text_of(item, "advice"));
+}
+
+static int collect(struct context *status)
+{
+    struct gw_client *client;
+    int error = gw_client_find(status->socket, false, &client);
+
+    if (!error) {
+        ask(client, status);
+        gw_client_close(client);
+    } else if (error != -ENOENT || status->socket) {
+        return error;
+    }
+    return status->socket ? 0 : gw_client_each_private(ask, status);
+}
+
+static void print_all(const struct context *status)
+{
+    const json_t *answer;
+    size_t i;
+
+    if (status->is_json) {
+        json_t *object = json_pack("{s:O}", "agents", status->agents);
+
+        json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+        putchar('\n');
+        json_decref(object);
+        return;
+    }
+    if (status->is_watching && isatty(STDOUT_FILENO))
+        fputs("\033[H\033[2J", stdout);
+    json_array_foreach(status->agents, i, answer) print_agent(answer, status->shows_ended);
+    if (!json_array_size(status->agents))
+        puts("no agent runs on this host: start one with godwit agent, or godwit move starts its "
+             "own");
+}
+
+int gw_command_status(int argc, char **argv)
+{
+    struct context status = {.is_watching = false};
+    int first, code, error;
+
+    if (!gw_usage_parse(&usage, argc, argv, &status, &first, &code))
+        return code;
+    if (first < argc)
+        return gw_usage_fail(&usage, "'%s' is not expected here", argv[first]);
+    do {
+        status.agents = json_array();
+        error = collect(&status);
+        if (!error)
+            print_all(&status);
+        json_decref(status.agents);
+        if (fflush(stdout) != 0)
+            break;
+    } while (!error && status.is_watching && sleep(WATCH_EVERY_S) == 0);
+    if (error)
+        fprintf(stderr, "godwit status: %s\n", gw_error_message());
+    return error ? GW_EXIT_FAILED : GW_EXIT_DONE;
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Renames with RENAME_NOREPLACE and a sync of the folder. It keeps no list of what it renamed. */
+#include "engine/handover/renames.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/error.h"
+
+int gw_rename_name(const char *path, const char *epoch, char *out, size_t size)
+{
+    const char *base = strrchr(path, '/');
+    const int length = snprintf(out, size, "%s.godwit-%s", path, epoch);
+    const size_t folder = base == NULL ? 0 : (size_t)(base - path) + 1;
+
+    if (length < 0 || (size_t)length >= size || (size_t)length - folder > NAME_MAX)
+        return gw_fail(-ENAMETOOLONG, "rename: %s: the name with .godwit-%s is too long", path,
+                       epoch);
+    return 0;
+}
+
+/* The folder of path, opened; its name within. */
+static int open_folder(const char *path, char *name, size_t size)
+{
+    char copy[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    const char *base = slash == NULL ? path : slash + 1;
+    int fd;
+
+    if (strlen(path) >= sizeof(copy) || strlen(base) >= size || *base == '\0')
+        return gw_fail(-EINVAL, "rename: %s: is not the path of a file", path);
+    strcpy(name, base);
+    strcpy(copy, path);
+    fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return gw_fail_errno(-errno, "rename: %s: cannot open its folder", path);
+    return fd;
+}
+
+static bool exists(int folder_fd, const char *name)
+{
+    struct stat status;
+
+    return fstatat(folder_fd, name, &status, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* RENAME_NOREPLACE, or, where the file system has none, a link under the new name first: that fails
+ * too when the name is taken. */
+static int move_name(int folder_fd, const char *from, const char *to)
+{
+    if (renameat2(folder_fd, from, folder_fd, to, RENAME_NOREPLACE) == 0)
+        return 0;
+    if (errno != EINVAL && errno != ENOSYS)
+        return -errno;
+    if (linkat(folder_fd, from, folder_fd, to, 0) != 0)
+        return -errno;
+    return unlinkat(folder_fd, from, 0) == 0 ? 0 : -errno;
+}
+
+/* A rename by way of a link that was cut short left both names on one file. */
+static bool is_half_moved(int folder_fd, const char *from, const char *to)
+{
+    struct stat a, b;
+
+    return fstatat(folder_fd, from, &a, AT_SYMLINK_NOFOLLOW) == 0 &&
+           fstatat(folder_fd, to, &b, AT_SYMLINK_NOFOLLOW) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+int gw_rename_file(const char *from, const char *to)
+{
+    char old_name[NAME_MAX + 1], new_name[NAME_MAX + 1];
+    const char *slash = strrchr(from, '/');
+    const size_t folder = slash == NULL ? 0 : (size_t)(slash - from) + 1;
+    int folder_fd, error;
+
+    if (strncmp(from, to, folder) != 0 || strchr(to + folder, '/') != NULL || to[folder] == '\0' ||
+        strlen(to + folder) > NAME_MAX)
+        return gw_fail(-EINVAL, "rename: %s and %s are not names in one folder", from, to);
+    folder_fd = open_folder(from, old_name, sizeof(old_name));
+    if (folder_fd < 0)
+        return folder_fd;
+    strcpy(new_name, to + folder);
+    error = move_name(folder_fd, old_name, new_name);
+    if (error == -ENOENT && exists(folder_fd, new_name))
+        error = 0;
+    else if (error == -EEXIST && is_half_moved(folder_fd, old_name, new_name))
+        error = unlinkat(folder_fd, old_name, 0) == 0 ? 0 : -errno;
+    if (error != 0)
+        gw_fail_errno(error, "rename: %s to %s", from, new_name);
+    else if (fsync(folder_fd) != 0)
+        error = gw_fail_errno(-errno, "rename: %s: cannot sync its folder", from);
+    close(folder_fd);
+    return error;
+}

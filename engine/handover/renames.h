@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * renames: an image out of the way and back, so that nobody starts a VM from it that another host
+ * may run.
+ *
+ * Errors: -EEXIST when the new name is taken (nothing is ever overwritten), -ENOENT when the file
+ * has neither name, others from rename and fsync, with a message that names the file. Order: both
+ * are idempotent: what has the new name already, and no longer the old one, is a success. The
+ *   folder is synced before they return, in that case too.
+ * Threads: any.
+ */
+#ifndef GODWIT_ENGINE_HANDOVER_RENAMES_H
+#define GODWIT_ENGINE_HANDOVER_RENAMES_H
+
+#include <stddef.h>
+
+/* "PATH.godwit-EPOCH" into out. -ENAMETOOLONG. */
+int gw_rename_name(const char *path, const char *epoch, char *out, size_t size);
+/* from to to in the same folder, never over an existing name. */
+int gw_rename_file(const char *from, const char *to);
+
+#endif

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * file: the regular file or block device beneath an image, for the formats. It knows nothing of
+ * formats.
+ *
+ * Errors: 0 or -errno with a message that begins with the path.
+ * Order: open or create → anything → close. Two descriptors: data_fd is what callers read and write
+ *   (O_DIRECT where asked for and possible), table_fd is buffered, for tables of any alignment.
+ * Tables and data never share a page, so the page cache of one is never stale for the other.
+ * Threads: read, write, zero and the two seeks may be called by several threads at once.
+ * Units: bytes, file offsets.
+ */
+#ifndef GODWIT_ENGINE_IMAGE_FILE_H
+#define GODWIT_ENGINE_IMAGE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
+
+struct gw_image_file {
+    int table_fd, data_fd; /* the same one when there is no O_DIRECT */
+    char *path;
+    bool is_block_device;
+    bool is_direct;
+    uint32_t memory_alignment, file_alignment;
+    uint64_t size; /* when it was opened */
+    dev_t device;
+    ino_t inode;
+    struct timespec modified;
+};
+
+enum gw_image_file_mode {
+    GW_FILE_READ,         /* at rest: QEMU's image locks are respected and taken */
+    GW_FILE_READ_IN_USE,  /* beside a QEMU that writes it: no locks */
+    GW_FILE_CREATE,       /* must not exist */
+    GW_FILE_WRITE_DEVICE, /* an existing block device that nobody uses */
+};
+
+int gw_image_file_open(const char *path, enum gw_image_file_mode mode, bool is_direct,
+                       struct gw_image_file *out);
+void gw_image_file_close(struct gw_image_file *file); /* takes zeroed memory too */
+
+/* All of length, or an error: a file that ends before is -EUCLEAN ("truncated"). */
+int gw_image_file_read(const struct gw_image_file *file, uint64_t offset, void *into,
+                       size_t length);
+int gw_image_file_write(const struct gw_image_file *file, uint64_t offset, const void *from,
+                        size_t length);
+int gw_image_file_size(const struct gw_image_file *file, uint64_t *out);
+int gw_image_file_resize(const struct gw_image_file *file, uint64_t size);
+/* Reserves the range, so that no later write to it can run out of space. */
+int gw_image_file_reserve(const struct gw_image_file *file, uint64_t offset, uint64_t length);
+int gw_image_file_sync(const struct gw_image_file *file);
+/* Makes a new file's name durable too. */
+int gw_image_file_sync_folder(const struct gw_image_file *file);
+
+/* Makes [offset, offset + length) read as zeroes. Holes cost one seek; keeps_space leaves the range
+ * reserved, otherwise its space is given back. */
+int gw_image_file_zero(const struct gw_image_file *file, uint64_t offset, uint64_t length,
+                       bool keeps_space);
+
+/* Is there data at offset? *run_end is where that changes, end at the latest. Where the file system
+ * cannot tell, everything is data. */
+bool gw_image_file_is_data(const struct gw_image_file *file, uint64_t offset, uint64_t end,
+                           uint64_t *run_end);
+
+/* -ESTALE when size, modification time or the file behind the path are not those of the opening. */
+int gw_image_file_unchanged(const struct gw_image_file *file);
+
+/* QEMU's image locks (its block/file-posix.c): -EBUSY when another process's use forbids ours. */
+int gw_image_lock(int fd, const char *path, bool is_writer);
+
+#endif

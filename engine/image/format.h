@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * format: what each image format gives to image.c. Formats include this and file.h, never one
+ * another. Every op is set; those of image.h with the same name say what they do. Ranges are
+ * checked and errors of misuse (writing to a read image) are answered before an op is called.
+ */
+#ifndef GODWIT_ENGINE_IMAGE_FORMAT_H
+#define GODWIT_ENGINE_IMAGE_FORMAT_H
+
+#include "engine/image/file.h"
+#include "engine/image/image.h"
+
+struct gw_image_ops {
+    int (*extent)(struct gw_image *image, uint64_t offset, struct gw_extent *out);
+    int (*locate)(struct gw_image *image, uint64_t offset, uint64_t length,
+                  struct gw_location *out);
+    int (*zero)(struct gw_image *image, uint64_t offset, uint64_t length);
+    int (*refresh)(struct gw_image *image);
+    bool (*take_appeared)(struct gw_image *image, uint64_t *offset, uint64_t *length);
+    int (*sync)(struct gw_image *image);
+    int (*finish)(struct gw_image *image);
+    int (*unchanged)(struct gw_image *image);
+    void (*close)(struct gw_image *image); /* frees the image; its file is closed after */
+};
+
+/* The base of every format's image, embedded first. */
+struct gw_image {
+    const struct gw_image_ops *ops;
+    struct gw_image_info info;
+    struct gw_image_file file;
+    bool is_in_use;
+    bool is_made;     /* by create */
+    bool is_writable; /* made, and not finished */
+    bool has_failed;  /* a flush */
+};
+
+/* open: takes over file when it succeeds, and only then. create opens its own. */
+int gw_raw_open(struct gw_image_file *file, bool is_in_use, struct gw_image **out);
+int gw_raw_create(const struct gw_image_create_options *options, struct gw_image **out);
+int gw_vhdx_open(struct gw_image_file *file, bool is_in_use, struct gw_image **out);
+int gw_vhdx_create(const struct gw_image_create_options *options, struct gw_image **out);
+
+/* What an unfinished VHDX has in the place of its signature, so that nobody takes it for a raw
+ * disk. */
+#define GW_IMAGE_UNFINISHED "godwit: unfinished copy\n"
+
+/* A location in the image's data descriptor. */
+void gw_image_location_set(const struct gw_image *image, uint64_t file_offset, uint64_t length,
+                           struct gw_location *out);
+/* Fills what every format's info says alike. */
+void gw_image_info_from_file(struct gw_image *image);
+
+#endif

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The public face of images: finds out what a file is, opens it with its format, checks ranges and
+ * order of calls. What the bytes mean is the formats' business.
+ */
+#include "engine/image/image.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "common/checked.h"
+#include "common/error.h"
+#include "engine/image/format.h"
+
+struct format {
+    enum gw_image_format id;
+    const char *name;
+    int (*open)(struct gw_image_file *file, bool is_in_use, struct gw_image **out);
+    int (*create)(const struct gw_image_create_options *options, struct gw_image **out);
+};
+
+static const struct format formats[] = {
+    {GW_IMAGE_RAW, "raw", gw_raw_open, gw_raw_create},
+    {GW_IMAGE_VHDX, "vhdx", gw_vhdx_open, gw_vhdx_create},
+};
+
+/* Kinds that are not read yet, by their first bytes: copied as raw they would be a disk full of
+ * another format's tables, which is hardly ever what was meant. */
+static const struct foreign {
+    const char *bytes;
+    const char *name;
+} foreign_formats[] = {
+    {"QFI\xfb", "qcow2"},       {"conectix", "VHD"}, {"cxsparse", "VHD"},      {"KDMV", "VMDK"},
+    {"<<< ", "VirtualBox VDI"}, {"QED", "QED"},      {"LUKS\xba\xbe", "LUKS"},
+};
+
+#define PROBE_BYTES 64u
+
+static const struct format *format_by_id(enum gw_image_format id)
+{
+    for (size_t i = 0; i < GW_ARRAY_LENGTH(formats); i++)
+        if (formats[i].id == id)
+            return &formats[i];
+    return NULL;
+}
+
+static bool begins_with(const uint8_t *head, const char *bytes)
+{
+    return memcmp(head, bytes, strlen(bytes)) == 0;
+}
+
+static bool is_named_vhdx(const char *path)
+{
+    size_t length = strlen(path);
+
+    return length >= 5 && strcasecmp(path + length - 5, ".vhdx") == 0;
+}
+
+static int probe_foreign(const struct gw_image_file *file, const uint8_t *head)
+{
+    for (size_t i = 0; i < GW_ARRAY_LENGTH(foreign_formats); i++)
+        if (begins_with(head, foreign_formats[i].bytes))
+            return gw_fail(-ENOTSUP,
+                           "%s looks like %s, which is not supported: convert it with 'qemu-img "
+                           "convert -O raw', or ask for format raw to copy its bytes as they are",
+                           file->path, foreign_formats[i].name);
+    return 0;
+}
+
+static int probe(const struct gw_image_file *file, enum gw_image_format *out)
+{
+    uint8_t head[PROBE_BYTES] = {0};
+    int rc = gw_image_file_read(file, 0, head, (size_t)gw_min(sizeof(head), file->size));
+
+    if (rc)
+        return rc;
+    if (begins_with(head, "vhdxfile")) {
+        *out = GW_IMAGE_VHDX;
+        return 0;
+    }
+    if (begins_with(head, GW_IMAGE_UNFINISHED))
+        return gw_fail(-EUCLEAN,
+                       "%s is a copy that godwit did not finish: delete it and copy again",
+                       file->path);
+    if (is_named_vhdx(file->path))
+        return gw_fail(
+            -EUCLEAN,
+            "%s is named .vhdx but does not begin with the VHDX signature: it is damaged, "
+            "or ask for format raw if it is a plain disk",
+            file->path);
+    rc = probe_foreign(file, head);
+    if (rc == 0)
+        *out = GW_IMAGE_RAW;
+    return rc;
+}
+
+int gw_image_open(const struct gw_image_open_options *options, struct gw_image **out)
+{
+    enum gw_image_file_mode mode = options->is_in_use ? GW_FILE_READ_IN_USE : GW_FILE_READ;
+    enum gw_image_format id = options->format;
+    const struct format *format;
+    struct gw_image_file file;
+    int rc = gw_image_file_open(options->path, mode, options->is_direct, &file);
+
+    if (rc)
+        return rc;
+    if (id == GW_IMAGE_PROBE)
+        rc = probe(&file, &id);
+    format = format_by_id(id);
+    if (rc == 0 && !format)
+        rc = gw_fail(-EINVAL, "%s: there is no image format %d", options->path, (int)id);
+    if (rc == 0)
+        rc = format->open(&file, options->is_in_use, out);
+    if (rc)
+        gw_image_file_close(&file);
+    return rc;
+}
+
+int gw_image_create(const struct gw_image_create_options *options, struct gw_image **out)
+{
+    const struct format *format = format_by_id(options->format);
+
+    if (!format)
+        return gw_fail(-EINVAL, "%s: say which format the new image has", options->path);
+    if (options->virtual_size == 0)
+        return gw_fail(-EINVAL, "%s: a disk of 0 bytes cannot be made", options->path);
+    return format->create(options, out);
+}
+
+void gw_image_close(struct gw_image *image)
+{
+    struct gw_image_file file;
+
+    if (!image)
+        return;
+    file = image->file;
+    image->ops->close(image);
+    gw_image_file_close(&file);
+}
+
+const struct gw_image_info *gw_image_info(const struct gw_image *image)
+{
+    return &image->info;
+}
+
+int gw_image_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out)
+{
+    assert(offset < image->info.virtual_size);
+    return image->ops->extent(image, offset, out);
+}
+
+int gw_image_locate(struct gw_image *image, uint64_t offset, uint64_t length,
+                    struct gw_location *out)
+{
+    if (length == 0 || !gw_range_fits(offset, length, image->info.virtual_size))
+        return gw_fail(-EINVAL, "%s: bytes %llu to %llu are not within the disk of %llu bytes",
+                       image->file.path, (unsigned long long)offset,
+                       (unsigned long long)(offset + length),
+                       (unsigned long long)image->info.virtual_size);
+    return image->ops->locate(image, offset, length, out);
+}
+
+static int check_writable(const struct gw_image *image)
+{
+    if (!image->is_writable)
+        return gw_fail(-EROFS, "%s is open for reading only", image->file.path);
+    return 0;
+}
+
+int gw_image_zero(struct gw_image *image, uint64_t offset, uint64_t length)
+{
+    int rc = check_writable(image);
+
+    if (rc)
+        return rc;
+    if (!gw_range_fits(offset, length, image->info.virtual_size))
+        return gw_fail(-EINVAL, "%s: a range to zero is not within the disk", image->file.path);
+    return length == 0 ? 0 : image->ops->zero(image, offset, length);
+}
+
+int gw_image_refresh(struct gw_image *image)
+{
+    return image->is_in_use ? image->ops->refresh(image) : 0;
+}
+
+bool gw_image_take_appeared(struct gw_image *image, uint64_t *offset, uint64_t *length)
+{
+    return image->is_in_use && image->ops->take_appeared(image, offset, length);
+}
+
+/* The kernel tells of a lost write once: a flush that succeeds after one that failed proves
+ * nothing, so a new image with a failed flush can never be finished. */
+static int check_flushes(const struct gw_image *image)
+{
+    if (image->has_failed)
+        return gw_fail(-EIO,
+                       "%s: an earlier flush failed, so this copy cannot be trusted: delete it",
+                       image->file.path);
+    return 0;
+}
+
+int gw_image_sync(struct gw_image *image)
+{
+    int rc;
+
+    if (!image->is_writable)
+        return 0;
+    rc = check_flushes(image);
+    if (rc)
+        return rc;
+    rc = image->ops->sync(image);
+    image->has_failed = rc != 0;
+    return rc;
+}
+
+int gw_image_finish(struct gw_image *image)
+{
+    int rc = check_writable(image);
+
+    if (rc == 0)
+        rc = check_flushes(image);
+    if (rc)
+        return rc;
+    rc = image->ops->finish(image);
+    image->has_failed = rc != 0;
+    image->is_writable = rc != 0;
+    return rc;
+}
+
+int gw_image_unchanged(struct gw_image *image)
+{
+    return image->is_in_use || image->is_made ? 0 : image->ops->unchanged(image);
+}
+
+const char *gw_image_format_name(enum gw_image_format format)
+{
+    const struct format *found = format_by_id(format);
+
+    return found ? found->name : "probe";
+}
+
+int gw_image_format_parse(const char *name, enum gw_image_format *out)
+{
+    for (size_t i = 0; i < GW_ARRAY_LENGTH(formats); i++)
+        if (strcmp(formats[i].name, name) == 0) {
+            *out = formats[i].id;
+            return 0;
+        }
+    return gw_fail(-EINVAL, "there is no image format '%s': use raw or vhdx", name);
+}
+
+void gw_image_location_set(const struct gw_image *image, uint64_t file_offset, uint64_t length,
+                           struct gw_location *out)
+{
+    *out = (struct gw_location){
+        .kind = GW_EXTENT_DATA,
+        .where = GW_IN_FILE,
+        .length = length,
+        .fd = image->file.data_fd,
+        .file_offset = file_offset,
+    };
+}
+
+void gw_image_info_from_file(struct gw_image *image)
+{
+    image->info.is_block_device = image->file.is_block_device;
+    image->info.file_size = image->file.size;
+    image->info.memory_alignment = image->file.memory_alignment;
+    image->info.file_alignment = image->file.file_alignment;
+}

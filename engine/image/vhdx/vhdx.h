@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vhdx: the parts of the VHDX format, for one another. Nothing outside this folder includes it.
+ *
+ * Errors: 0 or -errno with a message that names the file, the structure and the way out.
+ * Threads: the BAT may be asked by several threads at once (its own lock); the rest is one
+ * thread's. Units: bytes; block and page numbers are called that.
+ *
+ * Memory of one image, all of it within GW_IMAGE_MEMORY_MAX: BAT pages, bitmaps of blocks that are
+ * present and that appeared, a bitmap of the file's used MiB, and what a log replay changed.
+ */
+#ifndef GODWIT_ENGINE_IMAGE_VHDX_VHDX_H
+#define GODWIT_ENGINE_IMAGE_VHDX_VHDX_H
+
+#include <assert.h>
+#include <pthread.h>
+
+#include "common/bitmap.h"
+#include "engine/image/format.h"
+#include "engine/image/vhdx/layout.h"
+
+#define GW_VHDX_BAT_PAGE      (64u << 10) /* regions are whole MiB, so every page is whole */
+#define GW_VHDX_BAT_CACHE_MAX 384u        /* pages: 24 MiB */
+#define GW_VHDX_OVERLAY_MAX   1024u       /* 4 KiB sectors: 4 MiB */
+#define GW_VHDX_PUTS_MAX      32768u
+#define GW_VHDX_LOG_MAX       (16ull << 20)
+#define GW_VHDX_FILE_MIB_MAX                                                                       \
+    (1ull << 27) /* files beyond 128 TiB are refused: one bit for each MiB */
+#define GW_VHDX_BLOCKS_MAX (VHDX_VIRTUAL_SIZE_MAX / VHDX_BLOCK_SIZE_MIN)
+#define GW_VHDX_FREE_MAX   4096u /* blocks given back and not yet used again */
+
+static_assert((uint64_t)GW_VHDX_BAT_PAGE * GW_VHDX_BAT_CACHE_MAX + /* BAT pages */
+                      2 * GW_VHDX_BLOCKS_MAX / 8 +                 /* present, appeared */
+                      GW_VHDX_FILE_MIB_MAX / 8 +                   /* used */
+                      GW_VHDX_OVERLAY_MAX * VHDX_LOG_SECTOR +      /* replayed sectors */
+                      (1u << 20) <=                                /* everything else */
+                  GW_IMAGE_MEMORY_MAX,
+              "a VHDX must fit its memory");
+static_assert(GW_VHDX_LOG_MAX <= (uint64_t)GW_VHDX_BAT_PAGE * GW_VHDX_BAT_CACHE_MAX,
+              "the log is read before the BAT cache exists");
+
+struct gw_vhdx_range {
+    uint64_t offset, length;
+};
+
+struct gw_vhdx_header {
+    uint64_t sequence;
+    uint8_t file_guid[16], data_guid[16], log_guid[16];
+    uint16_t log_version, version;
+    struct gw_vhdx_range log;
+};
+
+/* One 4 KiB sector that a replayed log changed. */
+struct gw_vhdx_patch {
+    uint64_t offset;
+    uint8_t *bytes; /* NULL: zeroes */
+};
+
+struct gw_vhdx_overlay {
+    uint32_t count;
+    uint32_t put_count; /* how often a sector was laid over, the same one again included */
+    struct gw_vhdx_patch *patches;
+};
+
+struct gw_vhdx_bat_slot {
+    uint64_t page;
+    bool is_loaded, is_dirty;
+    uint8_t *bytes;
+};
+
+struct gw_vhdx_bat {
+    pthread_mutex_t lock; /* everything below; the only lock of an image */
+    bool has_lock;
+    uint64_t entry_count, page_count;
+    uint32_t slot_count;
+    struct gw_vhdx_bat_slot *slots;
+    struct gw_bitmap seen;     /* by page: was loaded before */
+    struct gw_bitmap present;  /* by block: has a place in the file */
+    struct gw_bitmap appeared; /* by block: got one after its page was first seen */
+    struct gw_bitmap used;     /* by MiB of the file: belongs to a block */
+};
+
+/* Allocation in a new file. Under the BAT's lock. */
+struct gw_vhdx_writer {
+    uint64_t next_offset; /* where the next new block goes */
+    uint64_t file_end;    /* the file's length now, for some blocks in advance */
+    uint32_t free_count;
+    uint64_t *free_offsets;
+};
+
+struct gw_vhdx {
+    struct gw_image base;
+    struct gw_vhdx_header header;
+    struct gw_vhdx_overlay overlay;
+    struct gw_vhdx_range bat_region, metadata_region;
+    uint32_t range_count; /* regions and the log: where no block may lie */
+    struct gw_vhdx_range *ranges;
+    uint64_t block_count, chunk_ratio;
+    struct gw_vhdx_bat bat;
+    struct gw_vhdx_writer writer;
+};
+
+static inline struct gw_vhdx *gw_vhdx_of(struct gw_image *image)
+{
+    return (struct gw_vhdx *)(void *)((char *)image - offsetof(struct gw_vhdx, base));
+}
+
+/* checksum.c: CRC-32C (Castagnoli). Over a structure whose own checksum field counts as 0. */
+uint32_t gw_vhdx_checksum(const uint8_t *bytes, size_t length, size_t checksum_at);
+/* In pieces: begin with ~0, end by inverting. */
+uint32_t gw_vhdx_checksum_add(uint32_t sum, const uint8_t *bytes, size_t length);
+
+/* header.c */
+int gw_vhdx_identifier_check(const struct gw_image_file *file);
+int gw_vhdx_header_read(const struct gw_image_file *file, struct gw_vhdx_header *out);
+void gw_vhdx_identifier_encode(uint8_t *out); /* VHDX_IDENTIFIER_SIZE zeroed bytes */
+void gw_vhdx_header_encode(const struct gw_vhdx_header *header, uint8_t *out);
+bool gw_vhdx_has_log(const struct gw_vhdx_header *header);
+int gw_vhdx_guid_new(uint8_t guid[16]);
+
+/* log.c: finds the active sequence and keeps what it changes in the overlay. */
+int gw_vhdx_log_replay(struct gw_vhdx *vhdx);
+/* Are all replayed sectors within the tables? A block's content cannot be overlaid. */
+int gw_vhdx_overlay_check(const struct gw_vhdx *vhdx);
+void gw_vhdx_overlay_free(struct gw_vhdx_overlay *overlay);
+/* Reads tables as they are after the replay. */
+int gw_vhdx_read(const struct gw_vhdx *vhdx, uint64_t offset, void *into, size_t length);
+
+/* region.c */
+int gw_vhdx_regions_read(struct gw_vhdx *vhdx);
+void gw_vhdx_regions_encode(const struct gw_vhdx *vhdx, uint8_t *out);
+bool gw_vhdx_is_in_table(const struct gw_vhdx *vhdx, uint64_t offset, uint64_t length);
+
+/* metadata.c: fills base.info. */
+int gw_vhdx_metadata_read(struct gw_vhdx *vhdx);
+/* The table and, behind it, the items: out has VHDX_METADATA_TABLE_SIZE + 4096 zeroed bytes. */
+#define GW_VHDX_METADATA_BYTES (VHDX_METADATA_TABLE_SIZE + 4096u)
+void gw_vhdx_metadata_encode(const struct gw_vhdx *vhdx, uint8_t *out);
+/* block_count and chunk_ratio from info, and how many BAT entries they need. */
+uint64_t gw_vhdx_geometry(struct gw_vhdx *vhdx);
+
+/* bat.c */
+int gw_vhdx_bat_init(struct gw_vhdx *vhdx, uint64_t file_mib);
+void gw_vhdx_bat_free(struct gw_vhdx_bat *bat);
+/* The entry of a payload block, checked. get and set want the lock held. */
+int gw_vhdx_bat_get(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry);
+int gw_vhdx_bat_set(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry);
+/* Takes the lock itself. */
+int gw_vhdx_bat_lookup(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry);
+/* New images: the first block from this one on that may have a place; block_count if there is none.
+ */
+uint64_t gw_vhdx_bat_skip(struct gw_vhdx *vhdx, uint64_t block);
+int gw_vhdx_bat_refresh(struct gw_vhdx *vhdx);
+int gw_vhdx_bat_flush(struct gw_vhdx *vhdx);
+/* Loads and checks every page, where that is quick. */
+int gw_vhdx_bat_check_small(struct gw_vhdx *vhdx);
+
+/* How many bytes of the block belong to the disk (the last one may be cut). */
+uint64_t gw_vhdx_block_bytes(const struct gw_vhdx *vhdx, uint64_t block);
+
+static inline bool gw_vhdx_is_present(uint64_t entry)
+{
+    return (entry & VHDX_BAT_STATE_MASK) == VHDX_BLOCK_FULLY_PRESENT;
+}
+
+static inline uint64_t gw_vhdx_entry_offset(uint64_t entry)
+{
+    return entry & VHDX_BAT_OFFSET_MASK;
+}
+
+extern const uint8_t gw_vhdx_guid_bat[16], gw_vhdx_guid_metadata[16];
+
+/* extent.c: reading through the BAT, new images too. */
+int gw_vhdx_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out);
+int gw_vhdx_locate(struct gw_image *image, uint64_t offset, uint64_t length,
+                   struct gw_location *out);
+
+/* allocate.c: blocks of a new image. */
+int gw_vhdx_allocate(struct gw_vhdx *vhdx, uint64_t block, uint64_t *file_offset);
+int gw_vhdx_zero(struct gw_image *image, uint64_t offset, uint64_t length);
+
+/* create.c */
+#define GW_VHDX_LOG_OFFSET      (1ull << 20)
+#define GW_VHDX_METADATA_OFFSET (2ull << 20)
+#define GW_VHDX_BAT_OFFSET      (3ull << 20)
+int gw_vhdx_sync(struct gw_image *image);
+int gw_vhdx_finish(struct gw_image *image);
+
+/* vhdx.c */
+extern const struct gw_image_ops gw_vhdx_ops;
+void gw_vhdx_free(struct gw_vhdx *vhdx); /* takes NULL and half-built ones; leaves the file open */
+
+#endif

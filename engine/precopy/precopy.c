@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The rounds and the decisions between them. */
+#include "engine/precopy/precopy.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "common/checked.h"
+#include "common/clock.h"
+
+/* A round this much smaller than the one before is progress. */
+#define PROGRESS_PERCENT 80u
+/* Rounds without progress before the guest is slowed by a step. */
+#define PATIENCE 2u
+/* Disk rounds before memory begins: what is left then goes with the rounds of memory. */
+#define DISK_ROUNDS_MAX  4u
+#define SMALL_DISK_ROUND (64u << 20)
+
+struct member {
+    struct gw_source_volume *volume;
+    struct gw_bitmap dirty;
+    uint16_t index;
+    bool is_copied; /* has had its first pass */
+};
+
+struct gw_precopy {
+    struct gw_precopy_options options;
+    struct member members[GW_VOLUMES_MAX];
+    unsigned count;
+    struct gw_precopy_report report;
+    uint64_t collected_ns; /* when the dirty maps were last read */
+    uint64_t round_bytes;  /* of the round that ran last */
+    unsigned stalls;       /* rounds in a row without progress */
+};
+
+int gw_precopy_new(const struct gw_precopy_options *options, struct gw_precopy **out)
+{
+    struct gw_precopy *precopy = calloc(1, sizeof(*precopy));
+
+    if (!precopy)
+        return gw_fail(-ENOMEM, "no memory for a pre-copy");
+    precopy->options = *options;
+    *out = precopy;
+    return 0;
+}
+
+void gw_precopy_free(struct gw_precopy *precopy)
+{
+    if (!precopy)
+        return;
+    for (unsigned i = 0; i < precopy->count; i++)
+        gw_bitmap_free(&precopy->members[i].dirty);
+    free(precopy);
+}
+
+int gw_precopy_add(struct gw_precopy *precopy, uint16_t index, struct gw_source_volume *volume)
+{
+    struct member *member = &precopy->members[precopy->count];
+    int error;
+
+    if (precopy->count == GW_VOLUMES_MAX)
+        return gw_fail(-E2BIG, "more than %u volumes", GW_VOLUMES_MAX);
+    error = gw_bitmap_init(&member->dirty,
+                           (volume->size + volume->granularity - 1) / volume->granularity);
+    if (error)
+        return error;
+    member->volume = volume;
+    member->index = index;
+    precopy->count++;
+    return 0;
+}
+
+void gw_precopy_get(const struct gw_precopy *precopy, struct gw_precopy_report *out)
+{
+    *out = precopy->report;
+}
+
+static uint64_t dirty_bytes(const struct gw_precopy *precopy)
+{
+    uint64_t bytes = 0;
+
+    for (unsigned i = 0; i < precopy->count; i++) {
+        const struct member *member = &precopy->members[i];
+
+        bytes += gw_min(gw_bitmap_count(&member->dirty) * member->volume->granularity,
+                        member->volume->size);
+    }
+    return bytes;
+}
+
+static void tell(struct gw_precopy *precopy)
+{
+    precopy->options.hooks->report(precopy->options.context, &precopy->report);
+}
+
+static void predict(struct gw_precopy *precopy)
+{
+    struct gw_precopy_report *report = &precopy->report;
+    uint64_t copy_ns = 0;
+
+    if (report->rate > 0)
+        copy_ns =
+            (uint64_t)((double)report->dirty_bytes * (double)GW_NS_PER_S / (double)report->rate);
+    report->predicted_pause_ns = precopy->options.fixed_pause_ns + copy_ns;
+}
+
+/* Reads the dirty maps of every copied volume, with the guest stopped when that is needed. */
+static int collect(struct gw_precopy *precopy, bool is_stopped)
+{
+    const struct gw_precopy_hooks *hooks = precopy->options.hooks;
+    void *context = precopy->options.context;
+    bool stop = !is_stopped && !precopy->options.is_paused &&
+                (precopy->options.needs_barriers || precopy->options.needs_stop);
+    uint64_t now;
+    int error = stop ? hooks->stop(context) : 0, cont_error = 0;
+
+    if (error)
+        return error;
+    for (unsigned i = 0; !error && i < precopy->count; i++) {
+        struct member *member = &precopy->members[i];
+
+        if (member->is_copied)
+            error = member->volume->ops->collect(member->volume, &member->dirty);
+    }
+    now = gw_clock_ns();
+    if (stop)
+        cont_error = hooks->cont(context);
+    if (error || cont_error)
+        return error ? error : cont_error;
+    precopy->report.dirty_bytes = dirty_bytes(precopy);
+    if (precopy->collected_ns)
+        precopy->report.dirty_rate =
+            (uint64_t)((double)precopy->report.dirty_bytes * (double)GW_NS_PER_S /
+                       (double)gw_max(now - precopy->collected_ns, 1));
+    precopy->collected_ns = now;
+    predict(precopy);
+    return 0;
+}
+
+/* Runs what round holds and measures the rate by it. */
+static int run(struct gw_precopy *precopy, struct gw_round *round)
+{
+    uint64_t started = gw_clock_ns(), data, zero, elapsed;
+    int error = precopy->options.hooks->run_round(precopy->options.context, round);
+
+    if (error)
+        return error;
+    elapsed = gw_max(gw_clock_ns() - started, 1);
+    gw_round_counts(round, &data, &zero);
+    precopy->round_bytes = data;
+    /* A round of a few pages says more about latency than about the rate. */
+    if (data >= (4u << 20) || precopy->report.rate == 0)
+        precopy->report.rate = (uint64_t)((double)data * (double)GW_NS_PER_S / (double)elapsed);
+    return 0;
+}
+
+/* One round over the dirty maps, which are clear afterwards. */
+static int run_dirty(struct gw_precopy *precopy, bool is_still)
+{
+    struct gw_round *round;
+    int error = gw_round_new(&round);
+
+    if (error)
+        return error;
+    if (is_still)
+        gw_round_set_still(round);
+    for (unsigned i = 0; !error && i < precopy->count; i++) {
+        struct member *member = &precopy->members[i];
+
+        if (member->is_copied)
+            error = gw_round_add(round, member->index, member->volume, &member->dirty);
+    }
+    precopy->report.round++;
+    tell(precopy);
+    if (!error)
+        error = run(precopy, round);
+    gw_round_free(round);
+    for (unsigned i = 0; !error && i < precopy->count; i++)
+        gw_bitmap_clear_all(&precopy->members[i].dirty);
+    return error;
+}
+
+static int first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind)
+{
+    struct gw_round *round;
+    int error = gw_round_new(&round);
+
+    if (error)
+        return error;
+    for (unsigned i = 0; !error && i < precopy->count; i++) {
+        struct member *member = &precopy->members[i];
+
+        if (member->volume->kind != kind || member->is_copied)
+            continue;
+        error = gw_round_add(round, member->index, member->volume, NULL);
+        member->is_copied = true;
+    }
+    precopy->report.round++;
+    tell(precopy);
+    if (!error)
+        error = run(precopy, round);
+    gw_round_free(round);
+    return error;
+}
+
+int gw_precopy_first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind)
+{
+    const struct gw_precopy_hooks *hooks = precopy->options.hooks;
+    uint64_t before = UINT64_MAX;
+    int error = 0;
+
+    if (!precopy->options.is_paused && precopy->options.needs_barriers) {
+        /* Drains what was pinned before the trackers were armed. */
+        error = hooks->stop(precopy->options.context);
+        if (!error)
+            error = hooks->cont(precopy->options.context);
+    }
+    precopy->collected_ns = gw_clock_ns();
+    if (!error)
+        error = first_pass(precopy, kind);
+    if (error || kind == GW_VOLUME_RAM)
+        return error;
+    for (unsigned i = 0; !error && i < DISK_ROUNDS_MAX; i++) {
+        error = hooks->sync(precopy->options.context);
+        if (!error)
+            error = collect(precopy, false);
+        if (error || precopy->report.dirty_bytes <= SMALL_DISK_ROUND ||
+            precopy->report.dirty_bytes > before / 100 * PROGRESS_PERCENT)
+            break;
+        before = precopy->report.dirty_bytes;
+        error = run_dirty(precopy, false);
+    }
+    return error;
+}
+
+/* The round did not get smaller: slow the guest by a step, or say that it cannot end. */
+static int push_back(struct gw_precopy *precopy)
+{
+    struct gw_precopy_report *report = &precopy->report;
+
+    if (precopy->options.no_throttle || precopy->options.is_paused ||
+        report->throttle_percent >= GW_THROTTLE_MAX_PERCENT) {
+        report->is_stuck = true;
+        return 0;
+    }
+    report->throttle_percent = (unsigned)gw_min(report->throttle_percent + GW_THROTTLE_STEP_PERCENT,
+                                                GW_THROTTLE_MAX_PERCENT);
+    return precopy->options.hooks->throttle(precopy->options.context, report->throttle_percent);
+}
+
+int gw_precopy_converge(struct gw_precopy *precopy)
+{
+    uint64_t before = UINT64_MAX;
+
+    for (;;) {
+        int error = collect(precopy, false);
+
+        if (error)
+            return error;
+        tell(precopy);
+        if (precopy->report.predicted_pause_ns <= precopy->options.max_pause_ns)
+            return 0;
+        precopy->stalls =
+            precopy->report.dirty_bytes > before / 100 * PROGRESS_PERCENT ? precopy->stalls + 1 : 0;
+        before = precopy->report.dirty_bytes;
+        if (precopy->stalls >= PATIENCE) {
+            precopy->stalls = 0;
+            error = push_back(precopy);
+        }
+        if (!error)
+            error = run_dirty(precopy, false);
+        if (!error)
+            error = precopy->options.hooks->sync(precopy->options.context);
+        if (error)
+            return error;
+    }
+}
+
+int gw_precopy_last_round(struct gw_precopy *precopy, uint64_t *last_bytes)
+{
+    int error = collect(precopy, true);
+
+    if (!error)
+        error = run_dirty(precopy, true);
+    if (!error)
+        *last_bytes = precopy->round_bytes;
+    return error;
+}

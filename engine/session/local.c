@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A few threads claim pieces from one round, read them and write them. */
+#include "engine/session/local.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/checked.h"
+#include "common/memory.h"
+#include "engine/worker/record.h"
+#include "engine/worker/round.h"
+
+#define THREADS 4
+
+struct local {
+    struct gw_source_volume *source;
+    struct gw_target_volume *target;
+    struct gw_round *round;
+    struct gw_progress *progress;
+    _Atomic uint64_t moved;
+    _Atomic bool is_failed;
+    pthread_mutex_t lock; /* protects error; leaf */
+    struct gw_error error;
+};
+
+static int read_all(int fd, uint8_t *into, uint64_t length, uint64_t offset)
+{
+    uint64_t moved = 0;
+
+    while (moved < length) {
+        /* O_DIRECT wants whole sectors; the buffer has room for the last one. */
+        uint64_t wanted = gw_align_up(length - moved, GW_RING_ALIGNMENT);
+        ssize_t got = pread(fd, into + moved, wanted, (off_t)(offset + moved));
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return gw_fail_errno(-errno, "read at file offset %llu",
+                                 (unsigned long long)(offset + moved));
+        if (got == 0) {
+            memset(into + moved, 0, length - moved);
+            break;
+        }
+        moved += (uint64_t)got;
+    }
+    return 0;
+}
+
+static int write_all(int fd, const uint8_t *from, uint64_t length, uint64_t offset)
+{
+    uint64_t moved = 0;
+
+    while (moved < length) {
+        ssize_t got = pwrite(fd, from + moved, length - moved, (off_t)(offset + moved));
+
+        if (got < 0 && errno != EINTR)
+            return gw_fail_errno(-errno, "write at file offset %llu",
+                                 (unsigned long long)(offset + moved));
+        moved += got > 0 ? (uint64_t)got : 0;
+    }
+    return 0;
+}
+
+static int write_piece(struct local *local, uint64_t offset, const uint8_t *bytes, uint64_t length)
+{
+    struct gw_target_volume *target = local->target;
+    struct gw_location to;
+    int error;
+
+    if (length % sizeof(uint64_t) == 0 && gw_memory_is_zero(bytes, length))
+        return target->ops->zero(target, offset, length);
+    for (uint64_t moved = 0; moved < length; moved += to.length) {
+        error = target->ops->locate(target, offset + moved, length - moved, &to);
+        if (error)
+            return error;
+        to.length = gw_min(to.length, length - moved);
+        error = write_all(to.fd, bytes + moved, to.length, to.file_offset);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+static int move_piece(struct local *local, const struct gw_piece *piece, uint8_t *buffer)
+{
+    struct gw_source_volume *source = local->source;
+    struct gw_location from;
+    int error = 0;
+
+    if (piece->kind != GW_EXTENT_DATA)
+        return local->target->ops->zero(local->target, piece->offset, piece->length);
+    for (uint64_t moved = 0; !error && moved < piece->length; moved += from.length) {
+        uint64_t offset = piece->offset + moved;
+
+        error = source->ops->locate(source, offset, piece->length - moved, &from);
+        if (error)
+            return error;
+        from.length = gw_min(from.length, piece->length - moved);
+        if (from.kind != GW_EXTENT_DATA) {
+            error = local->target->ops->zero(local->target, offset, from.length);
+        } else if (from.where == GW_IN_MEMORY) {
+            error = write_piece(local, offset, from.memory, from.length);
+        } else {
+            error = read_all(from.fd, buffer, from.length, from.file_offset);
+            if (!error)
+                error = write_piece(local, offset, buffer, from.length);
+        }
+    }
+    atomic_fetch_add(&local->moved, piece->length);
+    return error;
+}
+
+static int check_cancel(const struct local *local)
+{
+    struct pollfd fd = {.fd = local->progress->cancel_fd, .events = POLLIN};
+
+    return poll(&fd, 1, 0) > 0 ? gw_fail(-ECANCELED, "cancelled") : 0;
+}
+
+static int work(struct local *local, uint8_t *buffer)
+{
+    struct gw_piece pieces[16];
+    int count;
+
+    while (!atomic_load(&local->is_failed) &&
+           (count = gw_round_claim(local->round, pieces, GW_ARRAY_LENGTH(pieces), 4u << 20)) != 0) {
+        int error = count < 0 ? count : check_cancel(local);
+
+        for (int i = 0; !error && i < count; i++)
+            error = move_piece(local, &pieces[i], buffer);
+        if (error)
+            return error;
+        pthread_mutex_lock(&local->progress->lock);
+        local->progress->data.bytes_done = atomic_load(&local->moved);
+        pthread_mutex_unlock(&local->progress->lock);
+    }
+    return 0;
+}
+
+static void *run(void *argument)
+{
+    struct local *local = argument;
+    void *buffer;
+    int error = gw_memory_new(GW_CHUNK_MAX + GW_RING_ALIGNMENT, &buffer);
+
+    if (!error) {
+        error = work(local, buffer);
+        gw_memory_free(buffer, GW_CHUNK_MAX + GW_RING_ALIGNMENT);
+    }
+    if (error) {
+        atomic_store(&local->is_failed, true);
+        pthread_mutex_lock(&local->lock);
+        if (!local->error.code)
+            gw_error_take(error, &local->error);
+        pthread_mutex_unlock(&local->lock);
+    }
+    return NULL;
+}
+
+static int run_threads(struct local *local)
+{
+    pthread_t threads[THREADS];
+    int started = 0, error = 0;
+
+    while (started < THREADS && !error) {
+        error = -pthread_create(&threads[started], NULL, run, local);
+        if (!error)
+            started++;
+    }
+    /* One thread is enough. */
+    if (started == 0)
+        return gw_fail_errno(error, "no thread to copy with");
+    while (started > 0)
+        pthread_join(threads[--started], NULL);
+    return local->error.code ? gw_error_raise(&local->error) : 0;
+}
+
+int gw_local_copy(struct gw_source_volume *volume, const struct gw_disk_target_options *options,
+                  struct gw_progress *progress, json_t *detail)
+{
+    struct local local = {.source = volume, .progress = progress};
+    int error = gw_disk_target_create(options, &local.target);
+
+    if (error)
+        return error;
+    pthread_mutex_init(&local.lock, NULL);
+    error = gw_round_new(&local.round);
+    if (!error)
+        error = gw_round_add(local.round, 0, volume, NULL);
+    if (!error)
+        error = run_threads(&local);
+    if (!error)
+        error = volume->ops->unchanged(volume);
+    if (!error)
+        error = local.target->ops->finish(local.target);
+    if (error)
+        local.target->ops->abort(local.target);
+    local.target->ops->close(local.target);
+    gw_round_free(local.round);
+    pthread_mutex_destroy(&local.lock);
+    json_object_set_new(detail, "path", json_string("local"));
+    return error;
+}

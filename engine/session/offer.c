@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Volumes to JSON and back, every member checked. */
+#include "engine/session/offer.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "engine/session/message.h"
+
+json_t *gw_offer_volume(const struct gw_offered_volume *volume)
+{
+    char id[2 * GW_ID_SIZE + 1] = "";
+    bool is_ram = volume->kind == GW_VOLUME_RAM;
+
+    if (volume->has_disk_id)
+        gw_id_format(volume->disk_id, id);
+    return json_pack(
+        "{s:s,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:i,s:i,s:i,s:s}", "kind", is_ram ? "ram" : "disk",
+        "name", volume->name, "file", volume->file_name, "target", volume->target, "size",
+        (json_int_t)volume->size, "data", (json_int_t)volume->data_bytes, "format",
+        is_ram ? "" : gw_image_format_name(volume->format), "fixed", volume->is_fixed, "block_size",
+        (int)volume->block_size, "logical_sector", (int)volume->logical_sector_size,
+        "physical_sector", (int)volume->physical_sector_size, "disk_id", id);
+}
+
+static int copy_text(const json_t *object, const char *member, char *out, size_t size)
+{
+    const char *text;
+    int error = gw_message_text(object, member, &text);
+
+    if (error)
+        return error;
+    if (strlen(text) >= size)
+        return gw_fail(-EPROTO, "volume: '%s' is longer than %zu bytes", member, size - 1);
+    memcpy(out, text, strlen(text) + 1);
+    return 0;
+}
+
+static int parse_disk(const json_t *object, struct gw_offered_volume *out)
+{
+    uint64_t block = 0, logical = 0, physical = 0;
+    const char *format, *id;
+    int error = gw_message_text(object, "format", &format);
+
+    if (!error)
+        error = gw_image_format_parse(format, &out->format);
+    if (!error && out->format == GW_IMAGE_PROBE)
+        error = gw_fail(-EPROTO, "volume %s: no format", out->name);
+    if (!error)
+        error = gw_message_bool(object, "fixed", &out->is_fixed);
+    if (!error)
+        error = gw_message_number(object, "block_size", 256u << 20, &block);
+    if (!error)
+        error = gw_message_number(object, "logical_sector", 4096, &logical);
+    if (!error)
+        error = gw_message_number(object, "physical_sector", 4096, &physical);
+    if (!error)
+        error = gw_message_text(object, "disk_id", &id);
+    if (!error && id[0]) {
+        out->has_disk_id = true;
+        error = gw_id_parse(id, out->disk_id);
+    }
+    out->block_size = (uint32_t)block;
+    out->logical_sector_size = (uint32_t)logical;
+    out->physical_sector_size = (uint32_t)physical;
+    return error;
+}
+
+int gw_offer_parse_volume(const json_t *object, struct gw_offered_volume *out)
+{
+    const char *kind;
+    int error = gw_message_text(object, "kind", &kind);
+
+    memset(out, 0, sizeof(*out));
+    if (!error && strcmp(kind, "ram") != 0 && strcmp(kind, "disk") != 0)
+        error = gw_fail(-EPROTO, "volume of unknown kind '%.32s'", kind);
+    if (!error)
+        error = copy_text(object, "name", out->name, sizeof(out->name));
+    if (!error)
+        error = copy_text(object, "file", out->file_name, sizeof(out->file_name));
+    if (!error)
+        error = copy_text(object, "target", out->target, sizeof(out->target));
+    if (!error)
+        error = gw_message_number(object, "size", GW_VOLUME_SIZE_MAX, &out->size);
+    if (!error)
+        error = gw_message_number(object, "data", GW_VOLUME_SIZE_MAX, &out->data_bytes);
+    if (error)
+        return error;
+    if (out->size == 0)
+        return gw_fail(-EPROTO, "volume %s has no bytes", out->name);
+    out->kind = strcmp(kind, "ram") == 0 ? GW_VOLUME_RAM : GW_VOLUME_DISK;
+    return out->kind == GW_VOLUME_RAM ? 0 : parse_disk(object, out);
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * offer: the volumes that a source offers, as both sides write and read them (docs/protocol.md).
+ * Errors: -EPROTO with the member for what is missing or out of bounds. Threads: any. Units: bytes.
+ */
+#ifndef GODWIT_ENGINE_SESSION_OFFER_H
+#define GODWIT_ENGINE_SESSION_OFFER_H
+
+#include <jansson.h>
+
+#include "engine/image/image.h"
+#include "engine/volume/volume.h"
+
+#define GW_VOLUME_SIZE_MAX (64ull << 40) /* bytes: the largest VHDX */
+
+struct gw_offered_volume {
+    enum gw_volume_kind kind;
+    char name[GW_VOLUME_NAME_MAX];
+    char file_name[256];       /* the image's name on the source, without its folder */
+    char target[4096];         /* what the user asked for, or "" */
+    uint64_t size, data_bytes; /* data_bytes: allocated on the source, for the check of space */
+    enum gw_image_format format;
+    bool is_fixed;
+    uint32_t block_size, logical_sector_size, physical_sector_size;
+    bool has_disk_id;
+    uint8_t disk_id[16];
+};
+
+json_t *gw_offer_volume(const struct gw_offered_volume *volume);
+int gw_offer_parse_volume(const json_t *object, struct gw_offered_volume *out);
+
+#endif

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The target's volumes that are files: made from the offer, finished or dropped. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "engine/session/offer.h"
+#include "engine/session/serve.h"
+#include "engine/session/storage.h"
+#include "engine/volume/disk.h"
+
+static int check_space(const struct gw_offered_volume *offered, const char *path)
+{
+    uint64_t needed = offered->is_fixed ? offered->size : offered->data_bytes, available;
+    int error = gw_storage_free(path, &available);
+
+    if (error || needed <= available)
+        return error;
+    return gw_fail(-ENOSPC,
+                   "%s needs %llu MiB, but only %llu MiB are free at %s: free some, or choose "
+                   "another folder",
+                   offered->name, (unsigned long long)(needed >> 20),
+                   (unsigned long long)(available >> 20), path);
+}
+
+/* The image's own name, with the ending of its new format when that differs. */
+static void default_name(const struct gw_offered_volume *offered, char *out, size_t size)
+{
+    const char *dot = strrchr(offered->file_name, '.');
+    size_t stem = dot ? (size_t)(dot - offered->file_name) : strlen(offered->file_name);
+    bool keeps = !dot || (strcmp(dot, ".vhdx") == 0) == (offered->format == GW_IMAGE_VHDX);
+
+    if (keeps)
+        snprintf(out, size, "%s", offered->file_name);
+    else
+        snprintf(out, size, "%.*s.%s", (int)stem, offered->file_name,
+                 gw_image_format_name(offered->format));
+}
+
+static int make_disk(struct gw_serve *serve, const struct gw_offered_volume *offered, char *path,
+                     struct gw_target_volume **out)
+{
+    struct gw_disk_target_options options = {
+        .name = offered->name,
+        .path = path,
+        .epoch = serve->epoch,
+        .format = offered->format,
+        .is_fixed = offered->is_fixed,
+        .size = offered->size,
+        .block_size = offered->block_size,
+        .logical_sector_size = offered->logical_sector_size,
+        .physical_sector_size = offered->physical_sector_size,
+        .disk_id = offered->has_disk_id ? offered->disk_id : NULL,
+    };
+    char name[256];
+    int error;
+
+    default_name(offered, name, sizeof(name));
+    error = gw_storage_resolve(serve->environment, offered->target, name, path);
+    if (!error)
+        error = check_space(offered, path);
+    return error ? error : gw_disk_target_create(&options, out);
+}
+
+int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names)
+{
+    json_t *list;
+    int error = gw_message_array(offer, "volumes", GW_VOLUMES_MAX, &list);
+
+    for (size_t i = 0; !error && i < json_array_size(list); i++) {
+        struct gw_offered_volume offered;
+        char path[PATH_MAX];
+
+        error = gw_offer_parse_volume(json_array_get(list, i), &offered);
+        serve->volume_count = (unsigned)i + 1;
+        if (error || offered.kind == GW_VOLUME_RAM)
+            continue;
+        error = make_disk(serve, &offered, path, &serve->volumes[i]);
+        if (!error)
+            json_array_append_new(names,
+                                  json_pack("{s:s,s:s}", "name", offered.name, "path", path));
+    }
+    return error;
+}
+
+int gw_serve_sync(struct gw_serve *serve)
+{
+    int error = 0;
+
+    for (unsigned i = 0; !error && i < serve->volume_count; i++)
+        if (serve->volumes[i])
+            error = serve->volumes[i]->ops->sync(serve->volumes[i]);
+    return error;
+}
+
+int gw_serve_finish(struct gw_serve *serve)
+{
+    int error = 0;
+
+    for (unsigned i = 0; !error && i < serve->volume_count; i++)
+        if (serve->volumes[i])
+            error = serve->volumes[i]->ops->finish(serve->volumes[i]);
+    return error;
+}
+
+void gw_serve_drop_volumes(struct gw_serve *serve, bool keep)
+{
+    for (unsigned i = 0; i < serve->volume_count; i++) {
+        struct gw_target_volume *volume = serve->volumes[i];
+
+        if (!volume)
+            continue;
+        if (!keep)
+            volume->ops->abort(volume);
+        volume->ops->close(volume);
+        serve->volumes[i] = NULL;
+    }
+}

@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The receiving side's conversation and its data channels. */
+#include "engine/session/serve.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "common/checked.h"
+#include "common/clock.h"
+#include "common/log.h"
+
+#define ADMIT_TIMEOUT_MS 5000
+#define WAIT_MS          1000
+
+int gw_serve_new(const struct gw_environment *environment, struct gw_control *control,
+                 struct gw_serve **out)
+{
+    struct gw_serve *serve = calloc(1, sizeof(*serve));
+
+    if (!serve)
+        return gw_fail(-ENOMEM, "no memory for a session");
+    serve->environment = environment;
+    serve->control = control;
+    serve->request_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (serve->request_fd < 0) {
+        free(serve);
+        return gw_fail_errno(-errno, "no eventfd for a session");
+    }
+    pthread_mutex_init(&serve->lock, NULL);
+    *out = serve;
+    return 0;
+}
+
+const uint8_t *gw_serve_link_id(const struct gw_serve *serve)
+{
+    return gw_control_link_id(serve->control);
+}
+
+int gw_serve_offer(struct gw_serve *serve, struct gw_request *request)
+{
+    uint64_t one = 1;
+    bool taken = false;
+
+    pthread_mutex_lock(&serve->lock);
+    if (!serve->is_closed && serve->request_count < GW_SERVE_REQUESTS_MAX) {
+        serve->requests[serve->request_count++] = request;
+        taken = true;
+    }
+    pthread_mutex_unlock(&serve->lock);
+    if (!taken) {
+        gw_reject(request, "the session takes no more channels");
+        return gw_fail(-EBUSY, "a session takes no more channels");
+    }
+    if (write(serve->request_fd, &one, sizeof(one)) < 0)
+        return 0; /* it has been woken already */
+    return 0;
+}
+
+static struct gw_request *next_request(struct gw_serve *serve)
+{
+    struct gw_request *request = NULL;
+    uint64_t count;
+
+    pthread_mutex_lock(&serve->lock);
+    if (serve->request_count > 0) {
+        request = serve->requests[0];
+        serve->request_count--;
+        memmove(serve->requests, serve->requests + 1,
+                serve->request_count * sizeof(serve->requests[0]));
+    } else if (read(serve->request_fd, &count, sizeof(count)) < 0) {
+        request = NULL;
+    }
+    pthread_mutex_unlock(&serve->lock);
+    return request;
+}
+
+static void close_requests(struct gw_serve *serve)
+{
+    struct gw_request *request;
+
+    pthread_mutex_lock(&serve->lock);
+    serve->is_closed = true;
+    pthread_mutex_unlock(&serve->lock);
+    while ((request = next_request(serve)) != NULL)
+        gw_reject(request, "the session has ended");
+}
+
+/* ---- channels ---- */
+
+/* The domain of the rail that the request came in by. */
+static int domain_for(struct gw_serve *serve, const struct gw_address *local,
+                      struct gw_domain **out)
+{
+    unsigned count = serve->domain_count;
+    int error;
+
+    for (unsigned i = 0; i < count; i++)
+        if (gw_address_same_host(&serve->domain_addresses[i], local)) {
+            *out = serve->domains[i];
+            return 0;
+        }
+    if (count == GW_SERVE_DOMAINS_MAX)
+        return gw_fail(-E2BIG, "more than %u rails", GW_SERVE_DOMAINS_MAX);
+    error = gw_domain_open(serve->environment->transport, local, &serve->domains[count]);
+    if (error)
+        return error;
+    serve->domain_addresses[count] = *local;
+    *out = serve->domains[count];
+    serve->domain_count++;
+    return 0;
+}
+
+static bool is_trusted(const struct gw_environment *environment, const struct gw_address *address)
+{
+    for (unsigned i = 0; i < environment->trusted_count; i++)
+        if (gw_network_contains(&environment->trusted[i], address))
+            return true;
+    return false;
+}
+
+static int worker_for(struct gw_serve *serve, struct gw_worker **out)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned wanted = serve->environment->worker_count;
+
+    if (!wanted)
+        wanted = (unsigned)gw_max((uint64_t)(cpus > 0 ? cpus / 2 : 1), 1);
+    wanted = (unsigned)gw_min(wanted, GW_SERVE_WORKERS_MAX);
+    if (serve->worker_count < wanted) {
+        int error =
+            gw_worker_new(serve->environment->transport, -1, &serve->workers[serve->worker_count]);
+
+        if (error)
+            return error;
+        serve->worker_count++;
+    }
+    *out = serve->workers[serve->next_worker++ % serve->worker_count];
+    return 0;
+}
+
+static int admit(struct gw_serve *serve, struct gw_request *request)
+{
+    struct gw_channel_options options = {.timeout_ms = ADMIT_TIMEOUT_MS};
+    bool allow_direct = is_trusted(serve->environment, &request->local) &&
+                        is_trusted(serve->environment, &request->peer);
+    struct gw_worker *worker;
+    struct gw_channel *channel;
+    struct gw_lane *lane;
+    struct gw_hello hello;
+    struct gw_seal *seal;
+    int error = gw_hello_parse(request, &hello);
+
+    if (!error && !serve->receiver)
+        error = gw_fail(-EPROTO, "a data channel before any offer");
+    if (!error)
+        error = domain_for(serve, &request->local, &options.domain);
+    if (!error)
+        error = worker_for(serve, &worker);
+    if (!error)
+        error = gw_receiver_prepare(serve->receiver, worker, options.domain, hello.channel_number,
+                                    allow_direct, &lane);
+    if (error) {
+        gw_reject(request, gw_error_message());
+        return error;
+    }
+    options.poller = gw_worker_poller(worker);
+    options.number = hello.channel_number;
+    options.context = lane;
+    error = gw_seal_admit(serve->control, request, &options, &channel, &seal);
+    if (error) {
+        gw_receiver_cancel(lane);
+        return error;
+    }
+    gw_receiver_start(lane, channel, seal);
+    return 0;
+}
+
+static void take_requests(struct gw_serve *serve)
+{
+    struct gw_request *request;
+
+    /* A stranger at the door is refused and told so; the session goes on. */
+    while ((request = next_request(serve)) != NULL)
+        if (admit(serve, request))
+            gw_log(GW_LOG_WARNING, "a data channel was refused: %s", gw_error_message());
+}
+
+static int bury(struct gw_serve *serve, const json_t *message)
+{
+    uint64_t number, applied = 0;
+    int error = gw_message_number(message, "channel", UINT32_MAX, &number);
+
+    if (!error)
+        error = gw_receiver_bury(serve->receiver, (uint32_t)number, &applied);
+    /* A channel whose joining failed here was never a lane: nothing of it was applied. */
+    if (error && error != -ENOENT)
+        return error;
+    return gw_message_send(serve->control,
+                           json_pack("{s:s,s:I,s:I}", "type", "buried", "channel",
+                                     (json_int_t)number, "applied", (json_int_t)applied));
+}
+
+/* ---- the conversation ---- */
+
+static json_t *listen_addresses(const struct gw_serve *serve)
+{
+    json_t *list = json_array();
+    char text[GW_ADDRESS_TEXT_MAX];
+
+    for (unsigned i = 0; i < serve->environment->listen_count; i++) {
+        gw_address_format(&serve->environment->listen[i], text, sizeof(text));
+        json_array_append_new(list, json_string(text));
+    }
+    return list;
+}
+
+static int take_offer(struct gw_serve *serve, const json_t *offer)
+{
+    json_t *names = json_array();
+    json_t *reply = json_pack("{s:s,s:o,s:o}", "type", "accepted", "addresses",
+                              listen_addresses(serve), "volumes", names);
+    const char *epoch, *kind;
+    int error;
+
+    if (serve->is_offered) {
+        json_decref(reply);
+        return gw_fail(-EPROTO, "a second offer in one session");
+    }
+    serve->is_offered = true;
+    error = gw_message_text(offer, "epoch", &epoch);
+    if (!error)
+        error = gw_message_text(offer, "kind", &kind);
+    if (!error)
+        error = gw_id_parse(epoch, serve->migration_id);
+    if (!error) {
+        gw_id_format(serve->migration_id, serve->epoch);
+        error = gw_receiver_new(serve->migration_id, &serve->receiver);
+    }
+    if (!error)
+        error = strcmp(kind, "move") == 0 ? gw_serve_vm_offer(serve, offer, reply)
+                                          : gw_serve_make_volumes(serve, offer, names);
+    if (error) {
+        json_decref(reply);
+        return error;
+    }
+    for (unsigned i = 0; i < serve->volume_count; i++)
+        if (serve->volumes[i])
+            gw_receiver_add_volume(serve->receiver, (uint16_t)i, serve->volumes[i]);
+    return gw_message_send(serve->control, reply);
+}
+
+static int take_finish(struct gw_serve *serve)
+{
+    int error = gw_serve_finish(serve);
+
+    if (error)
+        return error;
+    serve->is_finished = true;
+    return gw_message_send_type(serve->control, "finished");
+}
+
+/* 1: the session is over. */
+static int take_message(struct gw_serve *serve, const json_t *message)
+{
+    int error;
+
+    if (gw_message_is(message, "bye"))
+        return 1;
+    if (gw_message_is(message, "error"))
+        return gw_message_raise(message);
+    if (gw_message_is(message, "offer"))
+        return take_offer(serve, message);
+    if (gw_message_is(message, "handover"))
+        return gw_serve_vm_message(serve, message);
+    if (!serve->receiver)
+        return gw_fail(-EPROTO, "message '%s' before any offer", gw_message_type(message));
+    if (gw_message_is(message, "bury"))
+        return bury(serve, message);
+    if (gw_message_is(message, "sync")) {
+        error = gw_serve_sync(serve);
+        return error ? error : gw_message_send_type(serve->control, "synced");
+    }
+    if (gw_message_is(message, "finish") && !serve->vm)
+        return take_finish(serve);
+    return gw_fail(-EPROTO, "unknown message '%s'", gw_message_type(message));
+}
+
+static int take_events(struct gw_serve *serve)
+{
+    struct gw_path_event event;
+
+    while (serve->receiver && gw_receiver_next_event(serve->receiver, &event)) {
+        if (event.kind == GW_PATH_FAILED)
+            return gw_error_raise(&event.error);
+        /* The source sees its end die too and asks for the burial. */
+        gw_log(GW_LOG_WARNING, "data channel %u: %s", event.number, event.error.text);
+    }
+    return 0;
+}
+
+static void update_progress(struct gw_serve *serve)
+{
+    struct gw_path_stats stats;
+
+    if (!serve->receiver)
+        return;
+    gw_receiver_stats(serve->receiver, &stats);
+    pthread_mutex_lock(&serve->progress->lock);
+    serve->progress->data.bytes_done = stats.data_bytes;
+    serve->progress->data.bytes_zero = stats.zero_bytes;
+    pthread_mutex_unlock(&serve->progress->lock);
+}
+
+static int wait_for_something(struct gw_serve *serve)
+{
+    struct pollfd fds[4] = {
+        {.fd = gw_control_arm(serve->control), .events = POLLIN},
+        {.fd = serve->request_fd, .events = POLLIN},
+        {.fd = serve->progress->cancel_fd, .events = POLLIN},
+        {.fd = serve->receiver ? gw_receiver_event_fd(serve->receiver) : -1, .events = POLLIN},
+    };
+
+    poll(fds, GW_ARRAY_LENGTH(fds), WAIT_MS);
+    if (fds[2].revents)
+        return gw_fail(-ECANCELED, "cancelled at the target");
+    return 0;
+}
+
+/* One turn: everything that waits. 1: over. */
+static int turn(struct gw_serve *serve)
+{
+    struct gw_control_frame frame;
+    int result = gw_control_receive(serve->control, 0, &frame);
+
+    take_requests(serve);
+    if (result == -ETIMEDOUT) {
+        result = take_events(serve);
+        if (!result)
+            result = wait_for_something(serve);
+        update_progress(serve);
+        return result;
+    }
+    if (result)
+        return result;
+    if (!frame.message)
+        return serve->vm ? gw_serve_vm_bytes(serve, frame.bytes, frame.length)
+                         : gw_fail(-EPROTO, "raw bytes out of turn");
+    result = take_message(serve, frame.message);
+    json_decref(frame.message);
+    return result;
+}
+
+void gw_serve_free_path(struct gw_serve *serve)
+{
+    struct gw_path_stats stats;
+    double cpu = 0;
+
+    if (!serve->receiver)
+        return;
+    gw_receiver_stats(serve->receiver, &stats);
+    gw_receiver_free(serve->receiver);
+    serve->receiver = NULL;
+    for (unsigned i = 0; i < serve->worker_count; i++) {
+        cpu += (double)gw_worker_cpu_ns(serve->workers[i]) / 1e9;
+        gw_worker_free(serve->workers[i]);
+    }
+    serve->worker_count = 0;
+    for (unsigned i = 0; i < serve->domain_count; i++)
+        gw_domain_close(serve->domains[i]);
+    serve->domain_count = 0;
+    json_object_set_new(serve->outcome->detail, "stats",
+                        json_pack("{s:I,s:I,s:f,s:f,s:f}", "data_bytes",
+                                  (json_int_t)stats.data_bytes, "zero_bytes",
+                                  (json_int_t)stats.zero_bytes, "worker_cpu_s", cpu, "digest_s",
+                                  (double)stats.stage_ns[GW_STAGE_DIGEST] / 1e9, "write_s",
+                                  (double)stats.stage_ns[GW_STAGE_WRITE] / 1e9));
+}
+
+int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw_outcome *out)
+{
+    struct gw_error error;
+    int result = 0;
+
+    out->detail = json_object();
+    out->exit_code = GW_EXIT_DONE;
+    serve->progress = progress;
+    serve->outcome = out;
+    while (result == 0)
+        result = turn(serve);
+    close_requests(serve);
+    if (result < 0)
+        gw_error_take(result, &error);
+    if (result < 0 && result != -ECONNRESET && result != -EPIPE && !serve->is_told)
+        gw_message_send_error(serve->control, result);
+    gw_serve_free_path(serve);
+    if (serve->vm)
+        gw_serve_vm_end(serve, result);
+    gw_serve_drop_volumes(serve, serve->is_finished);
+    if (result < 0)
+        gw_error_raise(&error);
+    if (result < 0 && !serve->is_finished)
+        out->exit_code = result == -EBADMSG ? GW_EXIT_VERIFY : GW_EXIT_FAILED;
+    else
+        result = 0;
+    pthread_mutex_lock(&progress->lock);
+    progress->data.phase = GW_PHASE_ENDED;
+    progress->data.ended_ns = gw_clock_ns();
+    pthread_mutex_unlock(&progress->lock);
+    return result < 0 ? result : 0;
+}
+
+void gw_serve_free(struct gw_serve *serve)
+{
+    if (!serve)
+        return;
+    close_requests(serve);
+    gw_serve_free_path(serve);
+    gw_control_close(serve->control);
+    close(serve->request_fd);
+    pthread_mutex_destroy(&serve->lock);
+    free(serve);
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * serve: the receiving side's session, shared by its parts: serve.c (the conversation, channels),
+ * serve-disks.c (volumes that are files) and serve-vm.c (the VM and its handover). Private to
+ * engine/session.
+ * Errors, threads: as migration.h. Units: bytes.
+ */
+#ifndef GODWIT_ENGINE_SESSION_SERVE_H
+#define GODWIT_ENGINE_SESSION_SERVE_H
+
+#include "engine/migration.h"
+#include "engine/session/message.h"
+#include "engine/worker/path.h"
+
+#define GW_SERVE_REQUESTS_MAX 32u
+#define GW_SERVE_DOMAINS_MAX  16u
+#define GW_SERVE_WORKERS_MAX  16u
+
+struct gw_serve_vm;
+
+struct gw_serve {
+    const struct gw_environment *environment;
+    struct gw_control *control;
+    struct gw_progress *progress;
+    struct gw_outcome *outcome;
+
+    pthread_mutex_t lock; /* protects requests and is_closed; leaf */
+    struct gw_request *requests[GW_SERVE_REQUESTS_MAX];
+    unsigned request_count;
+    bool is_closed;
+    int request_fd; /* eventfd: requests wait */
+
+    /* The migration, once offered. */
+    bool is_offered;
+    uint8_t migration_id[GW_ID_SIZE];
+    char epoch[2 * GW_ID_SIZE + 1];
+    struct gw_target_volume *volumes[GW_VOLUMES_MAX];
+    unsigned volume_count;
+    bool is_told;     /* the source has heard the error */
+    bool is_finished; /* the images have their final names and belong to the user */
+    struct gw_receiver *receiver;
+    struct gw_domain *domains[GW_SERVE_DOMAINS_MAX];
+    struct gw_address domain_addresses[GW_SERVE_DOMAINS_MAX];
+    unsigned domain_count;
+    struct gw_worker *workers[GW_SERVE_WORKERS_MAX];
+    unsigned worker_count, next_worker;
+    struct gw_serve_vm *vm; /* a move */
+};
+
+/* serve.c: ends every lane, so that no worker is in a volume any more. */
+void gw_serve_free_path(struct gw_serve *serve);
+
+/* serve-disks.c: makes the volumes that the offer lists. names says what each became. */
+int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names);
+int gw_serve_sync(struct gw_serve *serve);
+int gw_serve_finish(struct gw_serve *serve); /* images valid, final names */
+void gw_serve_drop_volumes(struct gw_serve *serve, bool keep);
+
+/* serve-vm.c: the target's QEMU, made ready for the offer; what the source is told goes into reply.
+ */
+int gw_serve_vm_offer(struct gw_serve *serve, const json_t *offer, json_t *reply);
+/* A message of the handover, of this session's move or of an earlier one that the journal knows. */
+int gw_serve_vm_message(struct gw_serve *serve, const json_t *message);
+int gw_serve_vm_bytes(struct gw_serve *serve, const void *bytes, uint32_t length);
+/* The control session ended: what was not prepared is undone, what was prepared waits. Frees vm. */
+void gw_serve_vm_end(struct gw_serve *serve, int error);
+
+#endif

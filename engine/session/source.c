@@ -1,0 +1,412 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The sending side's session. What is sent, and in which order, is decided by copy.c and move.c. */
+#include "engine/session/source.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/checked.h"
+#include "common/clock.h"
+#include "common/log.h"
+
+#define TICK_MS          10
+#define REDIALS_MAX      64 /* replacements of dead channels in one round, so that a loop ends */
+#define RATE_INTERVAL_NS (250 * GW_NS_PER_MS)
+
+int gw_source_connect(const struct gw_environment *environment, const struct gw_address *peer,
+                      struct gw_progress *progress, struct gw_source **out)
+{
+    struct gw_control_options options = {
+        .credentials = environment->credentials,
+        .trusted = environment->trusted,
+        .trusted_count = environment->trusted_count,
+        .timeout_ms = GW_CONNECT_TIMEOUT_MS,
+    };
+    struct gw_source *source;
+    int error;
+
+    if (!environment->credentials)
+        return gw_fail(-EACCES, "no key to prove who this host is: give --psk FILE (made by "
+                                "'godwit key') or --cert and --key");
+    source = calloc(1, sizeof(*source));
+    if (!source)
+        return gw_fail(-ENOMEM, "no memory for a session");
+    source->environment = environment;
+    source->progress = progress;
+    memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);
+    error = gw_id_random(source->migration_id);
+    gw_id_format(source->migration_id, source->epoch);
+    if (!error)
+        error = gw_control_connect(environment->transport, peer, &options, &source->control);
+    if (!error)
+        error = gw_sender_new(source->migration_id, &source->sender);
+    if (error) {
+        gw_source_close(source);
+        return error;
+    }
+    *out = source;
+    return 0;
+}
+
+void gw_source_close(struct gw_source *source)
+{
+    if (!source)
+        return;
+    gw_sender_free(source->sender);
+    for (unsigned i = 0; i < source->worker_count; i++)
+        gw_worker_free(source->workers[i]);
+    for (unsigned i = 0; i < source->rail_count; i++)
+        if (source->domains[i])
+            gw_domain_close(source->domains[i]);
+    if (source->control)
+        gw_control_close(source->control);
+    json_decref(source->blocked);
+    free(source);
+}
+
+int gw_source_check_cancel(struct gw_source *source)
+{
+    struct pollfd fd = {.fd = source->progress->cancel_fd, .events = POLLIN};
+
+    if (source->is_cancel_ignored || poll(&fd, 1, 0) <= 0)
+        return 0;
+    return gw_fail(-ECANCELED, "cancelled");
+}
+
+int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out)
+{
+    uint64_t deadline = gw_clock_ns() + (uint64_t)timeout_ms * GW_NS_PER_MS;
+
+    for (;;) {
+        struct gw_control_frame frame;
+        int error = gw_control_receive(source->control, 0, &frame), left;
+        struct pollfd fds[2];
+
+        if (!error && frame.message) {
+            *out = frame.message;
+            return 0;
+        }
+        if (!error)
+            return gw_fail(-EPROTO, "the target sent raw bytes out of turn");
+        if (error != -ETIMEDOUT)
+            return error;
+        error = gw_source_check_cancel(source);
+        if (error)
+            return error;
+        left = gw_clock_left_ms(deadline);
+        if (left == 0)
+            return gw_fail(-ETIMEDOUT, "the target did not answer for %d s", timeout_ms / 1000);
+        fds[0] = (struct pollfd){.fd = gw_control_arm(source->control), .events = POLLIN};
+        fds[1] = (struct pollfd){.fd = source->progress->cancel_fd, .events = POLLIN};
+        error = gw_control_receive(source->control, 0, &frame);
+        if (error == -ETIMEDOUT)
+            poll(fds, source->is_cancel_ignored ? 1 : 2, left);
+        else if (!error && frame.message) {
+            *out = frame.message;
+            return 0;
+        } else {
+            return error ? error : gw_fail(-EPROTO, "the target sent raw bytes out of turn");
+        }
+    }
+}
+
+int gw_source_exchange(struct gw_source *source, json_t *request, const char *type, json_t **reply)
+{
+    json_t *message;
+    int error = gw_message_send(source->control, request);
+
+    if (!error)
+        error = gw_source_receive(source, GW_REPLY_TIMEOUT_MS, &message);
+    if (error)
+        return error;
+    if (gw_message_is(message, type)) {
+        *reply = message;
+        return 0;
+    }
+    error = gw_message_is(message, "error")
+                ? gw_message_raise(message)
+                : gw_fail(-EPROTO, "the target answered '%s' where '%s' was due",
+                          gw_message_type(message), type);
+    if (json_is_array(json_object_get(message, "blocked")) && !source->blocked)
+        source->blocked = json_incref(json_object_get(message, "blocked"));
+    json_decref(message);
+    return error;
+}
+
+/* ---- channels ---- */
+
+static int start_workers(struct gw_source *source, unsigned channels)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned wanted = source->environment->worker_count;
+
+    /* A worker keeps a CPU busy; the guest and the control thread want theirs too. */
+    if (!wanted)
+        wanted = (unsigned)gw_max((uint64_t)(cpus > 0 ? cpus / 2 : 1), 1);
+    wanted = (unsigned)gw_min(gw_min(wanted, channels), GW_WORKERS_MAX);
+    while (source->worker_count < wanted) {
+        int error = gw_worker_new(source->environment->transport, -1,
+                                  &source->workers[source->worker_count]);
+
+        if (error)
+            return error;
+        source->worker_count++;
+    }
+    return 0;
+}
+
+/* Dials one more channel over the next rail. */
+static int open_channel(struct gw_source *source)
+{
+    struct gw_worker *worker = source->workers[source->next_worker++ % source->worker_count];
+    unsigned rail = source->next_rail++ % source->rail_count;
+    struct gw_connect_options options = {
+        .channel =
+            {
+                .domain = source->domains[rail],
+                .poller = gw_worker_poller(worker),
+                .timeout_ms = GW_CONNECT_TIMEOUT_MS,
+                .congestion = source->congestion,
+            },
+        .peer = source->rails[rail].peer,
+        .local = &source->rails[rail].local,
+    };
+    struct gw_channel *channel;
+    struct gw_lane *lane;
+    struct gw_seal *seal;
+    int error = gw_sender_prepare(source->sender, worker, &lane);
+
+    if (error)
+        return error;
+    options.channel.context = lane;
+    error = gw_seal_dial(source->control, &options, &channel, &seal);
+    if (error) {
+        gw_sender_cancel(lane);
+        return error;
+    }
+    gw_sender_start(lane, channel, seal);
+    return 0;
+}
+
+static int find_rails(struct gw_source *source, const json_t *addresses)
+{
+    struct gw_address peers[GW_RAILS_MAX];
+    struct gw_rail control = {
+        .local = *gw_control_local(source->control),
+        .peer = gw_control_peer(source->control)->address,
+    };
+    unsigned count = 0;
+    const json_t *item;
+    size_t index;
+    int found;
+
+    json_array_foreach((json_t *)addresses, index, item)
+    {
+        const char *text = json_string_value(item);
+
+        if (count == GW_RAILS_MAX || !text)
+            break;
+        found = gw_address_parse(text, GW_DEFAULT_PORT, &peers[count]);
+        if (found)
+            return found;
+        count++;
+    }
+    gw_address_set_port(&control.local, 0);
+    found = gw_rails_pair(&control, peers, count, source->rails, GW_RAILS_MAX);
+    if (found < 0)
+        return found;
+    for (source->rail_count = 0; source->rail_count < (unsigned)found; source->rail_count++) {
+        unsigned rail = source->rail_count;
+        int error = gw_domain_open(source->environment->transport, &source->rails[rail].local,
+                                   &source->domains[rail]);
+
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+int gw_source_open_channels(struct gw_source *source, const json_t *addresses, unsigned per_rail,
+                            const char *congestion)
+{
+    int error = find_rails(source, addresses), last = 0;
+    unsigned opened = 0;
+
+    if (error)
+        return error;
+    source->congestion = congestion;
+    source->channels_wanted = (unsigned)gw_min(
+        (per_rail ? per_rail : GW_CHANNELS_DEFAULT) * source->rail_count, GW_LANES_MAX);
+    error = start_workers(source, source->channels_wanted);
+    for (unsigned i = 0; !error && i < source->channels_wanted; i++) {
+        int result = open_channel(source);
+
+        if (result)
+            last = result;
+        else
+            opened++;
+        if (result == -ECONNREFUSED || result == -EACCES)
+            break;
+        /* A rail that cannot be used is passed over; the others carry its share. */
+        if (result)
+            gw_log(GW_LOG_WARNING, "a data channel is passed over: %s", gw_error_message());
+    }
+    if (!error && opened == 0)
+        error = last;
+    pthread_mutex_lock(&source->progress->lock);
+    source->progress->data.channel_count = opened;
+    pthread_mutex_unlock(&source->progress->lock);
+    return error;
+}
+
+/* A channel died: the target closes its end and says what it applied, the rest is sent again, and a
+ * new channel takes its place. */
+static int replace_channel(struct gw_source *source, const struct gw_path_event *event)
+{
+    json_t *reply;
+    uint64_t applied;
+    int error;
+
+    gw_log(GW_LOG_WARNING, "data channel %u: %s; it is replaced", event->number, event->error.text);
+    error = gw_source_exchange(
+        source, json_pack("{s:s,s:i}", "type", "bury", "channel", event->number), "buried", &reply);
+    if (error)
+        return error;
+    error = gw_message_number(reply, "applied", INT64_MAX, &applied);
+    json_decref(reply);
+    if (!error)
+        error = gw_sender_bury(source->sender, event->number, applied);
+    if (error)
+        return error;
+    error = open_channel(source);
+    if (error && gw_sender_lane_count(source->sender) > 0) {
+        gw_log(GW_LOG_WARNING, "no new data channel, the others go on: %s", gw_error_message());
+        error = 0;
+    }
+    return error;
+}
+
+/* ---- rounds ---- */
+
+void gw_source_update_progress(struct gw_source *source)
+{
+    struct gw_progress_data *data = &source->progress->data;
+    uint64_t now = gw_clock_ns();
+    struct gw_path_stats stats;
+
+    gw_sender_stats(source->sender, &stats);
+    pthread_mutex_lock(&source->progress->lock);
+    data->bytes_sent = stats.wire_bytes;
+    data->bytes_zero = stats.zero_bytes;
+    data->channel_count = gw_sender_lane_count(source->sender);
+    if (now - source->sent_before_ns >= RATE_INTERVAL_NS) {
+        if (source->sent_before_ns)
+            data->rate = (uint64_t)((double)(stats.wire_bytes - source->sent_before) *
+                                    (double)GW_NS_PER_S / (double)(now - source->sent_before_ns));
+        source->sent_before = stats.wire_bytes;
+        source->sent_before_ns = now;
+    }
+    pthread_mutex_unlock(&source->progress->lock);
+}
+
+/* Events of the data path. 1: the round is done. */
+static int take_events(struct gw_source *source, unsigned *redials)
+{
+    struct gw_path_event event;
+
+    while (gw_sender_next_event(source->sender, &event)) {
+        int error = 0;
+
+        if (event.kind == GW_PATH_ROUND_DONE)
+            return 1;
+        if (event.kind == GW_PATH_FAILED)
+            return gw_error_raise(&event.error);
+        if (++*redials > REDIALS_MAX)
+            return gw_error_raise(&event.error);
+        error = replace_channel(source, &event);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+/* What the target says by itself during a round is that it failed. */
+static int take_control(struct gw_source *source)
+{
+    struct gw_control_frame frame;
+    int error = gw_control_receive(source->control, 0, &frame);
+
+    if (error)
+        return error == -ETIMEDOUT ? 0 : error;
+    if (!frame.message)
+        return gw_fail(-EPROTO, "the target sent raw bytes out of turn");
+    error = gw_message_is(frame.message, "error")
+                ? gw_message_raise(frame.message)
+                : gw_fail(-EPROTO, "the target sent '%s' during a round",
+                          gw_message_type(frame.message));
+    json_decref(frame.message);
+    return error;
+}
+
+static int wait_for_round(struct gw_source *source)
+{
+    uint64_t updated = gw_clock_ns();
+    unsigned redials = 0;
+
+    for (;;) {
+        struct pollfd fds[] = {
+            {.fd = gw_sender_event_fd(source->sender), .events = POLLIN},
+            {.fd = gw_control_arm(source->control), .events = POLLIN},
+        };
+        int result = take_control(source);
+
+        if (!result)
+            result = take_events(source, &redials);
+        if (!result)
+            result = gw_source_check_cancel(source);
+        if (!result && source->tick)
+            result = source->tick(source->tick_context);
+        if (result)
+            return result > 0 ? 0 : result;
+        poll(fds, GW_ARRAY_LENGTH(fds), TICK_MS);
+        if (gw_clock_ns() - updated > 100 * GW_NS_PER_MS) {
+            gw_source_update_progress(source);
+            updated = gw_clock_ns();
+        }
+    }
+}
+
+int gw_source_run_round(struct gw_source *source, struct gw_round *round)
+{
+    int error;
+
+    gw_sender_begin(source->sender, round);
+    error = wait_for_round(source);
+    gw_sender_end(source->sender);
+    gw_source_update_progress(source);
+    return error;
+}
+
+void gw_source_report(struct gw_source *source, json_t *detail)
+{
+    struct gw_path_stats stats;
+    char transport[160];
+    double cpu = 0;
+
+    gw_sender_stats(source->sender, &stats);
+    gw_sender_describe(source->sender, transport, sizeof(transport));
+    for (unsigned i = 0; i < source->worker_count; i++)
+        cpu += (double)gw_worker_cpu_ns(source->workers[i]) / 1e9;
+    json_object_set_new(
+        detail, "stats",
+        json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:s}", "wire_bytes", (json_int_t)stats.wire_bytes,
+                  "data_bytes", (json_int_t)stats.data_bytes, "zero_bytes",
+                  (json_int_t)stats.zero_bytes, "records", (json_int_t)stats.records,
+                  "worker_cpu_s", cpu, "read_s", (double)stats.stage_ns[GW_STAGE_READ] / 1e9,
+                  "digest_s", (double)stats.stage_ns[GW_STAGE_DIGEST] / 1e9, "transport",
+                  transport));
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * source: the sending side's session with a target: the control conversation, the data channels
+ * over every rail, the rounds, and what happens when a channel dies.
+ *
+ * Errors: 0 or -errno with a message; -ECANCELED when the migration was cancelled; what the target
+ * reports keeps its words. Order: connect → offer (by the caller, with exchange) → open_channels →
+ * run_round … → close. Threads: the migration's control thread. Units: bytes, milliseconds.
+ */
+#ifndef GODWIT_ENGINE_SESSION_SOURCE_H
+#define GODWIT_ENGINE_SESSION_SOURCE_H
+
+#include "engine/migration.h"
+#include "engine/session/message.h"
+#include "engine/worker/path.h"
+#include "transport/link/rails.h"
+
+#define GW_CONNECT_TIMEOUT_MS 10000
+#define GW_REPLY_TIMEOUT_MS   60000 /* a target that syncs a disk may take this long */
+#define GW_WORKERS_MAX        16u
+#define GW_CHANNELS_DEFAULT   2u
+#define GW_CHANNELS_MAX       16u /* per rail */
+
+struct gw_source {
+    const struct gw_environment *environment;
+    struct gw_progress *progress;
+    struct gw_control *control;
+    uint8_t migration_id[GW_ID_SIZE];
+    char epoch[2 * GW_ID_SIZE + 1];
+    struct gw_worker *workers[GW_WORKERS_MAX];
+    unsigned worker_count, next_worker;
+    struct gw_rail rails[GW_RAILS_MAX];
+    struct gw_domain *domains[GW_RAILS_MAX];
+    unsigned rail_count, next_rail;
+    unsigned channels_wanted;
+    const char *congestion;
+    struct gw_sender *sender;
+    json_t *blocked;                      /* the target's reasons against the offer, or NULL */
+    bool is_cancel_ignored;               /* from COMMITTED on */
+    uint64_t sent_before_ns, sent_before; /* for the rate of the last second */
+    /* Called about every 10 ms while a round runs: throttling, QMP events. May be NULL. */
+    int (*tick)(void *context);
+    void *tick_context;
+};
+
+int gw_source_connect(const struct gw_environment *environment, const struct gw_address *peer,
+                      struct gw_progress *progress, struct gw_source **out);
+void gw_source_close(struct gw_source *source); /* takes NULL */
+/* Sends request (taken over) and waits for a reply of that type, which the caller decrefs. A
+ * message of type "error" becomes the error. */
+int gw_source_exchange(struct gw_source *source, json_t *request, const char *type, json_t **reply);
+/* Waits for the next message. */
+int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out);
+/* addresses: the target's, from its reply to the offer. */
+int gw_source_open_channels(struct gw_source *source, const json_t *addresses, unsigned per_rail,
+                            const char *congestion);
+/* Sends the round and returns when every byte of it is in the target's volumes. */
+int gw_source_run_round(struct gw_source *source, struct gw_round *round);
+/* -ECANCELED once somebody asked for it. */
+int gw_source_check_cancel(struct gw_source *source);
+void gw_source_update_progress(struct gw_source *source);
+/* Adds "stats" to detail: bytes, CPU seconds by stage. */
+void gw_source_report(struct gw_source *source, json_t *detail);
+
+#endif

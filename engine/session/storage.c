@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Resolves a peer's paths by real path, after every symbolic link, and compares with the folders.
+ */
+#include "engine/session/storage.h"
+
+#include <errno.h>
+#include <libgen.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "common/error.h"
+
+static bool is_beneath(const char *path, const char *folder)
+{
+    size_t length = strlen(folder);
+
+    while (length > 1 && folder[length - 1] == '/')
+        length--;
+    return strncmp(path, folder, length) == 0 && (path[length] == '/' || path[length] == '\0');
+}
+
+static bool is_name(const char *name)
+{
+    return name[0] && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && !strchr(name, '/');
+}
+
+static int refuse(const struct gw_environment *environment, const char *wanted)
+{
+    char folders[256] = "";
+
+    for (unsigned i = 0; i < environment->storage_count; i++) {
+        size_t used = strlen(folders);
+
+        snprintf(folders + used, sizeof(folders) - used, "%s%s", i ? ", " : "",
+                 environment->storage[i]);
+    }
+    return gw_fail(-EACCES,
+                   "path '%s' is outside the storage folders of this host (%s): choose one "
+                   "beneath them, or add a folder with --storage on the agent",
+                   wanted, folders);
+}
+
+/* Splits into the folder, resolved, and the last name. */
+static int resolve_folder(const char *path, char *folder, char *name)
+{
+    char copy[PATH_MAX];
+
+    snprintf(copy, sizeof(copy), "%s", path);
+    snprintf(name, NAME_MAX + 1, "%s", basename(copy));
+    snprintf(copy, sizeof(copy), "%s", path);
+    if (!realpath(dirname(copy), folder))
+        return gw_fail_errno(-errno, "the folder of '%s'", path);
+    return is_name(name) ? 0 : gw_fail(-EINVAL, "'%s' does not name a file", path);
+}
+
+int gw_storage_resolve(const struct gw_environment *environment, const char *wanted,
+                       const char *default_name, char *out)
+{
+    char path[PATH_MAX], folder[PATH_MAX], name[NAME_MAX + 1], root[PATH_MAX];
+    struct stat info;
+    int length, error;
+
+    if (environment->storage_count == 0)
+        return gw_fail(-EACCES, "this host has no storage folder: start its agent with --storage");
+    length = wanted[0] == '/'
+                 ? snprintf(path, sizeof(path), "%s", wanted)
+                 : snprintf(path, sizeof(path), "%s/%s", environment->storage[0], wanted);
+    if (length >= (int)sizeof(path) - NAME_MAX - 1)
+        return gw_fail(-ENAMETOOLONG, "path '%.64s...' is too long", wanted);
+    if (!wanted[0] || path[strlen(path) - 1] == '/' ||
+        (stat(path, &info) == 0 && S_ISDIR(info.st_mode))) {
+        if (!is_name(default_name))
+            return gw_fail(-EINVAL, "'%s' is no name for a file", default_name);
+        length = (int)strlen(path);
+        snprintf(path + length, sizeof(path) - (size_t)length, "/%s", default_name);
+    }
+    error = resolve_folder(path, folder, name);
+    if (error)
+        return error;
+    for (unsigned i = 0; i < environment->storage_count; i++) {
+        if (!realpath(environment->storage[i], root) || !is_beneath(folder, root))
+            continue;
+        if (snprintf(out, PATH_MAX, "%s/%s", folder, name) >= PATH_MAX)
+            return gw_fail(-ENAMETOOLONG, "path '%.64s...' is too long", wanted);
+        return 0;
+    }
+    return refuse(environment, wanted);
+}
+
+int gw_storage_free(const char *path, uint64_t *out)
+{
+    char copy[PATH_MAX];
+    struct statvfs info;
+
+    snprintf(copy, sizeof(copy), "%s", path);
+    if (statvfs(dirname(copy), &info))
+        return gw_fail_errno(-errno, "free space for %s", path);
+    *out = (uint64_t)info.f_bavail * info.f_frsize;
+    return 0;
+}

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The executor of the state machine: no decision is made here. */
+#include "engine/session/switchover.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+
+static int record(struct gw_switchover *switchover, enum gw_handover_action action)
+{
+    struct gw_journal_entry entry = {.side = switchover->side, .detail = switchover->detail};
+    const char *state = gw_handover_state_name(gw_handover_action_state(action));
+
+    snprintf(entry.epoch, sizeof(entry.epoch), "%s", switchover->epoch);
+    snprintf(entry.state, sizeof(entry.state), "%s", state);
+    memcpy(entry.peer_instance, switchover->machine.peer_instance, sizeof(entry.peer_instance));
+    return gw_journal_record(switchover->journal, &entry);
+}
+
+static void note(struct gw_switchover *switchover, enum gw_handover_action action)
+{
+    enum gw_handover_event message = gw_handover_action_message(action);
+
+    if (action == GW_ACT_REDIAL)
+        switchover->wants_redial = true;
+    if (action == GW_ACT_ALARM) {
+        switchover->is_alarmed = true;
+        gw_log(GW_LOG_ERROR,
+               "move %s: the VM runs on the other host although this one was told to "
+               "keep it: stop one of them at once",
+               switchover->epoch);
+    }
+    /* A link that is down is found by whoever receives from it. */
+    if (message != GW_EVENT_COUNT && switchover->control)
+        gw_message_send(switchover->control,
+                        json_pack("{s:s,s:s,s:s}", "type", "handover", "message",
+                                  gw_handover_event_name(message), "epoch", switchover->epoch));
+}
+
+static int step(struct gw_switchover *switchover, enum gw_handover_action action)
+{
+    uint64_t started = gw_clock_ns();
+    bool is_record = gw_handover_action_state(action) != GW_HANDOVER_NONE;
+    int error =
+        is_record ? record(switchover, action) : switchover->act(switchover->context, action);
+
+    switchover->action_ns[action] = gw_clock_ns() - started;
+    gw_log(GW_LOG_DEBUG, "move %s: %s: %s, %.1f ms", switchover->epoch,
+           gw_handover_action_name(action), error ? gw_error_message() : "done",
+           (double)switchover->action_ns[action] / 1e6);
+    if (error && !switchover->cause.code)
+        gw_error_take(error, &switchover->cause);
+    return error;
+}
+
+static void show_state(struct gw_switchover *switchover)
+{
+    if (!switchover->progress)
+        return;
+    pthread_mutex_lock(&switchover->progress->lock);
+    snprintf(switchover->progress->data.state, sizeof(switchover->progress->data.state), "%s",
+             gw_handover_state_name(switchover->machine.state));
+    pthread_mutex_unlock(&switchover->progress->lock);
+}
+
+/* Does one list. Returns the event to report, or GW_EVENT_COUNT when the list was notes alone. */
+static enum gw_handover_event execute(struct gw_switchover *switchover,
+                                      const struct gw_handover_actions *actions, bool is_busy)
+{
+    show_state(switchover);
+    for (unsigned i = 0; i < actions->count; i++) {
+        if (gw_handover_action_is_note(actions->list[i]))
+            note(switchover, actions->list[i]);
+        else if (step(switchover, actions->list[i]))
+            return GW_EVENT_FAILED;
+    }
+    return is_busy ? GW_EVENT_DONE : GW_EVENT_COUNT;
+}
+
+static int run(struct gw_switchover *switchover, struct gw_handover_actions *actions)
+{
+    enum gw_handover_event event = execute(switchover, actions, switchover->machine.is_busy);
+
+    /* Every list of the machine leads on or ends: it holds no cycle without an event from outside.
+     */
+    while (event != GW_EVENT_COUNT) {
+        int error = gw_handover_step(&switchover->machine, event, actions);
+
+        if (error)
+            return error;
+        event = execute(switchover, actions, switchover->machine.is_busy);
+    }
+    return 0;
+}
+
+int gw_switchover_begin(struct gw_switchover *switchover, const uint8_t *peer_instance)
+{
+    struct gw_handover_actions actions;
+    bool is_paused = switchover->machine.is_guest_paused;
+
+    gw_handover_begin(&switchover->machine, switchover->side, peer_instance, &actions);
+    switchover->machine.is_guest_paused = is_paused;
+    return run(switchover, &actions);
+}
+
+int gw_switchover_restart(struct gw_switchover *switchover, const struct gw_journal_entry *entry)
+{
+    struct gw_handover_actions actions;
+    int error = gw_handover_restart(&switchover->machine, entry, &actions);
+
+    return error ? error : run(switchover, &actions);
+}
+
+int gw_switchover_event(struct gw_switchover *switchover, enum gw_handover_event event)
+{
+    struct gw_handover_actions actions;
+    int error = gw_handover_step(&switchover->machine, event, &actions);
+
+    return error ? error : run(switchover, &actions);
+}
+
+int gw_switchover_hear(struct gw_switchover *switchover, const uint8_t *instance,
+                       const json_t *message)
+{
+    struct gw_handover_actions actions;
+    enum gw_handover_event event;
+    const char *name, *epoch;
+    int error = gw_message_text(message, "message", &name);
+
+    switchover->heard_ns = gw_clock_ns();
+    if (!error)
+        error = gw_message_text(message, "epoch", &epoch);
+    if (!error && strcmp(epoch, switchover->epoch) != 0)
+        error = gw_fail(-EPROTO, "a message of migration %.40s in the session of %s", epoch,
+                        switchover->epoch);
+    if (!error)
+        error = gw_handover_message_parse(name, &event);
+    if (!error)
+        error = gw_handover_hear(&switchover->machine, instance, event, &actions);
+    return error ? error : run(switchover, &actions);
+}
+
+json_t *gw_switchover_times(const struct gw_switchover *switchover)
+{
+    json_t *times = json_object();
+
+    for (unsigned action = 0; action < GW_ACT_COUNT; action++)
+        if (switchover->action_ns[action])
+            json_object_set_new(times, gw_handover_action_name((enum gw_handover_action)action),
+                                json_real((double)switchover->action_ns[action] / 1e6));
+    return times;
+}

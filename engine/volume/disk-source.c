@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reads an image through its format: mapped in place when the file lives in memory, else by file
+ * ranges for the workers' io_uring. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "common/checked.h"
+#include "common/error.h"
+#include "engine/volume/disk.h"
+#include "engine/volume/filesystem.h"
+
+struct disk_source {
+    struct gw_source_volume volume;
+    struct gw_image *image;
+    const struct gw_disk_dirty *dirty;
+    bool is_memory_file;
+    void *mapping; /* of the whole file, or NULL */
+    uint64_t mapping_size;
+};
+
+static struct disk_source *of(struct gw_source_volume *volume)
+{
+    return gw_container_of(volume, struct disk_source, volume);
+}
+
+static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+{
+    return gw_image_extent(of(volume)->image, offset, out);
+}
+
+static int locate(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
+                  struct gw_location *out)
+{
+    struct disk_source *disk = of(volume);
+    int error = gw_image_locate(disk->image, offset, length, out);
+
+    if (error || out->kind != GW_EXTENT_DATA)
+        return error;
+    out->is_memory_file = disk->is_memory_file;
+    if (disk->mapping && gw_range_fits(out->file_offset, out->length, disk->mapping_size)) {
+        out->where = GW_IN_MEMORY;
+        out->memory = (char *)disk->mapping + out->file_offset;
+    }
+    return 0;
+}
+
+static int read_bytes(struct gw_source_volume *volume, uint64_t offset, void *into, uint64_t length)
+{
+    return gw_fail(-ENOTSUP, "%s is read through its file", volume->name);
+}
+
+static void copied(struct gw_source_volume *volume, uint64_t offset, const void *bytes,
+                   uint64_t length)
+{
+}
+
+static int collect(struct gw_source_volume *volume, struct gw_bitmap *dirty)
+{
+    struct disk_source *disk = of(volume);
+    int error;
+
+    if (!disk->dirty)
+        return gw_fail(-ENOTSUP, "%s is at rest: nothing tracks its writes", volume->name);
+    error = disk->dirty->collect(disk->dirty->context, dirty);
+    /* The tables are read after the dirty map was taken, so that they know every write in it. */
+    return error ? error : gw_image_refresh(disk->image);
+}
+
+static int unchanged(struct gw_source_volume *volume)
+{
+    return of(volume)->dirty ? 0 : gw_image_unchanged(of(volume)->image);
+}
+
+static void close_source(struct gw_source_volume *volume)
+{
+    struct disk_source *disk = of(volume);
+
+    if (disk->mapping)
+        munmap(disk->mapping, disk->mapping_size);
+    gw_image_close(disk->image);
+    free(disk);
+}
+
+static const struct gw_source_ops ops = {
+    .next_extent = next_extent,
+    .locate = locate,
+    .read = read_bytes,
+    .copied = copied,
+    .collect = collect,
+    .unchanged = unchanged,
+    .close = close_source,
+};
+
+/* A file in memory is mapped whole: its bytes go from where they lie to the wire. An image in use
+ * is not, since its bytes must be taken before they are digested. */
+static void map_file(struct disk_source *disk, const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return;
+    disk->is_memory_file = gw_is_memory_file(fd);
+    disk->mapping_size = gw_image_info(disk->image)->file_size;
+    if (disk->is_memory_file && !disk->dirty && disk->mapping_size > 0) {
+        disk->mapping = mmap(NULL, disk->mapping_size, PROT_READ, MAP_SHARED, fd, 0);
+        if (disk->mapping == MAP_FAILED)
+            disk->mapping = NULL;
+    }
+    close(fd);
+}
+
+int gw_disk_source_open(const struct gw_disk_source_options *options, struct gw_source_volume **out)
+{
+    struct gw_image_open_options open_options = {
+        .path = options->path,
+        .format = options->format,
+        .is_in_use = options->dirty != NULL,
+        .is_direct = true,
+    };
+    struct disk_source *disk = calloc(1, sizeof(*disk));
+    int error;
+
+    if (!disk)
+        return gw_fail(-ENOMEM, "no memory for a volume");
+    error = gw_image_open(&open_options, &disk->image);
+    if (error) {
+        free(disk);
+        return error;
+    }
+    disk->dirty = options->dirty;
+    disk->volume = (struct gw_source_volume){
+        .ops = &ops,
+        .kind = GW_VOLUME_DISK,
+        .size = gw_image_info(disk->image)->virtual_size,
+        .granularity = GW_DISK_GRANULARITY,
+        .is_still = options->dirty == NULL,
+    };
+    snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", options->name);
+    map_file(disk, options->path);
+    *out = &disk->volume;
+    return 0;
+}
+
+const struct gw_image_info *gw_disk_source_info(const struct gw_source_volume *volume)
+{
+    return gw_image_info(gw_container_of(volume, struct disk_source, volume)->image);
+}

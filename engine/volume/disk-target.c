@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Writes a new image under a name of its own and gives it its final name at the end. */
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/checked.h"
+#include "common/error.h"
+#include "engine/volume/disk.h"
+#include "engine/volume/filesystem.h"
+
+struct disk_target {
+    struct gw_target_volume volume;
+    struct gw_image *image;
+    char path[PATH_MAX], part[PATH_MAX];
+    bool is_memory_file, is_finished;
+    bool is_device; /* no other name, nothing to unlink */
+};
+
+static struct disk_target *of(struct gw_target_volume *volume)
+{
+    return gw_container_of(volume, struct disk_target, volume);
+}
+
+static int locate(struct gw_target_volume *volume, uint64_t offset, uint64_t length,
+                  struct gw_location *out)
+{
+    int error = gw_image_locate(of(volume)->image, offset, length, out);
+
+    out->is_memory_file = of(volume)->is_memory_file;
+    return error;
+}
+
+static int write_bytes(struct gw_target_volume *volume, uint64_t offset, const void *from,
+                       uint64_t length)
+{
+    return gw_fail(-ENOTSUP, "%s is written through its file", volume->name);
+}
+
+static int zero(struct gw_target_volume *volume, uint64_t offset, uint64_t length)
+{
+    return gw_image_zero(of(volume)->image, offset, length);
+}
+
+static int sync_image(struct gw_target_volume *volume)
+{
+    return gw_image_sync(of(volume)->image);
+}
+
+static int sync_folder(const char *path)
+{
+    char copy[PATH_MAX];
+    int fd, error = 0;
+
+    snprintf(copy, sizeof(copy), "%s", path);
+    fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd))
+        error = gw_fail_errno(-errno, "%s: cannot sync its folder", path);
+    if (fd >= 0)
+        close(fd);
+    return error;
+}
+
+static int finish(struct gw_target_volume *volume)
+{
+    struct disk_target *disk = of(volume);
+    int error = gw_image_finish(disk->image);
+
+    if (error || disk->is_device)
+        return error;
+    /* The locks go with the descriptor; the hypervisor opens the file next. */
+    gw_image_close(disk->image);
+    disk->image = NULL;
+    if (renameat2(AT_FDCWD, disk->part, AT_FDCWD, disk->path, RENAME_NOREPLACE))
+        return gw_fail_errno(-errno, "%s: cannot give the finished image this name", disk->path);
+    disk->is_finished = true;
+    return sync_folder(disk->path);
+}
+
+static void abort_target(struct gw_target_volume *volume)
+{
+    struct disk_target *disk = of(volume);
+
+    gw_image_close(disk->image);
+    disk->image = NULL;
+    if (!disk->is_device)
+        unlink(disk->is_finished ? disk->path : disk->part);
+}
+
+static void close_target(struct gw_target_volume *volume)
+{
+    struct disk_target *disk = of(volume);
+
+    gw_image_close(disk->image);
+    free(disk);
+}
+
+static const struct gw_target_ops ops = {
+    .locate = locate,
+    .write = write_bytes,
+    .zero = zero,
+    .sync = sync_image,
+    .finish = finish,
+    .abort = abort_target,
+    .close = close_target,
+};
+
+static int choose_names(struct disk_target *disk, const struct gw_disk_target_options *options)
+{
+    struct stat info;
+    bool exists = lstat(options->path, &info) == 0;
+
+    disk->is_device = exists && S_ISBLK(info.st_mode);
+    if (exists && !disk->is_device)
+        return gw_fail(-EEXIST, "%s exists already: choose another name or remove it",
+                       options->path);
+    if (snprintf(disk->path, PATH_MAX, "%s", options->path) >= PATH_MAX ||
+        snprintf(disk->part, PATH_MAX, disk->is_device ? "%s" : "%s.godwit-%s.part", options->path,
+                 options->epoch) >= PATH_MAX)
+        return gw_fail(-ENAMETOOLONG, "%s: the name is too long", options->path);
+    return 0;
+}
+
+int gw_disk_target_create(const struct gw_disk_target_options *options,
+                          struct gw_target_volume **out)
+{
+    struct disk_target *disk = calloc(1, sizeof(*disk));
+    struct gw_image_create_options create = {
+        .format = options->format,
+        .is_fixed = options->is_fixed,
+        .virtual_size = options->size,
+        .block_size = options->block_size,
+        .logical_sector_size = options->logical_sector_size,
+        .physical_sector_size = options->physical_sector_size,
+        .disk_id = options->disk_id,
+        /* A tail that is no whole sector cannot be written past the page cache. */
+        .is_direct = options->size % 4096 == 0,
+    };
+    int error;
+
+    if (!disk)
+        return gw_fail(-ENOMEM, "no memory for a volume");
+    error = choose_names(disk, options);
+    if (!error) {
+        create.path = disk->part;
+        error = gw_image_create(&create, &disk->image);
+    }
+    if (error) {
+        free(disk);
+        return error;
+    }
+    disk->volume =
+        (struct gw_target_volume){.ops = &ops, .kind = GW_VOLUME_DISK, .size = options->size};
+    snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", options->name);
+    disk->is_memory_file = gw_is_memory_path(disk->part);
+    *out = &disk->volume;
+    return 0;
+}

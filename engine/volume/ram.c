@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Maps RAM files at both ends. Which pages are dirty is the tracker's business. */
+#include "engine/volume/ram.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "common/checked.h"
+#include "common/error.h"
+#include "common/memory.h"
+#include "engine/volume/filesystem.h"
+
+#define SMALL_PAGE 4096u
+
+struct ram_source {
+    struct gw_source_volume volume;
+    int fd;
+    void *memory;
+    struct gw_tracker *tracker;
+};
+
+static struct ram_source *source_of(struct gw_source_volume *volume)
+{
+    return gw_container_of(volume, struct ram_source, volume);
+}
+
+static int source_next_extent(struct gw_source_volume *volume, uint64_t offset,
+                              struct gw_extent *out)
+{
+    int fd = source_of(volume)->fd;
+    off_t data = lseek(fd, (off_t)offset, SEEK_DATA), hole;
+
+    *out = (struct gw_extent){.offset = offset, .kind = GW_EXTENT_ABSENT};
+    if (data < 0 && errno != ENXIO)
+        return gw_fail_errno(-errno, "%s: looking for data", volume->name);
+    if (data < 0 || (uint64_t)data >= volume->size) {
+        out->length = volume->size - offset;
+    } else if ((uint64_t)data > offset) {
+        out->length = (uint64_t)data - offset;
+    } else {
+        hole = lseek(fd, (off_t)offset, SEEK_HOLE);
+        if (hole < 0)
+            return gw_fail_errno(-errno, "%s: looking for a hole", volume->name);
+        out->kind = GW_EXTENT_DATA;
+        out->length = gw_min((uint64_t)hole, volume->size) - offset;
+    }
+    return 0;
+}
+
+static int source_locate(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
+                         struct gw_location *out)
+{
+    *out = (struct gw_location){
+        .kind = GW_EXTENT_DATA,
+        .where = GW_IN_MEMORY,
+        .length = length,
+        .memory = (char *)source_of(volume)->memory + offset,
+    };
+    return 0;
+}
+
+static int source_read(struct gw_source_volume *volume, uint64_t offset, void *into,
+                       uint64_t length)
+{
+    return gw_fail(-ENOTSUP, "%s is read in place", volume->name);
+}
+
+static void source_copied(struct gw_source_volume *volume, uint64_t offset, const void *bytes,
+                          uint64_t length)
+{
+    gw_tracker_copied(source_of(volume)->tracker, offset, bytes, length);
+}
+
+static int source_collect(struct gw_source_volume *volume, struct gw_bitmap *dirty)
+{
+    return gw_tracker_collect(source_of(volume)->tracker, dirty);
+}
+
+static int source_unchanged(struct gw_source_volume *volume)
+{
+    struct stat info;
+
+    if (fstat(source_of(volume)->fd, &info))
+        return gw_fail_errno(-errno, "%s: stat", volume->name);
+    if ((uint64_t)info.st_size < volume->size)
+        return gw_fail(-ESTALE, "%s: the RAM file shrank to %lld bytes", volume->name,
+                       (long long)info.st_size);
+    return 0;
+}
+
+static void source_close(struct gw_source_volume *volume)
+{
+    struct ram_source *ram = source_of(volume);
+
+    gw_tracker_close(ram->tracker);
+    if (ram->memory)
+        munmap(ram->memory, volume->size);
+    if (ram->fd >= 0)
+        close(ram->fd);
+    free(ram);
+}
+
+static const struct gw_source_ops source_ops = {
+    .next_extent = source_next_extent,
+    .locate = source_locate,
+    .read = source_read,
+    .copied = source_copied,
+    .collect = source_collect,
+    .unchanged = source_unchanged,
+    .close = source_close,
+};
+
+/* 4096, or the huge page size of the file system that the file lives on. */
+static int page_size_of(int fd, const char *name, uint64_t *out)
+{
+    struct statfs info;
+
+    if (fstatfs(fd, &info))
+        return gw_fail_errno(-errno, "%s: statfs", name);
+    *out = (unsigned long)info.f_type == GW_HUGETLBFS_MAGIC ? (uint64_t)info.f_bsize : SMALL_PAGE;
+    return 0;
+}
+
+int gw_ram_source_open(const struct gw_ram_source_options *options, struct gw_source_volume **out)
+{
+    struct ram_source *ram = calloc(1, sizeof(*ram));
+    struct gw_tracker_options tracker;
+    uint64_t page_size = SMALL_PAGE;
+    int error;
+
+    if (!ram) {
+        close(options->fd);
+        return gw_fail(-ENOMEM, "no memory for a volume");
+    }
+    ram->fd = options->fd;
+    ram->volume.ops = &source_ops;
+    ram->volume.kind = GW_VOLUME_RAM;
+    ram->volume.size = options->size;
+    snprintf(ram->volume.name, sizeof(ram->volume.name), "%s", options->name);
+    error = source_unchanged(&ram->volume);
+    if (!error)
+        error = page_size_of(ram->fd, options->name, &page_size);
+    if (error)
+        goto err;
+    ram->memory = mmap(NULL, options->size, PROT_READ, MAP_SHARED, ram->fd, 0);
+    if (ram->memory == MAP_FAILED) {
+        ram->memory = NULL;
+        error = gw_fail_errno(-errno, "%s: cannot map the RAM file", options->name);
+        goto err;
+    }
+    tracker = (struct gw_tracker_options){
+        .kind = options->tracker,
+        .ram_fd = ram->fd,
+        .ram = ram->memory,
+        .size = options->size,
+        .page_size = page_size,
+        .vmm_pid = options->vmm_pid,
+    };
+    error = gw_tracker_open(&tracker, &ram->tracker);
+    if (error)
+        goto err;
+    ram->volume.granularity = (uint32_t)page_size;
+    ram->volume.needs_copy = gw_tracker_needs_copy(ram->tracker);
+    *out = &ram->volume;
+    return 0;
+
+err:
+    source_close(&ram->volume);
+    return error;
+}
+
+struct gw_tracker *gw_ram_source_tracker(struct gw_source_volume *volume)
+{
+    return source_of(volume)->tracker;
+}
+
+const void *gw_ram_source_memory(const struct gw_source_volume *volume)
+{
+    return gw_container_of(volume, struct ram_source, volume)->memory;
+}
+
+struct ram_target {
+    struct gw_target_volume volume;
+    char *path;
+    int fd;
+};
+
+static struct ram_target *target_of(struct gw_target_volume *volume)
+{
+    return gw_container_of(volume, struct ram_target, volume);
+}
+
+static int target_locate(struct gw_target_volume *volume, uint64_t offset, uint64_t length,
+                         struct gw_location *out)
+{
+    *out = (struct gw_location){
+        .kind = GW_EXTENT_DATA,
+        .where = GW_IN_MEMORY,
+        .length = length,
+        .memory = (char *)volume->memory + offset,
+    };
+    return 0;
+}
+
+static int target_write(struct gw_target_volume *volume, uint64_t offset, const void *from,
+                        uint64_t length)
+{
+    return gw_fail(-ENOTSUP, "%s is written in place", volume->name);
+}
+
+static int target_zero(struct gw_target_volume *volume, uint64_t offset, uint64_t length)
+{
+    struct ram_target *ram = target_of(volume);
+    uint64_t end = offset + length;
+
+    /* Most are zero already: this memory was allocated as zeroes, and a read is cheaper than a
+     * write. */
+    for (uint64_t at = offset; at < end; at += SMALL_PAGE) {
+        char *page = (char *)ram->volume.memory + at;
+        uint64_t size = gw_min(SMALL_PAGE, end - at);
+
+        if (!gw_memory_is_zero(page, size))
+            memset(page, 0, size);
+    }
+    return 0;
+}
+
+static int target_sync(struct gw_target_volume *volume)
+{
+    return 0; /* memory: as durable as the guest itself */
+}
+
+static void target_abort(struct gw_target_volume *volume)
+{
+    unlink(target_of(volume)->path);
+}
+
+static void target_close(struct gw_target_volume *volume)
+{
+    struct ram_target *ram = target_of(volume);
+
+    if (volume->memory)
+        munmap(volume->memory, volume->size);
+    if (ram->fd >= 0)
+        close(ram->fd);
+    free(ram->path);
+    free(ram);
+}
+
+static const struct gw_target_ops target_ops = {
+    .locate = target_locate,
+    .write = target_write,
+    .zero = target_zero,
+    .sync = target_sync,
+    .finish = target_sync,
+    .abort = target_abort,
+    .close = target_close,
+};
+
+static int allocate_ram(struct ram_target *ram, const char *name)
+{
+    ram->fd = open(ram->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (ram->fd < 0)
+        return gw_fail_errno(-errno, "%s: cannot create %s", name, ram->path);
+    if (fallocate(ram->fd, 0, 0, (off_t)ram->volume.size)) {
+        int error = gw_fail_errno(-errno, "%s: this host cannot set aside %llu MiB of memory in %s",
+                                  name, (unsigned long long)(ram->volume.size >> 20), ram->path);
+
+        unlink(ram->path);
+        return error;
+    }
+    ram->volume.memory =
+        mmap(NULL, ram->volume.size, PROT_READ | PROT_WRITE, MAP_SHARED, ram->fd, 0);
+    if (ram->volume.memory == MAP_FAILED) {
+        int error = gw_fail_errno(-errno, "%s: cannot map %s", name, ram->path);
+
+        ram->volume.memory = NULL;
+        unlink(ram->path);
+        return error;
+    }
+    return 0;
+}
+
+int gw_ram_target_create(const char *name, const char *path, uint64_t size,
+                         struct gw_target_volume **out)
+{
+    struct ram_target *ram = calloc(1, sizeof(*ram));
+    int error;
+
+    if (!ram || !(ram->path = strdup(path))) {
+        free(ram);
+        return gw_fail(-ENOMEM, "no memory for a volume");
+    }
+    ram->fd = -1;
+    ram->volume.ops = &target_ops;
+    ram->volume.kind = GW_VOLUME_RAM;
+    ram->volume.size = size;
+    snprintf(ram->volume.name, sizeof(ram->volume.name), "%s", name);
+    error = allocate_ram(ram, name);
+    if (error) {
+        target_close(&ram->volume);
+        return error;
+    }
+    *out = &ram->volume;
+    return 0;
+}

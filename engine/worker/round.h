@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * round: one pass over some volumes, handed out in chunks to whichever lane asks first.
+ *
+ * A first pass covers everything a volume has (data, zero and absent extents); a later one covers
+ * the dirty granules of a bitmap. Within a round a byte belongs to one lane until it is
+ * acknowledged or given back by the burial of that lane.
+ *
+ * Errors: 0 or -errno; an error of a volume ends the round for everyone, with its message.
+ * Order: new → add (each volume) → claim … applied/give_back … → gw_round_is_done → free.
+ * Threads: claim, applied and give_back from any worker; the rest from the control thread. One lock
+ * (leaf), taken once per batch of chunks; next_extent of a volume runs under it. Units: bytes.
+ */
+#ifndef GODWIT_ENGINE_WORKER_ROUND_H
+#define GODWIT_ENGINE_WORKER_ROUND_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "engine/volume/volume.h"
+
+/* A piece of work. DATA is at most GW_CHUNK_MAX long; ZERO and ABSENT as long as they are. */
+struct gw_piece {
+    uint16_t volume; /* index given to gw_round_add */
+    enum gw_extent_kind kind;
+    uint64_t offset, length;
+};
+
+struct gw_round;
+
+int gw_round_new(struct gw_round **out);
+void gw_round_free(struct gw_round *round);
+/* dirty NULL: a first pass over all of it. Else the set granules; the bitmap is lent until the end.
+ */
+int gw_round_add(struct gw_round *round, uint16_t index, struct gw_source_volume *volume,
+                 const struct gw_bitmap *dirty);
+/* RAM digests are asked for: the guest is stopped and the bytes hold still. */
+void gw_round_set_still(struct gw_round *round);
+bool gw_round_is_still(const struct gw_round *round);
+
+/* Up to max pieces and at most about bytes_max of data. Returns how many, 0 when nothing is left to
+ * claim, or -errno. */
+int gw_round_claim(struct gw_round *round, struct gw_piece *out, unsigned max, uint64_t bytes_max);
+/* That much of what was claimed (pieces or parts of them, in bytes) is in the peer's volume.
+ * Returns true when that was the last of the round. */
+bool gw_round_applied(struct gw_round *round, uint64_t bytes);
+/* A lane died before the piece was applied: someone else does it. */
+int gw_round_give_back(struct gw_round *round, const struct gw_piece *piece);
+bool gw_round_is_done(struct gw_round *round);
+/* The first error of a volume, or code 0. */
+void gw_round_error(struct gw_round *round, struct gw_error *out);
+/* Data bytes handed out, zero bytes handed out, so far. */
+void gw_round_counts(struct gw_round *round, uint64_t *data, uint64_t *zero);
+
+#endif

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The two halves of the source's data path: sender.c (all lanes of a migration, for the control
+ * thread) and sender-lane.c (one lane, on its worker). Private to engine/worker. Errors, threads:
+ * as path.h. Units: bytes.
+ */
+#ifndef GODWIT_ENGINE_WORKER_SENDER_H
+#define GODWIT_ENGINE_WORKER_SENDER_H
+
+#include "engine/worker/events.h"
+#include "engine/worker/lane.h"
+
+#define GW_SENDER_RING_MAX                                                                         \
+    (16u << 20)             /* local buffer of a lane; the target's ring may be smaller */
+#define GW_SENDER_BATCH 64u /* pieces claimed at once */
+
+struct gw_sender {
+    uint8_t migration_id[GW_ID_SIZE];
+    struct gw_source_volume *volumes[GW_VOLUMES_MAX];
+    _Atomic(struct gw_round *) round;
+    struct gw_events events;
+    struct gw_sender_lane *lanes; /* the control thread's list */
+    struct gw_path_stats past;    /* of lanes that are gone */
+};
+
+enum gw_sender_entry_state { GW_ENTRY_READING, GW_ENTRY_READY, GW_ENTRY_POSTED };
+
+/* One entry of a record, from claim to acknowledgement. */
+struct gw_sender_entry {
+    struct gw_write write;
+    struct gw_io io;
+    struct gw_sender_lane *lane;
+    struct gw_piece piece;
+    enum gw_sender_entry_state state;
+    enum gw_entry_kind kind;
+    bool is_final; /* digest or seal is made, zeroes were looked for */
+    bool has_digest;
+    bool is_op_out;    /* gw_write posted, done not yet run */
+    uint32_t position; /* in the ring */
+    uint64_t ring_end; /* ring head after this entry */
+    const void *bytes; /* what is digested, sealed or sent */
+    int error;
+    uint8_t digest[GW_DIGEST_SIZE];
+};
+
+struct gw_sender_record {
+    struct gw_send send;
+    uint64_t entry_end; /* entries before this one are in records up to this one */
+    bool is_op_out;
+    uint8_t message[GW_MESSAGE_MAX];
+};
+
+struct gw_sender_lane {
+    struct gw_lane_talk talk;
+    struct gw_sender *sender;
+    struct gw_sender_lane *next;
+    uint32_t number;
+    atomic_bool has_regions; /* the control thread reads it for status */
+    struct gw_lane_counters counters;
+
+    uint8_t *ring, *plain; /* ring_size bytes each; plain only for sealed lanes */
+    uint32_t ring_size;
+    uint64_t ring_key, ring_head, ring_tail;
+    struct gw_record_region direct[GW_VOLUMES_MAX];
+    bool has_direct[GW_VOLUMES_MAX];
+
+    struct gw_piece batch[GW_SENDER_BATCH];
+    unsigned batch_next, batch_count;
+
+    /* Cursors that only grow: freed <= acked <= posted <= claimed; slot = cursor %
+     * GW_ENTRIES_OUT_MAX. */
+    struct gw_sender_entry *entries;
+    uint64_t freed, acked, posted, claimed;
+    unsigned reading; /* reads in flight */
+
+    /* Records: 1 is the first; applied <= sent; the open one is sent + 1. */
+    struct gw_sender_record *records;
+    uint64_t applied, sent;
+    uint32_t open_length; /* plain bytes of the open record; 0: not begun */
+    uint64_t open_bytes;  /* data bytes that it describes */
+    unsigned open_count;
+    bool is_open_sealed; /* sealed, waits for the channel to take it */
+    uint32_t sealed_length;
+    uint8_t open_plain[GW_SEAL_RECORD_MAX];
+};
+
+extern const struct gw_lane_ops gw_sender_lane_ops;
+
+/* On the worker, for a dead lane: waits for its reads, then gives back what the peer does not have.
+ */
+int gw_sender_lane_give_back(struct gw_sender_lane *lane, uint64_t applied);
+void gw_sender_lane_free(struct gw_sender_lane *lane);
+
+#endif

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * faulty: a transport for tests that wraps any other one and, on command, delays, drops the link,
+ * corrupts and refuses. Without commands it behaves as the one it wraps.
+ *
+ * Errors: as transport.h. A dropped channel answers -ECONNRESET.
+ * Threads: commands may come from any thread; they take effect when the owner of a channel next
+ * posts or polls. Units: milliseconds, ops.
+ */
+#ifndef GODWIT_TESTS_TRANSPORT_FAULTY_H
+#define GODWIT_TESTS_TRANSPORT_FAULTY_H
+
+#include "transport/transport.h"
+
+/* Takes over inner; gw_transport_free of the result frees both. */
+int gw_faulty_new(struct gw_transport *inner, struct gw_transport **out);
+
+/* Ops posted from now on are handed on delay_ms later, in order. */
+void gw_faulty_delay(struct gw_transport *faulty, unsigned delay_ms);
+/* Flips one bit in each of the next count writes (or messages) that have bytes. */
+void gw_faulty_corrupt_writes(struct gw_transport *faulty, unsigned count);
+void gw_faulty_corrupt_messages(struct gw_transport *faulty, unsigned count);
+/* gw_connect answers -ECONNREFUSED and asks nobody, while on. */
+void gw_faulty_refuse(struct gw_transport *faulty, bool on);
+/* The link goes down: every channel that exists now dies. */
+void gw_faulty_drop_all(struct gw_transport *faulty);
+/* Each channel dies once it has handed on that many more ops. UINT64_MAX: never. */
+void gw_faulty_drop_after(struct gw_transport *faulty, uint64_t ops);
+/* This one channel dies. */
+void gw_faulty_drop(struct gw_channel *channel);
+
+#endif

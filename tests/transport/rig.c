@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sets up and drives the two ends of a test. */
+#include "tests/transport/rig.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/checked.h"
+#include "common/clock.h"
+#include "common/error.h"
+#include "tests/transport/faulty.h"
+
+#define must(call)                                                                                 \
+    do {                                                                                           \
+        if ((call) != 0) {                                                                         \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, gw_error_message());     \
+            abort();                                                                               \
+        }                                                                                          \
+    } while (0)
+
+const char *rig_name(enum rig_kind kind)
+{
+    static const char *const names[] = {"loop", "tcp", "faulty loop", "faulty tcp"};
+
+    return names[kind];
+}
+
+void rig_open(struct rig *rig, enum rig_kind kind)
+{
+    const char *back_end = kind == RIG_LOOP || kind == RIG_FAULTY_LOOP ? "loop" : "tcp";
+
+    memset(rig, 0, sizeof(*rig));
+    rig->kind = kind;
+    must(gw_transport_new(back_end, &rig->transport));
+    if (kind >= RIG_FAULTY_LOOP)
+        must(gw_faulty_new(rig->transport, &rig->transport));
+    must(gw_address_parse("127.0.0.1:0", 0, &rig->address));
+    must(gw_listen(rig->transport, &rig->address, &rig->listener));
+    must(gw_listener_address(rig->listener, &rig->address));
+    must(gw_domain_open(rig->transport, NULL, &rig->near_domain));
+    must(gw_domain_open(rig->transport, NULL, &rig->far_domain));
+    must(gw_poller_open(rig->transport, &rig->near_poller));
+    must(gw_poller_open(rig->transport, &rig->far_poller));
+}
+
+void rig_close(struct rig *rig)
+{
+    gw_close(rig->near);
+    gw_close(rig->far);
+    gw_unlisten(rig->listener);
+    gw_poller_close(rig->near_poller);
+    gw_poller_close(rig->far_poller);
+    gw_domain_close(rig->near_domain);
+    gw_domain_close(rig->far_domain);
+    gw_transport_free(rig->transport);
+}
+
+struct accepting {
+    struct rig *rig;
+    uint32_t number;
+    struct gw_channel *far;
+};
+
+static void *accept_one(void *argument)
+{
+    struct accepting *accepting = argument;
+    struct gw_channel_options options = {.domain = accepting->rig->far_domain,
+                                         .poller = accepting->rig->far_poller,
+                                         .number = accepting->number,
+                                         .timeout_ms = RIG_WAIT_MS};
+    struct gw_request *request;
+
+    must(gw_next_request(accepting->rig->listener, RIG_WAIT_MS, &request));
+    must(gw_accept(request, &options, &accepting->far));
+    return NULL;
+}
+
+void rig_channel(struct rig *rig, uint32_t number, struct gw_channel **near,
+                 struct gw_channel **far)
+{
+    struct gw_connect_options options = {.channel = {.domain = rig->near_domain,
+                                                     .poller = rig->near_poller,
+                                                     .number = number,
+                                                     .timeout_ms = RIG_WAIT_MS},
+                                         .peer = rig->address};
+    struct accepting accepting = {.rig = rig, .number = number};
+    pthread_t thread;
+
+    must(pthread_create(&thread, NULL, accept_one, &accepting));
+    must(gw_connect(rig->transport, &options, near));
+    must(pthread_join(thread, NULL));
+    *far = accepting.far;
+}
+
+void rig_join(struct rig *rig)
+{
+    rig_channel(rig, 1, &rig->near, &rig->far);
+}
+
+static void write_done(struct gw_op *op, int status)
+{
+    struct rig_write *write = gw_container_of(op, struct rig_write, write.op);
+
+    write->done_count++;
+    write->status = status;
+}
+
+static void send_done(struct gw_op *op, int status)
+{
+    struct rig_send *send = gw_container_of(op, struct rig_send, send.op);
+
+    send->done_count++;
+    send->status = status;
+}
+
+struct rig_write rig_write(const void *local, uint32_t length, const struct gw_region *remote,
+                           uint64_t offset)
+{
+    return (struct rig_write){.write = {.op = {.done = write_done},
+                                        .local = local,
+                                        .length = length,
+                                        .remote_key = remote->key,
+                                        .remote_offset = offset}};
+}
+
+struct rig_send rig_send(const void *message, uint32_t length)
+{
+    return (struct rig_send){
+        .send = {.op = {.done = send_done}, .message = message, .length = length}};
+}
+
+int rig_post_write(struct gw_channel *channel, struct rig_write *write)
+{
+    return gw_write(channel, &write->write);
+}
+
+int rig_post_send(struct gw_channel *channel, struct rig_send *send)
+{
+    return gw_send(channel, &send->send);
+}
+
+void rig_turn(struct rig *rig)
+{
+    struct gw_channel *ready[8];
+
+    gw_poll(rig->near_poller, ready, 8);
+    gw_poll(rig->far_poller, ready, 8);
+}
+
+bool rig_until(struct rig *rig, const int *value, int wanted)
+{
+    uint64_t deadline_ns = gw_clock_ns() + RIG_WAIT_MS * GW_NS_PER_MS;
+
+    while (*value < wanted && gw_clock_ns() < deadline_ns)
+        rig_turn(rig);
+    return *value >= wanted;
+}
+
+int rig_receive(struct rig *rig, struct gw_channel *channel, struct gw_message *out)
+{
+    uint64_t deadline_ns = gw_clock_ns() + RIG_WAIT_MS * GW_NS_PER_MS;
+
+    do {
+        int error = gw_recv(channel, out);
+
+        if (error != -EAGAIN)
+            return error;
+        rig_turn(rig);
+    } while (gw_clock_ns() < deadline_ns);
+    return -ETIMEDOUT;
+}
+
+void rig_fill(void *memory, size_t size, unsigned seed)
+{
+    uint8_t *bytes = memory;
+    uint64_t state = seed * 0x9e3779b97f4a7c15ull + 1;
+
+    for (size_t i = 0; i < size; i++) {
+        state = state * 6364136223846793005ull + 1442695040888963407ull;
+        bytes[i] = (uint8_t)(state >> 56);
+    }
+}

@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The data path of the loop back end: posted ops wait in a list of their own; polling copies them
+ * into the other end under the pair's lock and runs done() after it. */
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "common/checked.h"
+#include "transport/loop/loop.h"
+
+enum op_kind { KIND_WRITE, KIND_SEND };
+
+static struct loop_channel *channel_of(struct gw_channel *base)
+{
+    return gw_container_of(base, struct loop_channel, base);
+}
+
+static void wake(struct loop_poller *poller)
+{
+    if (atomic_exchange(&poller->is_armed, false))
+        eventfd_write(poller->wake_fd, 1);
+}
+
+/* ---- life ---- */
+
+int gw_loop_channel_new(const struct gw_channel_options *options, struct loop_channel **out)
+{
+    struct loop_channel *channel = calloc(1, sizeof(*channel));
+
+    if (!channel)
+        return gw_fail(-ENOMEM, "loop: no memory for a channel");
+    channel->base.domain = options->domain;
+    channel->base.context = options->context;
+    channel->poller = gw_container_of(options->poller, struct loop_poller, base);
+    channel->number = options->number;
+    channel->last = &channel->first;
+    *out = channel;
+    return 0;
+}
+
+void gw_loop_channel_free(struct loop_channel *channel)
+{
+    free(channel);
+}
+
+int gw_loop_pair_new(struct loop_channel *a, struct loop_channel *b)
+{
+    struct loop_pair *pair = calloc(1, sizeof(*pair));
+
+    if (!pair)
+        return gw_fail(-ENOMEM, "loop: no memory for a channel");
+    pthread_mutex_init(&pair->lock, NULL);
+    pair->open_ends = 2;
+    pair->ends[0].channel = a;
+    pair->ends[1].channel = b;
+    a->pair = b->pair = pair;
+    a->here = b->there = &pair->ends[0];
+    a->there = b->here = &pair->ends[1];
+    return 0;
+}
+
+void gw_loop_channel_start(struct loop_channel *channel)
+{
+    struct loop_poller *poller = channel->poller;
+
+    channel->next = atomic_load(&poller->incoming);
+    while (!atomic_compare_exchange_weak(&poller->incoming, &channel->next, channel))
+        ;
+    wake(poller);
+}
+
+static void take_incoming(struct loop_poller *poller)
+{
+    struct loop_channel *channel = atomic_exchange(&poller->incoming, NULL);
+
+    while (channel) {
+        struct loop_channel *rest = channel->next;
+
+        if (!poller->channels) {
+            poller->channels = channel->next = channel->previous = channel;
+        } else {
+            channel->next = poller->channels;
+            channel->previous = poller->channels->previous;
+            channel->previous->next = channel->next->previous = channel;
+        }
+        channel = rest;
+    }
+}
+
+static void leave_ring(struct loop_channel *channel)
+{
+    struct loop_poller *poller = channel->poller;
+
+    take_incoming(poller);
+    if (channel->next == channel) {
+        poller->channels = NULL;
+        return;
+    }
+    channel->previous->next = channel->next;
+    channel->next->previous = channel->previous;
+    if (poller->channels == channel)
+        poller->channels = channel->next;
+}
+
+/* Called with the pair's lock held. The first cause stays. */
+static void kill_end(struct loop_end *end, int code, const char *text)
+{
+    if (!end->channel || end->error.code)
+        return;
+    end->error.code = code;
+    snprintf(end->error.text, sizeof(end->error.text), "loop: %s", text);
+    atomic_store(&end->channel->dead, code);
+    wake(end->channel->poller);
+}
+
+static struct gw_op *take_first(struct loop_channel *channel)
+{
+    struct gw_op *op = channel->first;
+
+    if (op) {
+        channel->first = op->next;
+        if (!channel->first)
+            channel->last = &channel->first;
+        channel->posted--;
+    }
+    return op;
+}
+
+void gw_loop_close(struct gw_channel *base)
+{
+    struct loop_channel *channel = channel_of(base);
+    struct loop_pair *pair = channel->pair;
+    struct gw_op *op;
+    bool is_last;
+
+    assert(!channel->poller->is_polling);
+    leave_ring(channel);
+    pthread_mutex_lock(&pair->lock);
+    kill_end(channel->here, -ECANCELED, "the channel was closed");
+    channel->here->channel = NULL;
+    kill_end(channel->there, -ECONNRESET, "the peer closed the channel");
+    is_last = --pair->open_ends == 0;
+    pthread_mutex_unlock(&pair->lock);
+    atomic_store(&channel->dead, -ECANCELED);
+    while ((op = take_first(channel)))
+        op->done(op, -ECANCELED);
+    if (is_last) {
+        pthread_mutex_destroy(&pair->lock);
+        free(pair);
+    }
+    gw_loop_channel_free(channel);
+}
+
+/* ---- posting ---- */
+
+static int dead_error(struct loop_channel *channel)
+{
+    struct gw_error error;
+
+    pthread_mutex_lock(&channel->pair->lock);
+    error = channel->here->error;
+    pthread_mutex_unlock(&channel->pair->lock);
+    return gw_error_raise(&error);
+}
+
+static int post(struct loop_channel *channel, struct gw_op *op, enum op_kind kind)
+{
+    if (atomic_load_explicit(&channel->dead, memory_order_relaxed))
+        return dead_error(channel);
+    if (channel->posted == GW_CHANNEL_OPS_MAX)
+        return -EAGAIN;
+    op->scratch[0] = kind;
+    op->next = NULL;
+    *channel->last = op;
+    channel->last = &op->next;
+    channel->posted++;
+    return 0;
+}
+
+int gw_loop_write(struct gw_channel *channel, struct gw_write *write)
+{
+    return post(channel_of(channel), &write->op, KIND_WRITE);
+}
+
+int gw_loop_send(struct gw_channel *channel, struct gw_send *send)
+{
+    return post(channel_of(channel), &send->op, KIND_SEND);
+}
+
+/* ---- polling ---- */
+
+/* Copies one write to the peer. A write that the peer does not allow kills the peer's end, as it
+ * would over a wire, and so this one. Called with the lock held. */
+static uint32_t place(struct loop_channel *channel, const struct gw_write *write)
+{
+    struct loop_channel *peer = channel->there->channel;
+    struct loop_domain *domain = gw_container_of(peer->base.domain, struct loop_domain, base);
+    const struct gw_region_target target = {.key = write->remote_key,
+                                            .offset = write->remote_offset,
+                                            .length = write->length,
+                                            .channel_number = peer->number};
+    void *memory;
+    int error = gw_region_table_hold(&domain->table, &target, &memory);
+
+    if (error) {
+        kill_end(channel->there, error, gw_error_message());
+        kill_end(channel->here, -ECONNRESET, "the peer refused a write and closed the channel");
+        return 0;
+    }
+    if (write->length)
+        memcpy(memory, write->local, write->length);
+    gw_region_table_release(&domain->table, target.key);
+    channel->info.bytes_sent += write->length;
+    peer->info.bytes_received += write->length;
+    return write->length;
+}
+
+/* False when the peer has no room. Called with the lock held. */
+static bool deliver(struct loop_channel *channel, const struct gw_send *send)
+{
+    struct loop_end *there = channel->there;
+    unsigned slot = (there->first_message + there->message_count) % LOOP_MESSAGES_MAX;
+
+    if (there->message_count == LOOP_MESSAGES_MAX)
+        return false;
+    if (send->length)
+        memcpy(there->messages[slot], send->message, send->length);
+    there->lengths[slot] = send->length;
+    there->message_count++;
+    channel->info.bytes_sent += send->length;
+    channel->info.messages_sent++;
+    there->channel->info.bytes_received += send->length;
+    there->channel->info.messages_received++;
+    wake(there->channel->poller);
+    return true;
+}
+
+/* Moves ops to the peer and answers how many are finished; the rest wait. Called with the lock
+ * held. */
+static unsigned move_ops(struct loop_channel *channel)
+{
+    uint64_t bytes = 0;
+    unsigned count = 0;
+
+    for (struct gw_op *op = channel->first; op; op = op->next) {
+        if (channel->here->error.code || bytes >= LOOP_POLL_BYTES)
+            break;
+        if (op->scratch[0] == KIND_WRITE)
+            bytes += place(channel, gw_container_of(op, struct gw_write, op));
+        else if (!deliver(channel, gw_container_of(op, struct gw_send, op)))
+            break;
+        if (!channel->here->error.code)
+            count++;
+    }
+    return count;
+}
+
+static bool is_ready(const struct loop_channel *channel)
+{
+    return channel->here->error.code || channel->here->message_count > channel->has_lent;
+}
+
+/* Answers whether the channel is to be reported. */
+static bool serve(struct loop_channel *channel)
+{
+    unsigned finished, failed = 0;
+    int error;
+    bool ready;
+
+    pthread_mutex_lock(&channel->pair->lock);
+    finished = move_ops(channel);
+    error = channel->here->error.code;
+    if (error)
+        failed = channel->posted - finished;
+    ready = is_ready(channel);
+    pthread_mutex_unlock(&channel->pair->lock);
+    for (; finished; finished--) {
+        struct gw_op *op = take_first(channel);
+
+        op->done(op, 0);
+    }
+    for (; failed; failed--) {
+        struct gw_op *op = take_first(channel);
+
+        op->done(op, error);
+    }
+    return ready;
+}
+
+int gw_loop_poll(struct gw_poller *base, struct gw_channel **ready, int max)
+{
+    struct loop_poller *poller = gw_container_of(base, struct loop_poller, base);
+    struct loop_channel *channel, *last_reported = NULL;
+    int count = 0;
+
+    take_incoming(poller);
+    channel = poller->channels;
+    if (!channel)
+        return 0;
+    poller->is_polling = true;
+    do {
+        if (serve(channel) && count < max) {
+            ready[count++] = &channel->base;
+            last_reported = channel;
+        }
+        channel = channel->next;
+    } while (channel != poller->channels);
+    poller->is_polling = false;
+    /* Who did not fit into ready comes first the next time. */
+    if (last_reported)
+        poller->channels = last_reported->next;
+    return count;
+}
+
+/* Whether polling could move ops. A message that the owner left untaken is no news. */
+static bool is_runnable(struct loop_channel *channel)
+{
+    bool blocked;
+
+    if (!channel->first)
+        return false;
+    pthread_mutex_lock(&channel->pair->lock);
+    blocked = !channel->here->error.code && channel->first->scratch[0] == KIND_SEND &&
+              channel->there->message_count == LOOP_MESSAGES_MAX;
+    pthread_mutex_unlock(&channel->pair->lock);
+    return !blocked;
+}
+
+int gw_loop_arm(struct gw_poller *base)
+{
+    struct loop_poller *poller = gw_container_of(base, struct loop_poller, base);
+    struct loop_channel *channel;
+    eventfd_t count;
+    bool runnable = false;
+
+    eventfd_read(poller->wake_fd, &count);
+    atomic_store(&poller->is_armed, true);
+    take_incoming(poller);
+    channel = poller->channels;
+    if (channel)
+        do {
+            runnable = is_runnable(channel);
+            channel = channel->next;
+        } while (!runnable && channel != poller->channels);
+    if (runnable)
+        wake(poller);
+    return poller->wake_fd;
+}
+
+int gw_loop_recv(struct gw_channel *base, struct gw_message *out)
+{
+    struct loop_channel *channel = channel_of(base);
+    struct loop_end *here = channel->here;
+    int error = -EAGAIN;
+
+    pthread_mutex_lock(&channel->pair->lock);
+    if (channel->has_lent) {
+        channel->has_lent = false;
+        here->first_message = (here->first_message + 1) % LOOP_MESSAGES_MAX;
+        here->message_count--;
+        if (channel->there->channel)
+            wake(channel->there->channel->poller);
+    }
+    if (here->message_count) {
+        out->data = here->messages[here->first_message];
+        out->length = here->lengths[here->first_message];
+        channel->has_lent = true;
+        error = 0;
+    } else if (here->error.code) {
+        error = gw_error_raise(&here->error);
+    }
+    pthread_mutex_unlock(&channel->pair->lock);
+    return error;
+}
+
+void gw_loop_info(struct gw_channel *base, struct gw_channel_info *out)
+{
+    struct loop_channel *channel = channel_of(base);
+    char local[GW_ADDRESS_TEXT_MAX], peer[GW_ADDRESS_TEXT_MAX];
+
+    pthread_mutex_lock(&channel->pair->lock);
+    *out = channel->info;
+    pthread_mutex_unlock(&channel->pair->lock);
+    gw_address_format(&out->local, local, sizeof(local));
+    gw_address_format(&out->peer, peer, sizeof(peer));
+    snprintf(out->description, sizeof(out->description), "loop %.48s > %.48s", local, peer);
+}
