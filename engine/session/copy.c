@@ -128,6 +128,8 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
     gw_sender_add_volume(source->sender, 0, volume);
     begin_phase(source->progress, count_data(volume));
     error = send_volume(source, volume);
+    if (!error && request->verify)
+        error = gw_source_send_digests(source, &volume, 1);
     note_path(source);
     gw_source_report(source, out->detail);
     json_object_set_new(out->detail, "path", json_string(source->progress->data.path));
@@ -217,7 +219,7 @@ static int copy_local(const struct gw_environment *environment,
     begin_phase(progress, count_data(volume));
     json_object_set_new(out->detail, "volumes",
                         json_pack("[{s:s,s:s}]", "name", offered.name, "path", path));
-    return gw_local_copy(volume, &options, progress, out->detail);
+    return gw_local_copy(volume, &options, request->verify, progress, out->detail);
 }
 
 static enum gw_exit exit_code_of(int error)

@@ -10,6 +10,7 @@
 
 #include "common/checked.h"
 #include "common/memory.h"
+#include "engine/session/verify.h"
 #include "engine/worker/record.h"
 #include "engine/worker/round.h"
 
@@ -178,8 +179,20 @@ static int run_threads(struct local *local)
     return local->error.code ? gw_error_raise(&local->error) : 0;
 }
 
+static int compare(struct gw_source_volume *volume, const struct gw_disk_target_options *options)
+{
+    uint8_t source[GW_VERIFY_SIZE], target[GW_VERIFY_SIZE];
+    int error = gw_verify_source(volume, source);
+
+    if (!error)
+        error = gw_verify_image(options->path, options->format, target);
+    if (error || memcmp(source, target, GW_VERIFY_SIZE) == 0)
+        return error;
+    return gw_fail(-EBADMSG, "%s: what was written differs from the source", options->path);
+}
+
 int gw_local_copy(struct gw_source_volume *volume, const struct gw_disk_target_options *options,
-                  struct gw_progress *progress, json_t *detail)
+                  bool verify, struct gw_progress *progress, json_t *detail)
 {
     struct local local = {.source = volume, .progress = progress};
     int error = gw_disk_target_create(options, &local.target);
@@ -196,6 +209,8 @@ int gw_local_copy(struct gw_source_volume *volume, const struct gw_disk_target_o
         error = volume->ops->unchanged(volume);
     if (!error)
         error = local.target->ops->finish(local.target);
+    if (!error && verify)
+        error = compare(volume, options);
     if (error)
         local.target->ops->abort(local.target);
     local.target->ops->close(local.target);

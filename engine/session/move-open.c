@@ -153,10 +153,9 @@ int gw_move_offer(struct gw_move *move)
         json_decref(cpu);
         return error;
     }
-    offer = json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:b}", "type", "offer", "kind", "move",
-                      "epoch", move->source->epoch, "vm", vm, "cpu", cpu, "volumes",
-                      offer_volumes(move), "nets", offer_nets(move), "paused",
-                      !move->vm->is_running);
+    offer = json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:b}", "type", "offer", "kind", "move", "epoch",
+                      move->source->epoch, "vm", vm, "cpu", cpu, "volumes", offer_volumes(move),
+                      "nets", offer_nets(move), "paused", !move->vm->is_running);
     error = gw_source_exchange(move->source, offer, "accepted", &reply);
     if (error)
         return error;

@@ -215,6 +215,15 @@ static int stop_guest(struct gw_move *move)
     return gw_vm_stop(move->qmp, &was_running);
 }
 
+static int copy_last(struct gw_move *move)
+{
+    int error = gw_precopy_last_round(move->precopy, &move->last_bytes);
+
+    if (error || !move->request->verify)
+        return error;
+    return gw_source_send_digests(move->source, move->volumes, move->volume_count);
+}
+
 static int swap_disks(struct gw_move *move)
 {
     for (unsigned i = 0; i < move->swap_count; i++) {
@@ -317,7 +326,7 @@ int gw_move_act(void *context, enum gw_handover_action action)
     case GW_ACT_STOP_GUEST:
         return stop_guest(move);
     case GW_ACT_COPY_LAST:
-        return gw_precopy_last_round(move->precopy, &move->last_bytes);
+        return copy_last(move);
     case GW_ACT_SWAP_DISKS:
         return swap_disks(move);
     case GW_ACT_SEND_STATE:

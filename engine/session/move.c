@@ -326,6 +326,8 @@ static void report(struct gw_move *move)
     json_object_set_new(detail, "last_round_bytes", json_integer((json_int_t)move->last_bytes));
     json_object_set_new(detail, "state_bytes", json_integer((json_int_t)move->state_bytes));
     json_object_set_new(detail, "steps_ms", gw_switchover_times(&move->switchover));
+    if (move->switchover.peer_times)
+        json_object_set_new(detail, "target_steps_ms", move->switchover.peer_times);
     json_object_set_new(detail, "path", json_string(move->progress->data.path));
     if (move->vm)
         json_object_set_new(detail, "vm", json_string(move->vm->name));

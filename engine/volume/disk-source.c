@@ -71,8 +71,8 @@ static int collect(struct gw_source_volume *volume, struct gw_bitmap *dirty)
     /* The tables are read after the dirty map was taken, so that they know every write in it. */
     if (!error)
         error = gw_image_refresh(disk->image);
-    /* A write into a block whose allocation was still under way was reported when the file did not name
-     * the block yet; it is reported by nobody again. */
+    /* A write into a block whose allocation was still under way was reported when the file did not
+     * name the block yet; it is reported by nobody again. */
     while (!error && gw_image_take_appeared(disk->image, &offset, &length))
         gw_bitmap_set_range(dirty, offset / GW_DISK_GRANULARITY,
                             (length + GW_DISK_GRANULARITY - 1) / GW_DISK_GRANULARITY);
