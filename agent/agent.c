@@ -29,6 +29,7 @@ struct agent {
     struct gw_state state;
     struct gw_history *history;
     struct gw_transport *transport;
+    struct gw_attended *attended;
     struct gw_credentials *credentials;
     struct gw_environment environment;
     char *storage[GW_STORAGE_MAX];
@@ -140,6 +141,8 @@ static int fill_environment(struct agent *agent)
     if (!error)
         error = gw_transport_new("tcp", &agent->transport);
     if (!error)
+        error = gw_attended_new(&agent->attended);
+    if (!error)
         error = check_storage(agent);
     for (unsigned i = 0; !error && i < trusted->count; i++) {
         error = gw_network_parse(trusted->items[i], &environment->trusted[i]);
@@ -149,6 +152,7 @@ static int fill_environment(struct agent *agent)
     environment->credentials = agent->credentials;
     environment->state_dir = agent->state.folder;
     environment->journal = agent->state.journal;
+    environment->attended = agent->attended;
     environment->launch_hook = agent->options->launch;
     environment->to_qmp = agent->options->to_qmp;
     memcpy(environment->instance_id, agent->state.instance_id, GW_ID_SIZE);
@@ -260,6 +264,7 @@ static bool stop(struct agent *agent)
     gw_sessions_free(agent->sessions);
     gw_jobs_free(agent->jobs);
     gw_transport_free(agent->transport);
+    gw_attended_free(agent->attended);
     gw_credentials_free(agent->credentials);
     gw_history_close(agent->history);
     return true;

@@ -43,14 +43,21 @@ struct gw_environment {
     const char
         *storage[GW_STORAGE_MAX]; /* folders that peers may write beneath; the first is default */
     unsigned storage_count;
-    const char *state_dir;      /* journal, sockets of VMs that arrived */
-    const char *launch_hook;    /* program that starts the target's VMM, or NULL */
-    const char *to_qmp;         /* a QEMU that already waits (-incoming defer -S), or NULL */
-    struct gw_journal *journal; /* NULL: copies only */
-    unsigned worker_count;      /* 0: half the CPUs, at most one per channel */
+    const char *state_dir;        /* journal, sockets of VMs that arrived */
+    const char *ram_dir;          /* where RAM files of VMs that arrive are put; NULL: /dev/shm */
+    const char *launch_hook;      /* program that starts the target's VMM, or NULL */
+    const char *to_qmp;           /* a QEMU that already waits (-incoming defer -S), or NULL */
+    struct gw_attended *attended; /* which moves this process has in hand; NULL: copies only */
+    struct gw_journal *journal;   /* NULL: copies only */
+    unsigned worker_count;        /* 0: half the CPUs, at most one per channel */
     struct gw_address listen[GW_LISTEN_MAX]; /* where data channels may dial too */
     unsigned listen_count;
 };
+
+/* The moves that a process has in hand, so that recovery leaves them alone. */
+struct gw_attended;
+int gw_attended_new(struct gw_attended **out);
+void gw_attended_free(struct gw_attended *attended);
 
 /* A mapping OLD=NEW from the command line. */
 struct gw_mapping {

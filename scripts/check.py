@@ -31,17 +31,20 @@ SANITIZED = {'ASAN_OPTIONS': 'detect_leaks=1:abort_on_error=0:exitcode=99',
 # What a sanitizer prints is a failure whatever the exit status: Criterion ends with 0 on leaks.
 SANITIZER_WORDS = re.compile(r'LeakSanitizer: detected|ERROR: AddressSanitizer|runtime error: '
                              r'|WARNING: ThreadSanitizer')
+# What need not be shown of a test that failed.
+GOOD_LINE = re.compile(r'\[RUN \]|\[PASS\]|\[SKIP\]|ok \w|PASS: |.*\.\.\. ok$|\s*$')
 
 # name, build, suites, processes, seconds at most, in --quick
 PARTS = [
     ('style', 'release', ['style'], 2, 180, True),
-    ('unit', 'release', ['unit', 'contract'], 2, 300, True),
+    ('unit', 'release', ['unit'], 2, 240, True),
+    ('contract', 'release', ['contract'], 1, 400, True),
     ('qemu', 'release', ['qemu'], 2, 400, False),
     ('net', 'release', ['net'], 1, 400, False),
     ('scenario', 'release', ['scenario'], 1, 600, False),
-    ('sanitized', 'sanitized', ['unit', 'contract'], 2, 400, False),
+    ('sanitized', 'sanitized', ['unit', 'contract'], 1, 600, False),
     ('tsan', 'threads', ['tsan'], 1, 300, False),
-    ('lab', 'release', ['lab'], 1, 420, False),
+    ('lab', 'release', ['lab'], 2, 540, False),
 ]
 BUILDS = {
     'release': ['-Dbuildtype=release', '-Dwerror=true'],
@@ -100,10 +103,10 @@ def count_unittest(text):
 
 
 def count_lines(text):
-    """PASS: name / FAIL: name / SKIP: name: reason, and TAP's ok / not ok / # SKIP."""
+    """PASS: name / FAIL: name / SKIP: name: reason, and TAP's ok / not ok / # SKIP (numbers may lack)."""
     count, reasons = Count(), []
     for line in text.splitlines():
-        tap = re.match(r'(ok|not ok) \d+', line)
+        tap = re.match(r'(ok|not ok) \w', line)
         if line.startswith('PASS: ') or (tap and tap.group(1) == 'ok' and '# SKIP' not in line):
             count.passed += 1
         elif line.startswith('FAIL: ') or (tap and tap.group(1) == 'not ok'):
@@ -309,7 +312,8 @@ class Check:
             if is_bad:
                 faults.append('failed: %s (%s)' % (entry['name'], entry['result']))
                 text = (entry.get('stdout', '') + entry.get('stderr', '')).splitlines()
-                faults += ['  | ' + line for line in text[-25:]]
+                telling = [line for line in text if not GOOD_LINE.match(line)]
+                faults += ['  | ' + line[:200] for line in telling[-30:]]
         return count, faults
 
     def remove_namespaces(self):

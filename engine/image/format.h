@@ -31,6 +31,7 @@ struct gw_image {
     bool is_in_use;
     bool is_made;     /* by create */
     bool is_writable; /* made, and not finished */
+    bool has_failed;  /* a flush */
 };
 
 /* open: takes over file when it succeeds, and only then. create opens its own. */

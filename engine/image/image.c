@@ -191,9 +191,29 @@ bool gw_image_take_appeared(struct gw_image *image, uint64_t *offset, uint64_t *
     return image->is_in_use && image->ops->take_appeared(image, offset, length);
 }
 
+/* The kernel tells of a lost write once: a flush that succeeds after one that failed proves
+ * nothing, so a new image with a failed flush can never be finished. */
+static int check_flushes(const struct gw_image *image)
+{
+    if (image->has_failed)
+        return gw_fail(-EIO,
+                       "%s: an earlier flush failed, so this copy cannot be trusted: delete it",
+                       image->file.path);
+    return 0;
+}
+
 int gw_image_sync(struct gw_image *image)
 {
-    return image->is_writable ? image->ops->sync(image) : 0;
+    int rc;
+
+    if (!image->is_writable)
+        return 0;
+    rc = check_flushes(image);
+    if (rc)
+        return rc;
+    rc = image->ops->sync(image);
+    image->has_failed = rc != 0;
+    return rc;
 }
 
 int gw_image_finish(struct gw_image *image)
@@ -201,9 +221,12 @@ int gw_image_finish(struct gw_image *image)
     int rc = check_writable(image);
 
     if (rc == 0)
-        rc = image->ops->finish(image);
-    if (rc == 0)
-        image->is_writable = false;
+        rc = check_flushes(image);
+    if (rc)
+        return rc;
+    rc = image->ops->finish(image);
+    image->has_failed = rc != 0;
+    image->is_writable = rc != 0;
     return rc;
 }
 

@@ -5,12 +5,17 @@
  *
  * Errors: 0 or -errno with a message that names the file. A malformed image is -EUCLEAN, a kind
  * that is not supported -ENOTSUP. Everything read from a file is untrusted: no image makes these
- *   functions touch other files, loop, or take more than GW_IMAGE_MEMORY_MAX bytes.
+ * functions touch other files, loop, or take more than GW_IMAGE_MEMORY_MAX bytes.
+ *
  * Order (writing): create → locate/zero, in any order, writing the bytes there → sync as often as
- *   wanted → finish. Data is durable before the metadata that names it, and the file becomes a
- * valid image of its format only in finish: killed at any moment before, it cannot be opened as
- * one. Threads: extent, locate and zero may be called from several threads at once; the rest from
- * one. Units: bytes; offsets of the virtual disk unless they say "file".
+ * wanted → finish. Data is durable before the metadata that names it, and a VHDX becomes one only
+ * in finish: killed at any moment before, it cannot be opened, neither as VHDX nor, by probing, as
+ * raw. A raw file has no mark of its own: it is made under another name and renamed when it is
+ * finished.
+ *
+ * Threads: extent, locate and zero may be called from several threads at once; the rest from one.
+ *
+ * Units: bytes; offsets of the virtual disk unless they say "file".
  */
 #ifndef GODWIT_ENGINE_IMAGE_IMAGE_H
 #define GODWIT_ENGINE_IMAGE_IMAGE_H
@@ -76,22 +81,28 @@ int gw_image_extent(struct gw_image *image, uint64_t offset, struct gw_extent *o
 /* Where in the file the bytes at offset lie, for at most length: the piece may be shorter, the
  * caller asks again for the rest. Reading a range that is not DATA gives kind ZERO or ABSENT and no
  * file range. On an image made by gw_image_create the range is allocated, and the kind is DATA
- * always; -ENOSPC, -EFBIG. */
+ * always; -ENOSPC, -EFBIG. What is written to the end of the disk may be rounded up to
+ * file_alignment (with zeroes): finish cuts a raw file to its size. On a block device rounding must
+ * stay within it. */
 int gw_image_locate(struct gw_image *image, uint64_t offset, uint64_t length,
                     struct gw_location *out);
 
-/* Makes the range read as zeroes: nothing for what was never allocated, else punched or written. */
+/* Makes the range read as zeroes: nothing for what was never allocated, else punched or written. A
+ * block device keeps what was on it before: there, ABSENT ranges must be zeroed as ZERO ones are.
+ */
 int gw_image_zero(struct gw_image *image, uint64_t offset, uint64_t length);
 
 /* is_in_use images: reads the tables again, for writes that QEMU completed before the call. Then
- * gw_image_take_appeared gives, range by range until it is false, what got its place in the file since
- * it was last looked at. The caller adds these ranges to what is dirty: QEMU may have completed, and
- * reported as dirty in an earlier round, a write whose place the file did not show yet then (a second
- * write into a VHDX block that is just being allocated; engine/image/vhdx/bat.c). */
+ * gw_image_take_appeared gives, range by range until it is false, what got its place in the file
+ * since it was last looked at. The caller adds these ranges to what is dirty: QEMU may have
+ * completed, and reported as dirty in an earlier round, a write whose place the file did not show
+ * yet then (a second write into a VHDX block that is just being allocated;
+ * engine/image/vhdx/bat.c). */
 int gw_image_refresh(struct gw_image *image);
 bool gw_image_take_appeared(struct gw_image *image, uint64_t *offset, uint64_t *length);
 
-/* Everything written so far is durable (data, then metadata). */
+/* Everything written so far is durable (data, then metadata). When it fails, the image can never be
+ * finished: a later flush that succeeds would prove nothing. */
 int gw_image_sync(struct gw_image *image);
 /* The one durable switch to a valid image. Afterwards only reads and close. */
 int gw_image_finish(struct gw_image *image);

@@ -36,6 +36,16 @@ int gw_message_send_error(struct gw_control *control, int code)
     return gw_error_raise(&error);
 }
 
+int gw_message_send_blocked(struct gw_control *control, int code, json_t *reasons)
+{
+    struct gw_error error;
+
+    gw_error_take(code, &error);
+    gw_message_send(control, json_pack("{s:s,s:i,s:s,s:O}", "type", "error", "code", -code,
+                                       "message", error.text, "blocked", reasons));
+    return gw_error_raise(&error);
+}
+
 const char *gw_message_type(const json_t *message)
 {
     const char *type = json_string_value(json_object_get(message, "type"));
@@ -56,7 +66,7 @@ int gw_message_raise(const json_t *message)
     /* Codes that callers act upon keep their meaning; the words are the peer's. */
     if (code != ENOSPC && code != EBADMSG && code != ECANCELED)
         code = EREMOTEIO;
-    return gw_fail((int)-code, "the target: %s", text ? text : "failed without a word");
+    return gw_fail((int)-code, "the other host: %s", text ? text : "failed without a word");
 }
 
 int gw_message_text(const json_t *message, const char *member, const char **out)

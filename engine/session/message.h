@@ -22,6 +22,9 @@ int gw_message_send_type(struct gw_control *control, const char *type);
 /* Sends {"type": "error", ...} with the calling thread's message and returns code. */
 int gw_message_send_error(struct gw_control *control, int code);
 
+/* As above, with "blocked": every reason (an array of texts, lent). */
+int gw_message_send_blocked(struct gw_control *control, int code, json_t *reasons);
+
 const char *gw_message_type(const json_t *message); /* never NULL */
 bool gw_message_is(const json_t *message, const char *type);
 /* The error of a message of type "error", as the calling thread's own. */

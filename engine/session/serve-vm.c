@@ -1,30 +1,513 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Moves are refused until the handover is here. */
+/* The target's VM: its QEMU, its memory, and its side of the handover. */
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-#include "common/error.h"
+#include "common/checked.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "engine/session/attended.h"
+#include "engine/session/offer.h"
 #include "engine/session/serve.h"
+#include "engine/session/switchover.h"
+#include "engine/session/target-steps.h"
+#include "engine/vmm/qemu/disks.h"
+#include "engine/vmm/qemu/migrate.h"
+#include "engine/volume/ram.h"
+
+#define STATE_TIMEOUT_MS 20000
+#define DEFAULT_RAM_DIR  "/dev/shm"
+#define PATH_SIZE        512u
+
+struct gw_serve_vm {
+    struct gw_serve *serve;
+    struct gw_vm *vm; /* NULL for a move of an earlier session */
+    struct gw_switchover switchover;
+    struct gw_target_steps steps;
+    bool is_begun, is_attended;
+    char run_dir[PATH_SIZE], ram_dir[PATH_SIZE];
+    char ram_paths[GW_VM_MEMORIES_MAX][PATH_SIZE];
+    char images[GW_VM_DISKS_MAX][PATH_MAX];
+};
+
+/* ---- the offer ---- */
+
+static int take_description(struct gw_serve_vm *vm, const json_t *offer, struct gw_reasons *reasons)
+{
+    json_t *nets;
+    int error = gw_vm_from_json(json_object_get(offer, "vm"), reasons, &vm->vm);
+
+    if (!error)
+        error = gw_message_array(offer, "nets", GW_VM_NETS_MAX, &nets);
+    for (size_t i = 0; !error && i < json_array_size(nets); i++) {
+        const char *from, *to;
+
+        error = gw_message_text(json_array_get(nets, i), "from", &from);
+        if (!error)
+            error = gw_message_text(json_array_get(nets, i), "to", &to);
+        if (!error && gw_vm_map_bridge(vm->vm, from, to) == 0)
+            gw_reasons_add(reasons, "--net %s=%s: the VM has no network on a bridge '%s'", from, to,
+                           from);
+    }
+    return error;
+}
+
+/* The volumes of the offer are those of the description: disks in order, then memories. */
+static int check_volumes(const struct gw_vm *vm, const json_t *offer)
+{
+    json_t *list;
+    int error = gw_message_array(offer, "volumes", GW_VOLUMES_MAX, &list);
+
+    if (!error && json_array_size(list) != vm->disk_count + vm->memory_count)
+        error = gw_fail(-EPROTO, "the offer has %zu volumes for %u disks and %u memories",
+                        json_array_size(list), vm->disk_count, vm->memory_count);
+    for (unsigned i = 0; !error && i < json_array_size(list); i++) {
+        struct gw_offered_volume offered;
+        bool is_disk = i < vm->disk_count;
+        const char *name = is_disk ? vm->disks[i].name : vm->memories[i - vm->disk_count].id;
+        uint64_t size = is_disk ? vm->disks[i].virtual_size : vm->memories[i - vm->disk_count].size;
+
+        error = gw_offer_parse_volume(json_array_get(list, i), &offered);
+        if (!error && ((offered.kind == GW_VOLUME_DISK) != is_disk ||
+                       strcmp(offered.name, name) != 0 || offered.size < size))
+            error = gw_fail(-EPROTO, "volume %s of the offer does not fit the VM", offered.name);
+    }
+    return error;
+}
+
+static int make_folder(const char *path)
+{
+    if (mkdir(path, 0700) && errno != EEXIST)
+        return gw_fail_errno(-errno, "cannot make the folder %s", path);
+    return 0;
+}
+
+static int make_folders(struct gw_serve_vm *vm)
+{
+    const struct gw_environment *environment = vm->serve->environment;
+    const char *ram = environment->ram_dir ? environment->ram_dir : DEFAULT_RAM_DIR;
+    char parent[PATH_SIZE];
+    int error;
+
+    snprintf(parent, sizeof(parent), "%s/vm", environment->state_dir);
+    error = make_folder(parent);
+    /* UNIX sockets go in there: their paths are short. */
+    if (snprintf(vm->run_dir, PATH_SIZE, "%s/%.12s", parent, vm->serve->epoch) > 80)
+        error = gw_fail(-ENAMETOOLONG,
+                        "the state folder %s has too long a name for sockets: start "
+                        "the agent with a shorter --state",
+                        environment->state_dir);
+    snprintf(vm->ram_dir, PATH_SIZE, "%s/godwit-%s", ram, vm->serve->epoch);
+    if (!error)
+        error = make_folder(vm->run_dir);
+    return error ? error : make_folder(vm->ram_dir);
+}
+
+static int make_memories(struct gw_serve_vm *vm)
+{
+    struct gw_serve *serve = vm->serve;
+    int error = 0;
+
+    for (unsigned i = 0; !error && i < vm->vm->memory_count; i++) {
+        const struct gw_vm_memory *memory = &vm->vm->memories[i];
+
+        snprintf(vm->ram_paths[i], PATH_SIZE, "%.400s/%s", vm->ram_dir, memory->id);
+        error = gw_ram_target_create(memory->id, vm->ram_paths[i], memory->size,
+                                     &serve->volumes[vm->vm->disk_count + i]);
+    }
+    return error;
+}
+
+static int start_vmm(struct gw_serve_vm *vm, struct gw_reasons *reasons)
+{
+    const struct gw_environment *environment = vm->serve->environment;
+    const char *paths[GW_VM_MEMORIES_MAX];
+    struct gw_launch_options options = {.run_dir = vm->run_dir, .ram_paths = paths};
+
+    for (unsigned i = 0; i < vm->vm->memory_count; i++)
+        paths[i] = vm->ram_paths[i];
+    if (environment->to_qmp)
+        return gw_fail(-ENOTSUP, "a QEMU that already waits is not taken yet");
+    if (environment->launch_hook)
+        return gw_fail(-ENOTSUP, "a launch hook is not run yet");
+    return gw_vm_launch(vm->vm, &options, &vm->steps.launched);
+}
+
+static json_t *make_detail(struct gw_serve_vm *vm, bool is_paused)
+{
+    json_t *images = json_array(), *parts = json_array(), *ram = json_array();
+
+    for (unsigned i = 0; i < vm->vm->disk_count; i++) {
+        char part[PATH_MAX + 64];
+
+        snprintf(part, sizeof(part), "%s.godwit-%s.part", vm->images[i], vm->serve->epoch);
+        json_array_append_new(images, json_string(vm->images[i]));
+        json_array_append_new(parts, json_string(part));
+    }
+    for (unsigned i = 0; i < vm->vm->memory_count; i++)
+        json_array_append_new(ram, json_string(vm->ram_paths[i]));
+    return json_pack("{s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:b,s:b,s:s}", "qmp",
+                     vm->steps.launched.qmp_path, "pid", (int)vm->steps.launched.pid, "run_dir",
+                     vm->run_dir, "ram_dir", vm->ram_dir, "images", images, "parts", parts, "ram",
+                     ram, "paused", is_paused, "owned", vm->steps.launched.is_owned, "vm",
+                     vm->vm->name);
+}
+
+static int act(void *context, enum gw_handover_action action);
+
+static int begin(struct gw_serve_vm *vm, bool is_paused)
+{
+    struct gw_switchover *switchover = &vm->switchover;
+    struct gw_serve *serve = vm->serve;
+
+    vm->steps.epoch = serve->epoch;
+    vm->steps.detail = make_detail(vm, is_paused);
+    switchover->side = GW_SIDE_TARGET;
+    switchover->journal = serve->environment->journal;
+    switchover->progress = serve->progress;
+    switchover->control = serve->control;
+    switchover->detail = vm->steps.detail;
+    switchover->act = act;
+    switchover->context = vm;
+    switchover->machine.is_guest_paused = is_paused;
+    memcpy(switchover->epoch, serve->epoch, sizeof(switchover->epoch));
+    vm->is_begun = true;
+    return gw_switchover_begin(switchover, gw_control_peer(serve->control)->instance_id);
+}
+
+/* The sockets of the VM on this host, for whoever asked for the move. */
+static json_t *describe_target(const struct gw_serve_vm *vm)
+{
+    json_t *chardevs = json_object();
+    char path[PATH_SIZE];
+
+    for (unsigned i = 0; i < vm->vm->chardev_count; i++) {
+        snprintf(path, sizeof(path), "%.300s/%s", vm->run_dir, vm->vm->chardevs[i].id);
+        json_object_set_new(chardevs, vm->vm->chardevs[i].id, json_string(path));
+    }
+    return json_pack("{s:s,s:s,s:i,s:o}", "qmp", vm->steps.launched.qmp_path, "run_dir",
+                     vm->run_dir, "pid", (int)vm->steps.launched.pid, "chardevs", chardevs);
+}
+
+static int make_ready(struct gw_serve_vm *vm, const json_t *offer, json_t *reply,
+                      struct gw_reasons *reasons)
+{
+    struct gw_serve *serve = vm->serve;
+    json_t *names = json_object_get(reply, "volumes");
+    bool is_paused;
+    int error = take_description(vm, offer, reasons);
+
+    if (!error)
+        error = check_volumes(vm->vm, offer);
+    if (!error)
+        error = gw_message_bool(offer, "paused", &is_paused);
+    if (!error)
+        error = gw_reasons_fail(reasons, -EPERM);
+    if (!error)
+        error = gw_serve_make_volumes(serve, offer, names);
+    for (unsigned i = 0; !error && i < vm->vm->disk_count; i++)
+        snprintf(vm->images[i], PATH_MAX, "%s",
+                 json_string_value(json_object_get(json_array_get(names, i), "path")));
+    if (!error)
+        error = make_folders(vm);
+    if (!error)
+        error = make_memories(vm);
+    if (!error)
+        error = start_vmm(vm, reasons);
+    if (!error)
+        error = begin(vm, is_paused);
+    if (!error && vm->switchover.machine.state != GW_HANDOVER_RECEIVING)
+        error = gw_error_raise(&vm->switchover.cause);
+    if (!error)
+        json_object_set_new(reply, "target", describe_target(vm));
+    return error;
+}
 
 int gw_serve_vm_offer(struct gw_serve *serve, const json_t *offer, json_t *reply)
 {
-    return gw_fail(-ENOTSUP, "this agent does not receive VMs");
+    struct gw_serve_vm *vm = calloc(1, sizeof(*vm));
+    struct gw_reasons reasons = {0};
+    json_t *list;
+    int error;
+
+    if (!vm)
+        return gw_fail(-ENOMEM, "no memory for a VM");
+    vm->serve = serve;
+    vm->steps.launched.pid_fd = -1;
+    serve->vm = vm;
+    if (!serve->environment->journal || !serve->environment->attended)
+        return gw_fail(-ENOTSUP, "this agent has no state folder and receives no VMs");
+    error = gw_attend(serve->environment->attended, serve->epoch, GW_SIDE_TARGET);
+    vm->is_attended = !error;
+    if (!error)
+        error = make_ready(vm, offer, reply, &reasons);
+    if (error) {
+        if (reasons.count == 0)
+            gw_reasons_add(&reasons, "%s", gw_error_message());
+        gw_fail(error, "%s", reasons.lines[0]);
+        list = gw_reasons_json(&reasons);
+        error = gw_message_send_blocked(serve->control, error, list);
+        json_decref(list);
+        serve->is_told = true;
+    }
+    gw_reasons_free(&reasons);
+    return error;
+}
+
+/* ---- the steps ---- */
+
+struct load {
+    struct gw_qmp *qmp;
+    int fd;
+    struct gw_error error;
+};
+
+static void *load_state(void *argument)
+{
+    struct load *load = argument;
+    int error = gw_vm_load_state(load->qmp, load->fd, STATE_TIMEOUT_MS);
+
+    if (error)
+        gw_error_take(error, &load->error);
+    close(load->fd);
+    return NULL;
+}
+
+static int write_all(int fd, const char *bytes, uint32_t length)
+{
+    while (length > 0) {
+        ssize_t moved = send(fd, bytes, length, MSG_NOSIGNAL);
+
+        if (moved < 0 && errno == EINTR)
+            continue;
+        if (moved < 0)
+            return gw_fail_errno(-errno, "QEMU does not take its device state");
+        bytes += moved;
+        length -= (uint32_t)moved;
+    }
+    return 0;
+}
+
+/* The next frame of the state stream: written to fd. 1 at its end. */
+static int take_state_frame(struct gw_serve *serve, int fd)
+{
+    struct gw_control_frame frame;
+    int error = gw_control_receive(serve->control, STATE_TIMEOUT_MS, &frame);
+
+    if (error)
+        return error;
+    if (!frame.message)
+        return write_all(fd, frame.bytes, frame.length);
+    error = gw_message_is(frame.message, "state-end")
+                ? 1
+                : gw_fail(-ECANCELED, "the source gave up during the device state");
+    json_decref(frame.message);
+    return error;
+}
+
+static int take_state(struct gw_serve_vm *vm)
+{
+    struct load load = {.qmp = vm->steps.launched.qmp};
+    int sockets[2], result = 0;
+    pthread_t thread;
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets))
+        return gw_fail_errno(-errno, "no socket for the device state");
+    load.fd = sockets[0];
+    result = -pthread_create(&thread, NULL, load_state, &load);
+    if (result) {
+        close(sockets[0]);
+        close(sockets[1]);
+        return gw_fail_errno(result, "no thread for the device state");
+    }
+    while (result == 0)
+        result = take_state_frame(vm->serve, sockets[1]);
+    close(sockets[1]);
+    pthread_join(thread, NULL);
+    if (load.error.code)
+        return gw_error_raise(&load.error);
+    return result < 0 ? result : 0;
+}
+
+static int swap_in(struct gw_serve_vm *vm)
+{
+    for (unsigned i = 0; i < vm->vm->disk_count; i++) {
+        const struct gw_vm_disk *disk = &vm->vm->disks[i];
+        char node[GW_VM_NODE_SIZE];
+        struct stat info;
+        struct gw_disk_image image = {
+            .path = vm->images[i],
+            .format = disk->format,
+            .is_block_device = stat(vm->images[i], &info) == 0 && S_ISBLK(info.st_mode),
+            .node = node,
+        };
+        int error;
+
+        gw_disk_node_name(disk, i, node);
+        error = gw_disk_swap_in(vm->steps.launched.qmp, disk, i, &image);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+static int do_step(struct gw_serve_vm *vm, enum gw_handover_action action)
+{
+    switch (action) {
+    case GW_ACT_SYNC_IMAGES:
+        return gw_serve_sync(vm->serve);
+    case GW_ACT_RENAME_FINAL:
+        return gw_serve_finish(vm->serve);
+    case GW_ACT_LOAD_STATE:
+        return take_state(vm);
+    case GW_ACT_SWAP_IN:
+        return swap_in(vm);
+    case GW_ACT_DISCARD:
+        gw_serve_free_path(vm->serve);
+        gw_serve_drop_volumes(vm->serve, false);
+        return gw_target_steps_act(&vm->steps, action);
+    default:
+        return gw_target_steps_act(&vm->steps, action);
+    }
+}
+
+static int act(void *context, enum gw_handover_action action)
+{
+    struct gw_serve_vm *vm = context;
+    int error = do_step(vm, action);
+
+    /* The words go to the source before the machine says what follows. */
+    if (error && vm->switchover.control && !vm->switchover.cause.code)
+        gw_message_send_error(vm->switchover.control, error);
+    return error;
+}
+
+/* ---- messages ---- */
+
+/* A question about a move of an earlier session: the journal answers. */
+static int reopen(struct gw_serve *serve, const char *epoch)
+{
+    struct gw_journal_entry entry;
+    struct gw_serve_vm *vm;
+    int error;
+
+    if (!serve->environment->journal || !serve->environment->attended)
+        return gw_fail(-ENOTSUP, "this agent has no state folder and knows no moves");
+    error = gw_attend(serve->environment->attended, epoch, GW_SIDE_TARGET);
+    if (error)
+        return error;
+    error = gw_journal_find(serve->environment->journal, epoch, GW_SIDE_TARGET, &entry);
+    vm = error ? NULL : calloc(1, sizeof(*vm));
+    if (!vm) {
+        gw_unattend(serve->environment->attended, epoch, GW_SIDE_TARGET);
+        return error ? error : gw_fail(-ENOMEM, "no memory for a VM");
+    }
+    serve->vm = vm;
+    vm->serve = serve;
+    vm->is_attended = true;
+    vm->is_begun = true;
+    snprintf(serve->epoch, sizeof(serve->epoch), "%s", epoch);
+    vm->steps.epoch = serve->epoch;
+    vm->steps.detail = json_incref(entry.detail);
+    gw_target_steps_reconnect(&vm->steps);
+    vm->switchover.side = GW_SIDE_TARGET;
+    vm->switchover.journal = serve->environment->journal;
+    vm->switchover.progress = serve->progress;
+    vm->switchover.control = serve->control;
+    vm->switchover.detail = vm->steps.detail;
+    vm->switchover.act = act;
+    vm->switchover.context = vm;
+    vm->switchover.machine.is_guest_paused =
+        json_is_true(json_object_get(vm->steps.detail, "paused"));
+    memcpy(vm->switchover.epoch, serve->epoch, sizeof(vm->switchover.epoch));
+    error = gw_switchover_restart(&vm->switchover, &entry);
+    gw_journal_entry_free(&entry);
+    if (!error)
+        error = gw_switchover_event(&vm->switchover, GW_EVENT_LINK_UP);
+    if (!error && !vm->steps.launched.qmp)
+        gw_switchover_event(&vm->switchover, GW_EVENT_VMM_GONE);
+    return error;
 }
 
 int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
 {
-    return -ENOENT;
+    const char *epoch;
+    int error = gw_message_text(message, "epoch", &epoch);
+
+    if (error)
+        return error;
+    if (!serve->vm) {
+        error = reopen(serve, epoch);
+        if (error == -ENOENT)
+            return gw_message_send(serve->control,
+                                   json_pack("{s:s,s:s,s:s}", "type", "handover", "message",
+                                             gw_handover_event_name(GW_EVENT_UNKNOWN), "epoch",
+                                             epoch));
+        if (error)
+            return error;
+    }
+    error = gw_switchover_hear(&serve->vm->switchover, gw_control_peer(serve->control)->instance_id,
+                               message);
+    serve->is_finished = serve->vm->switchover.machine.state == GW_HANDOVER_RUNNING;
+    return error;
 }
 
 int gw_serve_vm_bytes(struct gw_serve *serve, const void *bytes, uint32_t length)
 {
-    return gw_fail(-EPROTO, "raw bytes out of turn");
+    return gw_fail(-EPROTO, "device state before the handover");
+}
+
+/* What an offer that failed before its first journal record leaves. */
+static void clean_unbegun(struct gw_serve_vm *vm)
+{
+    gw_vm_end(&vm->steps.launched);
+    gw_serve_drop_volumes(vm->serve, false);
+    vm->steps.epoch = vm->serve->epoch;
+    vm->steps.detail = json_pack("{s:s,s:s}", "run_dir", vm->run_dir, "ram_dir", vm->ram_dir);
+    gw_target_steps_act(&vm->steps, GW_ACT_DISCARD);
+}
+
+static void report(struct gw_serve_vm *vm)
+{
+    json_t *detail = vm->serve->outcome->detail;
+
+    json_object_set_new(detail, "state",
+                        json_string(gw_handover_state_name(vm->switchover.machine.state)));
+    json_object_set_new(detail, "steps_ms", gw_switchover_times(&vm->switchover));
+    json_object_set(detail, "vm", json_object_get(vm->steps.detail, "vm"));
+    json_object_set(detail, "qmp", json_object_get(vm->steps.detail, "qmp"));
 }
 
 void gw_serve_vm_end(struct gw_serve *serve, int error)
 {
-}
+    struct gw_serve_vm *vm = serve->vm;
+    struct gw_switchover *switchover = &vm->switchover;
 
-int gw_serve_vm_outcome(struct gw_serve *serve, const json_t *message)
-{
-    return gw_fail(-ENOTSUP, "this agent does not receive VMs");
+    if (error < 0)
+        switchover->control = NULL;
+    if (!vm->is_begun) {
+        clean_unbegun(vm);
+    } else {
+        /* Nobody will finish what is not prepared; what is prepared waits for its source. */
+        gw_switchover_event(switchover, switchover->machine.state == GW_HANDOVER_PREPARED
+                                            ? GW_EVENT_LINK_LOST
+                                            : GW_EVENT_CANCEL);
+        serve->is_finished |= switchover->machine.state == GW_HANDOVER_PREPARED;
+        report(vm);
+    }
+    gw_vm_leave(&vm->steps.launched);
+    if (vm->is_attended)
+        gw_unattend(serve->environment->attended, serve->epoch, GW_SIDE_TARGET);
+    json_decref(vm->steps.detail);
+    gw_vm_free(vm->vm);
+    free(vm);
+    serve->vm = NULL;
 }

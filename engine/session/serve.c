@@ -271,10 +271,12 @@ static int take_message(struct gw_serve *serve, const json_t *message)
 
     if (gw_message_is(message, "bye"))
         return 1;
-    if (gw_message_is(message, "outcome"))
-        return gw_serve_vm_outcome(serve, message);
+    if (gw_message_is(message, "error"))
+        return gw_message_raise(message);
     if (gw_message_is(message, "offer"))
         return take_offer(serve, message);
+    if (gw_message_is(message, "handover"))
+        return gw_serve_vm_message(serve, message);
     if (!serve->receiver)
         return gw_fail(-EPROTO, "message '%s' before any offer", gw_message_type(message));
     if (gw_message_is(message, "bury"))
@@ -285,10 +287,7 @@ static int take_message(struct gw_serve *serve, const json_t *message)
     }
     if (gw_message_is(message, "finish") && !serve->vm)
         return take_finish(serve);
-    error = serve->vm ? gw_serve_vm_message(serve, message) : -ENOENT;
-    if (error == -ENOENT)
-        return gw_fail(-EPROTO, "unknown message '%s'", gw_message_type(message));
-    return error;
+    return gw_fail(-EPROTO, "unknown message '%s'", gw_message_type(message));
 }
 
 static int take_events(struct gw_serve *serve)
@@ -356,7 +355,7 @@ static int turn(struct gw_serve *serve)
     return result;
 }
 
-static void free_path(struct gw_serve *serve)
+void gw_serve_free_path(struct gw_serve *serve)
 {
     struct gw_path_stats stats;
     double cpu = 0;
@@ -384,6 +383,7 @@ static void free_path(struct gw_serve *serve)
 
 int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw_outcome *out)
 {
+    struct gw_error error;
     int result = 0;
 
     out->detail = json_object();
@@ -392,13 +392,17 @@ int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw
     serve->outcome = out;
     while (result == 0)
         result = turn(serve);
-    if (result < 0 && result != -ECONNRESET && result != -EPIPE)
-        result = gw_message_send_error(serve->control, result);
     close_requests(serve);
+    if (result < 0)
+        gw_error_take(result, &error);
+    if (result < 0 && result != -ECONNRESET && result != -EPIPE && !serve->is_told)
+        gw_message_send_error(serve->control, result);
+    gw_serve_free_path(serve);
     if (serve->vm)
-        gw_serve_vm_end(serve, result > 0 ? 0 : result);
-    free_path(serve);
+        gw_serve_vm_end(serve, result);
     gw_serve_drop_volumes(serve, serve->is_finished);
+    if (result < 0)
+        gw_error_raise(&error);
     if (result < 0 && !serve->is_finished)
         out->exit_code = result == -EBADMSG ? GW_EXIT_VERIFY : GW_EXIT_FAILED;
     else
@@ -415,7 +419,7 @@ void gw_serve_free(struct gw_serve *serve)
     if (!serve)
         return;
     close_requests(serve);
-    free_path(serve);
+    gw_serve_free_path(serve);
     gw_control_close(serve->control);
     close(serve->request_fd);
     pthread_mutex_destroy(&serve->lock);

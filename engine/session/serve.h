@@ -36,6 +36,7 @@ struct gw_serve {
     char epoch[2 * GW_ID_SIZE + 1];
     struct gw_target_volume *volumes[GW_VOLUMES_MAX];
     unsigned volume_count;
+    bool is_told;     /* the source has heard the error */
     bool is_finished; /* the images have their final names and belong to the user */
     struct gw_receiver *receiver;
     struct gw_domain *domains[GW_SERVE_DOMAINS_MAX];
@@ -46,20 +47,22 @@ struct gw_serve {
     struct gw_serve_vm *vm; /* a move */
 };
 
+/* serve.c: ends every lane, so that no worker is in a volume any more. */
+void gw_serve_free_path(struct gw_serve *serve);
+
 /* serve-disks.c: makes the volumes that the offer lists. names says what each became. */
 int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names);
 int gw_serve_sync(struct gw_serve *serve);
 int gw_serve_finish(struct gw_serve *serve); /* images valid, final names */
 void gw_serve_drop_volumes(struct gw_serve *serve, bool keep);
 
-/* serve-vm.c */
+/* serve-vm.c: the target's QEMU, made ready for the offer; what the source is told goes into reply.
+ */
 int gw_serve_vm_offer(struct gw_serve *serve, const json_t *offer, json_t *reply);
-/* A message that is the VM's: 0 when it was handled, -ENOENT when it is another's, or an error. */
+/* A message of the handover, of this session's move or of an earlier one that the journal knows. */
 int gw_serve_vm_message(struct gw_serve *serve, const json_t *message);
 int gw_serve_vm_bytes(struct gw_serve *serve, const void *bytes, uint32_t length);
-/* The control session ended (error 0: by the peer's will). Leaves nothing running that must not. */
+/* The control session ended: what was not prepared is undone, what was prepared waits. Frees vm. */
 void gw_serve_vm_end(struct gw_serve *serve, int error);
-/* "outcome" of an earlier migration, from the journal. */
-int gw_serve_vm_outcome(struct gw_serve *serve, const json_t *message);
 
 #endif

@@ -64,6 +64,7 @@ void gw_source_close(struct gw_source *source)
             gw_domain_close(source->domains[i]);
     if (source->control)
         gw_control_close(source->control);
+    json_decref(source->blocked);
     free(source);
 }
 
@@ -130,6 +131,8 @@ int gw_source_exchange(struct gw_source *source, json_t *request, const char *ty
                 ? gw_message_raise(message)
                 : gw_fail(-EPROTO, "the target answered '%s' where '%s' was due",
                           gw_message_type(message), type);
+    if (json_is_array(json_object_get(message, "blocked")) && !source->blocked)
+        source->blocked = json_incref(json_object_get(message, "blocked"));
     json_decref(message);
     return error;
 }

@@ -35,6 +35,7 @@ struct gw_source {
     unsigned channels_wanted;
     const char *congestion;
     struct gw_sender *sender;
+    json_t *blocked;                      /* the target's reasons against the offer, or NULL */
     bool is_cancel_ignored;               /* from COMMITTED on */
     uint64_t sent_before_ns, sent_before; /* for the rate of the last second */
     /* Called about every 10 ms while a round runs: throttling, QMP events. May be NULL. */

@@ -130,6 +130,7 @@ int gw_switchover_hear(struct gw_switchover *switchover, const uint8_t *instance
     const char *name, *epoch;
     int error = gw_message_text(message, "message", &name);
 
+    switchover->heard_ns = gw_clock_ns();
     if (!error)
         error = gw_message_text(message, "epoch", &epoch);
     if (!error && strcmp(epoch, switchover->epoch) != 0)

@@ -230,13 +230,15 @@ static int run_injection(const struct gw_injection *injection, struct gw_injecti
 
 static int explain(const struct gw_injection *injection, const struct gw_injection_result *result)
 {
+    struct pollfd exited = {.fd = injection->pidfd, .events = POLLIN};
     int pid = (int)injection->pid, error = result->error;
     char name[32];
     long tracer;
 
     gw_process_name(injection->pid, name, sizeof(name));
-    if (error == -ESRCH)
-        return gw_fail(error, "process %d has ended", pid);
+    /* One that ended and is not yet reaped refuses with EPERM. */
+    if (error == -ESRCH || poll(&exited, 1, 0) == 1)
+        return gw_fail(-ESRCH, "process %d has ended", pid);
     switch (result->step) {
     case GW_INJECTION_SEIZE:
         tracer = status_number(injection->pid, "TracerPid");

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Finds mappings of a file in /proc/PID/maps. The text is searched for the file's device and inode
- * before a line is parsed, because a look at every process of a host belongs to every round.
+ * Finds mappings of a file in /proc/PID/maps. A look at every process of a host belongs to every
+ * round, and to the pause: so the kernel is asked for the few mappings in question where it can be,
+ * and where not, the text is searched for the file's device and inode before a line is parsed.
  */
 #include "engine/vmm/mappers.h"
 
@@ -12,12 +13,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "engine/vmm/pagemap_abi.h"
 #include "engine/vmm/tracker.h"
 
 #define READ_SIZE                                                                                  \
@@ -138,6 +141,37 @@ static int search_file(struct search *search, int fd, char *buffer)
     }
 }
 
+/* Asks the kernel for shared writable mappings of files, which in most processes are none: far less
+ * work than text of all mappings. -ENOTTY before Linux 6.11. */
+static int query_file(struct search *search, int fd)
+{
+    uint64_t address = 0;
+
+    for (;;) {
+        struct gw_map_query query = {.size = sizeof(query),
+                                     .flags = GW_MAP_WRITABLE | GW_MAP_SHARED | GW_MAP_FILE |
+                                              GW_MAP_OR_NEXT,
+                                     .address = address};
+        struct gw_mapping mapping;
+        int error;
+
+        if (ioctl(fd, GW_MAP_QUERY, &query) < 0)
+            return errno == ENOENT ? 0 : -errno;
+        mapping = (struct gw_mapping){.start = query.start,
+                                      .end = query.end,
+                                      .offset = query.offset,
+                                      .is_writable = true,
+                                      .is_shared = true};
+        address = query.end;
+        if (makedev(query.major, query.minor) != search->file->device ||
+            query.inode != search->file->inode)
+            continue;
+        error = gw_mappings_add(search->list, &mapping);
+        if (error)
+            return error;
+    }
+}
+
 static int read_mappings(pid_t pid, struct search *search, char *buffer)
 {
     char path[64];
@@ -151,7 +185,9 @@ static int read_mappings(pid_t pid, struct search *search, char *buffer)
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? -ESRCH : -errno;
-    error = search_file(search, fd, buffer);
+    error = search->writable_only ? query_file(search, fd) : -ENOTTY;
+    if (error == -ENOTTY)
+        error = search_file(search, fd, buffer);
     close(fd);
     return error;
 }
@@ -260,14 +296,14 @@ static void fill_mapper(struct gw_mapper *mapper, pid_t pid, const struct gw_map
     gw_process_name(pid, mapper->name, sizeof(mapper->name));
 }
 
-static int find_in(DIR *folder, const struct gw_file_id *file, struct gw_mapper *out, int max)
+static int find_in(DIR *folder, struct search *search, struct gw_mapper *out, int max)
 {
     struct gw_mappings list = {0};
-    struct search search = {.file = file, .list = &list};
     struct dirent *entry;
     char *buffer = malloc(READ_SIZE);
     int count = 0, error = buffer ? 0 : -ENOMEM;
 
+    search->list = &list;
     while (!error && (entry = readdir(folder))) {
         pid_t pid;
 
@@ -275,7 +311,7 @@ static int find_in(DIR *folder, const struct gw_file_id *file, struct gw_mapper 
             continue;
         list.count = 0;
         /* A process that ended meanwhile, or that this user may not look at, is passed over. */
-        if (read_mappings(pid, &search, buffer) == -ENOMEM)
+        if (read_mappings(pid, search, buffer) == -ENOMEM)
             error = -ENOMEM;
         if (list.count == 0)
             continue;
@@ -288,9 +324,10 @@ static int find_in(DIR *folder, const struct gw_file_id *file, struct gw_mapper 
     return error ? gw_fail(error, "no memory to search the mappings of all processes") : count;
 }
 
-int gw_mappers_find(int ram_fd, struct gw_mapper *out, int max)
+static int find(int ram_fd, bool writable_only, struct gw_mapper *out, int max)
 {
     struct gw_file_id file;
+    struct search search = {.file = &file, .writable_only = writable_only};
     int result = gw_file_id_of(ram_fd, &file);
     DIR *folder;
 
@@ -299,7 +336,17 @@ int gw_mappers_find(int ram_fd, struct gw_mapper *out, int max)
     folder = opendir("/proc");
     if (!folder)
         return gw_fail_errno(-errno, "/proc cannot be read");
-    result = find_in(folder, &file, out, max);
+    result = find_in(folder, &search, out, max);
     closedir(folder);
     return result;
+}
+
+int gw_mappers_find(int ram_fd, struct gw_mapper *out, int max)
+{
+    return find(ram_fd, false, out, max);
+}
+
+int gw_mappers_find_writable(int ram_fd, struct gw_mapper *out, int max)
+{
+    return find(ram_fd, true, out, max);
 }

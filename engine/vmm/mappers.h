@@ -38,6 +38,10 @@ int gw_file_id_of(int fd, struct gw_file_id *out);
 int gw_mappings_read(pid_t pid, const struct gw_file_id *file, struct gw_mappings *list);
 /* The same, of mappings that are shared and writable: those whose writes reach the file. */
 int gw_mappings_read_writable(pid_t pid, const struct gw_file_id *file, struct gw_mappings *list);
+struct gw_mapper;
+/* As gw_mappers_find, of the processes alone that may write; faster where the kernel can be asked.
+ */
+int gw_mappers_find_writable(int ram_fd, struct gw_mapper *out, int max);
 int gw_mappings_add(struct gw_mappings *list, const struct gw_mapping *mapping);
 void gw_mappings_free(struct gw_mappings *list); /* leaves an empty list; takes zeroed memory too */
 /* Adds to out the parts of list that without does not have at the same address with the same

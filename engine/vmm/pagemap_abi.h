@@ -44,6 +44,33 @@ static_assert(sizeof(struct gw_scan_request) == 96, "the kernel's struct pm_scan
 #define GW_SCAN_PAGE_IS_PRESENT  (UINT64_C(1) << 3) /* PAGE_IS_PRESENT */
 #define GW_SCAN_PAGE_IS_SWAPPED  (UINT64_C(1) << 4) /* PAGE_IS_SWAPPED */
 
+/* PROCMAP_QUERY, Linux 6.11: an ioctl of /proc/PID/maps. */
+struct gw_map_query {
+    uint64_t size; /* of this struct */
+    uint64_t flags;
+    uint64_t address;
+    uint64_t start; /* from here to minor: out */
+    uint64_t end;
+    uint64_t vma_flags;
+    uint64_t page_size;
+    uint64_t offset;
+    uint64_t inode;
+    uint32_t major;
+    uint32_t minor;
+    uint32_t name_size; /* 0: no name, no build id */
+    uint32_t build_id_size;
+    uint64_t name;
+    uint64_t build_id;
+};
+
+static_assert(sizeof(struct gw_map_query) == 104, "the kernel's struct procmap_query");
+
+#define GW_MAP_QUERY    _IOWR('f', 17, struct gw_map_query)
+#define GW_MAP_WRITABLE UINT64_C(0x02) /* only such mappings are found */
+#define GW_MAP_SHARED   UINT64_C(0x08)
+#define GW_MAP_OR_NEXT  UINT64_C(0x10) /* the one at the address, or the next */
+#define GW_MAP_FILE     UINT64_C(0x20)
+
 /* userfaultfd(2). WP_HUGETLBFS_SHMEM is 5.19, WP_UNPOPULATED 6.4, WP_ASYNC 6.7. */
 #define GW_UFFD_USER_MODE_ONLY     1
 #define GW_UFFD_PAGEFAULT_FLAG_WP  (UINT64_C(1) << 0)

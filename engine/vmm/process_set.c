@@ -224,19 +224,6 @@ static int add_process(struct gw_process_set *set, pid_t pid, struct gw_bitmap *
     return 0;
 }
 
-static int add_hypervisor(struct gw_process_set *set)
-{
-    int error = add_process(set, set->vmm_pid, NULL);
-    struct gw_tracked_process *process = &set->items[0];
-
-    if (error || process->mappings.count > 0)
-        return error;
-    return gw_fail(-EINVAL,
-                   "process %d (%s) does not map the RAM file shared and writable: the guest's "
-                   "memory must be a memory-backend-file with share=on",
-                   (int)process->pid, process->name);
-}
-
 static int add_other(struct gw_process_set *set, const struct gw_mapper *mapper,
                      struct gw_bitmap *dirty)
 {
@@ -264,18 +251,17 @@ int gw_process_set_update(struct gw_process_set *set, struct gw_bitmap *dirty)
 
     error = set->count == 0 ? gw_file_id_of(set->ram_fd, &set->file) : 0;
     if (!error)
-        error = set->count == 0 ? add_hypervisor(set) : refresh_known(set, dirty);
+        error = set->count == 0 ? add_process(set, set->vmm_pid, NULL) : refresh_known(set, dirty);
     if (error)
         return error;
-    count = gw_mappers_find(set->ram_fd, mappers, MAPPERS_MAX);
+    count = gw_mappers_find_writable(set->ram_fd, mappers, MAPPERS_MAX);
     if (count < 0)
         return count;
     if (count > MAPPERS_MAX)
         return gw_fail(-EBUSY, "%d processes map the guest's RAM, and %d can be tracked", count,
                        MAPPERS_MAX);
     for (int i = 0; i < count; i++) {
-        if (!mappers[i].is_writable || is_known(set, mappers[i].pid) ||
-            shares_memory(set, mappers[i].pid))
+        if (is_known(set, mappers[i].pid) || shares_memory(set, mappers[i].pid))
             continue;
         error = add_other(set, &mappers[i], dirty);
         if (error)

@@ -234,11 +234,11 @@ static void mark_unmapped(const struct softdirty_tracker *tracker, struct gw_bit
 
     for (uint64_t i = 0; i < (dirty->bit_count + 63) / 64; i++) {
         uint64_t lost = before->mapped.words[i] & ~now->mapped.words[i];
-        uint64_t punched = before->data.words[i] & ~now->data.words[i];
+        uint64_t changed = (before->data.words[i] ^ now->data.words[i]) & ~now->mapped.words[i];
         uint64_t unknown =
             was_swapping ? (before->data.words[i] | now->data.words[i]) & ~now->mapped.words[i] : 0;
 
-        dirty->words[i] |= lost | punched | unknown;
+        dirty->words[i] |= lost | changed | unknown;
     }
 }
 

@@ -13,6 +13,7 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "engine/vmm/mappers.h"
 #include "engine/vmm/tracker_kind.h"
 
 /* Best first: the order in which AUTO tries them. */
@@ -46,6 +47,33 @@ static int check_options(const struct gw_tracker_options *options)
     return 0;
 }
 
+/* Whatever the kind: RAM that is not this file would be copied in vain, and its loss seen by
+ * nobody. */
+static int check_mapping(const struct gw_tracker_options *options)
+{
+    struct gw_mappings list = {0};
+    struct gw_file_id file;
+    char name[32];
+    size_t count;
+    int error = gw_file_id_of(options->ram_fd, &file);
+
+    if (error)
+        return error;
+    error = gw_mappings_read_writable(options->vmm_pid, &file, &list);
+    count = list.count;
+    gw_mappings_free(&list);
+    /* Comparing needs no right to look into the process; the others will name the one they miss. */
+    if (error == -EACCES || error == -EPERM)
+        return 0;
+    if (error || count > 0)
+        return error;
+    gw_process_name(options->vmm_pid, name, sizeof(name));
+    return gw_fail(-EINVAL,
+                   "process %d (%s) does not map the RAM file shared and writable: the guest's "
+                   "memory must be a memory-backend-file with share=on",
+                   (int)options->vmm_pid, name);
+}
+
 static int open_kind(const struct gw_tracker_ops *ops, const struct gw_tracker_options *options,
                      struct gw_tracker **out)
 {
@@ -66,6 +94,8 @@ int gw_tracker_open(const struct gw_tracker_options *options, struct gw_tracker 
 {
     int error = check_options(options);
 
+    if (!error)
+        error = check_mapping(options);
     if (error)
         return error;
     if (options->kind != GW_TRACKER_AUTO) {

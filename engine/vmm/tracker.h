@@ -45,7 +45,8 @@ struct gw_tracker_options {
 struct gw_tracker;
 
 /* Tries the kinds in order for AUTO; message of the last refusal when none works. Finds every
- * process that maps the file (by device and inode in /proc/PID/maps) and tracks it too. */
+ * process that maps the file (by device and inode in /proc/PID/maps) and tracks it too. -EINVAL
+ * when the hypervisor itself does not map it shared and writable. */
 int gw_tracker_open(const struct gw_tracker_options *options, struct gw_tracker **out);
 int gw_tracker_arm(struct gw_tracker *tracker);
 /* Sets the bits of pages written since arm or the last collect. Also looks for new mappers of the

@@ -233,14 +233,13 @@ static void fill_lane(struct side *side, struct lane *lane)
             return;
         place = lane->posted_bytes / settings->size;
         place = settings->is_scattered ? place * 7919 % places : place % places;
-        write->write = (struct gw_write){
-            .op = {.done = write_done},
-            .local = lane->window + place * settings->size,
-            .length = settings->size,
-            .flags = (settings->is_stable ? GW_POST_STABLE : 0u) |
-                     (lane->since_record + 1 < settings->record ? GW_POST_MORE : 0u),
-            .remote_key = lane->key,
-            .remote_offset = place * settings->size};
+        write->write =
+            (struct gw_write){.op = {.done = write_done},
+                              .local = lane->window + place * settings->size,
+                              .length = settings->size,
+                              .flags = (settings->is_stable ? GW_POST_STABLE : 0u) | GW_POST_MORE,
+                              .remote_key = lane->key,
+                              .remote_offset = place * settings->size};
         if (gw_write(lane->channel, &write->write) != 0)
             return;
         lane->free_writes = write->next;

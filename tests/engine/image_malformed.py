@@ -447,6 +447,24 @@ class Log(MalformedBase):
         self.put_log(self.entry_bytes(9, [self.make_pending()]))
         self.replays()
 
+    def test_vhdx_replays_the_last_entry_of_a_sector(self):
+        # Its upper half, which a log keeps apart as TrailingBytes, is 0 for places below 4 GiB.
+        image, place = self.path("last.vhdx"), 5 << 30
+        run("qemu-img", "create", "-f", "vhdx", "-o", "block_size=1M", image, "600M")
+        os.truncate(image, place + MIB)
+        self.image, self.vhdx = image, Vhdx(image)
+        self.vhdx.put(place, b"\3" * 65536)
+        sector = self.vhdx.get(self.vhdx.bat()[1], 4088) + struct.pack("<Q", place | 6)
+        self.put_log(self.entry_bytes(9, [(self.vhdx.bat()[1], sector)]))
+        tool = self.tool()
+        tool("open", image, "vhdx")
+        self.assertEqual(tool.read(511 * MIB, 512), b"\3" * 512)
+        copy = self.path("copy.vhdx")
+        run("cp", "--sparse=always", image, copy)
+        run("qemu-img", "check", "-r", "all", "-f", "vhdx", copy)
+        done = run("qemu-io", "-r", "-f", "vhdx", "-c", "read -P 3 511M 64k", copy)
+        self.assertNotIn("verification failed", done.stdout)
+
     def test_vhdx_without_replay_would_lose_data(self):
         self.make_pending()
         tool = self.tool()

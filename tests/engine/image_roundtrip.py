@@ -190,6 +190,21 @@ class Zeroes(Lab):
         self.assert_same(raw, image, "raw", "vhdx")
         self.assertLess(os.path.getsize(image), 16 * MIB)
 
+    def test_vhdx_block_used_again_has_nothing_of_behind_the_end(self):
+        """A rounded up write leaves bytes behind the end of the disk, in the last block's place."""
+        image, end = self.path("z.vhdx"), 4 * MIB + 512
+        tool = self.tool()
+        tool("create", image, "vhdx", f"size={end}", f"block={2 * MIB}")
+        tool("fill", 4 * MIB, 512, 0xAB)
+        with open(image, "r+b") as file:
+            place = file.read().index(b"\xab" * 512)
+            file.seek(place + 512)
+            file.write(b"\xcd" * 3584)
+        tool("zero", 4 * MIB, 512)
+        tool("fill", 0, 512, 1)
+        tool("finish")
+        self.assertEqual(tool.read(0, 8192), b"\1" * 512 + bytes(7680))
+
     def test_vhdx_zero_on_fixed(self):
         image = self.zero([(0, 8 * MIB), (9 * MIB + 1024, 2048)], "fixed", block=2 * MIB)
         self.assertGreaterEqual(self.disk_blocks(image), 64 * MIB)

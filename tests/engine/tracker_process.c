@@ -20,6 +20,7 @@
 #include "common/bitmap.h"
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/memory.h"
 #include "engine/vmm/tracker.h"
 #include "tests/engine/tracker_writer.h"
 
@@ -48,10 +49,23 @@ struct bench {
         }                                                                                          \
     } while (0)
 
+/* Holes are not read: a mapped read would make pages of them. */
+static bool is_data(const struct bench *bench, uint64_t page)
+{
+    off_t data = lseek(bench->fd, (off_t)(page * bench->page_size), SEEK_DATA);
+
+    return data >= 0 && (uint64_t)data < (page + 1) * bench->page_size;
+}
+
 static void copy_page(struct bench *bench, uint64_t page)
 {
     unsigned char *to = bench->copy + page * bench->page_size;
 
+    if (!is_data(bench, page)) {
+        memset(to, 0, bench->page_size);
+        gw_tracker_copied(bench->tracker, page * bench->page_size, NULL, bench->page_size);
+        return;
+    }
     memcpy(to, bench->ram + page * bench->page_size, bench->page_size);
     gw_tracker_copied(bench->tracker, page * bench->page_size, to, bench->page_size);
 }
@@ -156,8 +170,25 @@ static bool kernel_writes(struct bench *bench)
 
 static bool write_then_zap(struct bench *bench)
 {
+    uint64_t in_hole = bench->page_count / 2 + 1;
+
+    /* In the page table before the write, and in a hole of the file, where no page was. */
+    writer_do(&bench->writer, WRITER_READ, 4, 2);
+    EXPECT(bench, 0);
     writer_do(&bench->writer, WRITER_WRITE_ZAP, 4, 2);
-    EXPECT(bench, 4, 2);
+    writer_do(&bench->writer, WRITER_WRITE_ZAP, in_hole, 1);
+    EXPECT(bench, 4, 2, in_hole, 1);
+    EXPECT(bench, 0);
+    return true;
+}
+
+/* Data that is in no page table before and after the write: beyond soft-dirty bits. */
+static bool write_then_zap_of_unmapped_data(struct bench *bench)
+{
+    if (bench->kind == GW_TRACKER_SOFTDIRTY)
+        return true;
+    writer_do(&bench->writer, WRITER_WRITE_ZAP, 2, 2);
+    EXPECT(bench, 2, 2);
     EXPECT(bench, 0);
     return true;
 }
@@ -191,7 +222,15 @@ static bool remapped(struct bench *bench)
 
 static bool is_equal(const struct bench *bench)
 {
-    return memcmp(bench->ram, bench->copy, bench->size) == 0;
+    for (uint64_t page = 0; page < bench->page_count; page++) {
+        const unsigned char *copy = bench->copy + page * bench->page_size;
+
+        if (is_data(bench, page)
+                ? memcmp(copy, bench->ram + page * bench->page_size, bench->page_size) != 0
+                : !gw_memory_is_zero(copy, bench->page_size))
+            return false;
+    }
+    return true;
 }
 
 /* Rounds against a writer that never rests; then it stops, and the last round makes the copy equal.
@@ -270,7 +309,7 @@ static bool reader_is_no_matter(struct bench *bench)
     struct writer reader;
 
     writer_start(&reader, bench->fd, bench->page_count, bench->page_size, false);
-    writer_do(&reader, WRITER_READ, 0, bench->page_count);
+    writer_do(&reader, WRITER_READ, 0, bench->page_count / 2);
     EXPECT(bench, 0);
     writer_do(&bench->writer, WRITER_WRITE, 3, 2);
     EXPECT(bench, 3, 2);
@@ -370,6 +409,7 @@ static const struct test {
     {"processor_writes", processor_writes},
     {"kernel_writes", kernel_writes},
     {"write_then_zap", write_then_zap},
+    {"write_then_zap_of_unmapped_data", write_then_zap_of_unmapped_data},
     {"write_then_punch", write_then_punch},
     {"remapped", remapped},
     {"copy_while_written", copy_while_written},
@@ -457,6 +497,30 @@ static bool backing_is_there(const struct bench *options, const char *backing)
     return true;
 }
 
+/* The kernel keeps no soft-dirty bits of huge pages, so the tracker must not begin. */
+static bool is_refused(const struct bench *options, const char *backing)
+{
+    struct bench bench = *options;
+    struct gw_tracker_options request;
+    int error;
+
+    if (!backing_is_there(options, backing))
+        return true;
+    CHECK(open_backing(&bench, backing) == 0, "no memory");
+    writer_start(&bench.writer, bench.fd, bench.page_count, bench.page_size, true);
+    request = (struct gw_tracker_options){.kind = bench.kind,
+                                          .ram_fd = bench.fd,
+                                          .ram = bench.ram,
+                                          .size = bench.size,
+                                          .page_size = bench.page_size,
+                                          .vmm_pid = bench.writer.pid};
+    error = gw_tracker_open(&request, &bench.tracker);
+    writer_end(&bench.writer);
+    CHECK(error == -ENOTSUP, "open returned %d", error);
+    printf("ok refused: %s\n", gw_error_message());
+    return true;
+}
+
 static int run_tests(const struct bench *options, const char *backing)
 {
     int failures = 0;
@@ -496,7 +560,10 @@ int main(int argc, char **argv)
     }
     if (strcmp(backing, "hugetlbfs") == 0)
         huge_pages = allow_huge_pages(HUGE_PAGES);
-    result = run_tests(&options, backing);
+    if (options.kind == GW_TRACKER_SOFTDIRTY && strcmp(backing, "hugetlbfs") == 0)
+        result = is_refused(&options, backing) ? 0 : 1;
+    else
+        result = run_tests(&options, backing);
     if (huge_pages == 0)
         allow_huge_pages(0);
     return result;

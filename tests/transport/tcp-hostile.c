@@ -59,15 +59,21 @@ static int raw_join(struct rig *rig, uint32_t number)
     return fd;
 }
 
-static void header(uint8_t to[24], uint8_t type, uint16_t count, uint32_t length, uint64_t key,
-                   uint64_t offset)
+struct raw_header {
+    uint8_t type;
+    uint16_t count;
+    uint32_t length;
+    uint64_t key, offset;
+};
+
+static void put_header(uint8_t to[24], struct raw_header header)
 {
-    to[0] = type;
+    to[0] = header.type;
     to[1] = 0;
-    gw_put_le16(to + 2, count);
-    gw_put_le32(to + 4, length);
-    gw_put_le64(to + 8, key);
-    gw_put_le64(to + 16, offset);
+    gw_put_le16(to + 2, header.count);
+    gw_put_le32(to + 4, header.length);
+    gw_put_le64(to + 8, header.key);
+    gw_put_le64(to + 16, header.offset);
 }
 
 /* Expects that the far channel dies of error with text, and that the raw peer sees the end. */
@@ -101,7 +107,7 @@ Test(tcp_hostile, frame_of_unknown_type)
 {
     uint8_t frame[24];
 
-    header(frame, 9, 1, 0, 0, 0);
+    put_header(frame, (struct raw_header){9, 1, 0, 0, 0});
     expect_frame_refused(frame, sizeof(frame), "type 9");
 }
 
@@ -109,7 +115,7 @@ Test(tcp_hostile, frame_with_flags)
 {
     uint8_t frame[24];
 
-    header(frame, 1, 1, 0, 0, 0);
+    put_header(frame, (struct raw_header){1, 1, 0, 0, 0});
     frame[1] = 0x80;
     expect_frame_refused(frame, sizeof(frame), "flags 0x80");
 }
@@ -118,7 +124,7 @@ Test(tcp_hostile, batch_of_too_many)
 {
     uint8_t frame[24];
 
-    header(frame, 1, 65, 0, 0, 0);
+    put_header(frame, (struct raw_header){1, 65, 0, 0, 0});
     expect_frame_refused(frame, sizeof(frame), "65 writes");
 }
 
@@ -126,7 +132,7 @@ Test(tcp_hostile, batch_of_none)
 {
     uint8_t frame[24];
 
-    header(frame, 1, 0, 0, 0, 0);
+    put_header(frame, (struct raw_header){1, 0, 0, 0, 0});
     expect_frame_refused(frame, sizeof(frame), "0 writes");
 }
 
@@ -134,7 +140,7 @@ Test(tcp_hostile, write_longer_than_allowed)
 {
     uint8_t frame[24];
 
-    header(frame, 1, 1, GW_WRITE_MAX + 1, 0, 0);
+    put_header(frame, (struct raw_header){1, 1, GW_WRITE_MAX + 1, 0, 0});
     expect_frame_refused(frame, sizeof(frame), "4194305 bytes");
 }
 
@@ -142,7 +148,7 @@ Test(tcp_hostile, message_longer_than_allowed)
 {
     uint8_t frame[24];
 
-    header(frame, 2, 0, UINT32_MAX, 0, 0);
+    put_header(frame, (struct raw_header){2, 0, UINT32_MAX, 0, 0});
     expect_frame_refused(frame, sizeof(frame), "4294967295 bytes");
 }
 
@@ -150,7 +156,7 @@ Test(tcp_hostile, message_with_fields_of_a_write)
 {
     uint8_t frame[24];
 
-    header(frame, 2, 0, 1, 77, 0);
+    put_header(frame, (struct raw_header){2, 0, 1, 77, 0});
     expect_frame_refused(frame, sizeof(frame), "fields of a write");
 }
 
@@ -164,8 +170,8 @@ Test(tcp_hostile, batch_with_a_message_inside)
     rig_open(&rig, RIG_TCP);
     fd = raw_join(&rig, 1);
     cr_assert_eq(gw_reg(rig.far_domain, memory, 16, GW_ACCESS_REMOTE_WRITE, 0, &region), 0);
-    header(frame, 1, 2, 1, region->key, 0);
-    header(frame + 24, 2, 0, 1, region->key, 0);
+    put_header(frame, (struct raw_header){1, 2, 1, region->key, 0});
+    put_header(frame + 24, (struct raw_header){2, 0, 1, region->key, 0});
     raw_send(fd, frame, sizeof(frame));
     gw_recv(rig.far, &(struct gw_message){0});
     for (int turn = 0; turn < 50; turn++)
@@ -184,7 +190,7 @@ Test(tcp_hostile, lengths_that_overflow_the_region)
     rig_open(&rig, RIG_TCP);
     fd = raw_join(&rig, 1);
     cr_assert_eq(gw_reg(rig.far_domain, memory, 16, GW_ACCESS_REMOTE_WRITE, 0, &region), 0);
-    header(frame, 1, 1, 32, region->key, UINT64_MAX - 15);
+    put_header(frame, (struct raw_header){1, 1, 32, region->key, UINT64_MAX - 15});
     raw_send(fd, frame, sizeof(frame));
     raw_send(fd, "0123456789abcdef0123456789abcdef", 32);
     for (int turn = 0; turn < 50; turn++)
@@ -202,7 +208,7 @@ Test(tcp_hostile, frames_cut_short_at_every_byte)
     uint8_t frame[24 + sizeof(text)];
 
     rig_open(&rig, RIG_TCP);
-    header(frame, 2, 0, sizeof(text), 0, 0);
+    put_header(frame, (struct raw_header){2, 0, sizeof(text), 0, 0});
     memcpy(frame + 24, text, sizeof(text));
     for (size_t size = 0; size < sizeof(frame); size++) {
         struct gw_message message;
@@ -231,11 +237,11 @@ Test(tcp_hostile, frames_that_trickle_are_put_together)
     rig_open(&rig, RIG_TCP);
     fd = raw_join(&rig, 1);
     cr_assert_eq(gw_reg(rig.far_domain, memory, 64, GW_ACCESS_REMOTE_WRITE, 0, &region), 0);
-    header(frame, 1, 3, 5, region->key, 10);
-    header(frame + 24, 1, 0, 0, region->key, 64);
-    header(frame + 48, 1, 0, 3, region->key, 0);
+    put_header(frame, (struct raw_header){1, 3, 5, region->key, 10});
+    put_header(frame + 24, (struct raw_header){1, 0, 0, region->key, 64});
+    put_header(frame + 48, (struct raw_header){1, 0, 3, region->key, 0});
     memcpy(frame + 72, "abcdefgh", 8);
-    header(frame + 80, 2, 0, 3, 0, 0);
+    put_header(frame + 80, (struct raw_header){2, 0, 3, 0, 0});
     memcpy(frame + 104, "end", 3);
     for (size_t i = 0; i < sizeof(frame); i++) {
         raw_send(fd, frame + i, 1);
@@ -260,7 +266,7 @@ Test(tcp_hostile, region_that_ends_within_a_frame)
     rig_open(&rig, RIG_TCP);
     fd = raw_join(&rig, 1);
     cr_assert_eq(gw_reg(rig.far_domain, memory, 32, GW_ACCESS_REMOTE_WRITE, 0, &region), 0);
-    header(frame, 1, 1, 32, region->key, 0);
+    put_header(frame, (struct raw_header){1, 1, 32, region->key, 0});
     raw_send(fd, frame, sizeof(frame));
     raw_send(fd, "0123456789abcdef", 16);
     while (memory[15] == 0)
@@ -285,7 +291,7 @@ Test(tcp_hostile, flood_of_untaken_messages_stops_at_the_ring)
     rig_open(&rig, RIG_TCP);
     fd = raw_join(&rig, 1);
     for (size_t i = 0; i < sizeof(flood); i += 24)
-        header(flood + i, 2, 0, 0, 0, 0);
+        put_header(flood + i, (struct raw_header){2, 0, 0, 0, 0});
     raw_send(fd, flood, sizeof(flood));
     for (int turn = 0; turn < 2000; turn++)
         rig_turn(&rig);
@@ -615,5 +621,85 @@ Test(tcp_hostile, stable_writes_are_spliced)
     gw_channel_info(rig.near, &info);
     cr_assert(strstr(info.description, "vmsplice"), "%s", info.description);
     gw_unreg(region);
+    rig_close(&rig);
+}
+
+/* Back-pressure is no fault, however long: with TCP_USER_TIMEOUT this channel would die. */
+Test(tcp_hostile, slow_reader_is_not_taken_for_dead)
+{
+    enum { MESSAGES = 32, WRITES = 64 };
+    static struct rig_send sends[MESSAGES];
+    static struct rig_write writes[WRITES];
+    static uint8_t source[1 << 20], memory[1 << 20];
+    struct rig rig;
+    struct gw_region *region;
+    struct gw_message message;
+
+    rig_open(&rig, RIG_TCP);
+    rig_join(&rig);
+    cr_assert_eq(gw_reg(rig.far_domain, memory, sizeof(memory), GW_ACCESS_REMOTE_WRITE, 0, &region),
+                 0);
+    for (int i = 0; i < MESSAGES; i++) {
+        sends[i] = rig_send("x", 1);
+        cr_assert_eq(rig_post_send(rig.near, &sends[i]), 0);
+    }
+    for (int i = 0; i < WRITES; i++) {
+        writes[i] = rig_write(source, sizeof(source), region, 0);
+        cr_assert_eq(rig_post_write(rig.near, &writes[i]), 0);
+    }
+    for (int turn = 0; turn < 130; turn++) {
+        rig_turn(&rig);
+        usleep(100000);
+    }
+    cr_assert_eq(writes[WRITES - 1].done_count, 0, "the sender is stuck");
+    for (int i = 0; i < MESSAGES; i++)
+        cr_assert_eq(rig_receive(&rig, rig.far, &message), 0, "%s", gw_error_message());
+    cr_assert(rig_until(&rig, &writes[WRITES - 1].done_count, 1));
+    cr_assert_eq(writes[WRITES - 1].status, 0);
+    gw_unreg(region);
+    rig_close(&rig);
+}
+
+/* splice(2) has no MSG_NOSIGNAL: a peer that is gone must not end the process with SIGPIPE. */
+Test(tcp_hostile, spliced_write_to_a_gone_peer_raises_no_signal)
+{
+    static uint8_t source[1 << 20];
+    struct gw_region region = {.key = 1};
+    struct rig rig;
+    struct rig_write writes[3];
+    struct gw_message message;
+    int death, error = 0;
+
+    rig_open(&rig, RIG_TCP);
+    rig_join(&rig);
+    gw_close(rig.far);
+    rig.far = NULL;
+    for (int i = 0; i < 3; i++) {
+        writes[i] = rig_write(source, sizeof(source), &region, 0);
+        writes[i].write.flags = GW_POST_STABLE;
+        error = rig_post_write(rig.near, &writes[i]); /* sends at once, before anything is read */
+        usleep(50000);
+    }
+    death = rig_receive(&rig, rig.near, &message);
+    cr_assert(death == -EPIPE || death == -ECONNRESET);
+    cr_assert(error == 0 || error == death);
+    rig_close(&rig);
+}
+
+Test(tcp_hostile, ipv6_works_and_is_shown)
+{
+    struct rig rig;
+    struct gw_channel_info info;
+    struct gw_address address;
+
+    rig_open(&rig, RIG_TCP);
+    cr_assert_eq(gw_address_parse("[::1]:0", 0, &address), 0);
+    gw_unlisten(rig.listener);
+    if (gw_listen(rig.transport, &address, &rig.listener) != 0)
+        cr_skip_test("no IPv6 on this host: %s", gw_error_message());
+    cr_assert_eq(gw_listener_address(rig.listener, &rig.address), 0);
+    rig_join(&rig);
+    gw_channel_info(rig.near, &info);
+    cr_assert(strstr(info.description, "> [::1]:"), "%s", info.description);
     rig_close(&rig);
 }

@@ -39,6 +39,7 @@ struct gw_control {
     const struct gw_network *trusted;
     unsigned trusted_count;
     bool is_dialling;
+    bool has_refused; /* the peer's greeting, and told it why */
     char peer_text[GW_ADDRESS_TEXT_MAX];
     struct gw_error death;
     /* Taken channel numbers, one bit each; any thread. */
@@ -228,6 +229,16 @@ static int finish_frame(struct gw_control *control, struct gw_control_frame *out
     return rc;
 }
 
+/* TLS that finds the stream altered leaves an alert. It goes out if it can at once. */
+static void tell_why(struct gw_control *control)
+{
+    struct gw_channel *ready;
+
+    if (!control->wire.death.code && gw_tls_pending(control->tls) > 0 &&
+        gw_wire_post(&control->wire, control->tls, true) == 0)
+        gw_poll(control->wire.poller, &ready, 1);
+}
+
 int gw_control_receive(struct gw_control *control, int timeout_ms, struct gw_control_frame *out)
 {
     int rc;
@@ -239,7 +250,11 @@ int gw_control_receive(struct gw_control *control, int timeout_ms, struct gw_con
         return gw_fail(rc, "%s: no message within %d ms", control->peer_text, timeout_ms);
     if (!rc)
         rc = finish_frame(control, out);
-    return rc ? die(control, rc) : 0;
+    if (!rc)
+        return 0;
+    die(control, rc);
+    tell_why(control);
+    return gw_error_raise(&control->death);
 }
 
 int gw_control_arm(struct gw_control *control)
@@ -251,14 +266,15 @@ int gw_control_arm(struct gw_control *control)
 
 static int handshake(struct gw_control *control, uint64_t deadline)
 {
-    int rc;
-
     for (;;) {
-        int state = gw_tls_handshake(control->tls);
+        int rc = gw_tls_handshake(control->tls);
 
+        /* What a failed handshake leaves to be sent is an alert, which linger sends. */
+        if (rc && rc != -EAGAIN)
+            return rc;
+        if (rc == 0)
+            return push(control, true, deadline);
         rc = gw_wire_post(&control->wire, control->tls, true);
-        if (state != -EAGAIN)
-            return state;
         if (rc == 0 || rc == -EAGAIN || control->wire.death.code)
             rc = gw_wire_pump(&control->wire, control->tls);
         if (rc == 0)
@@ -302,6 +318,7 @@ static int greet(struct gw_control *control, uint64_t deadline)
     rc = message ? send_json(control, message) : gw_fail(-ENOMEM, "no memory for a verdict");
     json_decref(message);
     message = NULL;
+    control->has_refused = refusal.code != 0;
     if (refusal.code)
         return gw_error_raise(&refusal);
     if (!rc)
@@ -326,19 +343,32 @@ static void remember_peer(struct gw_control *control)
     control->peer.trusts_addresses = control->theirs.trusts_addresses;
 }
 
-/* After a refusal: lets the peer read why before the channel is cut. */
+/* After this side refused: lets the peer read why before the channel is cut, until it ends by
+ * itself. */
 static void linger(struct gw_control *control)
 {
     uint64_t deadline = deadline_of(CLOSE_TIMEOUT_MS);
+    uint8_t dropped[1024];
+    size_t got;
     int rc = 0;
 
-    while (rc >= 0 && (gw_tls_pending(control->tls) > 0 || gw_clock_left_ms(deadline) > 0)) {
-        if (gw_wire_post(&control->wire, control->tls, true) && control->wire.death.code)
+    if (control->has_refused)
+        gw_tls_end(control->tls);
+    while (rc >= 0) {
+        rc = gw_wire_post(&control->wire, control->tls, true);
+        if (rc && rc != -EAGAIN)
             return;
-        rc = gw_tls_fed(control->tls) > BACKLOG_MAX ? -EMSGSIZE
-                                                    : gw_wire_pump(&control->wire, control->tls);
+        rc = gw_wire_pump(&control->wire, control->tls);
+        if (gw_tls_fed(control->tls) > BACKLOG_MAX)
+            return;
         if (rc == 0)
             rc = gw_wire_wait(&control->wire, deadline);
+        if (!control->has_refused || rc < 0)
+            continue;
+        do
+            rc = gw_tls_read(control->tls, dropped, sizeof(dropped), &got);
+        while (rc == 0);
+        rc = rc == -EAGAIN ? 0 : rc;
     }
 }
 
@@ -368,7 +398,7 @@ static int establish(struct gw_control *control, const struct gw_control_options
         rc = prefer_reason(control, rc);
     if (rc) {
         rc = die(control, rc);
-        if (rc == -EACCES || rc == -EPROTO)
+        if (control->has_refused || gw_tls_pending(control->tls) > 0)
             linger(control);
         return gw_error_raise(&control->death);
     }
@@ -562,9 +592,13 @@ int gw_control_take_number(struct gw_control *control, uint32_t *number)
             return 0;
         return gw_fail(-EEXIST, "channel %u was used before in this session", *number);
     }
+    /* The two ends of a session choose from opposite ends, so that neither is refused for a number
+     * that the other has just chosen. */
     for (uint32_t i = 1; i <= GW_CHANNEL_LAST; i++) {
-        if (take_bit(control, i)) {
-            *number = i;
+        uint32_t candidate = control->is_dialling ? i : GW_CHANNEL_LAST + 1 - i;
+
+        if (take_bit(control, candidate)) {
+            *number = candidate;
             return 0;
         }
     }

@@ -65,8 +65,9 @@ enum gw_key_use {
 enum gw_key_side { GW_SIDE_DIALLING = 1, GW_SIDE_ACCEPTING = 2, GW_SIDE_BOTH = 3 };
 int gw_control_key(struct gw_control *control, uint32_t number, enum gw_key_use use,
                    enum gw_key_side side, uint8_t out[GW_EXPORT_SIZE]);
-/* Takes a channel number for good; *number 0 asks for the lowest that was never taken. -EEXIST when
- * it was taken before, -ENOSPC when none is left, -EINVAL beyond GW_CHANNEL_LAST. */
+/* Takes a channel number for good; *number 0 asks for one that was never taken, from 1 up on the
+ * end that dialled the session, from GW_CHANNEL_LAST down on the other. -EEXIST when it was taken
+ * before, -ENOSPC when none is left, -EINVAL beyond GW_CHANNEL_LAST. */
 int gw_control_take_number(struct gw_control *control, uint32_t *number);
 /* True when the networks that this host trusts contain both. */
 bool gw_control_trusts(const struct gw_control *control, const struct gw_address *local,

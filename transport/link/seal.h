@@ -45,7 +45,7 @@ struct gw_chunk_name {
     uint64_t offset;
 };
 
-/* Dials data channel options->channel.number (0: the lowest that is free) over peer's address (a
+/* Dials data channel options->channel.number (0: one that is free) over peer's address (a
  * rail's); on success the channel waits for the proofs, which the worker exchanges. poller, domain
  * and context are the worker's; hello and secret are set here. The number is spent whatever the
  * outcome. -EEXIST when it was used before. */

@@ -70,8 +70,6 @@ void gw_tcp_close(struct gw_channel *base)
 
     assert(!channel->poller->is_polling);
     gw_tcp_poller_remove(channel->poller, channel);
-    gw_fail(-ECANCELED, "the channel was closed");
-    gw_tcp_channel_kill(channel, -ECANCELED);
     if (sender->posted > sender->sent || gw_tcp_zerocopy_is_open(&sender->zerocopy)) {
         /* What is in the kernel refers to memory that its owner gets back now: it is dropped, and
          * the peer sees a reset instead of a stream that ends within a frame. */
@@ -79,6 +77,9 @@ void gw_tcp_close(struct gw_channel *base)
 
         setsockopt(channel->fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
     }
+    /* So that a done() that posts again is refused. */
+    gw_fail(-ECANCELED, "the channel was closed");
+    gw_tcp_channel_kill(channel, -ECANCELED);
     gw_tcp_sender_cancel(channel, -ECANCELED);
     gw_tcp_channel_free(channel);
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "common/checked.h"
@@ -19,7 +20,9 @@ static struct tcp_poller *poller_of(struct gw_poller *base)
 int gw_tcp_open_poller(struct gw_transport *transport, struct gw_poller **out)
 {
     struct tcp_poller *poller = calloc(1, sizeof(*poller));
-    struct epoll_event event = {.events = EPOLLIN};
+    struct epoll_event wake = {.events = EPOLLIN}, watch = wake;
+    const struct itimerspec period = {.it_value.tv_sec = TCP_WATCH_S,
+                                      .it_interval.tv_sec = TCP_WATCH_S};
     int error;
 
     if (!poller)
@@ -27,8 +30,12 @@ int gw_tcp_open_poller(struct gw_transport *transport, struct gw_poller **out)
     poller->base.transport = transport;
     poller->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     poller->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (poller->epoll_fd < 0 || poller->wake_fd < 0 ||
-        epoll_ctl(poller->epoll_fd, EPOLL_CTL_ADD, poller->wake_fd, &event) != 0) {
+    poller->watch_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    watch.data.ptr = poller;
+    if (poller->epoll_fd < 0 || poller->wake_fd < 0 || poller->watch_fd < 0 ||
+        timerfd_settime(poller->watch_fd, 0, &period, NULL) != 0 ||
+        epoll_ctl(poller->epoll_fd, EPOLL_CTL_ADD, poller->wake_fd, &wake) != 0 ||
+        epoll_ctl(poller->epoll_fd, EPOLL_CTL_ADD, poller->watch_fd, &watch) != 0) {
         error = gw_fail_errno(-errno, "tcp: no epoll set");
         gw_tcp_close_poller(&poller->base);
         return error;
@@ -46,6 +53,8 @@ void gw_tcp_close_poller(struct gw_poller *base)
         close(poller->epoll_fd);
     if (poller->wake_fd >= 0)
         close(poller->wake_fd);
+    if (poller->watch_fd >= 0)
+        close(poller->watch_fd);
     free(poller);
 }
 
@@ -101,6 +110,22 @@ void gw_tcp_poller_remove(struct tcp_poller *poller, struct tcp_channel *channel
         poller->channels = channel->next;
 }
 
+static void look_for_gone_peers(struct tcp_poller *poller)
+{
+    struct tcp_channel *channel = poller->channels;
+    uint64_t periods;
+
+    if (read(poller->watch_fd, &periods, sizeof(periods)) < 0 || !channel)
+        return;
+    do {
+        if (!channel->error.code && gw_tcp_watch_is_gone(channel->fd, &channel->strikes)) {
+            channel->receiver.is_open = false;
+            gw_tcp_channel_kill(channel, -ETIMEDOUT);
+        }
+        channel = channel->next;
+    } while (channel != poller->channels);
+}
+
 static void note_events(struct tcp_poller *poller)
 {
     struct epoll_event events[TCP_EVENTS_MAX];
@@ -112,6 +137,10 @@ static void note_events(struct tcp_poller *poller)
 
         if (!channel) {
             eventfd_read(poller->wake_fd, &wakes);
+            continue;
+        }
+        if (events[i].data.ptr == poller) {
+            look_for_gone_peers(poller);
             continue;
         }
         if (events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))

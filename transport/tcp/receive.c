@@ -358,7 +358,8 @@ int gw_tcp_recv(struct gw_channel *base, struct gw_message *out)
         receiver->has_lent = true;
         return 0;
     }
-    if (channel->error.code && !gw_tcp_receiver_can_run(channel))
-        return gw_error_raise(&channel->error);
-    return -EAGAIN;
+    if (!channel->error.code || gw_tcp_receiver_can_run(channel))
+        return -EAGAIN;
+    receiver->is_open = false; /* once said, nothing comes after it */
+    return gw_error_raise(&channel->error);
 }

@@ -198,8 +198,8 @@ static void advance(struct tcp_channel *channel, size_t size)
     }
 }
 
-/* Sends the copied part of the burst, or what of it TCP_SEND_BYTES allows; with MSG_ZEROCOPY the
- * special part. */
+/* Sends the copied part of the burst, or the special part with MSG_ZEROCOPY: about TCP_FRAME_BYTES,
+ * so that a frame with its headers goes in one call, and never more than TCP_SEND_BYTES. */
 static ssize_t send_vectors(struct tcp_channel *channel)
 {
     struct tcp_burst *burst = &channel->sender.burst;
@@ -210,7 +210,7 @@ static ssize_t send_vectors(struct tcp_channel *channel)
     size_t size = 0, whole = 0;
     ssize_t sent;
 
-    while (end < limit && size < TCP_SEND_BYTES)
+    while (end < limit && size < TCP_FRAME_BYTES)
         size += burst->vectors[end++].iov_len;
     message.msg_iovlen = end - burst->at;
     if (size > TCP_SEND_BYTES) {
@@ -255,6 +255,7 @@ void gw_tcp_sender_run(struct tcp_channel *channel)
         sent = send_some(channel);
         if (sent < 0) {
             gw_tcp_channel_kill(channel, (int)sent);
+            channel->receiver.is_readable = true; /* the peer's last words, or the end, are there */
             return;
         }
         advance(channel, (size_t)sent);
@@ -291,10 +292,11 @@ void gw_tcp_sender_finish(struct tcp_channel *channel)
 {
     struct tcp_sender *sender = &channel->sender;
 
-    /* A done() may post again: what it posts is not sent yet and waits for the next call. */
     if (sender->zerocopy.has_news)
         gw_tcp_zerocopy_collect(channel);
-    while (sender->sent > 0 && first_is_finished(sender)) {
+    /* A done() may post again, and what it posts may be sent at once: it waits for the next call,
+     * or this channel could go round here for as long as the peer takes bytes. */
+    for (unsigned left = sender->sent; left > 0 && first_is_finished(sender); left--) {
         struct gw_op *op = take_first(sender);
 
         sender->sent--;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Socket options: no delay, dead peers, congestion control. The sizes of the socket buffers are
  * left to the kernel, which tunes them to the path (setting them would end that). */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -11,7 +12,12 @@
 
 #include "transport/tcp/tcp.h"
 
-#define BACKLOG 256
+#define BACKLOG          256
+#define KEEPALIVE_S      2 /* idle time before the first probe, and between probes */
+#define KEEPALIVE_PROBES 4
+
+static_assert((KEEPALIVE_PROBES + 1) * KEEPALIVE_S * 1000 == TCP_DEAD_PEER_MS,
+              "idle and busy connections are given up after the same time");
 
 static int set_number(int fd, int level, int option, int value)
 {
@@ -61,10 +67,9 @@ int gw_tcp_socket_prepare(int fd, const char *congestion, char chosen[TCP_CONGES
 {
     if (set_number(fd, IPPROTO_TCP, TCP_NODELAY, 1) != 0 ||
         set_number(fd, SOL_SOCKET, SO_KEEPALIVE, 1) != 0 ||
-        set_number(fd, IPPROTO_TCP, TCP_KEEPIDLE, 2) != 0 ||
-        set_number(fd, IPPROTO_TCP, TCP_KEEPINTVL, 2) != 0 ||
-        set_number(fd, IPPROTO_TCP, TCP_KEEPCNT, 4) != 0 ||
-        set_number(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, TCP_DEAD_PEER_MS) != 0)
+        set_number(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_S) != 0 ||
+        set_number(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_S) != 0 ||
+        set_number(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES) != 0)
         return gw_fail_errno(-errno, "tcp: a socket option was refused");
     return choose_congestion(fd, congestion, chosen);
 }

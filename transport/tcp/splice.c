@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include "common/checked.h"
@@ -56,10 +57,10 @@ static void fill_pipe(struct tcp_sender *sender)
     size_t size = 0;
     ssize_t taken;
 
-    for (unsigned i = burst->at; i < burst->count && size < TCP_SEND_BYTES; i++) {
+    for (unsigned i = burst->at; i < burst->count && size < PIPE_SIZE; i++) {
         struct iovec vector = burst->vectors[i];
 
-        vector.iov_len = gw_min(vector.iov_len, TCP_SEND_BYTES - size);
+        vector.iov_len = gw_min(vector.iov_len, PIPE_SIZE - size);
         size += vector.iov_len;
         vectors[count++] = vector;
     }
@@ -82,6 +83,27 @@ static bool has_more(const struct tcp_sender *sender)
     return left > sender->splicer.in_pipe || sender->unframed;
 }
 
+/* splice(2) knows no MSG_NOSIGNAL, and a library must not let a peer that is gone end the process:
+ * the signal, which goes to the calling thread, is blocked around the call and taken away again. */
+static ssize_t splice_without_signal(struct tcp_channel *channel, size_t size, unsigned flags)
+{
+    const struct timespec now = {0};
+    sigset_t broken_pipe, before;
+    ssize_t sent;
+    int cause;
+
+    sigemptyset(&broken_pipe);
+    sigaddset(&broken_pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &broken_pipe, &before);
+    sent = splice(channel->sender.splicer.read_fd, NULL, channel->fd, NULL, size, flags);
+    cause = errno;
+    if (sent < (ssize_t)size && !sigismember(&before, SIGPIPE))
+        sigtimedwait(&broken_pipe, NULL, &now);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = cause;
+    return sent;
+}
+
 ssize_t gw_tcp_splicer_send(struct tcp_channel *channel)
 {
     struct tcp_sender *sender = &channel->sender;
@@ -94,8 +116,9 @@ ssize_t gw_tcp_splicer_send(struct tcp_channel *channel)
         sender->burst.special = sender->burst.count; /* the rest is copied */
         return 0;
     }
-    sent = splice(splicer->read_fd, NULL, channel->fd, NULL, splicer->in_pipe,
-                  SPLICE_F_MOVE | SPLICE_F_NONBLOCK | (has_more(sender) ? SPLICE_F_MORE : 0u));
+    sent = splice_without_signal(channel, splicer->in_pipe,
+                                 SPLICE_F_MOVE | SPLICE_F_NONBLOCK |
+                                     (has_more(sender) ? SPLICE_F_MORE : 0u));
     if (sent < 0 && errno == EINTR)
         return 0;
     if (sent < 0 && errno != EAGAIN)

@@ -36,8 +36,10 @@
 #define TCP_BURST_HEADERS  128u /* headers and descriptors in one burst */
 #define TCP_EVENTS_MAX     64
 #define TCP_LARGE_WRITE    (64u << 10) /* from here on the ways without a copy are tried */
-#define TCP_DEAD_PEER_MS   10000       /* TCP_USER_TIMEOUT and keepalive */
 #define TCP_CONGESTION_MAX 16          /* TCP_CA_NAME_MAX of the kernel */
+
+#define TCP_DEAD_PEER_MS 10000u /* a peer that answers nothing for so long is gone */
+#define TCP_WATCH_S      1      /* how often watch.c is asked */
 
 struct tcp_domain {
     struct gw_domain base;
@@ -52,6 +54,7 @@ struct tcp_poller {
     int wake_fd;                            /* makes epoll_fd readable when work is left over */
     _Atomic(struct tcp_channel *) incoming; /* channels that control threads made */
     struct tcp_channel *channels;           /* a ring */
+    int watch_fd;                           /* a timer: look for peers that are gone */
     bool is_polling;
 };
 
@@ -132,6 +135,7 @@ struct tcp_channel {
     struct tcp_channel *previous, *next;
     int fd;
     uint32_t number;
+    unsigned strikes;      /* of watch.c */
     struct gw_error error; /* code 0 while it lives */
     struct tcp_sender sender;
     struct tcp_receiver receiver;
@@ -199,6 +203,11 @@ int gw_tcp_poll(struct gw_poller *poller, struct gw_channel **ready, int max);
 int gw_tcp_arm(struct gw_poller *poller);
 int gw_tcp_poller_add(struct tcp_poller *poller, struct tcp_channel *channel);
 void gw_tcp_poller_remove(struct tcp_poller *poller, struct tcp_channel *channel);
+
+/* ---- watch.c ---- */
+/* Asked about once a second; strikes is kept for it between the calls and starts at 0. True, with a
+ * message, when the host at the other end is gone. */
+bool gw_tcp_watch_is_gone(int fd, unsigned *strikes);
 
 /* ---- listen.c, dial.c ---- */
 int gw_tcp_listen(struct gw_transport *transport, const struct gw_address *local,

@@ -69,9 +69,9 @@ int gw_disk_swap_out(struct gw_qmp *qmp, const struct gw_disk_swap *swap);
  * stopped. */
 int gw_disk_undo_run(struct gw_qmp *qmp, const json_t *commands);
 
-/* On the target: the image replaces the hold node under the device of disk, of which qom_path was
- * found with gw_disk_find_device. */
-int gw_disk_swap_in(struct gw_qmp *qmp, const char *qom_path, const struct gw_vm_disk *disk,
+/* On the target: the image replaces the hold node that gw_vm_launch made for disks[index] (disk, of
+ * the same description). The VM is paused, its state loaded, the image complete. */
+int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm_disk *disk, unsigned index,
                     const struct gw_disk_image *image);
 /* The QOM path of the device that uses a node of that name. -ENOENT. */
 int gw_disk_find_device(struct gw_qmp *qmp, const char *node, char *path, size_t size);

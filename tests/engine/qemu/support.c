@@ -81,6 +81,9 @@ void qemu_spawn(struct qemu *qemu, const char *line)
     if (!qemu->dir[0])
         qemu_prepare(qemu);
     text = expand(qemu->dir, line);
+    /* Line by line, so that a test can read what QEMU printed while it runs. */
+    words[count++] = (char *)"stdbuf";
+    words[count++] = (char *)"-oL";
     words[count++] = (char *)"qemu-system-x86_64";
     for (char *word = strtok_r(text, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
         cr_assert_lt(count, WORDS_MAX);

@@ -16,6 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/transport/faulty.h"
+
 /* ---- files ---- */
 
 const char *pair_path(struct pair *pair, const char *name)
@@ -199,12 +201,18 @@ struct gw_credentials *pair_load_pinned(struct pair *pair, const char *name,
 
 void pair_init(struct pair *pair, const char *transport)
 {
+    struct gw_transport *inner;
     struct gw_address any;
 
     memset(pair, 0, sizeof(*pair));
     strcpy(pair->folder, "/tmp/godwit-link-test-XXXXXX");
     cr_assert_not_null(mkdtemp(pair->folder));
-    cr_assert_eq(gw_transport_new(transport, &pair->transport), 0, "%s", gw_error_message());
+    if (strcmp(transport, "faulty") == 0) {
+        cr_assert_eq(gw_transport_new("tcp", &inner), 0, "%s", gw_error_message());
+        cr_assert_eq(gw_faulty_new(inner, &pair->transport), 0, "%s", gw_error_message());
+    } else {
+        cr_assert_eq(gw_transport_new(transport, &pair->transport), 0, "%s", gw_error_message());
+    }
     cr_assert_eq(gw_address_parse("127.0.0.1:0", 0, &any), 0, "%s", gw_error_message());
     cr_assert_eq(gw_listen(pair->transport, &any, &pair->listener), 0, "%s", gw_error_message());
     cr_assert_eq(gw_listener_address(pair->listener, &pair->address), 0);

@@ -36,7 +36,7 @@ struct pair {
     int timeout_ms;
 };
 
-/* A transport, a listener and a folder; no credentials yet. */
+/* A transport ("faulty" is tcp behind faulty.h), a listener and a folder; no credentials yet. */
 void pair_init(struct pair *pair, const char *transport);
 void pair_free(struct pair *pair);
 /* Establishes both ends; each end's error tells how it went. */

@@ -237,6 +237,30 @@ ON_EACH_TRANSPORT(intruder, another_link_id_inside_tls_is_refused)
     end(&puppet);
 }
 
+/* The other end is told, in a frame that any version can read. */
+ON_EACH_TRANSPORT(intruder, another_protocol_is_refused_on_both_ends)
+{
+    struct gw_greeting greeting = {.instance_id = {9}};
+    json_t *message = gw_greeting_to_json(&greeting);
+    char text[4096] = {0};
+    struct puppet puppet;
+    size_t got, at = 0;
+
+    knock(&puppet, transport, 5000);
+    shake(&puppet);
+    json_object_set_new(message, "protocol", json_integer(99));
+    say_json(&puppet, message);
+    for (int rounds = 0; rounds < 50 && !memmem(text, sizeof(text), "refused", 7); rounds++) {
+        carry(&puppet);
+        while (gw_tls_read(puppet.tls, text + at, sizeof(text) - 1 - at, &got) == 0)
+            at += got;
+    }
+    cr_assert_not_null(memmem(text, sizeof(text), "speaks protocol 99", 18));
+    gw_tls_end(puppet.tls);
+    expect(&puppet, -EACCES, "install the same version on both");
+    end(&puppet);
+}
+
 /* What an authenticated peer may not send: its session ends with the reason. */
 static void expect_end(const char *transport, enum gw_frame_type type, const void *bytes,
                        size_t length, const char *words)

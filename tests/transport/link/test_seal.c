@@ -206,8 +206,11 @@ ON_EACH_TRANSPORT(seal, a_number_serves_once)
     cr_assert_eq(gw_seal_number(lane.seals[DIALLING]), 3);
     lane_close(&lane);
     for (unsigned i = 0; i < 2; i++) {
-        uint32_t number = 5;
+        uint32_t number = 0;
 
+        cr_assert_eq(gw_control_take_number(pair.ends[i].control, &number), 0);
+        cr_assert_eq(number, i == DIALLING ? 4 : GW_CHANNEL_LAST, "the ends do not meet");
+        number = 5;
         cr_assert_eq(gw_control_take_number(pair.ends[i].control, &number), -EEXIST, "end %u", i);
     }
     pair_free(&pair);

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * attended: the moves that this process has in hand, by epoch and side. A recovery, or a new
+ * session about an old move, leaves them to whoever has them. Errors: -EBUSY when somebody has it.
+ * Threads: any; one lock (leaf).
+ */
+#ifndef GODWIT_ENGINE_SESSION_ATTENDED_H
+#define GODWIT_ENGINE_SESSION_ATTENDED_H
+
+#include "engine/migration.h"
+
+#define GW_ATTENDED_MAX 64u
+
+int gw_attend(struct gw_attended *attended, const char *epoch, enum gw_journal_side side);
+void gw_unattend(struct gw_attended *attended, const char *epoch, enum gw_journal_side side);
+
+#endif

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the VM is, what the target is told of it, and its volumes on this side. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/checked.h"
+#include "common/clock.h"
+#include "engine/session/move.h"
+#include "engine/session/offer.h"
+
+#define FIXED_PAUSE_NS (60 * GW_NS_PER_MS) /* stop, swap, device state, journals: usual */
+
+/* The images whose disks this file can read beside QEMU. */
+static void check_disks(struct gw_move *move)
+{
+    for (unsigned i = 0; i < move->vm->disk_count; i++) {
+        const struct gw_vm_disk *disk = &move->vm->disks[i];
+        enum gw_image_format format;
+
+        if (gw_image_format_parse(disk->format, &format) || format == GW_IMAGE_PROBE)
+            gw_reasons_add(&move->reasons,
+                           "disk %s is a %s image: a disk in use must be raw or VHDX; convert it "
+                           "with qemu-img, or stop the VM and copy it",
+                           disk->name, disk->format);
+    }
+    for (unsigned i = 0; i < move->request->disk_count; i++)
+        if (!gw_vm_find_disk(move->vm, move->request->disks[i].from))
+            gw_reasons_add(&move->reasons, "--disk %s=...: the VM has no disk of that name",
+                           move->request->disks[i].from);
+    for (unsigned i = 0; i < move->vm->disk_count; i++)
+        if (gw_disk_swap_prepare(&move->vm->disks[i], i, &move->swaps[i]))
+            gw_reasons_add(&move->reasons, "%s", gw_error_message());
+    move->swap_count = move->vm->disk_count;
+}
+
+static void check_mappers(struct gw_move *move)
+{
+    for (unsigned i = 0; i < move->vm->memory_count; i++) {
+        struct gw_mapper mappers[64];
+        int fd, count;
+
+        if (gw_vm_memory_open(&move->vm->memories[i], O_RDONLY, &fd)) {
+            gw_reasons_add(&move->reasons, "%s", gw_error_message());
+            continue;
+        }
+        count = gw_mappers_find(fd, mappers, (int)GW_ARRAY_LENGTH(mappers));
+        if (count < 0)
+            gw_reasons_add(&move->reasons, "%s", gw_error_message());
+        close(fd);
+    }
+}
+
+int gw_move_describe(struct gw_move *move)
+{
+    int error = gw_qmp_open(move->request->qmp_path, &move->qmp);
+
+    if (!error)
+        error = gw_vm_describe(move->qmp, &move->reasons, &move->vm);
+    if (error)
+        return error;
+    check_disks(move);
+    check_mappers(move);
+    if (move->reasons.count > 0)
+        return gw_reasons_fail(&move->reasons, -EPERM);
+    return gw_vm_prepare_source(move->qmp);
+}
+
+/* ---- the offer ---- */
+
+static const char *wanted_path(const struct gw_move *move, const struct gw_vm_disk *disk)
+{
+    for (unsigned i = 0; i < move->request->disk_count; i++)
+        if (gw_vm_find_disk(move->vm, move->request->disks[i].from) == disk)
+            return move->request->disks[i].to;
+    return NULL;
+}
+
+static int offer_disk(const struct gw_move *move, unsigned index, json_t **out)
+{
+    const struct gw_vm_disk *disk = &move->vm->disks[index];
+    const struct gw_image_info *info = gw_disk_source_info(move->volumes[index]);
+    const char *path = wanted_path(move, disk);
+    const char *folder = move->request->target_storage;
+    struct gw_offered_volume offered = {
+        .kind = GW_VOLUME_DISK,
+        .size = move->volumes[index]->size,
+        .data_bytes = gw_min(info->file_size, move->volumes[index]->size),
+        .format = info->format,
+        .is_fixed = info->is_fixed,
+        .block_size = info->block_size,
+        .logical_sector_size = info->logical_sector_size,
+        .physical_sector_size = info->physical_sector_size,
+        .has_disk_id = info->format == GW_IMAGE_VHDX,
+    };
+
+    memcpy(offered.disk_id, info->disk_id, sizeof(offered.disk_id));
+    snprintf(offered.name, sizeof(offered.name), "%s", disk->name);
+    snprintf(offered.file_name, sizeof(offered.file_name), "%s", disk->file_name);
+    if (path)
+        snprintf(offered.target, sizeof(offered.target), "%s", path);
+    else if (folder)
+        snprintf(offered.target, sizeof(offered.target), "%s/", folder);
+    *out = gw_offer_volume(&offered);
+    return 0;
+}
+
+static json_t *offer_volumes(const struct gw_move *move)
+{
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < move->volume_count; i++) {
+        struct gw_offered_volume offered = {.kind = GW_VOLUME_RAM, .size = move->volumes[i]->size};
+        json_t *item;
+
+        if (move->volumes[i]->kind == GW_VOLUME_DISK) {
+            offer_disk(move, i, &item);
+        } else {
+            snprintf(offered.name, sizeof(offered.name), "%s", move->volumes[i]->name);
+            item = gw_offer_volume(&offered);
+        }
+        json_array_append_new(list, item);
+    }
+    return list;
+}
+
+static json_t *offer_nets(const struct gw_move *move)
+{
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < move->request->net_count; i++)
+        json_array_append_new(list, json_pack("{s:s,s:s}", "from", move->request->nets[i].from,
+                                              "to", move->request->nets[i].to));
+    return list;
+}
+
+int gw_move_offer(struct gw_move *move)
+{
+    json_t *vm, *offer, *reply;
+    int error = gw_vm_to_json(move->vm, &vm);
+
+    if (error)
+        return error;
+    offer = json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:b}", "type", "offer", "kind", "move", "epoch",
+                      move->source->epoch, "vm", vm, "volumes", offer_volumes(move), "nets",
+                      offer_nets(move), "paused", !move->vm->is_running);
+    error = gw_source_exchange(move->source, offer, "accepted", &reply);
+    if (error)
+        return error;
+    json_object_set(move->out->detail, "volumes", json_object_get(reply, "volumes"));
+    json_object_set(move->out->detail, "target", json_object_get(reply, "target"));
+    error = gw_source_open_channels(move->source, json_object_get(reply, "addresses"),
+                                    move->request->channels, move->request->congestion);
+    json_decref(reply);
+    return error;
+}
+
+/* ---- volumes ---- */
+
+static int collect_disk(void *context, struct gw_bitmap *dirty)
+{
+    return gw_disk_tracker_collect(context, dirty);
+}
+
+static int open_disk(struct gw_move *move, unsigned index)
+{
+    const struct gw_vm_disk *disk = &move->vm->disks[index];
+    struct gw_disk_source_options options = {
+        .name = disk->name, .path = disk->path, .dirty = &move->dirty[index]};
+    /* The bitmap first, then the allocation: what is written in between is in both. */
+    int error =
+        gw_disk_tracker_open(move->qmp, disk, index, move->socket_dir, &move->trackers[index]);
+
+    if (!error)
+        error = gw_image_format_parse(disk->format, &options.format);
+    if (error)
+        return error;
+    move->dirty[index] =
+        (struct gw_disk_dirty){.collect = collect_disk, .context = move->trackers[index]};
+    return gw_disk_source_open(&options, &move->volumes[move->volume_count++]);
+}
+
+static int open_memory(struct gw_move *move, const struct gw_vm_memory *memory)
+{
+    struct gw_ram_source_options options = {
+        .name = memory->id, .size = memory->size, .vmm_pid = move->vm->pid};
+    int error = gw_vm_memory_open(memory, O_RDONLY, &options.fd);
+
+    if (!error && move->request->tracker)
+        error = gw_tracker_kind_parse(move->request->tracker, &options.tracker);
+    return error ? error : gw_ram_source_open(&options, &move->volumes[move->volume_count++]);
+}
+
+static json_t *make_detail(struct gw_move *move)
+{
+    json_t *images = json_array(), *undo = json_array();
+    char peer[GW_ADDRESS_TEXT_MAX], qmp[PATH_MAX], log[PATH_MAX];
+
+    for (unsigned i = 0; i < move->vm->disk_count; i++)
+        json_array_append_new(images, json_string(move->vm->disks[i].path));
+    for (unsigned i = 0; i < move->swap_count; i++)
+        gw_disk_swap_undo(&move->swaps[i], undo);
+    gw_address_format(&move->request->peer, peer, sizeof(peer));
+    if (!realpath(move->request->qmp_path, qmp))
+        snprintf(qmp, sizeof(qmp), "%s", move->request->qmp_path);
+    snprintf(log, sizeof(log), "%s/guard-%s.log", move->environment->state_dir,
+             move->source->epoch);
+    return json_pack("{s:s,s:s,s:i,s:s,s:o,s:o,s:b,s:b,s:s}", "peer", peer, "qmp", qmp, "pid",
+                     (int)move->vm->pid, "vm", move->vm->name, "images", images, "undo", undo,
+                     "paused", !move->vm->is_running, "delete", move->request->delete_source, "log",
+                     log);
+}
+
+static int open_guard(struct gw_move *move)
+{
+    struct gw_guard_options options = {.vmm_pid = move->vm->pid,
+                                       .is_guest_paused = !move->vm->is_running};
+
+    move->steps.detail = make_detail(move);
+    move->steps.epoch = move->source->epoch;
+    move->steps.qmp = move->qmp;
+    options.qmp_path = json_string_value(json_object_get(move->steps.detail, "qmp"));
+    options.log_path = json_string_value(json_object_get(move->steps.detail, "log"));
+    return gw_guard_start(&options, &move->guard);
+}
+
+int gw_move_open_volumes(struct gw_move *move)
+{
+    int error = 0;
+
+    snprintf(move->socket_dir, sizeof(move->socket_dir), "/tmp/godwit-XXXXXX");
+    if (!mkdtemp(move->socket_dir)) {
+        move->socket_dir[0] = '\0';
+        return gw_fail_errno(-errno, "no folder for QEMU's socket");
+    }
+    for (unsigned i = 0; !error && i < move->vm->disk_count; i++)
+        error = open_disk(move, i);
+    for (unsigned i = 0; !error && i < move->vm->memory_count; i++)
+        error = open_memory(move, &move->vm->memories[i]);
+    if (!error)
+        error = open_guard(move);
+    move->steps.guard = move->guard;
+    for (unsigned i = 0; !error && i < move->volume_count; i++)
+        gw_sender_add_volume(move->source->sender, (uint16_t)i, move->volumes[i]);
+    return error;
+}
+
+void gw_move_close(struct gw_move *move)
+{
+    gw_precopy_free(move->precopy);
+    gw_source_close(move->source);
+    for (unsigned i = 0; i < move->volume_count; i++)
+        if (move->volumes[i])
+            move->volumes[i]->ops->close(move->volumes[i]);
+    for (unsigned i = 0; move->vm && i < move->vm->disk_count; i++)
+        gw_disk_tracker_close(move->trackers[i]);
+    for (unsigned i = 0; i < move->swap_count; i++)
+        gw_disk_swap_free(&move->swaps[i]);
+    gw_guard_stop(move->guard);
+    if (move->socket_dir[0])
+        rmdir(move->socket_dir);
+    gw_vm_free(move->vm);
+    gw_qmp_close(move->qmp);
+    gw_reasons_free(&move->reasons);
+    json_decref(move->steps.detail);
+}

@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Moves a running VM: the order of things on the source. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "engine/session/attended.h"
+#include "engine/session/move.h"
+
+#define FIXED_PAUSE_NS   (50 * GW_NS_PER_MS) /* stop, swap, device state, journals: usual */
+#define DEFAULT_PAUSE_MS 300u
+#define READY_TIMEOUT_MS                                                                           \
+    20000 /* the target loads the state and syncs; then the source takes it back */
+#define ANSWER_TIMEOUT_MS 3000 /* then GO is said again */
+#define ANSWERS_MAX       10   /* before the command ends in doubt and the agent goes on asking */
+#define CLOSE_TIMEOUT_MS  5000
+
+/* ---- hooks of the pre-copy ---- */
+
+static int hook_run_round(void *context, struct gw_round *round)
+{
+    return gw_source_run_round(((struct gw_move *)context)->source, round);
+}
+
+static int hook_sync(void *context)
+{
+    struct gw_move *move = context;
+    json_t *reply;
+    int error =
+        gw_source_exchange(move->source, json_pack("{s:s}", "type", "sync"), "synced", &reply);
+
+    if (!error)
+        json_decref(reply);
+    return error;
+}
+
+static int hook_stop(void *context)
+{
+    return gw_move_stop(context);
+}
+
+static int hook_cont(void *context)
+{
+    return gw_move_cont(context);
+}
+
+static int hook_throttle(void *context, unsigned percent)
+{
+    struct gw_move *move = context;
+
+    move->throttle_percent = percent;
+    move->throttle_since_ns = gw_clock_ns();
+    pthread_mutex_lock(&move->progress->lock);
+    move->progress->data.throttle_percent = percent;
+    snprintf(move->progress->data.note, sizeof(move->progress->data.note),
+             "it does not converge: the guest is slowed to %u %%", 100 - percent);
+    pthread_mutex_unlock(&move->progress->lock);
+    return percent ? 0 : gw_move_cont(move);
+}
+
+static void hook_report(void *context, const struct gw_precopy_report *report)
+{
+    struct gw_move *move = context;
+    struct gw_progress_data *data = &move->progress->data;
+
+    pthread_mutex_lock(&move->progress->lock);
+    data->round = report->round;
+    data->dirty_rate = report->dirty_rate;
+    data->predicted_pause_ns = report->predicted_pause_ns;
+    data->bytes_total = data->bytes_sent + report->dirty_bytes;
+    if (report->is_stuck)
+        snprintf(
+            data->note, sizeof(data->note),
+            "it does not converge: %.0f MB/s become dirty and %.0f MB/s are sent; allow a longer "
+            "--max-pause, or throttling",
+            (double)report->dirty_rate / 1e6, (double)report->rate / 1e6);
+    pthread_mutex_unlock(&move->progress->lock);
+}
+
+static const struct gw_precopy_hooks hooks = {
+    .run_round = hook_run_round,
+    .sync = hook_sync,
+    .stop = hook_stop,
+    .cont = hook_cont,
+    .throttle = hook_throttle,
+    .report = hook_report,
+};
+
+/* The throttle: stopped for percent of each period. Called about every 10 ms while a round runs. */
+static int tick(void *context)
+{
+    struct gw_move *move = context;
+    uint64_t phase;
+
+    if (!move->throttle_percent)
+        return 0;
+    phase = (gw_clock_ns() - move->throttle_since_ns) % GW_THROTTLE_PERIOD_NS;
+    if (phase < GW_THROTTLE_PERIOD_NS / 100 * move->throttle_percent)
+        return gw_move_stop(move);
+    return gw_move_cont(move);
+}
+
+/* ---- copying ---- */
+
+static int make_precopy(struct gw_move *move)
+{
+    const struct gw_move_request *request = move->request;
+    uint32_t pause_ms = request->max_pause_ms ? request->max_pause_ms : DEFAULT_PAUSE_MS;
+    struct gw_precopy_options options = {
+        .hooks = &hooks,
+        .context = move,
+        .max_pause_ns = pause_ms * GW_NS_PER_MS,
+        .fixed_pause_ns = FIXED_PAUSE_NS,
+        .is_paused = !move->vm->is_running,
+        .no_throttle = request->no_throttle,
+    };
+    int error = 0;
+
+    /* The pause holds the fixed part however little is left. */
+    if (options.max_pause_ns < 2 * options.fixed_pause_ns)
+        options.fixed_pause_ns = options.max_pause_ns / 2;
+    for (unsigned i = 0; i < move->vm->disk_count; i++)
+        options.needs_barriers |= move->vm->disks[i].is_direct;
+    for (unsigned i = 0; i < move->volume_count; i++)
+        if (move->volumes[i]->kind == GW_VOLUME_RAM)
+            options.needs_stop |= gw_tracker_needs_stop(gw_ram_source_tracker(move->volumes[i]));
+    error = gw_precopy_new(&options, &move->precopy);
+    for (unsigned i = 0; !error && i < move->volume_count; i++)
+        error = gw_precopy_add(move->precopy, (uint16_t)i, move->volumes[i]);
+    return error;
+}
+
+static void set_phase(struct gw_move *move, enum gw_phase phase)
+{
+    pthread_mutex_lock(&move->progress->lock);
+    move->progress->data.phase = phase;
+    pthread_mutex_unlock(&move->progress->lock);
+}
+
+/* Which way the bytes take, once the channels know. */
+static void note_path(struct gw_move *move)
+{
+    struct gw_progress_data *data = &move->progress->data;
+    unsigned ram = move->volume_count - 1;
+    char transport[sizeof(data->transport)];
+
+    gw_sender_describe(move->source->sender, transport, sizeof(transport));
+    pthread_mutex_lock(&move->progress->lock);
+    snprintf(data->path, sizeof(data->path), "%s",
+             gw_sender_path(move->source->sender, (uint16_t)ram));
+    memcpy(data->transport, transport, sizeof(transport));
+    pthread_mutex_unlock(&move->progress->lock);
+}
+
+static int copy_all(struct gw_move *move)
+{
+    int error = 0;
+
+    if (move->vm->disk_count > 0) {
+        set_phase(move, GW_PHASE_DISKS);
+        error = gw_precopy_first_pass(move->precopy, GW_VOLUME_DISK);
+    }
+    if (error)
+        return error;
+    set_phase(move, GW_PHASE_MEMORY);
+    note_path(move);
+    for (unsigned i = 0; !error && i < move->volume_count; i++)
+        if (move->volumes[i]->kind == GW_VOLUME_RAM)
+            error = gw_tracker_arm(gw_ram_source_tracker(move->volumes[i]));
+    if (!error)
+        error = gw_precopy_first_pass(move->precopy, GW_VOLUME_RAM);
+    note_path(move);
+    return error ? error : gw_precopy_converge(move->precopy);
+}
+
+/* ---- the handover ---- */
+
+static void keep_cause(struct gw_move *move, int error)
+{
+    if (error && !move->switchover.cause.code)
+        gw_error_take(error, &move->switchover.cause);
+}
+
+static void event(struct gw_move *move, enum gw_handover_event what)
+{
+    /* An event that comes too late is refused without a change; the state says what counts. */
+    if (gw_switchover_event(&move->switchover, what))
+        gw_log(GW_LOG_DEBUG, "move %s: %s", move->source->epoch, gw_error_message());
+}
+
+/* One message of the target, or what its absence means. */
+static void listen_once(struct gw_move *move, int timeout_ms)
+{
+    const struct gw_peer *peer = gw_control_peer(move->source->control);
+    json_t *message;
+    int error = gw_source_receive(move->source, timeout_ms, &message);
+
+    if (error == -ECANCELED || error == -ETIMEDOUT) {
+        keep_cause(move, error);
+        event(move, error == -ECANCELED ? GW_EVENT_CANCEL : GW_EVENT_TIMEOUT);
+        return;
+    }
+    if (error) {
+        keep_cause(move, error);
+        move->switchover.control = NULL;
+        event(move, GW_EVENT_LINK_LOST);
+        return;
+    }
+    if (gw_message_is(message, "handover"))
+        error = gw_switchover_hear(&move->switchover, peer->instance_id, message);
+    else if (gw_message_is(message, "error"))
+        keep_cause(move, gw_message_raise(message));
+    json_decref(message);
+    if (error)
+        gw_log(GW_LOG_WARNING, "move %s: %s", move->source->epoch, gw_error_message());
+}
+
+static bool is_settled(enum gw_handover_state state)
+{
+    return gw_handover_is_ended(state) || state == GW_HANDOVER_HANDED_OVER;
+}
+
+static void hand_over(struct gw_move *move)
+{
+    const enum gw_handover_state *state = &move->switchover.machine.state;
+    int answers = 0;
+
+    set_phase(move, GW_PHASE_HANDOVER);
+    event(move, GW_EVENT_CONVERGED);
+    while (*state == GW_HANDOVER_WAITING)
+        listen_once(move, READY_TIMEOUT_MS);
+    while ((*state == GW_HANDOVER_COMMITTED || *state == GW_HANDOVER_IN_DOUBT ||
+            *state == GW_HANDOVER_TARGET_LOST || *state == GW_HANDOVER_COMMIT_UNSURE) &&
+           move->switchover.control && answers++ < ANSWERS_MAX)
+        listen_once(move, ANSWER_TIMEOUT_MS);
+    if (*state == GW_HANDOVER_DONE || *state == GW_HANDOVER_HANDED_OVER)
+        move->pause_ns = move->switchover.heard_ns - move->stopped_ns;
+}
+
+/* After an abort: the target says that nothing is left of it there. */
+static void close_attempt(struct gw_move *move)
+{
+    const enum gw_handover_state *state = &move->switchover.machine.state;
+    uint64_t deadline = gw_clock_ns() + CLOSE_TIMEOUT_MS * GW_NS_PER_MS;
+
+    move->source->is_cancel_ignored = true;
+    while (!is_settled(*state) && move->switchover.control && gw_clock_ns() < deadline &&
+           (*state == GW_HANDOVER_RESUMED || *state == GW_HANDOVER_GONE))
+        listen_once(move, 1000);
+}
+
+static int begin(struct gw_move *move)
+{
+    struct gw_switchover *switchover = &move->switchover;
+    int error;
+
+    switchover->side = GW_SIDE_SOURCE;
+    switchover->journal = move->environment->journal;
+    switchover->progress = move->progress;
+    switchover->control = move->source->control;
+    switchover->detail = move->steps.detail;
+    switchover->act = gw_move_act;
+    switchover->context = move;
+    switchover->machine.is_guest_paused = !move->vm->is_running;
+    memcpy(switchover->epoch, move->source->epoch, sizeof(switchover->epoch));
+    move->source->tick = tick;
+    move->source->tick_context = move;
+    error = gw_attend(move->environment->attended, move->source->epoch, GW_SIDE_SOURCE);
+    if (error)
+        return error;
+    move->is_begun = true;
+    return gw_switchover_begin(switchover, gw_control_peer(move->source->control)->instance_id);
+}
+
+static int run_move(struct gw_move *move)
+{
+    int error = gw_move_describe(move);
+
+    if (error)
+        return error;
+    error =
+        gw_source_connect(move->environment, &move->request->peer, move->progress, &move->source);
+    if (!error)
+        error = gw_move_open_volumes(move);
+    if (!error)
+        error = gw_move_offer(move);
+    if (!error)
+        error = make_precopy(move);
+    if (!error)
+        error = begin(move);
+    if (error)
+        return error;
+    if (move->switchover.machine.state == GW_HANDOVER_COPYING)
+        error = copy_all(move);
+    keep_cause(move, error);
+    if (move->throttle_percent || error)
+        keep_cause(move, hook_throttle(move, 0));
+    if (error)
+        event(move, error == -ECONNRESET || error == -EPIPE ? GW_EVENT_TIMEOUT : GW_EVENT_CANCEL);
+    else
+        hand_over(move);
+    close_attempt(move);
+    return 0;
+}
+
+/* ---- the account ---- */
+
+static void report(struct gw_move *move)
+{
+    struct gw_precopy_report rounds = {0};
+    json_t *detail = move->out->detail;
+
+    if (move->precopy)
+        gw_precopy_get(move->precopy, &rounds);
+    if (move->source && move->is_begun)
+        gw_source_report(move->source, detail);
+    json_object_set_new(detail, "state",
+                        json_string(gw_handover_state_name(move->switchover.machine.state)));
+    json_object_set_new(detail, "rounds", json_integer(rounds.round));
+    json_object_set_new(detail, "pause_ms", json_real((double)move->pause_ns / 1e6));
+    json_object_set_new(detail, "last_round_bytes", json_integer((json_int_t)move->last_bytes));
+    json_object_set_new(detail, "state_bytes", json_integer((json_int_t)move->state_bytes));
+    json_object_set_new(detail, "steps_ms", gw_switchover_times(&move->switchover));
+    json_object_set_new(detail, "path", json_string(move->progress->data.path));
+    if (move->vm)
+        json_object_set_new(detail, "vm", json_string(move->vm->name));
+    if (move->reasons.count > 0)
+        json_object_set_new(detail, "blocked", gw_reasons_json(&move->reasons));
+    else if (move->source && move->source->blocked)
+        json_object_set(detail, "blocked", move->source->blocked);
+}
+
+/* Exit code and message from how it ended. */
+static int judge(struct gw_move *move, int error)
+{
+    const struct gw_switchover *switchover = &move->switchover;
+    enum gw_handover_state state = switchover->machine.state;
+
+    if (!move->is_begun) {
+        move->out->exit_code = error ? GW_EXIT_BLOCKED : GW_EXIT_FAILED;
+        return error;
+    }
+    if (state == GW_HANDOVER_DONE || state == GW_HANDOVER_HANDED_OVER) {
+        move->out->exit_code = GW_EXIT_DONE;
+        return 0;
+    }
+    if (!gw_handover_is_decided(state)) {
+        move->out->exit_code = GW_EXIT_IN_DOUBT;
+        return gw_fail(-EINPROGRESS, "%s", gw_handover_state_meaning(state));
+    }
+    move->out->exit_code = switchover->cause.code == -EBADMSG ? GW_EXIT_VERIFY : GW_EXIT_FAILED;
+    return switchover->cause.code ? gw_error_raise(&switchover->cause)
+                                  : gw_fail(-EIO, "the move was given up; the source runs");
+}
+
+int gw_move_run(const struct gw_environment *environment, const struct gw_move_request *request,
+                struct gw_progress *progress, struct gw_outcome *out)
+{
+    struct gw_move *move = calloc(1, sizeof(*move));
+    struct gw_error kept;
+    int error;
+
+    out->detail = json_object();
+    out->exit_code = GW_EXIT_FAILED;
+    if (!move)
+        return gw_fail(-ENOMEM, "no memory for a move");
+    move->environment = environment;
+    move->request = request;
+    move->progress = progress;
+    move->out = out;
+    error = environment->journal && environment->state_dir && environment->attended
+                ? run_move(move)
+                : gw_fail(-EINVAL, "a move needs a state folder for its journal");
+    report(move);
+    error = judge(move, error);
+    gw_error_take(error, &kept);
+    if (move->is_begun)
+        gw_unattend(environment->attended, move->source->epoch, GW_SIDE_SOURCE);
+    gw_move_close(move);
+    free(move);
+    pthread_mutex_lock(&progress->lock);
+    progress->data.phase = GW_PHASE_ENDED;
+    progress->data.ended_ns = gw_clock_ns();
+    pthread_mutex_unlock(&progress->lock);
+    return error ? gw_error_raise(&kept) : 0;
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * move: the source's end of the move of a running VM, shared by its parts: move.c (the order of
+ * things), move-open.c (what the VM is, the offer, its volumes), move-steps.c (the steps of the
+ * handover) and recover.c (the same steps, from the journal). Private to engine/session. Errors,
+ * threads: as migration.h. Units: bytes, nanoseconds.
+ */
+#ifndef GODWIT_ENGINE_SESSION_MOVE_H
+#define GODWIT_ENGINE_SESSION_MOVE_H
+
+#include "engine/handover/guard.h"
+#include "engine/precopy/precopy.h"
+#include "engine/session/source.h"
+#include "engine/session/switchover.h"
+#include "engine/vmm/qemu/describe.h"
+#include "engine/vmm/qemu/disks.h"
+#include "engine/vmm/qemu/migrate.h"
+#include "engine/volume/disk.h"
+#include "engine/volume/ram.h"
+
+#define GW_THROTTLE_PERIOD_NS (100 * GW_NS_PER_MS)
+
+/* What can be done from the journal alone. detail:
+ *   "peer"    ADDRESS:PORT           "qmp"    path of the QMP socket     "pid"  of QEMU
+ *   "vm"      its name               "images" [paths]                    "undo" [QMP commands]
+ *   "paused"  by its owner           "delete" the images after the move  "log"  of the guard */
+struct gw_source_steps {
+    const char *epoch;
+    json_t *detail;
+    struct gw_qmp *qmp;     /* NULL when QEMU is gone */
+    struct gw_guard *guard; /* NULL in a recovery: nobody needs to act when the agent dies again */
+};
+
+int gw_source_steps_rename(struct gw_source_steps *steps);
+int gw_source_steps_rename_back(struct gw_source_steps *steps);
+int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action action);
+
+struct gw_move {
+    const struct gw_environment *environment;
+    const struct gw_move_request *request;
+    struct gw_progress *progress;
+    struct gw_outcome *out;
+    struct gw_qmp *qmp;
+    struct gw_vm *vm;
+    struct gw_reasons reasons;
+    struct gw_source *source;
+    char socket_dir[64]; /* for QEMU's NBD server; private */
+    struct gw_source_volume *volumes[GW_VOLUMES_MAX];
+    unsigned volume_count; /* disks first, in the order of vm->disks, then memories */
+    struct gw_disk_tracker *trackers[GW_VM_DISKS_MAX];
+    struct gw_disk_dirty dirty[GW_VM_DISKS_MAX];
+    struct gw_disk_swap swaps[GW_VM_DISKS_MAX];
+    unsigned swap_count;
+    struct gw_precopy *precopy;
+    struct gw_guard *guard;
+    struct gw_switchover switchover;
+    struct gw_source_steps steps;
+    bool is_begun;   /* the switchover's machine is */
+    bool is_stopped; /* by us: a barrier, the throttle or the handover */
+    unsigned throttle_percent;
+    uint64_t throttle_since_ns;
+    uint64_t stopped_ns, pause_ns, last_bytes, state_bytes;
+};
+
+/* Connects to QEMU, describes the VM, checks it. -EPERM with move->reasons when something blocks.
+ */
+int gw_move_describe(struct gw_move *move);
+/* Connects to the target and makes it ready for what is to come. */
+int gw_move_offer(struct gw_move *move);
+/* Opens disks and memories, their trackers, the pre-copy and the guard. */
+int gw_move_open_volumes(struct gw_move *move);
+void gw_move_close(struct gw_move *move);
+
+/* The guest, stopped and continued by us; told to the guard. Idempotent. */
+int gw_move_stop(struct gw_move *move);
+int gw_move_cont(struct gw_move *move);
+/* The switchover's hook; context is the move. */
+int gw_move_act(void *context, enum gw_handover_action action);
+
+#endif

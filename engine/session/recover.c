@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Undecided moves, taken up again from the journal: after a restart of the agent, or after a link
+ * that was lost for longer than the move's own command waited. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "engine/session/attended.h"
+#include "engine/session/move.h"
+#include "engine/session/target-steps.h"
+
+#define DIAL_TIMEOUT_MS  3000
+#define ANSWER_LIMIT_NS  (5 * GW_NS_PER_S)
+#define GUARD_TIMEOUT_MS 20000
+
+static int act_source(void *context, enum gw_handover_action action)
+{
+    return gw_source_steps_act(context, action);
+}
+
+static int act_target(void *context, enum gw_handover_action action)
+{
+    return gw_target_steps_act(context, action);
+}
+
+static void prepare(const struct gw_environment *environment, const struct gw_journal_entry *entry,
+                    struct gw_switchover *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->side = entry->side;
+    out->journal = environment->journal;
+    out->detail = entry->detail;
+    out->machine.is_guest_paused = json_is_true(json_object_get(entry->detail, "paused"));
+    snprintf(out->epoch, sizeof(out->epoch), "%s", entry->epoch);
+}
+
+/* Asks the target, for a few seconds; the machine decides what its answers mean. */
+static void ask(const struct gw_environment *environment, struct gw_switchover *switchover)
+{
+    struct gw_control_options options = {
+        .credentials = environment->credentials,
+        .trusted = environment->trusted,
+        .trusted_count = environment->trusted_count,
+        .timeout_ms = DIAL_TIMEOUT_MS,
+    };
+    const char *peer = json_string_value(json_object_get(switchover->detail, "peer"));
+    uint64_t deadline = gw_clock_ns() + ANSWER_LIMIT_NS;
+    struct gw_address address;
+
+    memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);
+    if (!peer || !environment->credentials || gw_address_parse(peer, GW_DEFAULT_PORT, &address) ||
+        gw_control_connect(environment->transport, &address, &options, &switchover->control)) {
+        gw_log(GW_LOG_INFO, "move %s: the target cannot be asked: %s", switchover->epoch,
+               gw_error_message());
+        return;
+    }
+    gw_switchover_event(switchover, GW_EVENT_LINK_UP);
+    while (!gw_handover_is_ended(switchover->machine.state) && gw_clock_ns() < deadline) {
+        struct gw_control_frame frame;
+
+        if (gw_control_receive(switchover->control, 1000, &frame))
+            break;
+        if (!frame.message)
+            continue;
+        if (gw_message_is(frame.message, "handover") &&
+            gw_switchover_hear(switchover, gw_control_peer(switchover->control)->instance_id,
+                               frame.message))
+            gw_log(GW_LOG_WARNING, "move %s: %s", switchover->epoch, gw_error_message());
+        json_decref(frame.message);
+    }
+    gw_message_send_type(switchover->control, "bye");
+    gw_control_close(switchover->control);
+    switchover->control = NULL;
+}
+
+static void recover_source(const struct gw_environment *environment,
+                           const struct gw_journal_entry *entry)
+{
+    struct gw_source_steps steps = {.epoch = entry->epoch, .detail = entry->detail};
+    const char *qmp = json_string_value(json_object_get(entry->detail, "qmp"));
+    const char *log = json_string_value(json_object_get(entry->detail, "log"));
+    pid_t pid = (pid_t)json_integer_value(json_object_get(entry->detail, "pid"));
+    struct gw_switchover switchover;
+
+    /* The guard of the agent that died may still be undoing. */
+    if (log && gw_guard_wait(log, GUARD_TIMEOUT_MS))
+        return;
+    if (qmp && gw_qmp_open(qmp, &steps.qmp) == 0 && gw_qmp_pid(steps.qmp) != pid) {
+        gw_qmp_close(steps.qmp);
+        steps.qmp = NULL;
+    }
+    prepare(environment, entry, &switchover);
+    switchover.act = act_source;
+    switchover.context = &steps;
+    if (gw_switchover_restart(&switchover, entry)) {
+        gw_log(GW_LOG_ERROR, "move %s cannot be taken up: %s", entry->epoch, gw_error_message());
+    } else {
+        if (!steps.qmp)
+            gw_switchover_event(&switchover, GW_EVENT_VMM_GONE);
+        if (!gw_handover_is_ended(switchover.machine.state))
+            ask(environment, &switchover);
+    }
+    gw_qmp_close(steps.qmp);
+}
+
+static void recover_target(const struct gw_environment *environment,
+                           const struct gw_journal_entry *entry)
+{
+    struct gw_target_steps steps = {.epoch = entry->epoch, .detail = entry->detail};
+    struct gw_switchover switchover;
+    enum gw_handover_state state;
+
+    /* These wait for their source, or for a person. */
+    if (gw_handover_state_parse(entry->state, &state) || state == GW_HANDOVER_PREPARED ||
+        state == GW_HANDOVER_LOST)
+        return;
+    gw_target_steps_reconnect(&steps);
+    prepare(environment, entry, &switchover);
+    switchover.act = act_target;
+    switchover.context = &steps;
+    if (gw_switchover_restart(&switchover, entry))
+        gw_log(GW_LOG_ERROR, "move %s cannot be taken up: %s", entry->epoch, gw_error_message());
+    else if (!steps.launched.qmp)
+        gw_switchover_event(&switchover, GW_EVENT_VMM_GONE);
+    gw_vm_leave(&steps.launched);
+}
+
+static int recover_one(const struct gw_journal_entry *entry, void *context)
+{
+    const struct gw_environment *environment = context;
+
+    if (gw_attend(environment->attended, entry->epoch, entry->side))
+        return 0;
+    if (entry->side == GW_SIDE_SOURCE)
+        recover_source(environment, entry);
+    else
+        recover_target(environment, entry);
+    gw_unattend(environment->attended, entry->epoch, entry->side);
+    return 0;
+}
+
+int gw_recover(const struct gw_environment *environment)
+{
+    if (!environment->journal || !environment->attended)
+        return 0;
+    return gw_journal_each_open(environment->journal, recover_one, (void *)environment);
+}

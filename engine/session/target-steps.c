@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The steps of the target's handover that need only the journal's detail. */
+#include "engine/session/target-steps.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <unistd.h>
+
+#include "common/error.h"
+#include "common/log.h"
+#include "engine/handover/renames.h"
+#include "engine/vmm/qemu/migrate.h"
+
+static const char *text_of(const struct gw_target_steps *steps, const char *member)
+{
+    const char *text = json_string_value(json_object_get(steps->detail, member));
+
+    return text ? text : "";
+}
+
+static int check_vmm(struct gw_target_steps *steps)
+{
+    char state[32];
+
+    if (!steps->launched.qmp)
+        return gw_fail(-ESRCH, "the VM's QEMU is gone");
+    return gw_vm_status(steps->launched.qmp, state, sizeof(state));
+}
+
+static int cont(struct gw_target_steps *steps)
+{
+    int error = check_vmm(steps);
+
+    if (error || json_is_true(json_object_get(steps->detail, "paused")))
+        return error;
+    return gw_vm_cont(steps->launched.qmp);
+}
+
+static void unlink_all(const json_t *paths)
+{
+    const json_t *path;
+    size_t index;
+
+    json_array_foreach((json_t *)paths, index,
+                       path) if (unlink(json_string_value(path)) && errno != ENOENT)
+        gw_log(GW_LOG_WARNING, "%s could not be removed: %s", json_string_value(path),
+               strerror(errno));
+}
+
+/* Sockets, files and log of the VM, then the folder itself, which is private to this VM. */
+static void remove_run_dir(const char *folder)
+{
+    DIR *entries = opendir(folder);
+    const struct dirent *entry;
+
+    while (entries && (entry = readdir(entries)) != NULL)
+        if (entry->d_type != DT_DIR)
+            unlinkat(dirfd(entries), entry->d_name, 0);
+    if (entries)
+        closedir(entries);
+    if (rmdir(folder) && errno != ENOENT)
+        gw_log(GW_LOG_WARNING, "%s is not empty and stays", folder);
+}
+
+/* Images are removed by name only when this migration made them: the parts and the finished ones.
+ */
+static int discard(struct gw_target_steps *steps)
+{
+    unlink_all(json_object_get(steps->detail, "images"));
+    unlink_all(json_object_get(steps->detail, "parts"));
+    unlink_all(json_object_get(steps->detail, "ram"));
+    if (text_of(steps, "ram_dir")[0])
+        rmdir(text_of(steps, "ram_dir"));
+    if (text_of(steps, "run_dir")[0])
+        remove_run_dir(text_of(steps, "run_dir"));
+    return 0;
+}
+
+static int set_aside(struct gw_target_steps *steps)
+{
+    const json_t *image;
+    size_t index;
+
+    json_array_foreach(json_object_get(steps->detail, "images"), index, image)
+    {
+        char aside[4096];
+        int error = gw_rename_name(json_string_value(image), steps->epoch, aside, sizeof(aside));
+
+        if (!error)
+            error = gw_rename_file(json_string_value(image), aside);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+int gw_target_steps_act(struct gw_target_steps *steps, enum gw_handover_action action)
+{
+    switch (action) {
+    case GW_ACT_CHECK_VMM:
+        return check_vmm(steps);
+    case GW_ACT_CONT:
+        return cont(steps);
+    case GW_ACT_ANNOUNCE:
+        if (steps->launched.qmp && gw_vm_announce(steps->launched.qmp))
+            gw_log(GW_LOG_WARNING, "the network was not told where the VM is: %s",
+                   gw_error_message());
+        return 0;
+    case GW_ACT_END_VMM:
+        return steps->launched.qmp || steps->launched.pid > 0 ? gw_vm_end(&steps->launched) : 0;
+    case GW_ACT_DISCARD:
+        return discard(steps);
+    case GW_ACT_SET_ASIDE:
+        return set_aside(steps);
+    default:
+        return gw_fail(-EINVAL, "%s is no step of the target's recovery",
+                       gw_handover_action_name(action));
+    }
+}
+
+void gw_target_steps_reconnect(struct gw_target_steps *steps)
+{
+    struct gw_launched *launched = &steps->launched;
+    pid_t pid = (pid_t)json_integer_value(json_object_get(steps->detail, "pid"));
+
+    memset(launched, 0, sizeof(*launched));
+    launched->pid_fd = -1;
+    if (gw_qmp_open(text_of(steps, "qmp"), &launched->qmp))
+        return;
+    /* Another QEMU may have taken the socket's name. */
+    if (gw_qmp_pid(launched->qmp) != pid) {
+        gw_qmp_close(launched->qmp);
+        launched->qmp = NULL;
+        return;
+    }
+    launched->pid = pid;
+    launched->pid_fd = pidfd_open(pid, 0);
+    launched->is_owned = json_is_true(json_object_get(steps->detail, "owned"));
+    snprintf(launched->qmp_path, sizeof(launched->qmp_path), "%s", text_of(steps, "qmp"));
+}

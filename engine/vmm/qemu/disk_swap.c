@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Swaps images and null-co nodes under the devices of a stopped guest. Everything that brings a
+ * disk back is worked out beforehand, as QMP commands that any process can run later.
+ */
+#include "engine/vmm/qemu/disks.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "engine/vmm/qemu/migrate.h"
+
+static const char *text_of(const json_t *object, const char *name)
+{
+    return json_string_value(json_object_get(object, name)) ?: "";
+}
+
+/* QEMU makes names that begin with "#" itself and takes none from outside. */
+static bool is_own_name(const char *node)
+{
+    return node[0] != '\0' && node[0] != '#';
+}
+
+int gw_disk_swap_prepare(const struct gw_vm_disk *disk, unsigned index, struct gw_disk_swap *out)
+{
+    struct gw_disk_swap swap = {0};
+    struct gw_disk_image image = {.path = disk->path, .format = disk->format};
+    int ret;
+
+    if (disk->path[0] != '/' || disk->node[0] == '\0' || disk->qom_path[0] == '\0')
+        return gw_fail(-ENOTSUP,
+                       "disk %s: its image cannot be taken out of QEMU and brought back: what "
+                       "it consists of is not known",
+                       disk->name);
+    memcpy(swap.name, disk->name, sizeof(swap.name));
+    memcpy(swap.qom_path, disk->qom_path, sizeof(swap.qom_path));
+    memcpy(swap.node, disk->node, sizeof(swap.node));
+    memcpy(swap.file_node, disk->file_node, sizeof(swap.file_node));
+    gw_disk_hold_name(index, swap.hold);
+    if (is_own_name(disk->node))
+        memcpy(swap.restored, disk->node, sizeof(swap.restored));
+    else
+        gw_disk_node_name(disk, index, swap.restored);
+    image.is_block_device = strcmp(disk->file_driver, "host_device") == 0;
+    image.node = swap.restored;
+    image.file_node = is_own_name(disk->file_node) ? disk->file_node : NULL;
+    ret = gw_disk_node_options(disk, &image, &swap.restore_options);
+    if (ret < 0)
+        return ret;
+    swap.hold_options = gw_disk_hold_options(disk, swap.hold);
+    if (!swap.hold_options) {
+        gw_disk_swap_free(&swap);
+        return gw_fail(-ENOMEM, "disk %s: no memory", disk->name);
+    }
+    *out = swap;
+    return 0;
+}
+
+void gw_disk_swap_free(struct gw_disk_swap *swap)
+{
+    json_decref(swap->hold_options);
+    json_decref(swap->restore_options);
+    *swap = (struct gw_disk_swap){0};
+}
+
+static json_t *set_drive(const char *qom_path, const char *node)
+{
+    return json_pack("{s:s, s:s, s:s}", "path", qom_path, "property", "drive", "value", node);
+}
+
+int gw_disk_swap_undo(const struct gw_disk_swap *swap, json_t *commands)
+{
+    json_t *restore = json_deep_copy(swap->restore_options);
+
+    /* The node of the file may be left behind alone, and would stand in the way of its new one. */
+    if ((is_own_name(swap->file_node) &&
+         json_array_append_new(
+             commands, gw_qmp_command("blockdev-del",
+                                      json_pack("{s:s}", "node-name", swap->file_node))) < 0) ||
+        json_array_append_new(commands, gw_qmp_command("blockdev-add", restore)) < 0 ||
+        json_array_append_new(
+            commands, gw_qmp_command("qom-set", set_drive(swap->qom_path, swap->restored))) < 0 ||
+        json_array_append_new(
+            commands, gw_qmp_command("blockdev-del", json_pack("{s:s}", "node-name", swap->hold))) <
+            0)
+        return gw_fail(-ENOMEM, "disk %s: no memory for the undo list", swap->name);
+    return 0;
+}
+
+static int query_nodes(struct gw_qmp *qmp, json_t **nodes)
+{
+    return gw_qmp_execute(qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), nodes);
+}
+
+static bool has_node(const json_t *nodes, const char *name)
+{
+    json_t *node;
+    size_t index;
+
+    json_array_foreach(nodes, index, node)
+    {
+        if (*name && strcmp(text_of(node, "node-name"), name) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Deletes a node that belongs to the monitor. One that went with its device is no error. */
+static void delete_node(struct gw_qmp *qmp, const char *name)
+{
+    if (is_own_name(name))
+        gw_qmp_execute(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), NULL);
+}
+
+static int check_stopped(struct gw_qmp *qmp)
+{
+    char state[32];
+    int ret = gw_vm_status(qmp, state, sizeof(state));
+
+    if (ret == 0 && strcmp(state, "running") == 0)
+        return gw_fail(-EBUSY, "the VM runs; its disks are swapped only while it is stopped");
+    return ret;
+}
+
+/* The nodes are gone, so that no file of theirs is open; deletes them first where they are QEMU's
+ * monitor's. */
+static int close_nodes(struct gw_qmp *qmp, const char *disk, const char *node,
+                       const char *file_node)
+{
+    json_t *nodes;
+    int ret;
+
+    delete_node(qmp, node);
+    delete_node(qmp, file_node);
+    ret = query_nodes(qmp, &nodes);
+    if (ret < 0)
+        return ret;
+    if (has_node(nodes, node) || has_node(nodes, file_node))
+        ret = gw_fail(-EBUSY, "disk %s: QEMU still holds the node %s (a block job, an export?)",
+                      disk, has_node(nodes, node) ? node : file_node);
+    json_decref(nodes);
+    return ret;
+}
+
+int gw_disk_swap_out(struct gw_qmp *qmp, const struct gw_disk_swap *swap)
+{
+    int ret = check_stopped(qmp);
+
+    if (ret == 0)
+        ret = gw_qmp_execute(qmp, "blockdev-add", json_incref(swap->hold_options), NULL);
+    if (ret == 0)
+        ret = gw_qmp_execute(qmp, "qom-set", set_drive(swap->qom_path, swap->hold), NULL);
+    if (ret == 0)
+        ret = close_nodes(qmp, swap->name, swap->node, swap->file_node);
+    return ret;
+}
+
+/* Calls each with every device that has a node. Stops when it returns not 0, and returns that. */
+static int each_attached(struct gw_qmp *qmp,
+                         int (*each)(const char *qdev, const char *node, void *context),
+                         void *context)
+{
+    json_t *blocks, *entry;
+    size_t index;
+    int ret = gw_qmp_execute(qmp, "query-block", NULL, &blocks);
+
+    if (ret < 0)
+        return ret;
+    json_array_foreach(blocks, index, entry)
+    {
+        const char *node = text_of(json_object_get(entry, "inserted"), "node-name");
+        const char *qdev = text_of(entry, "qdev");
+
+        if (*node && *qdev)
+            ret = each(qdev, node, context);
+        if (ret)
+            break;
+    }
+    json_decref(blocks);
+    return ret;
+}
+
+static int refuse_hold(const char *qdev, const char *node, void *context)
+{
+    if (strncmp(node, GW_HOLD_PREFIX, strlen(GW_HOLD_PREFIX)) == 0)
+        return gw_fail(-EIO,
+                       "the disk of %s could not be brought back (%s); the guest must stay stopped",
+                       qdev, (const char *)context);
+    return 0;
+}
+
+struct search {
+    const char *node;
+    char *path;
+    size_t size;
+};
+
+/* The device whose property "drive" names the node, from query-block's "qdev". */
+static void device_path(const char *qdev, char *path, size_t size)
+{
+    static const char inner[] = "/virtio-backend";
+    size_t length;
+
+    snprintf(path, size, "%s%s", qdev[0] == '/' ? "" : "/machine/peripheral/", qdev);
+    length = strlen(path);
+    if (length > strlen(inner) && strcmp(path + length - strlen(inner), inner) == 0)
+        path[length - strlen(inner)] = '\0';
+}
+
+static int compare_node(const char *qdev, const char *node, void *context)
+{
+    struct search *search = context;
+
+    if (strcmp(node, search->node) != 0)
+        return 0;
+    device_path(qdev, search->path, search->size);
+    return 1;
+}
+
+int gw_disk_find_device(struct gw_qmp *qmp, const char *node, char *path, size_t size)
+{
+    struct search search = {.node = node, .path = path, .size = size};
+    int ret = each_attached(qmp, compare_node, &search);
+
+    if (ret == 0)
+        return gw_fail(-ENOENT, "no device of QEMU uses the node %s", node);
+    return ret < 0 ? ret : 0;
+}
+
+struct attached {
+    const char *qom_path, *node;
+};
+
+static int compare_device(const char *qdev, const char *node, void *context)
+{
+    const struct attached *attached = context;
+    char path[256];
+
+    device_path(qdev, path, sizeof(path));
+    return strcmp(path, attached->qom_path) == 0 && strcmp(node, attached->node) == 0;
+}
+
+/* QEMU 7.2 aborts when a device is given the node that it has. */
+static int is_idle(struct gw_qmp *qmp, const json_t *command)
+{
+    const json_t *arguments = json_object_get(command, "arguments");
+    struct attached attached = {text_of(arguments, "path"), text_of(arguments, "value")};
+
+    if (strcmp(text_of(command, "execute"), "qom-set") != 0)
+        return 0;
+    return each_attached(qmp, compare_device, &attached);
+}
+
+int gw_disk_undo_run(struct gw_qmp *qmp, const json_t *commands)
+{
+    char last_error[GW_ERROR_TEXT_MAX] = "no command failed";
+    json_t *command;
+    size_t index;
+    int ret = check_stopped(qmp);
+
+    if (ret < 0)
+        return ret;
+    json_array_foreach(commands, index, command)
+    {
+        ret = is_idle(qmp, command);
+        if (ret == 0)
+            ret = gw_qmp_execute_object(qmp, command, NULL);
+        if (ret == -EPIPE || ret == -ETIMEDOUT)
+            return ret;
+        if (ret < 0 && strcmp(text_of(command, "execute"), "blockdev-del") != 0)
+            snprintf(last_error, sizeof(last_error), "%.400s", gw_error_message());
+    }
+    return each_attached(qmp, refuse_hold, last_error);
+}
+
+int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm_disk *disk, unsigned index,
+                    const struct gw_disk_image *image)
+{
+    char hold[GW_VM_NODE_SIZE], path[256];
+    json_t *options;
+    int ret = check_stopped(qmp);
+
+    if (ret < 0)
+        return ret;
+    gw_disk_hold_name(index, hold);
+    ret = gw_disk_find_device(qmp, hold, path, sizeof(path));
+    if (ret == 0)
+        ret = gw_disk_node_options(disk, image, &options);
+    if (ret == 0)
+        ret = gw_qmp_execute(qmp, "blockdev-add", options, NULL);
+    if (ret < 0)
+        return ret;
+    ret = gw_qmp_execute(qmp, "qom-set", set_drive(path, image->node), NULL);
+    if (ret < 0) {
+        struct gw_error kept;
+
+        gw_error_take(ret, &kept);
+        delete_node(qmp, image->node);
+        return gw_error_raise(&kept);
+    }
+    return close_nodes(qmp, disk->name, hold, "");
+}

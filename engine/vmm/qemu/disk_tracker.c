@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Dirty granules of a disk in use. The disk's own node gets a bitmap; each round merges it onto a
+ * null-co node and clears it in one transaction, and only the null-co node is exported, for its
+ * dirty map. That node lives in QEMU's main loop even when the disk is on an iothread, where
+ * QEMU 7.2 aborts when the client of an export disconnects.
+ */
+#include "engine/vmm/qemu/disks.h"
+
+#include <errno.h>
+#include <libnbd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/checked.h"
+#include "common/clock.h"
+#include "common/error.h"
+
+#define DIRTY_BITMAP  "godwit-dirty" /* on the disk's node */
+#define ROUND_BITMAP  "godwit-round" /* on the null-co node */
+#define MAP_PREFIX    "godwit-map-"  /* names of null-co nodes and their exports */
+#define READ_TIMEOUT  10u            /* seconds for one map */
+#define STATUS_LENGTH (1ull << 30)   /* asked for in one request */
+
+struct gw_disk_tracker {
+    struct gw_qmp *qmp; /* lent */
+    char name[GW_VM_ID_SIZE];
+    char node[GW_VM_NODE_SIZE];
+    char map[GW_VM_NODE_SIZE];
+    char socket[108];
+    uint64_t size;
+    bool was_delivered; /* what the round bitmap holds was given to the caller: clear it first */
+    bool has_bitmap, has_map;
+};
+
+static int run(struct gw_disk_tracker *tracker, const char *command, json_t *arguments)
+{
+    int ret = gw_qmp_execute(tracker->qmp, command, arguments, NULL);
+    struct gw_error error;
+
+    if (ret >= 0)
+        return ret;
+    gw_error_take(ret, &error);
+    return gw_fail(ret, "disk %s: dirty map: %.400s", tracker->name, error.text);
+}
+
+/* The first tracker starts the server; a server on our socket is our own. */
+static int start_server(struct gw_disk_tracker *tracker)
+{
+    int ret = gw_qmp_execute(tracker->qmp, "nbd-server-start",
+                             json_pack("{s:{s:s, s:{s:s}}, s:i}", "addr", "type", "unix", "data",
+                                       "path", tracker->socket, "max-connections", 0),
+                             NULL);
+
+    if (ret == 0 || access(tracker->socket, F_OK) == 0)
+        return 0;
+    if (ret == -EREMOTEIO)
+        return gw_fail(-EBUSY,
+                       "disk %s: QEMU already serves NBD to somebody else (one server per QEMU); "
+                       "end that with nbd-server-stop first",
+                       tracker->name);
+    return ret;
+}
+
+static int add_bitmap(struct gw_disk_tracker *tracker, const char *node, const char *name,
+                      bool is_disabled)
+{
+    return run(tracker, "block-dirty-bitmap-add",
+               json_pack("{s:s, s:s, s:I, s:b}", "node", node, "name", name, "granularity",
+                         (json_int_t)GW_DISK_GRANULE, "disabled", (int)is_disabled));
+}
+
+static int set_up(struct gw_disk_tracker *tracker)
+{
+    int ret = start_server(tracker);
+
+    if (ret == 0)
+        ret = run(tracker, "blockdev-add",
+                  json_pack("{s:s, s:s, s:I, s:b}", "driver", "null-co", "node-name", tracker->map,
+                            "size", (json_int_t)tracker->size, "read-zeroes", 1));
+    if (ret < 0)
+        return ret;
+    tracker->has_map = true;
+    ret = add_bitmap(tracker, tracker->map, ROUND_BITMAP, true);
+    if (ret == 0)
+        ret = add_bitmap(tracker, tracker->node, DIRTY_BITMAP, false);
+    tracker->has_bitmap = ret == 0;
+    return ret;
+}
+
+int gw_disk_tracker_open(struct gw_qmp *qmp, const struct gw_vm_disk *disk, unsigned index,
+                         const char *socket_dir, struct gw_disk_tracker **out)
+{
+    struct gw_disk_tracker *tracker = calloc(1, sizeof(*tracker));
+    struct gw_error error;
+    int ret;
+
+    if (!tracker)
+        return gw_fail(-ENOMEM, "disk %s: no memory", disk->name);
+    tracker->qmp = qmp;
+    tracker->size = disk->virtual_size;
+    memcpy(tracker->name, disk->name, sizeof(tracker->name));
+    memcpy(tracker->node, disk->node, sizeof(tracker->node));
+    snprintf(tracker->map, sizeof(tracker->map), MAP_PREFIX "%u", index % 1000);
+    ret = snprintf(tracker->socket, sizeof(tracker->socket), "%s/nbd", socket_dir);
+    if (ret >= (int)sizeof(tracker->socket))
+        ret = gw_fail(-ENAMETOOLONG, "the folder %s is too long for a socket", socket_dir);
+    else
+        ret = set_up(tracker);
+    if (ret < 0) {
+        gw_error_take(ret, &error);
+        gw_disk_tracker_close(tracker);
+        return gw_error_raise(&error);
+    }
+    *out = tracker;
+    return 0;
+}
+
+static int swap_periods(struct gw_disk_tracker *tracker)
+{
+    json_t *merge, *clear;
+    int ret = 0;
+
+    if (tracker->was_delivered)
+        ret = run(tracker, "block-dirty-bitmap-clear",
+                  json_pack("{s:s, s:s}", "node", tracker->map, "name", ROUND_BITMAP));
+    if (ret < 0)
+        return ret;
+    tracker->was_delivered = false;
+    merge = json_pack("{s:s, s:{s:s, s:s, s:[{s:s, s:s}]}}", "type", "block-dirty-bitmap-merge",
+                      "data", "node", tracker->map, "target", ROUND_BITMAP, "bitmaps", "node",
+                      tracker->node, "name", DIRTY_BITMAP);
+    clear = json_pack("{s:s, s:{s:s, s:s}}", "type", "block-dirty-bitmap-clear", "data", "node",
+                      tracker->node, "name", DIRTY_BITMAP);
+    return run(tracker, "transaction", json_pack("{s:[o, o]}", "actions", merge, clear));
+}
+
+static bool is_of_export(const json_t *event, void *context)
+{
+    const json_t *id = json_object_get(json_object_get(event, "data"), "id");
+
+    return json_is_string(id) && strcmp(json_string_value(id), context) == 0;
+}
+
+static int add_export(struct gw_disk_tracker *tracker)
+{
+    return run(tracker, "block-export-add",
+               json_pack("{s:s, s:s, s:s, s:s, s:[s]}", "type", "nbd", "id", tracker->map,
+                         "node-name", tracker->map, "name", tracker->map, "bitmaps", ROUND_BITMAP));
+}
+
+static int delete_export(struct gw_qmp *qmp, const char *id)
+{
+    int ret;
+
+    gw_qmp_drop_events(qmp, "BLOCK_EXPORT_DELETED");
+    ret = gw_qmp_execute(qmp, "block-export-del", json_pack("{s:s, s:s}", "id", id, "mode", "hard"),
+                         NULL);
+    if (ret < 0)
+        return ret;
+    return gw_qmp_wait_event(qmp, "BLOCK_EXPORT_DELETED", is_of_export, (void *)id, 5000, NULL);
+}
+
+/* What a reply about a range adds to. */
+struct reading {
+    struct gw_bitmap *dirty;
+    uint64_t next, end;
+    bool is_broken;
+};
+
+static int take_extents(void *context, const char *metacontext, uint64_t offset, uint32_t *entries,
+                        size_t entry_count, int *error)
+{
+    struct reading *reading = context;
+
+    if (offset != reading->next || *error)
+        reading->is_broken = true;
+    for (size_t i = 0; i + 1 < entry_count && !reading->is_broken && reading->next < reading->end;
+         i += 2) {
+        uint64_t length = gw_min(entries[i], reading->end - reading->next);
+
+        if (length == 0)
+            reading->is_broken = true;
+        if (length && (entries[i + 1] & 1)) {
+            uint64_t first = reading->next / GW_DISK_GRANULE;
+            uint64_t last = (reading->next + length - 1) / GW_DISK_GRANULE;
+
+            gw_bitmap_set_range(reading->dirty, first, last - first + 1);
+        }
+        reading->next += length;
+    }
+    return 0;
+}
+
+static int failed(const struct gw_disk_tracker *tracker, const char *step)
+{
+    return gw_fail(-EIO, "disk %s: dirty map: %s: %s", tracker->name, step,
+                   nbd_get_error() ? nbd_get_error() : "no reason given");
+}
+
+/* Runs the connection until is_done, within the deadline. */
+static int work_until(struct gw_disk_tracker *tracker, struct nbd_handle *nbd, int64_t cookie,
+                      uint64_t deadline)
+{
+    for (;;) {
+        int done =
+            cookie ? nbd_aio_command_completed(nbd, (uint64_t)cookie) : nbd_aio_is_ready(nbd);
+        int left = gw_clock_left_ms(deadline);
+
+        if (done == 1)
+            return 0;
+        if (done < 0 || nbd_aio_is_dead(nbd) || nbd_aio_is_closed(nbd))
+            return failed(tracker, "connection to QEMU");
+        if (left == 0)
+            return gw_fail(-ETIMEDOUT, "disk %s: QEMU did not give its dirty map within %u s",
+                           tracker->name, READ_TIMEOUT);
+        if (nbd_poll(nbd, left) < 0)
+            return failed(tracker, "connection to QEMU");
+    }
+}
+
+static int connect_export(struct gw_disk_tracker *tracker, struct nbd_handle *nbd,
+                          uint64_t deadline)
+{
+    static const char context[] = "qemu:dirty-bitmap:" ROUND_BITMAP;
+    int ret;
+
+    if (nbd_set_export_name(nbd, tracker->map) < 0 || nbd_add_meta_context(nbd, context) < 0 ||
+        nbd_aio_connect_unix(nbd, tracker->socket) < 0)
+        return failed(tracker, "connecting");
+    ret = work_until(tracker, nbd, 0, deadline);
+    if (ret < 0)
+        return ret;
+    if (nbd_can_meta_context(nbd, context) != 1)
+        return gw_fail(-EIO, "disk %s: QEMU does not offer its dirty map", tracker->name);
+    return 0;
+}
+
+static int read_map(struct gw_disk_tracker *tracker, struct gw_bitmap *dirty)
+{
+    uint64_t deadline = gw_clock_ns() + READ_TIMEOUT * GW_NS_PER_S;
+    struct reading reading = {.dirty = dirty, .end = tracker->size};
+    struct nbd_handle *nbd = nbd_create();
+    int ret;
+
+    if (!nbd)
+        return failed(tracker, "libnbd");
+    ret = connect_export(tracker, nbd, deadline);
+    while (ret == 0 && reading.next < reading.end) {
+        uint64_t before = reading.next, length = gw_min(STATUS_LENGTH, reading.end - reading.next);
+        nbd_extent_callback callback = {.callback = take_extents, .user_data = &reading};
+        int64_t cookie =
+            nbd_aio_block_status(nbd, length, reading.next, callback, NBD_NULL_COMPLETION, 0);
+
+        ret = cookie < 0 ? failed(tracker, "asking") : work_until(tracker, nbd, cookie, deadline);
+        if (ret == 0 && (reading.is_broken || reading.next == before))
+            ret = gw_fail(-EPROTO, "disk %s: QEMU gave a dirty map that makes no sense",
+                          tracker->name);
+    }
+    if (ret == 0)
+        nbd_aio_disconnect(nbd, 0);
+    nbd_close(nbd);
+    return ret;
+}
+
+int gw_disk_tracker_collect(struct gw_disk_tracker *tracker, struct gw_bitmap *dirty)
+{
+    struct gw_error error;
+    int ret = swap_periods(tracker), deleted;
+
+    if (ret == 0)
+        ret = add_export(tracker);
+    if (ret < 0)
+        return ret;
+    ret = read_map(tracker, dirty);
+    gw_error_take(ret, &error);
+    deleted = delete_export(tracker->qmp, tracker->map);
+    if (ret < 0)
+        return gw_error_raise(&error);
+    tracker->was_delivered = deleted == 0;
+    return deleted;
+}
+
+/* Stops the server when no export is left. */
+static void stop_server(struct gw_qmp *qmp)
+{
+    json_t *exports, *nodes, *node;
+    size_t index;
+    bool is_used;
+
+    if (gw_qmp_execute(qmp, "query-block-exports", NULL, &exports) < 0)
+        return;
+    is_used = json_array_size(exports) > 0;
+    json_decref(exports);
+    if (gw_qmp_execute(qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), &nodes) < 0)
+        return;
+    json_array_foreach(nodes, index, node)
+    {
+        const char *name = json_string_value(json_object_get(node, "node-name"));
+
+        is_used |= name && strncmp(name, MAP_PREFIX, strlen(MAP_PREFIX)) == 0;
+    }
+    json_decref(nodes);
+    if (!is_used)
+        gw_qmp_execute(qmp, "nbd-server-stop", NULL, NULL);
+}
+
+void gw_disk_tracker_close(struct gw_disk_tracker *tracker)
+{
+    if (!tracker)
+        return;
+    /* The disk's node may be gone already (swapped out), and its bitmap with it. */
+    if (tracker->has_bitmap)
+        gw_qmp_execute(tracker->qmp, "block-dirty-bitmap-remove",
+                       json_pack("{s:s, s:s}", "node", tracker->node, "name", DIRTY_BITMAP), NULL);
+    if (tracker->has_map) {
+        gw_qmp_execute(tracker->qmp, "blockdev-del", json_pack("{s:s}", "node-name", tracker->map),
+                       NULL);
+        stop_server(tracker->qmp);
+    }
+    free(tracker);
+}
+
+static int clean_node(struct gw_qmp *qmp, const json_t *node, bool *was_found)
+{
+    const char *name = json_string_value(json_object_get(node, "node-name")) ?: "";
+    json_t *bitmap;
+    size_t index;
+    int ret = 0;
+
+    if (strncmp(name, MAP_PREFIX, strlen(MAP_PREFIX)) == 0) {
+        *was_found = true;
+        return gw_qmp_execute(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), NULL);
+    }
+    json_array_foreach(json_object_get(node, "dirty-bitmaps"), index, bitmap)
+    {
+        const char *bitmap_name = json_string_value(json_object_get(bitmap, "name")) ?: "";
+
+        if (strcmp(bitmap_name, DIRTY_BITMAP) == 0)
+            ret = gw_qmp_execute(qmp, "block-dirty-bitmap-remove",
+                                 json_pack("{s:s, s:s}", "node", name, "name", DIRTY_BITMAP), NULL);
+    }
+    return ret;
+}
+
+int gw_disk_tracker_clean(struct gw_qmp *qmp)
+{
+    json_t *exports = NULL, *nodes = NULL, *item;
+    bool was_found = false;
+    size_t index;
+    int ret = gw_qmp_execute(qmp, "query-block-exports", NULL, &exports);
+
+    if (ret < 0)
+        return ret;
+    json_array_foreach(exports, index, item)
+    {
+        const char *id = json_string_value(json_object_get(item, "id")) ?: "";
+
+        if (ret == 0 && strncmp(id, MAP_PREFIX, strlen(MAP_PREFIX)) == 0)
+            ret = delete_export(qmp, id);
+    }
+    json_decref(exports);
+    if (ret == 0)
+        ret = gw_qmp_execute(qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), &nodes);
+    if (ret < 0)
+        return ret;
+    json_array_foreach(nodes, index, item)
+    {
+        if (ret == 0)
+            ret = clean_node(qmp, item, &was_found);
+    }
+    json_decref(nodes);
+    if (was_found)
+        stop_server(qmp);
+    return ret;
+}

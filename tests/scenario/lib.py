@@ -1,0 +1,505 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The harness of the scenarios: two hosts (network namespaces), an agent on each, a guest on the source,
+moves, and what must hold afterwards. The scenarios themselves are elsewhere (scenario functions with
+@scenario; run_main runs them by name).
+
+Hosts are "a" (the source) and "b" (the target). They share this machine's file system but not their
+folders; the target also has a /dev/shm of its own, so that what a failed move leaves there is seen.
+Nothing of the verdict is godwit's: it is the guest's own check over its serial line.
+"""
+import contextlib
+import itertools
+import json
+import os
+import queue
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
+import guestctl  # noqa: E402 (its folder is known only now)
+import guestimage  # noqa: E402
+
+ADDRESSES = {'a': '10.77.0.1', 'b': '10.77.0.2'}
+NETWORK = '10.77.0.0/16'
+MIB = guestctl.MIB
+EXIT = {'done': 0, 'failed': 1, 'usage': 2, 'blocked': 3, 'in doubt': 4, 'verify': 5}
+
+
+class Failure(AssertionError):
+    """What a scenario found wrong."""
+
+
+class Skip(Exception):
+    """A scenario that this machine has not the means for."""
+
+
+def check(condition, message, *values):
+    if not condition:
+        raise Failure(message % values if values else message)
+
+
+def godwit_binary():
+    found = [os.environ.get('GODWIT_BIN')] if os.environ.get('GODWIT_BIN') else [
+        os.path.join(ROOT, 'build', folder, 'cli', 'godwit') for folder in ('', 'check/release')]
+    for path in found:
+        if os.path.exists(path):
+            return path
+    raise Skip('godwit is not built: set GODWIT_BIN')
+
+
+def need_means():
+    """Raises Skip where the machine cannot run scenarios at all."""
+    if os.geteuid() != 0:
+        raise Skip('network namespaces need root')
+    for tool in ('ip', 'qemu-system-x86_64', 'qemu-img', 'sysctl'):
+        if not shutil.which(tool):
+            raise Skip('%s is missing: scripts/deps test' % tool)
+
+
+class Result:
+    """How a command ended: its exit status, its JSON lines, what it said on stderr."""
+
+    def __init__(self, command, status, events, errors):
+        self.command, self.status, self.events, self.errors = command, status, events, errors
+        ended = [event for event in events if event.get('event') == 'ended']
+        self.ended = ended[-1] if ended else {}
+        self.detail = self.ended.get('detail') or {}
+        self.progress = self.ended.get('progress') or {}
+        self.error = self.ended.get('error') or errors.strip()
+
+    def expect(self, name):
+        check(self.status == EXIT[name], '%s: exit status %d, expected %d (%s): %s',
+              ' '.join(self.command[1:3]), self.status, EXIT[name], name, self.error)
+        return self
+
+
+class Command:
+    """A running godwit command with --json; its events can be waited for."""
+
+    def __init__(self, command, environment):
+        self.command = command
+        self.events = []
+        self.new_events = queue.Queue()
+        self.error_file = tempfile.TemporaryFile(mode='w+')
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, stderr=self.error_file, text=True,
+                                        start_new_session=True)
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = {'event': 'text', 'text': line.strip()}
+            self.events.append(event)
+            self.new_events.put(event)
+        self.new_events.put(None)
+
+    def wait_event(self, wanted, timeout=60):
+        """The first event for which wanted(event) is true; None when the command ended before."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                event = self.new_events.get(timeout=max(deadline - time.monotonic(), 0.01))
+            except queue.Empty:
+                raise Failure('%s: no such event within %g s' % (self.command[1], timeout)) from None
+            if event is None or wanted(event):
+                return event
+
+    def wait_phase(self, phase, timeout=60):
+        """Waits for a progress line of this phase (plan, disks, memory, ...)."""
+        return self.wait_event(
+            lambda event: (event.get('progress') or {}).get('phase') == phase, timeout)
+
+    def result(self, timeout=120):
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.end()
+            raise Failure('%s did not end within %g s' % (' '.join(self.command[1:3]), timeout)) \
+                from None
+        self.reader.join(5)
+        self.error_file.seek(0)
+        return Result(self.command, status, self.events, self.error_file.read())
+
+    def end(self):
+        guestctl.end_process(self.process.pid, child=self.process)
+
+
+class Host:
+    """One side: its folders, its network namespace, its agent."""
+
+    def __init__(self, world, side):
+        self.world, self.side = world, side
+        self.address = ADDRESSES[side]
+        self.namespace = '%s-%s' % (world.name, side)
+        self.folder = os.path.join(world.folder, side)
+        self.storage = os.path.join(self.folder, 'storage')
+        self.state = os.path.join(self.folder, 'state')
+        self.socket = os.path.join(self.folder, 'agent.sock')
+        self.log = os.path.join(self.folder, 'agent.log')
+        self.agent = None
+        for folder in (self.storage, self.state):
+            os.makedirs(folder)
+
+    def environment(self):
+        return dict(os.environ, GODWIT_SOCKET=self.socket, GODWIT_STATE_HOME=self.state)
+
+    def enter(self):
+        return ['ip', 'netns', 'exec', self.namespace]
+
+    def start_agent(self, *extra, timeout=20):
+        """godwit agent, until it says that it is ready."""
+        ready, written = os.pipe()
+        words = self.enter()
+        if self.side == 'b':
+            words += ['sh', '-c', 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', 'sh']
+        words += [godwit_binary(), 'agent', '--listen', self.address, '--psk', self.world.psk,
+                  '--storage', self.storage, '--state', self.state, '--socket', self.socket,
+                  '--ready-fd', str(written)]
+        if self.world.is_trusted:
+            words += ['--trusted-network', NETWORK]
+        with open(self.log, 'ab') as log:
+            self.agent = subprocess.Popen(words + list(extra), env=self.environment(), stdout=log,
+                                          stdin=subprocess.DEVNULL, stderr=log, pass_fds=[written],
+                                          start_new_session=True)
+        os.close(written)
+        with os.fdopen(ready, 'rb') as pipe:
+            answered = []
+            reader = threading.Thread(target=lambda: answered.append(pipe.readline()), daemon=True)
+            reader.start()
+            reader.join(timeout)
+            is_ready = bool(answered and answered[0])
+            if not is_ready:
+                guestctl.end_process(self.agent.pid, child=self.agent)
+        check(is_ready and self.agent.poll() is None, 'agent %s did not start:\n%s', self.side,
+              self.agent_log())
+        return self
+
+    def stop_agent(self, kill=False):
+        if not self.agent:
+            return
+        if kill:
+            self.agent.kill()
+        guestctl.end_process(self.agent.pid, child=self.agent)
+        self.agent = None
+
+    def agent_log(self):
+        if not os.path.exists(self.log):
+            return ''
+        with open(self.log, errors='replace') as handle:
+            return handle.read()[-4000:]
+
+    def command(self, name, *words):
+        """Starts a godwit command with --json on this host."""
+        return Command(self.enter() + [godwit_binary(), name, '--json'] + list(words),
+                       self.environment())
+
+    def processes(self):
+        """(pid, words) of everything that runs in this host's namespace."""
+        answer = subprocess.run(['ip', 'netns', 'pids', self.namespace], capture_output=True,
+                                text=True, check=False)
+        found = []
+        for pid in map(int, answer.stdout.split()):
+            try:
+                with open('/proc/%d/cmdline' % pid, 'rb') as handle:
+                    found.append((pid, handle.read().decode(errors='replace').split('\0')[:-1]))
+            except OSError:
+                continue
+        return found
+
+    def qemus(self):
+        return [(pid, words) for pid, words in self.processes()
+                if words and 'qemu-system' in os.path.basename(words[0])]
+
+    def shared_memory_files(self):
+        """What lies in the /dev/shm that this host's agent sees."""
+        if not self.agent or self.side == 'a':
+            return []
+        return sorted(os.listdir('/proc/%d/root/dev/shm' % self.agent.pid))
+
+    def storage_files(self):
+        return sorted(os.path.relpath(os.path.join(at, name), self.storage)
+                      for at, _, names in os.walk(self.storage) for name in names)
+
+
+class World:
+    """Both hosts and the guest; a context manager that leaves nothing behind.
+
+    options: trusted (clear data where both sides trust the network), pairs (wires), machine,
+    memory_mib, image_format, fixed, disk_count, disk_mib, fill_mib, disk (dict for guestctl: cache,
+    iothread), guest (dict for guestctl.Guest), workload (dict for guestimage.make_image)."""
+
+    def __init__(self, **options):
+        self.options = {'trusted': False, 'pairs': 1, 'machine': 'pc', 'memory_mib': 256,
+                        'image_format': 'raw', 'fixed': False, 'disk_count': 1, 'disk_mib': 256,
+                        'fill_mib': 32, 'disk': {}, 'guest': {}, 'workload': {}}
+        unknown = set(options) - set(self.options)
+        if unknown:
+            raise TypeError('unknown options: %s' % ', '.join(sorted(unknown)))
+        self.options.update(options)
+        self.is_trusted = self.options['trusted']
+        prefix = os.environ.get('GODWIT_NETNS_PREFIX', 'gw%d' % os.getpid())
+        self.name = '%s-%x' % (prefix, time.monotonic_ns() & 0xffffff)
+        self.folder = None
+        self.guest = None
+        self.moved_serial = None
+        self.moved_pid = None
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self):
+        need_means()
+        try:
+            self.folder = tempfile.mkdtemp(prefix='godwit-scenario-')
+            self.stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self.stack.callback(self.run_netns, 'down')
+            self.run_netns('up', '--pairs', str(self.options['pairs']))
+            self.hosts = {side: Host(self, side) for side in 'ab'}
+            self.source, self.target = self.hosts['a'], self.hosts['b']
+            self.psk = os.path.join(self.folder, 'lab.psk')
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is not None and not isinstance(error, Skip):
+            self.print_logs()
+        self.stack.close()
+
+    def run_netns(self, what, *more):
+        subprocess.run([os.path.join(ROOT, 'scripts', 'netns'), what, self.name] + list(more),
+                       check=what == 'up')
+
+    def print_logs(self):
+        for host in self.hosts.values():
+            if host.agent_log():
+                print('--- agent %s\n%s' % (host.side, host.agent_log()))
+        if self.guest and os.path.exists(self.guest.serial.log_path):
+            print('--- guest\n%s' % '\n'.join(map(str, self.guest.serial.lines()[-8:])))
+
+    # -------------------------------------------------------------------------------- setting up
+
+    def make_key(self):
+        with open(self.psk, 'w') as handle:
+            subprocess.run([godwit_binary(), 'key', 'lab'], stdout=handle, check=True)
+        os.chmod(self.psk, 0o600)
+
+    def start_agents(self, source=(), target=()):
+        self.make_key()
+        for host, extra in ((self.source, source), (self.target, target)):
+            self.stack.callback(host.stop_agent)
+            host.start_agent(*extra)
+
+    def make_disks(self):
+        """The guest's images in the source's storage folder; what guestctl wants to know of them."""
+        o = self.options
+        size = o['disk_mib'] * MIB
+        workload = {'seed': 11, 'span_mib': o['memory_mib'] * 3 // 4, 'pages_per_tick': 200,
+                    'writes_per_tick': 20, 'reads_per_tick': 4,
+                    'write_range_mib': min(64, o['disk_mib'] // 4)}
+        workload.update(o['workload'])
+        disks = []
+        for index in range(o['disk_count']):
+            path = os.path.join(self.source.storage, 'web1-%d.%s' % (index, o['image_format']))
+            if index == 0:
+                guestimage.make_image(path, size, o['image_format'], o['fixed'],
+                                      os.environ.get('GODWIT_GUEST_BOOT'), o['fill_mib'],
+                                      size if o['disk_count'] > 1 else None, **workload)
+            else:
+                guestimage.make_data_image(path, size, o['image_format'], o['fixed'], o['fill_mib'])
+            disks.append(dict(o['disk'], path=path, format=o['image_format']))
+        return disks
+
+    def start_guest(self):
+        """The guest on the source, filled and ticking."""
+        self.guest = guestctl.Guest(os.path.join(self.source.folder, 'guest'), name='web1',
+                                    machine=self.options['machine'], disks=self.make_disks(),
+                                    memory_mib=self.options['memory_mib'],
+                                    netns=self.source.namespace, **self.options['guest'])
+        self.stack.callback(self.guest.stop)
+        self.guest.start()
+        self.guest.wait_ready(60)
+        self.guest.serial.wait_tick()
+        return self.guest
+
+    # ------------------------------------------------------------------------------------ moving
+
+    def start_move(self, *extra):
+        words = ['--psk', self.psk, '--qmp', self.guest.qmp_path, '--to', self.target.address]
+        if self.is_trusted:
+            words += ['--trusted-network', NETWORK]
+        move = self.source.command('move', *words, *extra)
+        self.stack.callback(move.end)
+        return move
+
+    def move(self, *extra, timeout=120):
+        return self.start_move(*extra).result(timeout)
+
+    def moved_guest(self):
+        """The serial line of the guest where it is now: the socket that the result names, or the one
+        on the command line of the QEMU in the target's namespace."""
+        if self.moved_serial:
+            return self.moved_serial
+        qemus = self.target.qemus()
+        check(len(qemus) == 1, 'the target runs %d QEMUs, expected one', len(qemus))
+        self.moved_pid, words = qemus[0]
+        path = chardev_path(words, 'serial0')
+        check(path, 'the moved QEMU has no serial socket: %s', ' '.join(words))
+        self.moved_serial = guestctl.Serial(self.target.folder, path, 'moved')
+        self.stack.callback(self.moved_serial.stop)
+        self.moved_serial.start()
+        return self.moved_serial
+
+    # ---------------------------------------------------------------------------------- verdicts
+
+    def assert_moved(self, wait=2):
+        """The same guest goes on at the target, nothing is lost, and the source's QEMU is gone."""
+        before = max((numbers['n'] for kind, numbers in self.guest.serial.lines() if kind == 'TICK'),
+                     default=0)
+        serial = self.moved_guest()
+        tick = serial.wait_tick(least=before + wait)
+        check(tick['bad'] == 0, 'the guest found %d faults by itself', tick['bad'])
+        is_good, numbers, faults = serial.verify(120)
+        check(is_good, 'the guest\'s own check failed: %s', faults[:3])
+        check(serial.boots() == 0, 'the guest was booted again on the target')
+        guestctl.wait_for(lambda: not self.guest.is_running(), 20, 'the end of the source\'s QEMU')
+        check(self.target.storage_files(), 'the target\'s storage is empty')
+        return numbers
+
+    def assert_still_on_source(self):
+        """The guest runs on the source, writes its disk, and has lost nothing."""
+        check(self.guest.is_running(), 'the source\'s QEMU is gone')
+        first = self.guest.serial.wait_tick()
+        later = self.guest.serial.wait_tick(least=first['n'] + 18)
+        check(later['bad'] == 0, 'the guest found %d faults by itself', later['bad'])
+        is_good, _, faults = self.guest.serial.verify(120)
+        check(is_good, 'the guest\'s own check failed: %s', faults[:3])
+        check(self.guest.serial.boots() == 1, 'the guest was booted again')
+
+    def assert_no_debris(self, timeout=10, files=()):
+        """The target has no QEMU, no files but these, and no RAM left after a failure."""
+        def left():
+            return {'processes': [' '.join(words)[:80] for _, words in self.target.qemus()],
+                    'storage': [f for f in self.target.storage_files() if f not in files],
+                    'shared memory': self.target.shared_memory_files()}
+        try:
+            guestctl.wait_for(lambda: not any(left().values()), timeout, 'a clean target', 0.2)
+        except guestctl.GuestError:
+            raise Failure('debris on the target: %s' % left()) from None
+
+    def assert_same_disks(self):
+        """The source's renamed images equal the target's: for a guest that was quiet while it moved.
+        Compared by qemu-img with the target's QEMU stopped."""
+        for pid, _ in self.target.qemus():
+            guestctl.end_process(pid)
+        image_format = self.options['image_format']
+        for disk in self.guest.options['disks']:
+            folder, name = os.path.split(disk['path'])
+            renamed = [one for one in os.listdir(folder) if one.startswith(name + '.godwit-')]
+            check(len(renamed) == 1, '%s: %d renamed images', name, len(renamed))
+            answer = subprocess.run(
+                ['qemu-img', 'compare', '-f', image_format, '-F', image_format,
+                 os.path.join(folder, renamed[0]), os.path.join(self.target.storage, name)],
+                capture_output=True, text=True, check=False)
+            check(answer.returncode == 0, '%s: %s', name, answer.stdout + answer.stderr)
+
+
+def chardev_path(words, wanted):
+    """The path of a socket chardev on a QEMU command line."""
+    for option, value in zip(words, words[1:]):
+        if option == '-chardev' and re.search(r'(^|,)id=%s(,|$)' % re.escape(wanted), value):
+            path = re.search(r'(?:^|,)path=([^,]+)', value)
+            return path.group(1) if path else None
+    return None
+
+
+# --------------------------------------------------------------------------------------- running
+
+SCENARIOS = {}
+
+
+def scenario(timeout=120, **axes):
+    """Registers a function as a scenario. With axes, one scenario for each element of their product:
+    @scenario(machine=['pc', 'q35'], image=['raw', 'vhdx']) gives name[pc,raw] and so on."""
+    def register(function):
+        names = sorted(axes)
+        for values in itertools.product(*(axes[name] for name in names)):
+            label = '[%s]' % ','.join(str(value) for value in values) if axes else ''
+            SCENARIOS[function.__name__ + label] = (function, dict(zip(names, values)), timeout,
+                                                    function.__name__)
+        return function
+    return register
+
+
+def choose(sample_size, seed):
+    """Every scenario, but of each product at most sample_size, drawn by seed (0: all)."""
+    groups = {}
+    for name, entry in SCENARIOS.items():
+        groups.setdefault(entry[3], []).append(name)
+    chosen = []
+    for group, names in groups.items():
+        if sample_size and len(names) > sample_size:
+            names = sorted(random.Random('%s %s' % (seed, group)).sample(names, sample_size))
+        chosen += names
+    return chosen
+
+
+def run_one(name):
+    """Runs one scenario under its time limit and prints its line; 'PASS', 'FAIL' or 'SKIP'."""
+    function, values, timeout, _ = SCENARIOS[name]
+
+    def too_late(number, frame):
+        raise Failure('ran out of its %d s' % timeout)
+
+    began = time.monotonic()
+    signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(timeout)
+    try:
+        function(**values)
+        verdict, text = 'PASS', ''
+    except Skip as skip:
+        verdict, text = 'SKIP', ': ' + str(skip)
+    except (Failure, guestctl.GuestError, subprocess.SubprocessError, OSError) as error:
+        verdict, text = 'FAIL', ': ' + str(error)
+        traceback.print_exc(file=sys.stdout)
+    finally:
+        signal.alarm(0)
+    print('%s: %s%s (%.1f s)' % (verdict, name, text, time.monotonic() - began), flush=True)
+    return verdict
+
+
+def run_main(arguments=None):
+    """--list, names of scenarios (or of their functions), or all of them: of each product a sample of
+    4 drawn by GODWIT_SEED, the whole with GODWIT_CHECK_ALL=1 or --all."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if '--list' in arguments:
+        print('\n'.join(SCENARIOS))
+        return 0
+    is_whole = '--all' in arguments or bool(os.environ.get('GODWIT_CHECK_ALL'))
+    seed = os.environ.get('GODWIT_SEED', '1')
+    wanted = [word for word in arguments if not word.startswith('--')]
+    if wanted:
+        names = [name for name, entry in SCENARIOS.items() if name in wanted or entry[3] in wanted]
+    else:
+        names = choose(0 if is_whole else 4, seed)
+        print('scenarios: %d of %d, seed %s' % (len(names), len(SCENARIOS), seed), flush=True)
+    if not names:
+        print('FAIL: no scenario of that name')
+        return 1
+    verdicts = [run_one(name) for name in names]
+    if 'FAIL' in verdicts:
+        return 1
+    return 0 if 'PASS' in verdicts else 77
