@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* godwit guard: the process that lets a guest go on when its agent has died. Started by the engine with its
- * socket in place; of no use to a person, so help does not list it. */
+/* godwit guard: started by an agent, never by a person; see engine/handover/guard.h. */
 #include "cli/command.h"
 #include "engine/handover/guard.h"
 

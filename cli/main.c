@@ -14,7 +14,6 @@ const struct gw_command gw_commands[] = {
     {"cancel", gw_command_cancel, "ends a migration; its source runs on"},
     {"history", gw_command_history, "what was migrated, newest first"},
     {"key", gw_command_key, "makes a pre-shared key"},
-    {"guard", gw_command_guard, NULL},
     {"version", gw_command_version, NULL},
     {NULL, NULL, NULL},
 };
