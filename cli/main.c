@@ -15,6 +15,7 @@ const struct gw_command gw_commands[] = {
     {"history", gw_command_history, "what was migrated, newest first"},
     {"key", gw_command_key, "makes a pre-shared key"},
     {"version", gw_command_version, NULL},
+    {"guard", gw_command_guard, NULL},
     {NULL, NULL, NULL},
 };
 

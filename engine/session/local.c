@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/checked.h"
+#include "common/clock.h"
 #include "common/memory.h"
 #include "engine/session/verify.h"
 #include "engine/worker/record.h"
@@ -110,8 +111,22 @@ static int move_piece(struct local *local, const struct gw_piece *piece, uint8_t
                 error = write_piece(local, offset, buffer, from.length);
         }
     }
-    atomic_fetch_add(&local->moved, piece->length);
+    if (!error)
+        atomic_fetch_add(&local->moved, piece->length);
     return error;
+}
+
+static void report(struct local *local)
+{
+    struct gw_progress_data *data = &local->progress->data;
+    uint64_t moved = atomic_load(&local->moved), now = gw_clock_ns();
+
+    pthread_mutex_lock(&local->progress->lock);
+    data->bytes_done = moved;
+    data->bytes_sent = moved;
+    data->rate =
+        (uint64_t)((double)moved * (double)GW_NS_PER_S / (double)gw_max(now - data->started_ns, 1));
+    pthread_mutex_unlock(&local->progress->lock);
 }
 
 static int check_cancel(const struct local *local)
@@ -134,9 +149,7 @@ static int work(struct local *local, uint8_t *buffer)
             error = move_piece(local, &pieces[i], buffer);
         if (error)
             return error;
-        pthread_mutex_lock(&local->progress->lock);
-        local->progress->data.bytes_done = atomic_load(&local->moved);
-        pthread_mutex_unlock(&local->progress->lock);
+        report(local);
     }
     return 0;
 }

@@ -72,7 +72,8 @@ static void hook_report(void *context, const struct gw_precopy_report *report)
     data->round = report->round;
     data->dirty_rate = report->dirty_rate;
     data->predicted_pause_ns = report->predicted_pause_ns;
-    data->bytes_total = data->bytes_sent + report->dirty_bytes;
+    /* In a first pass dirty_bytes is what is allocated. */
+    data->bytes_total = data->bytes_done + report->dirty_bytes;
     if (report->is_stuck)
         snprintf(
             data->note, sizeof(data->note),

@@ -301,6 +301,7 @@ void gw_source_update_progress(struct gw_source *source)
 
     gw_sender_stats(source->sender, &stats);
     pthread_mutex_lock(&source->progress->lock);
+    data->bytes_done = stats.data_bytes;
     data->bytes_sent = stats.wire_bytes;
     data->bytes_zero = stats.zero_bytes;
     data->channel_count = gw_sender_lane_count(source->sender);
