@@ -352,7 +352,7 @@ static int swap_in(struct gw_serve_vm *vm)
         int error;
 
         gw_disk_node_name(disk, i, node);
-        error = gw_disk_swap_in(vm->steps.launched.qmp, disk, i, &image);
+        error = gw_disk_swap_in(vm->steps.launched.qmp, vm->vm, i, &image);
         if (error)
             return error;
     }
