@@ -14,7 +14,8 @@
  * collection lands after it, and the set that would have to be copied again (U of
  * docs/dirty-tracking.md) is empty.
  *
- * Errors: 0 or -errno; -ECANCELED from a hook ends it. Threads: the migration's control thread.
+ * Errors: 0 or -errno; -ECANCELED from a hook ends it.
+ * Threads: the migration's control thread.
  * Units: bytes, nanoseconds.
  */
 #ifndef GODWIT_ENGINE_PRECOPY_PRECOPY_H

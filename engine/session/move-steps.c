@@ -227,9 +227,9 @@ static int copy_last(struct gw_move *move)
 static int swap_disks(struct gw_move *move)
 {
     unsigned step = 0;
-    int error = announce(&move->steps,
-                         json_pack("{s:O}", "disks", json_object_get(move->steps.detail, "undo")),
-                         &step);
+    int error =
+        announce(&move->steps,
+                 json_pack("{s:O}", "disks", json_object_get(move->steps.detail, "undo")), &step);
 
     for (unsigned i = 0; !error && i < move->swap_count; i++)
         error = gw_disk_swap_out(move->qmp, &move->swaps[i]);

@@ -2,8 +2,10 @@
 /*
  * move: the source's end of the move of a running VM, shared by its parts: move.c (the order of
  * things), move-open.c (what the VM is, the offer, its volumes), move-steps.c (the steps of the
- * handover) and recover.c (the same steps, from the journal). Private to engine/session. Errors,
- * threads: as migration.h. Units: bytes, nanoseconds.
+ * handover) and recover.c (the same steps, from the journal). Private to engine/session.
+ * Errors: as migration.h.
+ * Threads: as migration.h.
+ * Units: bytes, nanoseconds.
  */
 #ifndef GODWIT_ENGINE_SESSION_MOVE_H
 #define GODWIT_ENGINE_SESSION_MOVE_H

@@ -4,8 +4,10 @@
  * over every rail, the rounds, and what happens when a channel dies.
  *
  * Errors: 0 or -errno with a message; -ECANCELED when the migration was cancelled; what the target
- * reports keeps its words. Order: connect → offer (by the caller, with exchange) → open_channels →
- * run_round … → close. Threads: the migration's control thread. Units: bytes, milliseconds.
+ *   reports keeps its words.
+ * Order: connect → offer (by the caller, with exchange) → open_channels → run_round … → close.
+ * Threads: the migration's control thread.
+ * Units: bytes, milliseconds.
  */
 #ifndef GODWIT_ENGINE_SESSION_SOURCE_H
 #define GODWIT_ENGINE_SESSION_SOURCE_H

@@ -1,4 +1,5 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 * Units: bytes.
+ */
 /*
  * line: the command line of a running QEMU, turned into a description as far as words alone can
  * tell (describe.h adds what QMP knows). Private to this folder, and to tests that have no QEMU at
