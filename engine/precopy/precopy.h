@@ -31,7 +31,7 @@
 
 struct gw_precopy_report {
     uint32_t round;
-    uint64_t dirty_bytes;        /* to be sent in this round */
+    uint64_t dirty_bytes;        /* to be sent in this round; in a first pass, what is allocated */
     uint64_t rate;               /* bytes per second, measured */
     uint64_t dirty_rate;         /* bytes per second, measured */
     uint64_t predicted_pause_ns; /* if the guest were stopped now */

@@ -11,6 +11,6 @@
 #include "engine/volume/disk.h"
 
 int gw_local_copy(struct gw_source_volume *volume, const struct gw_disk_target_options *options,
-                  struct gw_progress *progress, json_t *detail);
+                  bool verify, struct gw_progress *progress, json_t *detail);
 
 #endif

@@ -13,8 +13,7 @@
 #include "common/clock.h"
 #include "engine/session/move.h"
 #include "engine/session/offer.h"
-
-#define FIXED_PAUSE_NS (60 * GW_NS_PER_MS) /* stop, swap, device state, journals: usual */
+#include "engine/vmm/qemu/plan.h"
 
 /* The images whose disks this file can read beside QEMU. */
 static void check_disks(struct gw_move *move)
@@ -66,6 +65,9 @@ int gw_move_describe(struct gw_move *move)
         return error;
     check_disks(move);
     check_mappers(move);
+    error = gw_plan_source(move->qmp, move->vm, &move->reasons);
+    if (error)
+        return error;
     if (move->reasons.count > 0)
         return gw_reasons_fail(&move->reasons, -EPERM);
     return gw_vm_prepare_source(move->qmp);
@@ -141,14 +143,19 @@ static json_t *offer_nets(const struct gw_move *move)
 
 int gw_move_offer(struct gw_move *move)
 {
-    json_t *vm, *offer, *reply;
-    int error = gw_vm_to_json(move->vm, &vm);
+    json_t *vm, *cpu, *offer, *reply;
+    int error = gw_plan_cpu(move->qmp, move->vm, &cpu);
 
     if (error)
         return error;
-    offer = json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:b}", "type", "offer", "kind", "move", "epoch",
-                      move->source->epoch, "vm", vm, "volumes", offer_volumes(move), "nets",
-                      offer_nets(move), "paused", !move->vm->is_running);
+    error = gw_vm_to_json(move->vm, &vm);
+    if (error) {
+        json_decref(cpu);
+        return error;
+    }
+    offer = json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:b}", "type", "offer", "kind", "move", "epoch",
+                      move->source->epoch, "vm", vm, "cpu", cpu, "volumes", offer_volumes(move),
+                      "nets", offer_nets(move), "paused", !move->vm->is_running);
     error = gw_source_exchange(move->source, offer, "accepted", &reply);
     if (error)
         return error;

@@ -59,6 +59,10 @@ int gw_source_run_round(struct gw_source *source, struct gw_round *round);
 /* -ECANCELED once somebody asked for it. */
 int gw_source_check_cancel(struct gw_source *source);
 void gw_source_update_progress(struct gw_source *source);
+/* Reads every volume, which must hold still, and tells the target the digests; it compares when it
+ * finishes. */
+int gw_source_send_digests(struct gw_source *source, struct gw_source_volume *const *volumes,
+                           unsigned count);
 /* Adds "stats" to detail: bytes, CPU seconds by stage. */
 void gw_source_report(struct gw_source *source, json_t *detail);
 

@@ -30,5 +30,8 @@ const void *gw_ram_source_memory(const struct gw_source_volume *volume);
  * s per GiB. abort unlinks; close leaves the file to the hypervisor. */
 int gw_ram_target_create(const char *name, const char *path, uint64_t size,
                          struct gw_target_volume **out);
+/* The same with a file that is there already and belongs to somebody else: abort leaves it. */
+int gw_ram_target_open(const char *name, const char *path, uint64_t size,
+                       struct gw_target_volume **out);
 
 #endif

@@ -60,6 +60,10 @@ struct gw_source_volume {
     bool is_still;
 };
 
+/* Bytes that are allocated, for a progress bar: an estimate when counting takes longer than 100 ms.
+ */
+uint64_t gw_source_data_bytes(struct gw_source_volume *volume);
+
 struct gw_target_ops {
     /* Where the bytes go. Allocates. -ENOSPC. */
     int (*locate)(struct gw_target_volume *volume, uint64_t offset, uint64_t length,

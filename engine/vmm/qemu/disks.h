@@ -34,9 +34,11 @@ struct gw_disk_image {
     const char *file_node; /* name of the node of the file below, or NULL */
 };
 
-/* Node names tell what QMP cannot: "godwit-2-unmap-native". A later move reads them back. */
+/* Node names tell what QMP cannot: "godwit-un-vda" is the disk vda with discard=unmap and
+ * aio=native. A later move reads them back: parse sets these three of disk, false when it is
+ * another kind of name. */
 void gw_disk_node_name(const struct gw_vm_disk *disk, unsigned index, char name[GW_VM_NODE_SIZE]);
-bool gw_disk_node_name_parse(const char *name, bool *is_discard, char *aio, size_t aio_size);
+bool gw_disk_node_name_parse(const char *name, struct gw_vm_disk *disk);
 void gw_disk_hold_name(unsigned index, char name[GW_VM_NODE_SIZE]);
 
 /* blockdev-add arguments for an image, with the cache, aio, discard and detect-zeroes of disk. */
@@ -69,9 +71,9 @@ int gw_disk_swap_out(struct gw_qmp *qmp, const struct gw_disk_swap *swap);
  * stopped. */
 int gw_disk_undo_run(struct gw_qmp *qmp, const json_t *commands);
 
-/* On the target: the image replaces the hold node that gw_vm_launch made for disks[index] (disk, of
- * the same description). The VM is paused, its state loaded, the image complete. */
-int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm_disk *disk, unsigned index,
+/* On the target: the image replaces what is under the device of vm->disks[index] (a null-co node,
+ * when gw_vm_launch made it). The VM is paused, its state loaded, the image complete. */
+int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm *vm, unsigned index,
                     const struct gw_disk_image *image);
 /* The QOM path of the device that uses a node of that name. -ENOENT. */
 int gw_disk_find_device(struct gw_qmp *qmp, const char *node, char *path, size_t size);
