@@ -194,7 +194,7 @@ def no_agent_at_the_target():
         before = world.source_state()
         world.assert_refused(world.move(), 'blocked', '10.77.0.2', 'agent|refused')
         world.assert_refused(world.move('--to', '10.77.0.9'), 'blocked', '10.77.0.9')
-        world.assert_refused(world.move('--to', 'no-such-host.invalid'), 'usage|blocked',
+        world.assert_refused(world.move('--to', 'no-such-host.invalid'), 'failed',
                              'no-such-host')
         world.assert_nothing_happened(before)
 
@@ -205,10 +205,10 @@ def own_address_is_refused():
         world.start_agents()
         world.start_guest()
         before = world.source_state()
-        world.assert_refused(world.move('--to', world.source.address), 'blocked', 'itself|own|oneself')
+        world.assert_refused(world.move('--to', world.source.address), 'blocked', 'same agent|itself')
         path = make_image(world, 'disk.raw')
         world.assert_refused(copy(world, path, world.source.address + ':copy.raw'), 'failed',
-                             'itself|own|oneself')
+                             'same agent|itself')
         world.assert_nothing_happened(before)
 
 

@@ -426,7 +426,8 @@ class World:
             'jobs': guest.qmp('query-jobs'),
             'capabilities': sorted(one['capability'] for one
                                    in guest.qmp('query-migrate-capabilities') if one['state']),
-            'parameters': guest.qmp('query-migrate-parameters'),
+            'bandwidth': guest.qmp('query-migrate-parameters')['max-bandwidth'],
+            'announce': guest.qmp('query-migrate-parameters')['announce-rounds'],
             'objects': sorted(one['name'] for one in guest.qmp('qom-list', path='/objects')),
             'status': guest.qmp('query-status')['status'],
         }
@@ -435,7 +436,7 @@ class World:
         """The source's QEMU is as it was before the move (source_state), and so is its storage."""
         def changes():
             after = self.source_state()
-            return {name: (value, after[name]) for name, value in before.items()
+            return {name: ('before', value, 'after', after[name]) for name, value in before.items()
                     if after[name] != value}
         try:
             guestctl.wait_for(lambda: not changes(), timeout, 'a clean source', 0.2)
