@@ -161,6 +161,8 @@ int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action a
     case GW_ACT_CLEAN_SOURCE:
         if (gw_disk_tracker_clean(steps->qmp))
             gw_log(GW_LOG_WARNING, "cleaning the source's QEMU: %s", gw_error_message());
+        if (gw_vm_restore_settings(steps->qmp, json_object_get(steps->detail, "settings")))
+            gw_log(GW_LOG_WARNING, "setting the source's QEMU back: %s", gw_error_message());
         return 0;
     case GW_ACT_CHECK_VMM:
         return check_vmm(steps);

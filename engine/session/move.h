@@ -62,6 +62,7 @@ struct gw_move {
     unsigned throttle_percent;
     uint64_t throttle_since_ns;
     uint64_t stopped_ns, pause_ns, last_bytes, state_bytes;
+    json_t *settings; /* of QEMU, to be set back */
 };
 
 /* Connects to QEMU, describes the VM, checks it. -EPERM with move->reasons when something blocks.

@@ -41,6 +41,11 @@ int gw_vm_announce(struct gw_qmp *qmp);
 /* Source, before the pause: capability x-ignore-shared, no bandwidth limit. -EBUSY when a migration
  * of somebody else's is under way. */
 int gw_vm_prepare_source(struct gw_qmp *qmp);
+/* What gw_vm_prepare_source will change, as it is now: JSON for the journal; the caller drops it.
+ */
+int gw_vm_read_settings(struct gw_qmp *qmp, json_t **out);
+/* Sets it back, after a move that was given up. settings as read, or NULL: nothing to do. */
+int gw_vm_restore_settings(struct gw_qmp *qmp, const json_t *settings);
 /* Target: also late-block-activate, and no announcement while the guest is paused. */
 int gw_vm_prepare_target(struct gw_qmp *qmp);
 
