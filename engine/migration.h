@@ -53,6 +53,7 @@ struct gw_environment {
     unsigned worker_count;        /* 0: half the CPUs, at most one per channel */
     struct gw_address listen[GW_LISTEN_MAX]; /* where data channels may dial too */
     unsigned listen_count;
+    bool drop_disks; /* for measuring only: disks that arrive are checked and dropped */
 };
 
 /* The moves that a process has in hand, so that recovery leaves them alone. */

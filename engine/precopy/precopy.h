@@ -37,7 +37,8 @@ struct gw_precopy_report {
     uint64_t dirty_rate;         /* bytes per second, measured */
     uint64_t predicted_pause_ns; /* if the guest were stopped now */
     unsigned throttle_percent;
-    bool is_stuck; /* no slower guest is allowed, and it does not converge */
+    uint64_t ram_pass_bytes, ram_pass_ns; /* the first pass over RAM: data, duration */
+    bool is_stuck;                        /* no slower guest is allowed, and it does not converge */
 };
 
 struct gw_precopy_hooks {

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/error.h"
@@ -78,10 +77,11 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
         serve->volume_count = (unsigned)i + 1;
         if (error || offered.kind == GW_VOLUME_RAM)
             continue;
-        error = make_disk(serve, &offered, path, &serve->volumes[i]);
-        if (!error) {
-            serve->paths[i] = strdup(path);
-            serve->formats[i] = offered.format;
+        if (serve->environment->drop_disks) {
+            error = gw_null_target_create(offered.name, offered.size, &serve->volumes[i]);
+            snprintf(path, sizeof(path), "dropped");
+        } else {
+            error = make_disk(serve, &offered, path, &serve->volumes[i]);
         }
         if (!error)
             json_array_append_new(names,
@@ -100,37 +100,6 @@ int gw_serve_sync(struct gw_serve *serve)
     return error;
 }
 
-int gw_serve_take_digests(struct gw_serve *serve, const json_t *message)
-{
-    json_t *list;
-    int error = gw_message_array(message, "digests", GW_VOLUMES_MAX, &list);
-
-    for (size_t i = 0; !error && i < json_array_size(list); i++) {
-        const char *text = json_string_value(json_array_get(list, i));
-
-        if (i >= serve->volume_count || !text)
-            return gw_fail(-EPROTO, "digests that fit no volume");
-        error = gw_id_parse(text, serve->digests[i]);
-        serve->has_digest[i] = !error;
-    }
-    return error;
-}
-
-static int verify(struct gw_serve *serve, unsigned index)
-{
-    struct gw_target_volume *volume = serve->volumes[index];
-    uint8_t digest[GW_VERIFY_SIZE];
-    int error;
-
-    if (!serve->has_digest[index])
-        return 0;
-    error = volume->memory ? gw_verify_memory(volume->memory, volume->size, digest)
-                           : gw_verify_image(serve->paths[index], serve->formats[index], digest);
-    if (error || memcmp(digest, serve->digests[index], GW_VERIFY_SIZE) == 0)
-        return error;
-    return gw_fail(-EBADMSG, "%s: what the target holds differs from the source", volume->name);
-}
-
 int gw_serve_finish(struct gw_serve *serve)
 {
     int error = 0;
@@ -138,9 +107,6 @@ int gw_serve_finish(struct gw_serve *serve)
     for (unsigned i = 0; !error && i < serve->volume_count; i++)
         if (serve->volumes[i])
             error = serve->volumes[i]->ops->finish(serve->volumes[i]);
-    for (unsigned i = 0; !error && i < serve->volume_count; i++)
-        if (serve->volumes[i])
-            error = verify(serve, i);
     return error;
 }
 
@@ -154,8 +120,6 @@ void gw_serve_drop_volumes(struct gw_serve *serve, bool keep)
         if (!keep)
             volume->ops->abort(volume);
         volume->ops->close(volume);
-        free(serve->paths[i]);
-        serve->paths[i] = NULL;
         serve->volumes[i] = NULL;
     }
 }

@@ -40,6 +40,7 @@ struct gw_source {
     json_t *blocked;                      /* the target's reasons against the offer, or NULL */
     bool is_cancel_ignored;               /* from COMMITTED on */
     uint64_t sent_before_ns, sent_before; /* for the rate of the last second */
+    uint64_t rounds_ns;                   /* how long rounds ran in all */
     /* Called about every 10 ms while a round runs: throttling, QMP events. May be NULL. */
     int (*tick)(void *context);
     void *tick_context;
