@@ -7,7 +7,8 @@
  *   "qmp" path   "pid"   "run_dir"   "ram_dir"   "ram" [files]   "images" [final paths]
  *   "parts" [their names until they are finished]   "identities" [of the parts: what may be
  * removed] "paused" by its owner   "owned": QEMU was started here Errors: 0 or -errno with a
- * message. Threads: one per object.
+ * message.
+ * Threads: one per object.
  */
 #ifndef GODWIT_ENGINE_SESSION_TARGET_STEPS_H
 #define GODWIT_ENGINE_SESSION_TARGET_STEPS_H

@@ -1,5 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 * Units: bytes.
- */
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * line: the command line of a running QEMU, turned into a description as far as words alone can
  * tell (describe.h adds what QMP knows). Private to this folder, and to tests that have no QEMU at
@@ -8,6 +7,7 @@
  * Errors: 0 or -errno with a message for what makes reading impossible; what is understood and not
  *   moved, or not known, is added to refused by name, all of it.
  * Threads: one at a time.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_VMM_QEMU_LINE_H
 #define GODWIT_ENGINE_VMM_QEMU_LINE_H

@@ -2,8 +2,9 @@
 /*
  * fake-volume: a source volume whose extents a test writes down as a list. It has no bytes.
  *
- * Errors: next_extent answers fail_code at or past fail_at. Threads: next_extent from any, as the
- * round promises to call it under its lock; calls counts. Units: bytes.
+ * Errors: next_extent answers fail_code at or past fail_at.
+ * Threads: next_extent from any, as the round promises to call it under its lock; calls counts.
+ * Units: bytes.
  */
 #ifndef GODWIT_TESTS_ENGINE_WORKER_FAKE_VOLUME_H
 #define GODWIT_TESTS_ENGINE_WORKER_FAKE_VOLUME_H
