@@ -183,7 +183,7 @@ static int run_dirty(struct gw_precopy *precopy, bool is_still)
 static int first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind)
 {
     struct gw_round *round;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, started;
     int error = gw_round_new(&round);
 
     if (error)
@@ -200,9 +200,14 @@ static int first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind)
     precopy->report.dirty_bytes = bytes;
     precopy->report.round++;
     tell(precopy);
+    started = gw_clock_ns();
     if (!error)
         error = run(precopy, round);
     gw_round_free(round);
+    if (kind == GW_VOLUME_RAM) {
+        precopy->report.ram_pass_bytes = precopy->round_bytes;
+        precopy->report.ram_pass_ns = gw_clock_ns() - started;
+    }
     return error;
 }
 

@@ -160,22 +160,25 @@ static int make_vmm(struct gw_serve_vm *vm, struct gw_reasons *reasons)
 
 static json_t *make_detail(struct gw_serve_vm *vm, bool is_paused)
 {
-    json_t *images = json_array(), *parts = json_array(), *ram = json_array();
+    json_t *images = json_array(), *parts = json_array(), *identities = json_array();
+    json_t *ram = json_array();
 
     for (unsigned i = 0; i < vm->vm->disk_count; i++) {
-        char part[PATH_MAX + 64];
+        char part[PATH_MAX + 64], identity[GW_FILE_IDENTITY_MAX];
 
         snprintf(part, sizeof(part), "%s.godwit-%s.part", vm->images[i], vm->serve->epoch);
         json_array_append_new(images, json_string(vm->images[i]));
         json_array_append_new(parts, json_string(part));
+        gw_file_identify(part, identity);
+        json_array_append_new(identities, json_string(identity));
     }
     for (unsigned i = 0; vm->steps.launched.is_owned && i < vm->vm->memory_count; i++)
         json_array_append_new(ram, json_string(vm->ram_paths[i]));
-    return json_pack("{s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:b,s:b,s:s}", "qmp",
+    return json_pack("{s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:b,s:b,s:s}", "qmp",
                      vm->steps.launched.qmp_path, "pid", (int)vm->steps.launched.pid, "run_dir",
-                     vm->run_dir, "ram_dir", vm->ram_dir, "images", images, "parts", parts, "ram",
-                     ram, "paused", is_paused, "owned", vm->steps.launched.is_owned, "vm",
-                     vm->vm->name);
+                     vm->run_dir, "ram_dir", vm->ram_dir, "images", images, "parts", parts,
+                     "identities", identities, "ram", ram, "paused", is_paused, "owned",
+                     vm->steps.launched.is_owned, "vm", vm->vm->name);
 }
 
 static int act(void *context, enum gw_handover_action action);

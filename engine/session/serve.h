@@ -3,7 +3,9 @@
  * serve: the receiving side's session, shared by its parts: serve.c (the conversation, channels),
  * serve-disks.c (volumes that are files) and serve-vm.c (the VM and its handover). Private to
  * engine/session.
- * Errors, threads: as migration.h. Units: bytes.
+ * Errors: as migration.h.
+ * Threads: as migration.h.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_SESSION_SERVE_H
 #define GODWIT_ENGINE_SESSION_SERVE_H

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -148,8 +149,9 @@ static int hook_start(const char *path, struct hook *hook)
 {
     int in[2], out[2];
 
-    if (pipe2(in, O_CLOEXEC) < 0)
-        return gw_fail_errno(-errno, "pipe");
+    /* A socket, so that a hook that reads nothing is an error and no SIGPIPE. */
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, in) < 0)
+        return gw_fail_errno(-errno, "socketpair");
     if (pipe2(out, O_CLOEXEC) < 0) {
         int error = -errno;
 
@@ -191,7 +193,7 @@ static int hook_talk(const struct hook *hook, const char *input, char *output, u
             return gw_fail(-ETIMEDOUT, "the launch hook did not end within %u s",
                            HOOK_TIMEOUT_MS / 1000);
         if (in >= 0 && fds[1].revents) {
-            done = write(in, input, left);
+            done = send(in, input, left, MSG_NOSIGNAL);
             if (done > 0) {
                 input += done;
                 left -= (size_t)done;

@@ -2,6 +2,7 @@
 /* Checks before a move, hooks, and QEMUs that wait already: with real QEMU processes. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -270,4 +271,19 @@ Test(plan, a_launch_hook_starts_the_target)
     cr_assert_eq(gw_vm_launch_hook(hook, vm, &options, &launched), -EPROTO);
     gw_vm_free(vm);
     qemu_end(&qemu);
+}
+
+Test(plan, a_tap_joins_its_bridge_and_goes_with_its_descriptor)
+{
+    int fd;
+
+    if (unshare(CLONE_NEWNET) < 0 || system("ip link add gwbr0 type bridge") != 0)
+        cr_skip_test("no network namespace with a bridge can be made here");
+    cr_assert_eq(gw_tap_open("nosuchbr", &fd), -ENODEV);
+    cr_assert_not_null(strstr(gw_error_message(), "--net nosuchbr=BRIDGE"), "%s",
+                       gw_error_message());
+    cr_assert_eq(gw_tap_open("gwbr0", &fd), 0, "%s", gw_error_message());
+    cr_assert_eq(system("ip link show master gwbr0 up | grep -q gwtap"), 0);
+    close(fd);
+    cr_assert_neq(system("ip link show master gwbr0 | grep -q gwtap"), 0);
 }
