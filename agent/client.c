@@ -160,9 +160,12 @@ int gw_client_receive(struct gw_client *client, int timeout_ms, json_t **out)
 
 int gw_client_ask(struct gw_client *client, const json_t *request, json_t **out)
 {
+    /* An agent that refuses the whole connection says why before it closes it: read that in any
+     * case. */
     int error = gw_client_send(client, request);
+    int answer = gw_client_receive(client, ASK_TIMEOUT_MS, out);
 
-    return error ? error : gw_client_receive(client, ASK_TIMEOUT_MS, out);
+    return answer == 0 ? 0 : error ? error : answer;
 }
 
 static int visit(const char *home, const char *name,

@@ -28,8 +28,15 @@ void gw_memory_free(void *memory, size_t size)
 
 #define STEP_WORDS 32u
 
-__attribute__((target_clones("avx512f", "avx2", "default"))) static bool
-words_are_zero(const uint64_t *words, size_t count)
+/* One version for each kind of vector unit, chosen at load time. ThreadSanitizer is not ready that
+ * early. */
+#ifdef __SANITIZE_THREAD__
+#define VECTOR_CLONES
+#else
+#define VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+
+VECTOR_CLONES static bool words_are_zero(const uint64_t *words, size_t count)
 {
     size_t i = 0;
 

@@ -4,9 +4,10 @@
  * image, and the other end of both.
  *
  * Errors: 0 or -errno with a message; struct gw_outcome carries the exit code of the design (docs:
- * exit codes) and, when a plan is blocked, every reason. Threads: each run blocks the thread that
- * calls it for the whole migration. gw_progress is shared: any thread may read a snapshot or
- * cancel. Units: bytes, nanoseconds unless the name says otherwise.
+ *   exit codes) and, when a plan is blocked, every reason.
+ * Threads: each run blocks the thread that calls it for the whole migration. gw_progress is
+ *   shared: any thread may read a snapshot or cancel.
+ * Units: bytes, nanoseconds unless the name says otherwise.
  */
 #ifndef GODWIT_ENGINE_MIGRATION_H
 #define GODWIT_ENGINE_MIGRATION_H

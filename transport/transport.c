@@ -137,8 +137,14 @@ static const struct gw_transport_ops *ops_of(const struct gw_channel *channel)
 
 void gw_close(struct gw_channel *channel)
 {
-    if (channel)
-        ops_of(channel)->close(channel);
+    struct gw_error kept;
+
+    if (!channel)
+        return;
+    /* Closing is what happens after a failure: its words stay. */
+    gw_error_take(0, &kept);
+    ops_of(channel)->close(channel);
+    gw_error_raise(&kept);
 }
 
 int gw_reg(struct gw_domain *domain, void *memory, uint64_t length, unsigned access,

@@ -20,6 +20,7 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "engine/handover/renames.h"
+#include "engine/vmm/qemu/disks.h"
 #include "engine/vmm/qemu/qmp.h"
 
 #define CONNECT_TIMEOUT_MS                                                                         \
@@ -83,56 +84,14 @@ static struct gw_qmp *reach_vmm(struct guard *guard)
     return qmp;
 }
 
-static bool run_commands(struct guard *guard, struct gw_qmp *qmp, const json_t *commands)
+/* Right in every state in between; a disk that was never swapped is none to be swapped back. */
+static bool undo_disks(struct guard *guard, struct gw_qmp *qmp, const json_t *commands)
 {
-    bool is_good = true;
-    size_t i;
-    json_t *command;
-
-    json_array_foreach(commands, i, command)
-    {
-        if (gw_qmp_execute_object(qmp, command, NULL) == 0)
-            continue;
-        note(guard, "  %s", gw_error_message());
-        is_good = false;
-    }
-    return is_good;
-}
-
-/* The answer of the step's check is its value, or one of its values. */
-static bool check_holds(struct gw_qmp *qmp, const json_t *undo)
-{
-    const json_t *value = json_object_get(undo, "value");
-    json_t *answer = NULL, *one;
-    bool holds = false;
-    size_t i;
-
-    if (gw_qmp_execute_object(qmp, json_object_get(undo, "check"), &answer) != 0)
-        return false;
-    if (json_is_array(value)) {
-        json_array_foreach(value, i, one) holds = holds || json_equal(one, answer);
-    } else {
-        holds = json_equal(value, answer);
-    }
-    json_decref(answer);
-    return holds;
-}
-
-static bool undo_commands(struct guard *guard, struct gw_qmp *qmp, const json_t *undo)
-{
-    const bool has_check = json_object_get(undo, "check") != NULL;
-    bool is_good;
-
-    if (has_check && check_holds(qmp, undo)) {
-        note(guard, "  holds already");
-        is_good = true;
-    } else {
-        is_good = run_commands(guard, qmp, json_object_get(undo, "commands"));
-        if (has_check)
-            is_good = check_holds(qmp, undo);
-    }
-    run_commands(guard, qmp, json_object_get(undo, "cleanup"));
-    return is_good;
+    note(guard, "  the disks back on their images");
+    if (gw_disk_undo_run(qmp, commands) == 0)
+        return true;
+    note(guard, "  %s", gw_error_message());
+    return false;
 }
 
 static bool undo_rename(struct guard *guard, const json_t *pair)
@@ -162,7 +121,8 @@ static bool undo_all(struct guard *guard)
         if (pair != NULL)
             is_good = undo_rename(guard, pair) && is_good;
         else
-            is_good = qmp != NULL && undo_commands(guard, qmp, undo) && is_good;
+            is_good =
+                qmp != NULL && undo_disks(guard, qmp, json_object_get(undo, "disks")) && is_good;
         json_decref(undo);
     }
     if (!is_good)
@@ -214,8 +174,7 @@ static bool is_undo(const json_t *undo)
     if (pair != NULL)
         return json_is_string(json_object_get(pair, "from")) &&
                json_is_string(json_object_get(pair, "to"));
-    return json_is_array(json_object_get(undo, "commands")) &&
-           (json_object_get(undo, "check") == NULL || json_object_get(undo, "value") != NULL);
+    return json_is_array(json_object_get(undo, "disks"));
 }
 
 static const char *add_step(struct guard *guard, const json_t *message)

@@ -7,12 +7,14 @@
  * hold sends `cont`. From *committing* on it does nothing: the journal decides.
  *
  * Errors: 0 or -errno with a message. -EPIPE: the guard is lost; -ETIMEDOUT: it has not answered,
- * counts as lost from then on, and may have understood all the same. Order: start → (stopped →
- * announce, done ... → committing | resumed) ... → stop. Every call returns once the guard has
- * acknowledged it. Threads: one at a time per guard. Limits: it survives the agent's death, its
- * terminal and its process group (a session of its own; SIGHUP, SIGINT and SIGTERM are ignored). It
- * does not survive what kills every process of a cgroup at once; a service manager has to be told
- * to kill the agent alone (systemd: KillMode=process).
+ *   counts as lost from then on, and may have understood all the same.
+ * Order: start → (stopped → announce, done ... → committing | resumed) ... → stop. Every call
+ *   returns once the guard has acknowledged it.
+ * Threads: one at a time per guard.
+ * Limits: it survives the agent's death, its terminal and its process group (a session of its own;
+ *   SIGHUP, SIGINT and SIGTERM are ignored). It does not survive what kills every process of a
+ *   cgroup at once; a service manager has to be told to kill the agent alone (systemd:
+ *   KillMode=process).
  */
 #ifndef GODWIT_ENGINE_HANDOVER_GUARD_H
 #define GODWIT_ENGINE_HANDOVER_GUARD_H
@@ -53,10 +55,8 @@ int gw_guard_resumed(struct gw_guard *guard);
 /* Undo of a step that is about to be taken, one of
  *   {"rename": {"from": NEW, "to": OLD}}       as gw_rename_file, so a step never taken is no
  * failure
- *   {"commands": [QMP...], "check": QMP, "value": JSON or [JSON...], "cleanup": [QMP...]}
- * With a check, its answer decides: commands run unless it holds already, and it must hold
- * afterwards, whatever they answered (so a disk that was never swapped is none to be swapped back).
- * Without, every command must succeed. cleanup (optional) runs last; its errors are only logged.
+ *   {"disks": [QMP...]}                        the undo list of every disk of the VM, as
+ *     gw_disk_undo_run runs it: one step for all, announced before the first swap
  * undo is lent. */
 int gw_guard_announce(struct gw_guard *guard, const json_t *undo, unsigned *step);
 /* The step was taken. For the log only: a step announced is undone in any case. */

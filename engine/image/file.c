@@ -119,18 +119,28 @@ static bool is_alignment(uint32_t value)
     return gw_is_power_of_two(value) && value <= ALIGNMENT_MAX;
 }
 
-static void learn_alignment(struct gw_image_file *file)
+/* False when the file system says that this file has no O_DIRECT. */
+static bool learn_alignment(struct gw_image_file *file)
 {
     struct statx status;
 
     file->memory_alignment = FALLBACK_MEMORY_ALIGNMENT;
     file->file_alignment = FALLBACK_FILE_ALIGNMENT;
-    if (statx(file->table_fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) == 0 &&
-        (status.stx_mask & STATX_DIOALIGN) && is_alignment(status.stx_dio_mem_align) &&
-        is_alignment(status.stx_dio_offset_align)) {
-        file->memory_alignment = (uint32_t)gw_max(status.stx_dio_mem_align, ALIGNMENT_MIN);
-        file->file_alignment = (uint32_t)gw_max(status.stx_dio_offset_align, ALIGNMENT_MIN);
-    }
+    if (statx(file->table_fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) != 0 ||
+        !(status.stx_mask & STATX_DIOALIGN))
+        return true;
+    if (!is_alignment(status.stx_dio_mem_align) || !is_alignment(status.stx_dio_offset_align))
+        return false;
+    file->memory_alignment = (uint32_t)gw_max(status.stx_dio_mem_align, ALIGNMENT_MIN);
+    file->file_alignment = (uint32_t)gw_max(status.stx_dio_offset_align, ALIGNMENT_MIN);
+    return true;
+}
+
+static void use_buffered(struct gw_image_file *file)
+{
+    file->data_fd = file->table_fd;
+    file->memory_alignment = ALIGNMENT_MIN;
+    file->file_alignment = ALIGNMENT_MIN;
 }
 
 /* The data descriptor: O_DIRECT through a second opening of the very same file. Where that cannot
@@ -140,18 +150,29 @@ static void open_direct(struct gw_image_file *file, bool is_writable)
     char link[40];
     int fd;
 
-    file->data_fd = file->table_fd;
-    file->memory_alignment = ALIGNMENT_MIN;
-    file->file_alignment = ALIGNMENT_MIN;
-    if (is_in_memory(file->table_fd))
+    if (is_in_memory(file->table_fd) || !learn_alignment(file)) {
+        use_buffered(file);
         return;
+    }
     snprintf(link, sizeof(link), "/proc/self/fd/%d", file->table_fd);
     fd = open(link, (is_writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_DIRECT);
-    if (fd < 0)
+    if (fd < 0) {
+        use_buffered(file);
         return;
+    }
     file->data_fd = fd;
     file->is_direct = true;
-    learn_alignment(file);
+}
+
+/* io_uring gives up with EAGAIN, where it would have to wait, on a descriptor that has this flag.
+ */
+static int clear_nonblocking(const struct gw_image_file *file)
+{
+    int flags = fcntl(file->table_fd, F_GETFL);
+
+    if (flags < 0 || fcntl(file->table_fd, F_SETFL, flags & ~O_NONBLOCK))
+        return gw_fail_errno(-errno, "cannot set up %s", file->path);
+    return 0;
 }
 
 int gw_image_file_open(const char *path, enum gw_image_file_mode mode, bool is_direct,
@@ -172,15 +193,15 @@ int gw_image_file_open(const char *path, enum gw_image_file_mode mode, bool is_d
     }
     file.data_fd = file.table_fd;
     rc = learn_identity(&file, mode);
-    file.data_fd = file.table_fd;
+    use_buffered(&file);
+    if (rc == 0)
+        rc = clear_nonblocking(&file);
     if (rc == 0 && mode != GW_FILE_READ_IN_USE)
         rc = gw_image_lock(file.table_fd, path, is_writer);
     if (rc) {
         gw_image_file_close(&file);
         return rc;
     }
-    file.memory_alignment = ALIGNMENT_MIN;
-    file.file_alignment = ALIGNMENT_MIN;
     if (is_direct)
         open_direct(&file, is_writer);
     *out = file;

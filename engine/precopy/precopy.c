@@ -183,7 +183,7 @@ static int run_dirty(struct gw_precopy *precopy, bool is_still)
 static int first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind)
 {
     struct gw_round *round;
-    uint64_t started;
+    uint64_t bytes = 0, started;
     int error = gw_round_new(&round);
 
     if (error)
@@ -195,7 +195,9 @@ static int first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind)
             continue;
         error = gw_round_add(round, member->index, member->volume, NULL);
         member->is_copied = true;
+        bytes += gw_source_data_bytes(member->volume);
     }
+    precopy->report.dirty_bytes = bytes;
     precopy->report.round++;
     tell(precopy);
     started = gw_clock_ns();

@@ -14,7 +14,8 @@
  * collection lands after it, and the set that would have to be copied again (U of
  * docs/dirty-tracking.md) is empty.
  *
- * Errors: 0 or -errno; -ECANCELED from a hook ends it. Threads: the migration's control thread.
+ * Errors: 0 or -errno; -ECANCELED from a hook ends it.
+ * Threads: the migration's control thread.
  * Units: bytes, nanoseconds.
  */
 #ifndef GODWIT_ENGINE_PRECOPY_PRECOPY_H
@@ -31,7 +32,7 @@
 
 struct gw_precopy_report {
     uint32_t round;
-    uint64_t dirty_bytes;        /* to be sent in this round */
+    uint64_t dirty_bytes;        /* to be sent in this round; in a first pass, what is allocated */
     uint64_t rate;               /* bytes per second, measured */
     uint64_t dirty_rate;         /* bytes per second, measured */
     uint64_t predicted_pause_ns; /* if the guest were stopped now */

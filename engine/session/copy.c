@@ -56,23 +56,6 @@ static int describe(const struct gw_copy_request *request, struct gw_source_volu
     return 0;
 }
 
-/* Every extent once, counted for the progress bar. Bounded work: it stops counting after a while.
- */
-static uint64_t count_data(struct gw_source_volume *volume)
-{
-    uint64_t total = 0, offset = 0, deadline = gw_clock_ns() + 200 * GW_NS_PER_MS;
-    struct gw_extent extent;
-
-    while (offset < volume->size && gw_clock_ns() < deadline) {
-        if (volume->ops->next_extent(volume, offset, &extent))
-            return volume->size;
-        if (extent.kind == GW_EXTENT_DATA)
-            total += extent.length;
-        offset = extent.offset + extent.length;
-    }
-    return total;
-}
-
 static void begin_phase(struct gw_progress *progress, uint64_t total)
 {
     pthread_mutex_lock(&progress->lock);
@@ -126,8 +109,10 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
     if (error)
         return error;
     gw_sender_add_volume(source->sender, 0, volume);
-    begin_phase(source->progress, count_data(volume));
+    begin_phase(source->progress, gw_source_data_bytes(volume));
     error = send_volume(source, volume);
+    if (!error && request->verify)
+        error = gw_source_send_digests(source, &volume, 1);
     note_path(source);
     gw_source_report(source, out->detail);
     json_object_set_new(out->detail, "path", json_string(source->progress->data.path));
@@ -150,6 +135,7 @@ static int copy_remote(const struct gw_environment *environment,
 {
     struct gw_offered_volume offered;
     struct gw_source *source;
+    struct gw_error cause;
     int error = describe(request, volume, &offered);
 
     if (error)
@@ -158,8 +144,10 @@ static int copy_remote(const struct gw_environment *environment,
     if (error)
         return error;
     error = send_copy(source, request, volume, &offered, out);
+    gw_error_take(error, &cause);
+    /* Closing may leave messages of its own; the cause is what counts. */
     gw_source_close(source);
-    return error;
+    return error ? gw_error_raise(&cause) : 0;
 }
 
 static int local_path(const struct gw_copy_request *request,
@@ -214,10 +202,10 @@ static int copy_local(const struct gw_environment *environment,
         .physical_sector_size = offered.physical_sector_size,
         .disk_id = offered.has_disk_id ? offered.disk_id : NULL,
     };
-    begin_phase(progress, count_data(volume));
+    begin_phase(progress, gw_source_data_bytes(volume));
     json_object_set_new(out->detail, "volumes",
                         json_pack("[{s:s,s:s}]", "name", offered.name, "path", path));
-    return gw_local_copy(volume, &options, progress, out->detail);
+    return gw_local_copy(volume, &options, request->verify, progress, out->detail);
 }
 
 static enum gw_exit exit_code_of(int error)

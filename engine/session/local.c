@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include "common/checked.h"
+#include "common/clock.h"
 #include "common/memory.h"
+#include "engine/session/verify.h"
 #include "engine/worker/record.h"
 #include "engine/worker/round.h"
 
@@ -109,8 +111,22 @@ static int move_piece(struct local *local, const struct gw_piece *piece, uint8_t
                 error = write_piece(local, offset, buffer, from.length);
         }
     }
-    atomic_fetch_add(&local->moved, piece->length);
+    if (!error)
+        atomic_fetch_add(&local->moved, piece->length);
     return error;
+}
+
+static void report(struct local *local)
+{
+    struct gw_progress_data *data = &local->progress->data;
+    uint64_t moved = atomic_load(&local->moved), now = gw_clock_ns();
+
+    pthread_mutex_lock(&local->progress->lock);
+    data->bytes_done = moved;
+    data->bytes_sent = moved;
+    data->rate =
+        (uint64_t)((double)moved * (double)GW_NS_PER_S / (double)gw_max(now - data->started_ns, 1));
+    pthread_mutex_unlock(&local->progress->lock);
 }
 
 static int check_cancel(const struct local *local)
@@ -133,9 +149,7 @@ static int work(struct local *local, uint8_t *buffer)
             error = move_piece(local, &pieces[i], buffer);
         if (error)
             return error;
-        pthread_mutex_lock(&local->progress->lock);
-        local->progress->data.bytes_done = atomic_load(&local->moved);
-        pthread_mutex_unlock(&local->progress->lock);
+        report(local);
     }
     return 0;
 }
@@ -178,8 +192,20 @@ static int run_threads(struct local *local)
     return local->error.code ? gw_error_raise(&local->error) : 0;
 }
 
+static int compare(struct gw_source_volume *volume, const struct gw_disk_target_options *options)
+{
+    uint8_t source[GW_VERIFY_SIZE], target[GW_VERIFY_SIZE];
+    int error = gw_verify_source(volume, source);
+
+    if (!error)
+        error = gw_verify_image(options->path, options->format, target);
+    if (error || memcmp(source, target, GW_VERIFY_SIZE) == 0)
+        return error;
+    return gw_fail(-EBADMSG, "%s: what was written differs from the source", options->path);
+}
+
 int gw_local_copy(struct gw_source_volume *volume, const struct gw_disk_target_options *options,
-                  struct gw_progress *progress, json_t *detail)
+                  bool verify, struct gw_progress *progress, json_t *detail)
 {
     struct local local = {.source = volume, .progress = progress};
     int error = gw_disk_target_create(options, &local.target);
@@ -196,6 +222,8 @@ int gw_local_copy(struct gw_source_volume *volume, const struct gw_disk_target_o
         error = volume->ops->unchanged(volume);
     if (!error)
         error = local.target->ops->finish(local.target);
+    if (!error && verify)
+        error = compare(volume, options);
     if (error)
         local.target->ops->abort(local.target);
     local.target->ops->close(local.target);

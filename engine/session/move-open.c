@@ -13,8 +13,7 @@
 #include "common/clock.h"
 #include "engine/session/move.h"
 #include "engine/session/offer.h"
-
-#define FIXED_PAUSE_NS (60 * GW_NS_PER_MS) /* stop, swap, device state, journals: usual */
+#include "engine/vmm/qemu/plan.h"
 
 /* The images whose disks this file can read beside QEMU. */
 static void check_disks(struct gw_move *move)
@@ -66,9 +65,13 @@ int gw_move_describe(struct gw_move *move)
         return error;
     check_disks(move);
     check_mappers(move);
+    error = gw_plan_source(move->qmp, move->vm, &move->reasons);
+    if (error)
+        return error;
     if (move->reasons.count > 0)
         return gw_reasons_fail(&move->reasons, -EPERM);
-    return gw_vm_prepare_source(move->qmp);
+    error = gw_vm_read_settings(move->qmp, &move->settings);
+    return error ? error : gw_vm_prepare_source(move->qmp);
 }
 
 /* ---- the offer ---- */
@@ -141,14 +144,19 @@ static json_t *offer_nets(const struct gw_move *move)
 
 int gw_move_offer(struct gw_move *move)
 {
-    json_t *vm, *offer, *reply;
-    int error = gw_vm_to_json(move->vm, &vm);
+    json_t *vm, *cpu, *offer, *reply;
+    int error = gw_plan_cpu(move->qmp, move->vm, &cpu);
 
     if (error)
         return error;
-    offer = json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:b}", "type", "offer", "kind", "move", "epoch",
-                      move->source->epoch, "vm", vm, "volumes", offer_volumes(move), "nets",
-                      offer_nets(move), "paused", !move->vm->is_running);
+    error = gw_vm_to_json(move->vm, &vm);
+    if (error) {
+        json_decref(cpu);
+        return error;
+    }
+    offer = json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:b}", "type", "offer", "kind", "move", "epoch",
+                      move->source->epoch, "vm", vm, "cpu", cpu, "volumes", offer_volumes(move),
+                      "nets", offer_nets(move), "paused", !move->vm->is_running);
     error = gw_source_exchange(move->source, offer, "accepted", &reply);
     if (error)
         return error;
@@ -210,10 +218,10 @@ static json_t *make_detail(struct gw_move *move)
         snprintf(qmp, sizeof(qmp), "%s", move->request->qmp_path);
     snprintf(log, sizeof(log), "%s/guard-%s.log", move->environment->state_dir,
              move->source->epoch);
-    return json_pack("{s:s,s:s,s:i,s:s,s:o,s:o,s:b,s:b,s:s}", "peer", peer, "qmp", qmp, "pid",
+    return json_pack("{s:s,s:s,s:i,s:s,s:o,s:o,s:b,s:b,s:s,s:O}", "peer", peer, "qmp", qmp, "pid",
                      (int)move->vm->pid, "vm", move->vm->name, "images", images, "undo", undo,
                      "paused", !move->vm->is_running, "delete", move->request->delete_source, "log",
-                     log);
+                     log, "settings", move->settings);
 }
 
 static int open_guard(struct gw_move *move)
@@ -252,6 +260,9 @@ int gw_move_open_volumes(struct gw_move *move)
 
 void gw_move_close(struct gw_move *move)
 {
+    /* Once begun, the state machine cleans up. */
+    if (!move->is_begun && move->settings)
+        gw_vm_restore_settings(move->qmp, move->settings);
     gw_precopy_free(move->precopy);
     gw_source_close(move->source);
     for (unsigned i = 0; i < move->volume_count; i++)
@@ -268,4 +279,5 @@ void gw_move_close(struct gw_move *move)
     gw_qmp_close(move->qmp);
     gw_reasons_free(&move->reasons);
     json_decref(move->steps.detail);
+    json_decref(move->settings);
 }

@@ -161,6 +161,8 @@ int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action a
     case GW_ACT_CLEAN_SOURCE:
         if (gw_disk_tracker_clean(steps->qmp))
             gw_log(GW_LOG_WARNING, "cleaning the source's QEMU: %s", gw_error_message());
+        if (gw_vm_restore_settings(steps->qmp, json_object_get(steps->detail, "settings")))
+            gw_log(GW_LOG_WARNING, "setting the source's QEMU back: %s", gw_error_message());
         return 0;
     case GW_ACT_CHECK_VMM:
         return check_vmm(steps);
@@ -215,30 +217,25 @@ static int stop_guest(struct gw_move *move)
     return gw_vm_stop(move->qmp, &was_running);
 }
 
+static int copy_last(struct gw_move *move)
+{
+    int error = gw_precopy_last_round(move->precopy, &move->last_bytes);
+
+    if (error || !move->request->verify)
+        return error;
+    return gw_source_send_digests(move->source, move->volumes, move->volume_count);
+}
+
 static int swap_disks(struct gw_move *move)
 {
-    for (unsigned i = 0; i < move->swap_count; i++) {
-        struct gw_disk_swap *swap = &move->swaps[i];
-        json_t *commands = json_array();
-        unsigned step = 0;
-        int error = gw_disk_swap_undo(swap, commands);
+    unsigned step = 0;
+    int error =
+        announce(&move->steps,
+                 json_pack("{s:O}", "disks", json_object_get(move->steps.detail, "undo")), &step);
 
-        if (!error)
-            error = announce(&move->steps,
-                             json_pack("{s:O,s:{s:s,s:{s:s,s:s}},s:[s,s]}", "commands", commands,
-                                       "check", "execute", "qom-get", "arguments", "path",
-                                       swap->qom_path, "property", "drive", "value", swap->node,
-                                       swap->restored),
-                             &step);
-        json_decref(commands);
-        if (!error)
-            error = gw_disk_swap_out(move->qmp, swap);
-        if (!error)
-            error = gw_guard_done(move->guard, step);
-        if (error)
-            return error;
-    }
-    return 0;
+    for (unsigned i = 0; !error && i < move->swap_count; i++)
+        error = gw_disk_swap_out(move->qmp, &move->swaps[i]);
+    return error ? error : gw_guard_done(move->guard, step);
 }
 
 struct save {
@@ -317,7 +314,7 @@ int gw_move_act(void *context, enum gw_handover_action action)
     case GW_ACT_STOP_GUEST:
         return stop_guest(move);
     case GW_ACT_COPY_LAST:
-        return gw_precopy_last_round(move->precopy, &move->last_bytes);
+        return copy_last(move);
     case GW_ACT_SWAP_DISKS:
         return swap_disks(move);
     case GW_ACT_SEND_STATE:

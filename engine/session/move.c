@@ -72,7 +72,8 @@ static void hook_report(void *context, const struct gw_precopy_report *report)
     data->round = report->round;
     data->dirty_rate = report->dirty_rate;
     data->predicted_pause_ns = report->predicted_pause_ns;
-    data->bytes_total = data->bytes_sent + report->dirty_bytes;
+    /* In a first pass dirty_bytes is what is allocated. */
+    data->bytes_total = data->bytes_done + report->dirty_bytes;
     if (report->is_stuck)
         snprintf(
             data->note, sizeof(data->note),
@@ -330,6 +331,8 @@ static void report(struct gw_move *move)
     json_object_set_new(detail, "last_round_bytes", json_integer((json_int_t)move->last_bytes));
     json_object_set_new(detail, "state_bytes", json_integer((json_int_t)move->state_bytes));
     json_object_set_new(detail, "steps_ms", gw_switchover_times(&move->switchover));
+    if (move->switchover.peer_times)
+        json_object_set_new(detail, "target_steps_ms", move->switchover.peer_times);
     json_object_set_new(detail, "path", json_string(move->progress->data.path));
     if (move->vm)
         json_object_set_new(detail, "vm", json_string(move->vm->name));

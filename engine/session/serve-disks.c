@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/error.h"
@@ -83,6 +84,10 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
         } else {
             error = make_disk(serve, &offered, path, &serve->volumes[i]);
         }
+        if (!error) {
+            serve->paths[i] = strdup(path);
+            serve->formats[i] = offered.format;
+        }
         if (!error)
             json_array_append_new(names,
                                   json_pack("{s:s,s:s}", "name", offered.name, "path", path));
@@ -100,6 +105,37 @@ int gw_serve_sync(struct gw_serve *serve)
     return error;
 }
 
+int gw_serve_take_digests(struct gw_serve *serve, const json_t *message)
+{
+    json_t *list;
+    int error = gw_message_array(message, "digests", GW_VOLUMES_MAX, &list);
+
+    for (size_t i = 0; !error && i < json_array_size(list); i++) {
+        const char *text = json_string_value(json_array_get(list, i));
+
+        if (i >= serve->volume_count || !text)
+            return gw_fail(-EPROTO, "digests that fit no volume");
+        error = gw_id_parse(text, serve->digests[i]);
+        serve->has_digest[i] = !error;
+    }
+    return error;
+}
+
+static int verify(struct gw_serve *serve, unsigned index)
+{
+    struct gw_target_volume *volume = serve->volumes[index];
+    uint8_t digest[GW_VERIFY_SIZE];
+    int error;
+
+    if (!serve->has_digest[index])
+        return 0;
+    error = volume->memory ? gw_verify_memory(volume->memory, volume->size, digest)
+                           : gw_verify_image(serve->paths[index], serve->formats[index], digest);
+    if (error || memcmp(digest, serve->digests[index], GW_VERIFY_SIZE) == 0)
+        return error;
+    return gw_fail(-EBADMSG, "%s: what the target holds differs from the source", volume->name);
+}
+
 int gw_serve_finish(struct gw_serve *serve)
 {
     int error = 0;
@@ -107,6 +143,9 @@ int gw_serve_finish(struct gw_serve *serve)
     for (unsigned i = 0; !error && i < serve->volume_count; i++)
         if (serve->volumes[i])
             error = serve->volumes[i]->ops->finish(serve->volumes[i]);
+    for (unsigned i = 0; !error && i < serve->volume_count; i++)
+        if (serve->volumes[i])
+            error = verify(serve, i);
     return error;
 }
 
@@ -120,6 +159,8 @@ void gw_serve_drop_volumes(struct gw_serve *serve, bool keep)
         if (!keep)
             volume->ops->abort(volume);
         volume->ops->close(volume);
+        free(serve->paths[i]);
+        serve->paths[i] = NULL;
         serve->volumes[i] = NULL;
     }
 }

@@ -21,6 +21,7 @@
 #include "engine/session/target-steps.h"
 #include "engine/vmm/qemu/disks.h"
 #include "engine/vmm/qemu/migrate.h"
+#include "engine/vmm/qemu/plan.h"
 #include "engine/volume/ram.h"
 
 #define STATE_TIMEOUT_MS 20000
@@ -111,22 +112,27 @@ static int make_folders(struct gw_serve_vm *vm)
     return error ? error : make_folder(vm->ram_dir);
 }
 
+/* The QEMU that already waits has its RAM files; ours are made where this host puts them. */
 static int make_memories(struct gw_serve_vm *vm)
 {
     struct gw_serve *serve = vm->serve;
+    bool is_adopted = serve->environment->to_qmp != NULL;
     int error = 0;
 
     for (unsigned i = 0; !error && i < vm->vm->memory_count; i++) {
         const struct gw_vm_memory *memory = &vm->vm->memories[i];
+        struct gw_target_volume **volume = &serve->volumes[vm->vm->disk_count + i];
 
-        snprintf(vm->ram_paths[i], PATH_SIZE, "%.400s/%s", vm->ram_dir, memory->id);
-        error = gw_ram_target_create(memory->id, vm->ram_paths[i], memory->size,
-                                     &serve->volumes[vm->vm->disk_count + i]);
+        if (!is_adopted)
+            snprintf(vm->ram_paths[i], PATH_SIZE, "%.400s/%s", vm->ram_dir, memory->id);
+        error = is_adopted
+                    ? gw_ram_target_open(memory->id, vm->ram_paths[i], memory->size, volume)
+                    : gw_ram_target_create(memory->id, vm->ram_paths[i], memory->size, volume);
     }
     return error;
 }
 
-static int start_vmm(struct gw_serve_vm *vm, struct gw_reasons *reasons)
+static int start_vmm(struct gw_serve_vm *vm)
 {
     const struct gw_environment *environment = vm->serve->environment;
     const char *paths[GW_VM_MEMORIES_MAX];
@@ -134,31 +140,45 @@ static int start_vmm(struct gw_serve_vm *vm, struct gw_reasons *reasons)
 
     for (unsigned i = 0; i < vm->vm->memory_count; i++)
         paths[i] = vm->ram_paths[i];
-    if (environment->to_qmp)
-        return gw_fail(-ENOTSUP, "a QEMU that already waits is not taken yet");
     if (environment->launch_hook)
-        return gw_fail(-ENOTSUP, "a launch hook is not run yet");
+        return gw_vm_launch_hook(environment->launch_hook, vm->vm, &options, &vm->steps.launched);
     return gw_vm_launch(vm->vm, &options, &vm->steps.launched);
+}
+
+/* Memory, then the QEMU that maps it; or the other way round when the QEMU is there already. */
+static int make_vmm(struct gw_serve_vm *vm, struct gw_reasons *reasons)
+{
+    const char *waiting = vm->serve->environment->to_qmp;
+    int error = 0;
+
+    if (waiting)
+        error = gw_vm_adopt(waiting, vm->vm, vm->ram_paths, reasons, &vm->steps.launched);
+    if (!error)
+        error = make_memories(vm);
+    return error || waiting ? error : start_vmm(vm);
 }
 
 static json_t *make_detail(struct gw_serve_vm *vm, bool is_paused)
 {
-    json_t *images = json_array(), *parts = json_array(), *ram = json_array();
+    json_t *images = json_array(), *parts = json_array(), *identities = json_array();
+    json_t *ram = json_array();
 
     for (unsigned i = 0; i < vm->vm->disk_count; i++) {
-        char part[PATH_MAX + 64];
+        char part[PATH_MAX + 64], identity[GW_FILE_IDENTITY_MAX];
 
         snprintf(part, sizeof(part), "%s.godwit-%s.part", vm->images[i], vm->serve->epoch);
         json_array_append_new(images, json_string(vm->images[i]));
         json_array_append_new(parts, json_string(part));
+        gw_file_identify(part, identity);
+        json_array_append_new(identities, json_string(identity));
     }
-    for (unsigned i = 0; i < vm->vm->memory_count; i++)
+    for (unsigned i = 0; vm->steps.launched.is_owned && i < vm->vm->memory_count; i++)
         json_array_append_new(ram, json_string(vm->ram_paths[i]));
-    return json_pack("{s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:b,s:b,s:s}", "qmp",
+    return json_pack("{s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:b,s:b,s:s}", "qmp",
                      vm->steps.launched.qmp_path, "pid", (int)vm->steps.launched.pid, "run_dir",
-                     vm->run_dir, "ram_dir", vm->ram_dir, "images", images, "parts", parts, "ram",
-                     ram, "paused", is_paused, "owned", vm->steps.launched.is_owned, "vm",
-                     vm->vm->name);
+                     vm->run_dir, "ram_dir", vm->ram_dir, "images", images, "parts", parts,
+                     "identities", identities, "ram", ram, "paused", is_paused, "owned",
+                     vm->steps.launched.is_owned, "vm", vm->vm->name);
 }
 
 static int act(void *context, enum gw_handover_action action);
@@ -209,6 +229,8 @@ static int make_ready(struct gw_serve_vm *vm, const json_t *offer, json_t *reply
         error = check_volumes(vm->vm, offer);
     if (!error)
         error = gw_message_bool(offer, "paused", &is_paused);
+    if (!error && !serve->environment->to_qmp)
+        error = gw_plan_target(vm->vm, NULL, json_object_get(offer, "cpu"), reasons);
     if (!error)
         error = gw_reasons_fail(reasons, -EPERM);
     if (!error)
@@ -219,9 +241,7 @@ static int make_ready(struct gw_serve_vm *vm, const json_t *offer, json_t *reply
     if (!error)
         error = make_folders(vm);
     if (!error)
-        error = make_memories(vm);
-    if (!error)
-        error = start_vmm(vm, reasons);
+        error = make_vmm(vm, reasons);
     if (!error)
         error = begin(vm, is_paused);
     if (!error && vm->switchover.machine.state != GW_HANDOVER_RECEIVING)
@@ -352,7 +372,7 @@ static int swap_in(struct gw_serve_vm *vm)
         int error;
 
         gw_disk_node_name(disk, i, node);
-        error = gw_disk_swap_in(vm->steps.launched.qmp, disk, i, &image);
+        error = gw_disk_swap_in(vm->steps.launched.qmp, vm->vm, i, &image);
         if (error)
             return error;
     }

@@ -281,6 +281,8 @@ static int take_message(struct gw_serve *serve, const json_t *message)
         return gw_fail(-EPROTO, "message '%s' before any offer", gw_message_type(message));
     if (gw_message_is(message, "bury"))
         return bury(serve, message);
+    if (gw_message_is(message, "digests"))
+        return gw_serve_take_digests(serve, message);
     if (gw_message_is(message, "sync")) {
         error = gw_serve_sync(serve);
         return error ? error : gw_message_send_type(serve->control, "synced");

@@ -3,13 +3,16 @@
  * serve: the receiving side's session, shared by its parts: serve.c (the conversation, channels),
  * serve-disks.c (volumes that are files) and serve-vm.c (the VM and its handover). Private to
  * engine/session.
- * Errors, threads: as migration.h. Units: bytes.
+ * Errors: as migration.h.
+ * Threads: as migration.h.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_SESSION_SERVE_H
 #define GODWIT_ENGINE_SESSION_SERVE_H
 
 #include "engine/migration.h"
 #include "engine/session/message.h"
+#include "engine/session/verify.h"
 #include "engine/worker/path.h"
 
 #define GW_SERVE_REQUESTS_MAX 32u
@@ -36,6 +39,10 @@ struct gw_serve {
     char epoch[2 * GW_ID_SIZE + 1];
     struct gw_target_volume *volumes[GW_VOLUMES_MAX];
     unsigned volume_count;
+    char *paths[GW_VOLUMES_MAX]; /* of disks, once finished */
+    enum gw_image_format formats[GW_VOLUMES_MAX];
+    bool has_digest[GW_VOLUMES_MAX]; /* the source asked for --verify */
+    uint8_t digests[GW_VOLUMES_MAX][GW_VERIFY_SIZE];
     bool is_told;     /* the source has heard the error */
     bool is_finished; /* the images have their final names and belong to the user */
     struct gw_receiver *receiver;
@@ -53,7 +60,9 @@ void gw_serve_free_path(struct gw_serve *serve);
 /* serve-disks.c: makes the volumes that the offer lists. names says what each became. */
 int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names);
 int gw_serve_sync(struct gw_serve *serve);
-int gw_serve_finish(struct gw_serve *serve); /* images valid, final names */
+/* Images valid, final names; read back and compared where the source told digests (-EBADMSG). */
+int gw_serve_finish(struct gw_serve *serve);
+int gw_serve_take_digests(struct gw_serve *serve, const json_t *message);
 void gw_serve_drop_volumes(struct gw_serve *serve, bool keep);
 
 /* serve-vm.c: the target's QEMU, made ready for the offer; what the source is told goes into reply.

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The sending side's session. What is sent, and in which order, is decided by copy.c and move.c. */
 #include "engine/session/source.h"
+#include "engine/session/verify.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -300,6 +301,7 @@ void gw_source_update_progress(struct gw_source *source)
 
     gw_sender_stats(source->sender, &stats);
     pthread_mutex_lock(&source->progress->lock);
+    data->bytes_done = stats.data_bytes;
     data->bytes_sent = stats.wire_bytes;
     data->bytes_zero = stats.zero_bytes;
     data->channel_count = gw_sender_lane_count(source->sender);
@@ -391,6 +393,29 @@ int gw_source_run_round(struct gw_source *source, struct gw_round *round)
     source->rounds_ns += gw_clock_ns() - started;
     gw_source_update_progress(source);
     return error;
+}
+
+int gw_source_send_digests(struct gw_source *source, struct gw_source_volume *const *volumes,
+                           unsigned count)
+{
+    json_t *list = json_array();
+    int error = 0;
+
+    for (unsigned i = 0; !error && i < count; i++) {
+        char text[2 * GW_ID_SIZE + 1];
+        uint8_t digest[GW_VERIFY_SIZE];
+
+        _Static_assert(GW_VERIFY_SIZE == GW_ID_SIZE, "digests are written as ids are");
+        error = gw_verify_source(volumes[i], digest);
+        gw_id_format(digest, text);
+        json_array_append_new(list, json_string(text));
+    }
+    if (error) {
+        json_decref(list);
+        return error;
+    }
+    return gw_message_send(source->control,
+                           json_pack("{s:s,s:o}", "type", "digests", "digests", list));
 }
 
 void gw_source_report(struct gw_source *source, json_t *detail)

@@ -4,8 +4,10 @@
  * over every rail, the rounds, and what happens when a channel dies.
  *
  * Errors: 0 or -errno with a message; -ECANCELED when the migration was cancelled; what the target
- * reports keeps its words. Order: connect → offer (by the caller, with exchange) → open_channels →
- * run_round … → close. Threads: the migration's control thread. Units: bytes, milliseconds.
+ *   reports keeps its words.
+ * Order: connect → offer (by the caller, with exchange) → open_channels → run_round … → close.
+ * Threads: the migration's control thread.
+ * Units: bytes, milliseconds.
  */
 #ifndef GODWIT_ENGINE_SESSION_SOURCE_H
 #define GODWIT_ENGINE_SESSION_SOURCE_H
@@ -60,6 +62,10 @@ int gw_source_run_round(struct gw_source *source, struct gw_round *round);
 /* -ECANCELED once somebody asked for it. */
 int gw_source_check_cancel(struct gw_source *source);
 void gw_source_update_progress(struct gw_source *source);
+/* Reads every volume, which must hold still, and tells the target the digests; it compares when it
+ * finishes. */
+int gw_source_send_digests(struct gw_source *source, struct gw_source_volume *const *volumes,
+                           unsigned count);
 /* Adds "stats" to detail: bytes, CPU seconds by stage. */
 void gw_source_report(struct gw_source *source, json_t *detail);
 

@@ -35,9 +35,11 @@ static void note(struct gw_switchover *switchover, enum gw_handover_action actio
     }
     /* A link that is down is found by whoever receives from it. */
     if (message != GW_EVENT_COUNT && switchover->control)
-        gw_message_send(switchover->control,
-                        json_pack("{s:s,s:s,s:s}", "type", "handover", "message",
-                                  gw_handover_event_name(message), "epoch", switchover->epoch));
+        gw_message_send(
+            switchover->control,
+            json_pack("{s:s,s:s,s:s,s:o*}", "type", "handover", "message",
+                      gw_handover_event_name(message), "epoch", switchover->epoch, "steps_ms",
+                      message == GW_EVENT_RUNNING ? gw_switchover_times(switchover) : NULL));
 }
 
 static int step(struct gw_switchover *switchover, enum gw_handover_action action)
@@ -131,6 +133,8 @@ int gw_switchover_hear(struct gw_switchover *switchover, const uint8_t *instance
     int error = gw_message_text(message, "message", &name);
 
     switchover->heard_ns = gw_clock_ns();
+    if (json_is_object(json_object_get(message, "steps_ms")) && !switchover->peer_times)
+        switchover->peer_times = json_incref(json_object_get(message, "steps_ms"));
     if (!error)
         error = gw_message_text(message, "epoch", &epoch);
     if (!error && strcmp(epoch, switchover->epoch) != 0)

@@ -3,9 +3,11 @@
  * switchover: runs the handover's state machine (engine/handover/handover.h) on one side: journals
  * its states, sends its messages, and has the side's own steps done by a hook.
  *
- * Errors: 0 or -errno with a message. A step that failed is no error of event(): the machine undoes
- * what it must, and cause keeps the first failure's words. Order: begin or restart → event … →
- * free. Threads: the migration's control thread. Units: nanoseconds.
+ * Errors: 0 or -errno with a message. A step that failed is no error of event(): the machine
+ *   undoes what it must, and cause keeps the first failure's words.
+ * Order: begin or restart → event … → free.
+ * Threads: the migration's control thread.
+ * Units: nanoseconds.
  */
 #ifndef GODWIT_ENGINE_SESSION_SWITCHOVER_H
 #define GODWIT_ENGINE_SESSION_SWITCHOVER_H
@@ -28,6 +30,7 @@ struct gw_switchover {
     void *context;
     struct gw_error cause; /* of the first step that failed */
     bool wants_redial, is_alarmed;
+    json_t *peer_times;               /* the target's steps, as it told them; the owner decrefs */
     uint64_t heard_ns;                /* when the newest message of the peer came */
     uint64_t action_ns[GW_ACT_COUNT]; /* how long each step took, the last time */
 };

@@ -4,11 +4,13 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/error.h"
@@ -67,11 +69,38 @@ static void remove_run_dir(const char *folder)
         gw_log(GW_LOG_WARNING, "%s is not empty and stays", folder);
 }
 
-/* Images are removed by name only when this migration made them: the parts and the finished ones.
- */
+void gw_file_identify(const char *path, char out[GW_FILE_IDENTITY_MAX])
+{
+    struct statx info;
+
+    out[0] = '\0';
+    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &info) == 0)
+        snprintf(out, GW_FILE_IDENTITY_MAX, "%llu %lld.%u", (unsigned long long)info.stx_ino,
+                 (long long)info.stx_btime.tv_sec, info.stx_btime.tv_nsec);
+}
+
+/* A finished image is the part under another name: a file of somebody else's that has taken the
+ * name meanwhile is not ours to remove. */
+static void unlink_images(struct gw_target_steps *steps)
+{
+    const json_t *identities = json_object_get(steps->detail, "identities"), *path;
+    size_t index;
+
+    json_array_foreach(json_object_get(steps->detail, "images"), index, path)
+    {
+        const char *name = json_string_value(path);
+        const char *ours = json_string_value(json_array_get(identities, index));
+        char found[GW_FILE_IDENTITY_MAX];
+
+        gw_file_identify(name, found);
+        if (ours && ours[0] && strcmp(ours, found) == 0 && unlink(name))
+            gw_log(GW_LOG_WARNING, "%s could not be removed: %s", name, strerror(errno));
+    }
+}
+
 static int discard(struct gw_target_steps *steps)
 {
-    unlink_all(json_object_get(steps->detail, "images"));
+    unlink_images(steps);
     unlink_all(json_object_get(steps->detail, "parts"));
     unlink_all(json_object_get(steps->detail, "ram"));
     if (text_of(steps, "ram_dir")[0])

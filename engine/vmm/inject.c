@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -188,6 +189,8 @@ static void run_child(const struct gw_injection *injection, int socket_fd)
     setsid();
     signal(SIGCHLD, SIG_DFL);
     prctl(PR_SET_NAME, "godwit-inject");
+    /* The target stands still while this process waits for a processor; it may not be allowed. */
+    setpriority(PRIO_PROCESS, 0, -20);
     close_others(injection->pidfd, socket_fd);
     gw_injection_run(injection, &result);
     send_result(socket_fd, &result);

@@ -62,13 +62,21 @@ static void copied(struct gw_source_volume *volume, uint64_t offset, const void 
 static int collect(struct gw_source_volume *volume, struct gw_bitmap *dirty)
 {
     struct disk_source *disk = of(volume);
+    uint64_t offset, length;
     int error;
 
     if (!disk->dirty)
         return gw_fail(-ENOTSUP, "%s is at rest: nothing tracks its writes", volume->name);
     error = disk->dirty->collect(disk->dirty->context, dirty);
     /* The tables are read after the dirty map was taken, so that they know every write in it. */
-    return error ? error : gw_image_refresh(disk->image);
+    if (!error)
+        error = gw_image_refresh(disk->image);
+    /* A write into a block whose allocation was still under way was reported when the file did not
+     * name the block yet; it is reported by nobody again. */
+    while (!error && gw_image_take_appeared(disk->image, &offset, &length))
+        gw_bitmap_set_range(dirty, offset / GW_DISK_GRANULARITY,
+                            (length + GW_DISK_GRANULARITY - 1) / GW_DISK_GRANULARITY);
+    return error;
 }
 
 static int unchanged(struct gw_source_volume *volume)

@@ -190,6 +190,7 @@ struct ram_target {
     struct gw_target_volume volume;
     char *path;
     int fd;
+    bool is_foreign; /* somebody else made the file, and keeps it */
 };
 
 static struct ram_target *target_of(struct gw_target_volume *volume)
@@ -239,7 +240,8 @@ static int target_sync(struct gw_target_volume *volume)
 
 static void target_abort(struct gw_target_volume *volume)
 {
-    unlink(target_of(volume)->path);
+    if (!target_of(volume)->is_foreign)
+        unlink(target_of(volume)->path);
 }
 
 static void target_close(struct gw_target_volume *volume)
@@ -266,30 +268,25 @@ static const struct gw_target_ops target_ops = {
 
 static int allocate_ram(struct ram_target *ram, const char *name)
 {
-    ram->fd = open(ram->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (ram->fd < 0)
-        return gw_fail_errno(-errno, "%s: cannot create %s", name, ram->path);
-    if (fallocate(ram->fd, 0, 0, (off_t)ram->volume.size)) {
-        int error = gw_fail_errno(-errno, "%s: this host cannot set aside %llu MiB of memory in %s",
-                                  name, (unsigned long long)(ram->volume.size >> 20), ram->path);
+    int flags = ram->is_foreign ? O_RDWR | O_CLOEXEC : O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC;
 
-        unlink(ram->path);
-        return error;
-    }
+    ram->fd = open(ram->path, flags, 0600);
+    if (ram->fd < 0)
+        return gw_fail_errno(-errno, "%s: cannot open %s", name, ram->path);
+    if (fallocate(ram->fd, 0, 0, (off_t)ram->volume.size))
+        return gw_fail_errno(-errno, "%s: this host cannot set aside %llu MiB of memory in %s",
+                             name, (unsigned long long)(ram->volume.size >> 20), ram->path);
     ram->volume.memory =
         mmap(NULL, ram->volume.size, PROT_READ | PROT_WRITE, MAP_SHARED, ram->fd, 0);
     if (ram->volume.memory == MAP_FAILED) {
-        int error = gw_fail_errno(-errno, "%s: cannot map %s", name, ram->path);
-
         ram->volume.memory = NULL;
-        unlink(ram->path);
-        return error;
+        return gw_fail_errno(-errno, "%s: cannot map %s", name, ram->path);
     }
     return 0;
 }
 
-int gw_ram_target_create(const char *name, const char *path, uint64_t size,
-                         struct gw_target_volume **out)
+static int make_target(const char *name, const char *path, uint64_t size, bool is_foreign,
+                       struct gw_target_volume **out)
 {
     struct ram_target *ram = calloc(1, sizeof(*ram));
     int error;
@@ -299,15 +296,30 @@ int gw_ram_target_create(const char *name, const char *path, uint64_t size,
         return gw_fail(-ENOMEM, "no memory for a volume");
     }
     ram->fd = -1;
+    ram->is_foreign = is_foreign;
     ram->volume.ops = &target_ops;
     ram->volume.kind = GW_VOLUME_RAM;
     ram->volume.size = size;
     snprintf(ram->volume.name, sizeof(ram->volume.name), "%s", name);
     error = allocate_ram(ram, name);
     if (error) {
+        if (ram->fd >= 0)
+            target_abort(&ram->volume);
         target_close(&ram->volume);
         return error;
     }
     *out = &ram->volume;
     return 0;
+}
+
+int gw_ram_target_create(const char *name, const char *path, uint64_t size,
+                         struct gw_target_volume **out)
+{
+    return make_target(name, path, size, false, out);
+}
+
+int gw_ram_target_open(const char *name, const char *path, uint64_t size,
+                       struct gw_target_volume **out)
+{
+    return make_target(name, path, size, true, out);
 }

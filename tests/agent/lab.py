@@ -59,6 +59,8 @@ class Lab(unittest.TestCase):
 
     def setUp(self):
         self.folder = tempfile.mkdtemp(prefix='godwit-agent-')
+        # A test that skips in its setUp has no tearDown.
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
         self.environment = dict(os.environ, GODWIT_STATE_HOME=self.path('home'),
                                 GODWIT_ALLOW_VOLATILE_STATE='1', GODWIT_SOCKET='',
                                 FAKE_SLOW_MS='2000')
@@ -75,7 +77,6 @@ class Lab(unittest.TestCase):
             agent.stderr.close()
         for pid in self.private_pids():
             os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def path(self, *parts):
         return os.path.join(self.folder, *parts)

@@ -136,7 +136,7 @@ class Admins(Lab):
         os.chmod(self.folder, 0o755)
         os.chmod(self.agent.socket_path, 0o666)
         program = ('import os, socket, sys; os.setuid(%d); s = socket.socket(socket.AF_UNIX);'
-                   's.connect(sys.argv[1]); s.sendall(b\'{"request":"status"}\\n\');'
+                   's.connect(sys.argv[1]);'
                    'print(s.makefile().readline())' % nobody)
         text = subprocess.run([sys.executable, '-c', program, self.agent.socket_path],
                               capture_output=True, text=True, timeout=30)

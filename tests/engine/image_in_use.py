@@ -158,6 +158,23 @@ class InUse(Lab):
             self.assertEqual(tool.read(offset, 65536), b"\6" * 65536)
             qemu.end()
 
+    def test_descriptors_wait(self):
+        """io_uring answers EAGAIN on a regular file that is open O_NONBLOCK."""
+        raw = self.raw("vm.raw", MIB, [(0, 4096)])
+        for options in (["in-use"], [], ["direct"]):
+            tool = self.tool()
+            tool("open", raw, "raw", *options)
+            folder = f"/proc/{tool.process.pid}"
+            found = 0
+            for fd in os.listdir(folder + "/fd"):
+                if os.readlink(f"{folder}/fd/{fd}") == raw:
+                    with open(f"{folder}/fdinfo/{fd}", encoding="ascii") as info:
+                        flags = int(info.read().split("flags:")[1].split()[0], 8)
+                    self.assertEqual(flags & os.O_NONBLOCK, 0)
+                    found += 1
+            self.assertGreaterEqual(found, 1)
+            tool("close")
+
     def test_vhdx_in_use_rejects_log_that_nobody_works_on(self):
         vhdx = Vhdx(self.image)
         vhdx.header({48: b"log-guid-of-test"})

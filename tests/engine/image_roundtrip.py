@@ -9,9 +9,9 @@ import unittest
 
 from image_lab import Lab, MIB, Refused, Vhdx, run, sha256
 
-SIZE = 300 * MIB + 512 * 3
-PIECES = [(0, 4096), (5 * MIB + 512, 70000), (64 * MIB - 1024, 2048), (200 * MIB, 3 * MIB),
-          (300 * MIB, 512 * 3)]
+SIZE = 100 * MIB + 512 * 3
+PIECES = [(0, 4096), (5 * MIB + 512, 70000), (64 * MIB - 1024, 2048), (80 * MIB, 3 * MIB),
+          (100 * MIB, 512 * 3)]
 
 
 class ReadsQemu(Lab):
@@ -111,16 +111,26 @@ class WritesVhdx(Lab):
         self.check(*self.write("direct"))
 
     def test_vhdx_written_past_sector_bitmap_entries(self):
-        size = 9000 * MIB
-        pieces = [(mib * MIB, 65536) for mib in (0, 4095, 4096, 4097, 8191, 8192, 8999)]
-        raw, image = self.write(f"block={MIB}", size=size, pieces=pieces)
+        # Not with qemu-img compare, which reads every zero of a VHDX.
+        image = self.path("out.vhdx")
+        places = (0, 4095, 4096, 4097, 8191, 8192, 8999)
+        tool = self.tool()
+        tool("create", image, "vhdx", f"size={9000 * MIB}", f"block={MIB}")
+        for mib in places:
+            tool("fill", mib * MIB, 65536, mib % 251 + 1)
+        tool("finish")
+        tool("close")
         run("qemu-img", "check", "-f", "vhdx", image)
-        self.assert_same(raw, image, "raw", "vhdx")
+        for mib in places:
+            for command in (f"read -P {mib % 251 + 1} {mib}M 64k", f"read -P 0 {mib * 1024 + 64}k 64k"):
+                done = run("qemu-io", "-r", "-f", "vhdx", "-c", command, image)
+                self.assertIn("read 65536/65536", done.stdout)
+                self.assertNotIn("failed", done.stdout)
 
     def test_vhdx_written_is_writable_in_qemu(self):
         raw, image = self.write()
         for file, kind in ((raw, "raw"), (image, "vhdx")):
-            run("qemu-io", "-f", kind, "-c", "write -P 7 123M 1M", "-c", "write -P 8 0 64k", file)
+            run("qemu-io", "-f", kind, "-c", "write -P 7 43M 1M", "-c", "write -P 8 0 64k", file)
         self.check(raw, image)
 
     def test_vhdx_keeps_disk_id_and_sectors(self):
@@ -150,7 +160,7 @@ class WritesVhdx(Lab):
             import pyvhdi
         except ImportError:
             self.skipTest("python3-libvhdi is not installed (qemu does not read 4096-byte sectors)")
-        size = 300 * MIB
+        size = 100 * MIB
         raw, image = self.write("logical=4096", f"block={2 * MIB}", size=size,
                                 pieces=[(0, 4096), (77 * MIB, 3 * MIB), (size - 4096, 4096)])
         theirs = pyvhdi.file()
@@ -257,7 +267,12 @@ class Unfinished(Lab):
 
 
 class BigImages(Lab):
+    def need_plain_memory(self):
+        if "thread" in os.environ.get("IMAGE_SANITIZE", ""):
+            self.skipTest("memory and time cannot be measured under ThreadSanitizer")
+
     def test_vhdx_64_tib_opens_quickly_and_small(self):
+        self.need_plain_memory()
         image = self.path("big.vhdx")
         run("qemu-img", "create", "-f", "vhdx", "-o", "block_size=64M", image, "64T")
         run("qemu-io", "-f", "vhdx", "-c", "write -P 3 63T 64k", image)
@@ -272,6 +287,7 @@ class BigImages(Lab):
         self.assertLess(int(tool("memory")[0]) - before, 64 << 10)
 
     def test_vhdx_64_tib_of_1_mib_blocks_stays_within_memory(self):
+        self.need_plain_memory()
         image = self.path("big.vhdx")
         tool = self.tool()
         before = int(tool("memory")[0])
@@ -284,7 +300,6 @@ class BigImages(Lab):
         for page in (0, 1, 383, 384, 599):
             self.assertEqual(tool.read(page * 8192 * MIB, 4096), bytes([page % 251 + 1]) * 4096)
         self.assertLess(int(tool("memory")[0]) - before, 80 << 10)  # the sanitizer's share included
-        run("qemu-img", "check", "-f", "vhdx", image)
         done = run("qemu-io", "-r", "-f", "vhdx", "-c",
                    f"read -P {599 % 251 + 1} {599 * 8192}M 4096", image)
         self.assertNotIn("failed", done.stdout)

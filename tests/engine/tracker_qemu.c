@@ -30,6 +30,7 @@
 #include "common/error.h"
 #include "engine/vmm/inject.h"
 #include "engine/vmm/tracker.h"
+#include "tests/engine/tracker_writer.h"
 
 #define SKIPPED     77
 #define RAM_SIZE    (64u << 20)
@@ -37,6 +38,7 @@
 #define FIRST_PAGE  256u /* of the guest's own pages, see tracker_guest.S */
 #define GUEST_PAGES 8192u
 #define GUEST_MAGIC 0x60d317a5u
+#define UNUSED_PAGE 12000u /* and those behind it: the guest never comes there */
 #define CYCLES      3
 #define ROUNDS      6
 #define INJECTIONS  200
@@ -199,6 +201,7 @@ static bool start(struct machine *machine)
               status.st_size == RAM_SIZE,
           "the RAM file is not as expected");
     machine->ram = mmap(NULL, RAM_SIZE, PROT_READ, MAP_SHARED, machine->ram_fd, 0);
+    madvise(machine->ram, RAM_SIZE, MADV_DONTFORK);
     machine->copy = calloc(1, RAM_SIZE);
     CHECK(machine->ram != MAP_FAILED && machine->copy, "no memory");
     return gw_bitmap_init(&machine->dirty, RAM_SIZE / PAGE_SIZE) == 0;
@@ -321,6 +324,34 @@ static bool copy_while_it_runs(struct machine *machine)
     return wait_progress(machine, guest_progress(machine));
 }
 
+/* A back end beside QEMU, which appears while the tracker is at work and writes where the guest
+ * does not. The guest is stopped, so that only its writes are new. */
+static bool back_end_is_tracked_too(struct machine *machine)
+{
+    int fd = open(machine->ram_path, O_RDWR | O_CLOEXEC);
+    struct writer back_end;
+    bool was_seen_late, was_seen_alone = false;
+
+    if (fd < 0 || !open_tracker(machine) || !monitor(machine, "stop"))
+        return false;
+    writer_start(&back_end, fd, RAM_SIZE / PAGE_SIZE, PAGE_SIZE, true);
+    writer_do(&back_end, WRITER_WRITE, UNUSED_PAGE, 2);
+    was_seen_late = collect(machine, false) && gw_bitmap_test(&machine->dirty, UNUSED_PAGE) &&
+                    gw_bitmap_test(&machine->dirty, UNUSED_PAGE + 1);
+    copy_dirty(machine);
+    writer_do(&back_end, WRITER_WRITE, UNUSED_PAGE + 5, 1);
+    was_seen_alone = collect(machine, false) && gw_bitmap_test(&machine->dirty, UNUSED_PAGE + 5) &&
+                     gw_bitmap_count(&machine->dirty) < GUEST_PAGES;
+    writer_end(&back_end);
+    close(fd);
+    gw_tracker_close(machine->tracker);
+    machine->tracker = NULL;
+    CHECK(was_seen_late, "what the back end wrote before it was found is lost");
+    CHECK(was_seen_alone, "what the back end wrote after it was found is lost");
+    CHECK(monitor(machine, "cont"), "cont");
+    return wait_progress(machine, guest_progress(machine));
+}
+
 static int count_descriptors(pid_t pid)
 {
     char path[64];
@@ -365,6 +396,8 @@ static bool run(struct machine *machine)
     for (int cycle = 0; cycle < CYCLES; cycle++)
         if (!copy_while_it_runs(machine))
             return false;
+    if (!back_end_is_tracked_too(machine))
+        return false;
     if (machine->kind == GW_TRACKER_UFFD && !injections_harm_nothing(machine))
         return false;
     return true;

@@ -58,14 +58,14 @@ def end_process(pid, timeout=5, child=None):
             return
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            if child is not None:
-                child.poll()
             if not is_alive(pid):
+                if child is not None:
+                    child.wait()
                 return
             time.sleep(0.02)
 
 
-def qmp(path, command, timeout=10, **arguments):
+def qmp(path, command, /, timeout=10, **arguments):
     """One QMP command on a connection of its own. Raises GuestError with QEMU's words."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(timeout)
@@ -186,7 +186,7 @@ class Serial:
     def wait(self, kinds, timeout, after=0):
         return wait_for(lambda: self.find(kinds, after), timeout, 'serial line ' + '/'.join(kinds))
 
-    def wait_tick(self, timeout=20, least=None):
+    def wait_tick(self, timeout=60, least=None):
         """Waits for a TICK line that is new (or, with least, at least that far); its numbers."""
         after = self.position() if least is None else 0
 
@@ -196,7 +196,7 @@ class Serial:
 
         return wait_for(newest, timeout, 'the guest\'s tick')
 
-    def ask(self, letter, kinds, timeout=20):
+    def ask(self, letter, kinds, timeout=60):
         after = self.position()
         self.send(letter)
         return self.wait(kinds, timeout, after)
@@ -326,10 +326,10 @@ class Guest:
         with open(os.path.join(self.folder, 'qemu.log'), errors='replace') as handle:
             return handle.read()[-2000:]
 
-    def qmp(self, command, **arguments):
+    def qmp(self, command, /, **arguments):
         return qmp(self.qmp_path, command, **arguments)
 
-    def wait_ready(self, timeout=30):
+    def wait_ready(self, timeout=60):
         """Waits until the guest has filled its memory; the numbers of its FILLED line."""
         return self.serial.wait(['FILLED'], timeout)[1]
 

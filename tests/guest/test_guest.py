@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The verifiable guest alone: it boots everywhere, and its verdict can be trusted both ways."""
+import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -11,6 +13,7 @@ import unittest
 import guestctl
 import guestimage
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 MIB = guestctl.MIB
 BOOT = os.environ.get('GODWIT_GUEST_BOOT')
 WORKLOAD = {'seed': 7, 'span_mib': 48, 'pages_per_tick': 200, 'writes_per_tick': 20,
@@ -102,13 +105,23 @@ class GuestTest(unittest.TestCase):
         self.assertGreater(guest.serial.wait_tick(least=later['n'] + 18)['pages'], quiet['pages'])
 
     def test_goes_on_without_a_reader(self):
-        guest = self.guest()
-        before = guest.serial.wait_tick()
+        guest = self.guest(writes_per_tick=2)
+        filled = guest.serial.find(['FILLED'])[1]
+        guest.serial.wait_tick()
         guest.serial.stop()
-        time.sleep(2.5)
+
+        def generations():
+            """The sum of the generations that stand in the guest's pages."""
+            with open(guest.ram_path, 'rb') as handle:
+                handle.seek(filled['address'])
+                return sum(memoryview(handle.read(filled['pages'] * 4096)).cast('Q')[1::512])
+
+        before = generations()
+        # Three lines' worth of ticks.
+        guestctl.wait_for(lambda: generations() > before + 3 * 18 * WORKLOAD['pages_per_tick'], 90,
+                          'work without a reader', 0.5)
         guest.serial.start()
-        after = guest.serial.wait_tick()
-        self.assertGreater(after['n'], before['n'] + 18)
+        guest.serial.wait_tick(60)
         self.assertTrue(guest.serial.verify()[0])
 
     def test_finds_a_corrupt_page(self):
@@ -158,6 +171,33 @@ class GuestTest(unittest.TestCase):
         is_good, numbers, faults = guest.serial.verify()
         self.assertFalse(is_good)
         self.assertEqual((faults[0][1]['block'], faults[0][1]['disk']), (last['block'], 0))
+
+    def test_commands_start_ask_and_stop(self):
+        def guest(*words):
+            return subprocess.run([os.path.join(HERE, 'guestctl.py')] + list(words),
+                                  capture_output=True, text=True, check=False, timeout=120)
+        path = os.path.join(self.folder, 'disk')
+        run = os.path.join(self.folder, 'run')
+        guestimage.make_image(path, 128 * MIB, boot=BOOT, **WORKLOAD)
+        self.addCleanup(lambda: os.path.exists(run) and guest('stop', run))
+        started = guest('start', run, '--memory', '128', '--disk', path + ',cache=none', '--wait')
+        self.assertEqual(started.returncode, 0, started.stderr)
+        state = json.loads(started.stdout)
+        self.assertIn('n=', guest('tick', run).stdout)
+        verdict = guest('verify', run)
+        self.assertEqual(verdict.returncode, 0, verdict.stderr)
+        self.assertTrue(verdict.stdout.startswith('VERIFY OK '), verdict.stdout)
+        guest('quiet', run)
+        block = int(guest('last', run).stdout.rpartition('block=')[2])
+        guestctl.qmp(state['qmp'], 'stop')
+        with open(path, 'r+b') as handle:
+            handle.seek(block * 4096)
+            handle.write(bytes(4096))
+        guestctl.qmp(state['qmp'], 'cont')
+        self.assertEqual(guest('verify', run).returncode, 5)
+        self.assertEqual(guest('stop', run, '--remove').returncode, 0)
+        self.assertFalse(guestctl.is_alive(state['pid']))
+        self.assertFalse(os.path.exists(run) or os.path.exists(state['ram']))
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 
 import lib
@@ -13,7 +14,73 @@ SMALL = {'memory_mib': 64, 'disk_mib': 64, 'fill_mib': 4, 'image_format': 'vhdx'
          'workload': {'span_mib': 16}}
 
 
+# Stands in for the command line alone: a key, an agent that says ready or ends, a move that ends.
+FAKE = '''#!/bin/bash
+case $1 in
+key) echo "lab:00" ;;
+agent)
+    [[ " $* " = *" --listen 10.77.0.2 "* ]] && touch /dev/shm/agent-was-here
+    while [ $# -gt 0 ]; do
+        [ "$1" = --ready-fd ] && fd=$2
+        [ "$1" = --broken ] && { echo "no such folder" >&2; exit 1; }
+        shift
+    done
+    echo ready >&$fd
+    exec sleep 1000
+    ;;
+move)
+    echo '{"event": "progress", "progress": {"phase": "disks"}}'
+    sleep 0.5
+    echo '{"event": "ended", "exit_code": 3, "error": "no storage", "detail": {"blocked": ["x"]}}'
+    exit 3
+    ;;
+esac
+'''
+
+
 class Harness(unittest.TestCase):
+    def fake_godwit(self):
+        handle, path = tempfile.mkstemp(prefix='godwit-fake-')
+        self.addCleanup(os.unlink, path)
+        os.write(handle, FAKE.encode())
+        os.close(handle)
+        os.chmod(path, 0o755)
+        before = os.environ.get('GODWIT_BIN')
+        os.environ['GODWIT_BIN'] = path
+        self.addCleanup(lambda: os.environ.pop('GODWIT_BIN') if before is None else
+                        os.environ.update(GODWIT_BIN=before))
+
+    def test_agents_have_hosts_of_their_own(self):
+        self.fake_godwit()
+        with lib.World(**SMALL) as world:
+            world.start_agents()
+            agents = [host.agent.pid for host in world.hosts.values()]
+            self.assertEqual([pid for pid, _ in world.target.processes()], agents[1:])
+            self.assertEqual(world.target.shared_memory_files(), ['agent-was-here'])
+            self.assertFalse(os.path.exists('/dev/shm/agent-was-here'))
+            with self.assertRaisesRegex(lib.Failure, 'agent-was-here'):
+                world.assert_no_debris(timeout=0.5)
+        for pid in agents:
+            self.assertFalse(lib.guestctl.is_alive(pid))
+
+    def test_agent_that_does_not_start_is_told(self):
+        self.fake_godwit()
+        with self.assertRaisesRegex(lib.Failure, 'no such folder'), lib.World(**SMALL) as world:
+            world.start_agents(target=['--broken'])
+
+    def test_move_is_followed_and_judged(self):
+        self.fake_godwit()
+        with lib.World(**SMALL) as world:
+            world.start_agents()
+            world.start_guest()
+            move = world.start_move()
+            self.assertIsNotNone(move.wait_phase('disks', 10))
+            result = move.result(10).expect('blocked')
+            self.assertEqual((result.error, result.detail), ('no storage', {'blocked': ['x']}))
+            with self.assertRaisesRegex(lib.Failure, 'exit status 3, expected 0'):
+                result.expect('done')
+            world.assert_still_on_source()
+
     def namespaces(self):
         return [name for name in os.listdir('/run/netns')] if os.path.isdir('/run/netns') else []
 
@@ -156,6 +223,16 @@ class Scenarios(unittest.TestCase):
         self.assertEqual(len(lib.choose(4, '1')), 4)
         self.assertEqual(lib.choose(4, '1'), lib.choose(4, '1'))
         self.assertNotEqual(lib.choose(4, '1'), lib.choose(4, '2'))
+
+    def test_sample_holds_every_value_of_every_axis(self):
+        axes = {'a': 'xyz', 'b': (True, False), 'c': range(4), 'd': 'pq'}
+        lib.scenario(sample=6, **axes)(lambda a, b, c, d: None)
+        for seed in range(50):
+            chosen = lib.choose(4, str(seed))
+            self.assertEqual(len(set(chosen)), 6)
+            for name, values in axes.items():
+                drawn = {lib.SCENARIOS[one][1][name] for one in chosen}
+                self.assertEqual(drawn, set(values), 'seed %d' % seed)
 
     def test_verdicts(self):
         def fails():

@@ -22,8 +22,8 @@ FORBIDDEN = [
     (re.compile(r'(?<![\w.$}])/(?:root|work|home/(?!\w*\$)\w+)/'), 'a path of one machine'),
     (re.compile(r'\b(?:TO' r'DO|FIX' r'ME|X' r'XX|HA' r'CK)\b'), 'a mark of unfinished work'),
 ]
-QUANTITIES = re.compile(r'\b(?:uint64_t|size_t|unsigned|int)\s+\w*'
-                        r'(?:offset|length|size|timeout|count|rate)\w*\s*[,)]')
+QUANTITIES = re.compile(r'\b(?:uint64_t|size_t|unsigned|uint32_t)\s+\w*'
+                        r'(?:offset|length|size|timeout|rate)\w*\s*[,)]')
 
 
 def extension(path):

@@ -48,19 +48,38 @@ static int run_in_block(struct gw_vhdx *vhdx, uint64_t offset, struct gw_extent 
     return 0;
 }
 
+/* Adds the blocks that follow and are without data in the same way, under one locking. What lies
+ * behind a fault is told as far as the fault: it is met when its turn comes. */
+static void extend_without_data(struct gw_vhdx *vhdx, struct gw_extent *run)
+{
+    uint64_t block = (run->offset + run->length) / vhdx->base.info.block_size;
+    uint64_t entry;
+
+    pthread_mutex_lock(&vhdx->bat.lock);
+    for (uint32_t i = 0; i < BLOCKS_MAX && block < vhdx->block_count; i++, block++) {
+        if (gw_vhdx_bat_get(vhdx, block, &entry) || kind_of(entry) != run->kind)
+            break;
+        run->length += gw_vhdx_block_bytes(vhdx, block);
+    }
+    pthread_mutex_unlock(&vhdx->bat.lock);
+}
+
 int gw_vhdx_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out)
 {
     struct gw_vhdx *vhdx = gw_vhdx_of(image);
     struct gw_extent run, next;
-    uint32_t left;
     int rc = run_in_block(vhdx, offset, &run);
 
     if (rc)
         return rc;
-    left = run.kind == GW_EXTENT_DATA ? SEEKS_MAX : BLOCKS_MAX;
-    while (--left > 0 && run.offset + run.length < image->info.virtual_size) {
-        /* What lies behind a fault is still told: the fault is met when its turn comes. */
-        if (run_in_block(vhdx, run.offset + run.length, &next) || next.kind != run.kind)
+    for (uint32_t i = 0; i < SEEKS_MAX; i++) {
+        uint64_t end = run.offset + run.length;
+
+        if (run.kind != GW_EXTENT_DATA && end % image->info.block_size == 0)
+            extend_without_data(vhdx, &run);
+        end = run.offset + run.length;
+        if (end == image->info.virtual_size || run_in_block(vhdx, end, &next) ||
+            next.kind != run.kind)
             break;
         run.length += next.length;
     }

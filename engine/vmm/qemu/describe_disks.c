@@ -196,7 +196,7 @@ static void set_hidden_options(const struct context *context, struct gw_vm_disk 
     const struct gw_line_drive *node = gw_line_find_drive(context->line, disk->node);
 
     snprintf(disk->aio, sizeof(disk->aio), "threads");
-    if (gw_disk_node_name_parse(disk->node, &disk->is_discard, disk->aio, sizeof(disk->aio)))
+    if (gw_disk_node_name_parse(disk->node, disk))
         return;
     if (disk->is_machine_ide)
         drive = find_ide_drive(context, drive_name);

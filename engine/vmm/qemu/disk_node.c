@@ -10,24 +10,38 @@
 #include "common/error.h"
 #include "engine/vmm/qemu/allow.h"
 
+#define NAME_ROOM 20u /* of a disk's name within a node's */
+
 void gw_disk_node_name(const struct gw_vm_disk *disk, unsigned index, char name[GW_VM_NODE_SIZE])
 {
-    snprintf(name, GW_VM_NODE_SIZE, "godwit-%u-%s-%.8s", index % 1000,
-             disk->is_discard ? "unmap" : "ignore", disk->aio);
+    char short_name[NAME_ROOM + 1];
+
+    if (strlen(disk->name) <= NAME_ROOM)
+        memcpy(short_name, disk->name, strlen(disk->name) + 1);
+    else
+        snprintf(short_name, sizeof(short_name), "%u", index % 1000);
+    snprintf(name, GW_VM_NODE_SIZE, "godwit-%c%c-%s", disk->is_discard ? 'u' : 'i',
+             strcmp(disk->aio, "native") == 0     ? 'n'
+             : strcmp(disk->aio, "io_uring") == 0 ? 'r'
+                                                  : 't',
+             short_name);
 }
 
-bool gw_disk_node_name_parse(const char *name, bool *is_discard, char *aio, size_t aio_size)
+bool gw_disk_node_name_parse(const char *name, struct gw_vm_disk *disk)
 {
-    char discard[8], mode[12];
-    unsigned index;
-    int end = 0;
+    static const char prefix[] = "godwit-";
+    const char *codes = name + strlen(prefix), *aio;
 
-    if (sscanf(name, "godwit-%3u-%6[a-z]-%11[a-z_]%n", &index, discard, mode, &end) != 3 ||
-        name[end] != '\0' || !gw_allow_word("unmap ignore", discard) ||
-        !gw_allow_word("threads native io_uring", mode))
+    if (strncmp(name, prefix, strlen(prefix)) != 0 || strlen(codes) < 4 || codes[2] != '-' ||
+        !strchr("ui", codes[0]) || !strchr("tnr", codes[1]))
         return false;
-    *is_discard = strcmp(discard, "unmap") == 0;
-    snprintf(aio, aio_size, "%s", mode);
+    aio = codes[1] == 't' ? "threads" : codes[1] == 'n' ? "native" : "io_uring";
+    disk->is_discard = codes[0] == 'u';
+    memset(disk->aio, 0, sizeof(disk->aio));
+    memcpy(disk->aio, aio, strlen(aio));
+    /* A number stands for a name that was too long. */
+    if (gw_id_is_valid(codes + 3))
+        snprintf(disk->name, sizeof(disk->name), "%s", codes + 3);
     return true;
 }
 

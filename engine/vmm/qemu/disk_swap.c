@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "engine/vmm/qemu/describe.h"
 #include "engine/vmm/qemu/migrate.h"
 
 static const char *text_of(const json_t *object, const char *name)
@@ -196,6 +197,7 @@ struct search {
     const char *node;
     char *path;
     size_t size;
+    char found[GW_VM_NODE_SIZE];
 };
 
 /* The device whose property "drive" names the node, from query-block's "qdev". */
@@ -276,17 +278,48 @@ int gw_disk_undo_run(struct gw_qmp *qmp, const json_t *commands)
     return each_attached(qmp, refuse_hold, last_error);
 }
 
-int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm_disk *disk, unsigned index,
+static int take_node(const char *qdev, const char *node, void *context)
+{
+    struct search *search = context;
+    char path[256];
+
+    device_path(qdev, path, sizeof(path));
+    if (strcmp(path, search->path) != 0)
+        return 0;
+    snprintf(search->found, sizeof(search->found), "%s", node);
+    return 1;
+}
+
+/* The device of the disk, and the node that it has now. */
+static int find_place(struct gw_qmp *qmp, const struct gw_vm *vm, unsigned index,
+                      struct search *search)
+{
+    const struct gw_vm_disk *disk = &vm->disks[index];
+    int ret;
+
+    if (disk->is_machine_ide) {
+        gw_disk_hold_name(index, search->found);
+        return gw_disk_find_device(qmp, search->found, search->path, search->size);
+    }
+    gw_vm_device_path(vm, disk->device_index, search->path, search->size);
+    ret = each_attached(qmp, take_node, search);
+    if (ret == 0)
+        return gw_fail(-ENOENT, "disk %s: the target's QEMU has no disk at %s", disk->name,
+                       search->path);
+    return ret < 0 ? ret : 0;
+}
+
+int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm *vm, unsigned index,
                     const struct gw_disk_image *image)
 {
-    char hold[GW_VM_NODE_SIZE], path[256];
+    const struct gw_vm_disk *disk = &vm->disks[index];
+    char path[256];
+    struct search search = {.path = path, .size = sizeof(path)};
     json_t *options;
     int ret = check_stopped(qmp);
 
-    if (ret < 0)
-        return ret;
-    gw_disk_hold_name(index, hold);
-    ret = gw_disk_find_device(qmp, hold, path, sizeof(path));
+    if (ret == 0)
+        ret = find_place(qmp, vm, index, &search);
     if (ret == 0)
         ret = gw_disk_node_options(disk, image, &options);
     if (ret == 0)
@@ -301,5 +334,5 @@ int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm_disk *disk, unsigned 
         delete_node(qmp, image->node);
         return gw_error_raise(&kept);
     }
-    return close_nodes(qmp, disk->name, hold, "");
+    return close_nodes(qmp, disk->name, search.found, "");
 }

@@ -2,14 +2,16 @@
 /*
  * disks: what godwit does to the disks of a running QEMU. A swap puts a null-co node of the same
  * size in the place of a disk's image while the guest is stopped (QEMU refuses to migrate VHDX
- * nodes, and two hosts must not hold one image), and an image in the place of a null-co node on the
- * other side. A tracker tells which granules of a disk were written since the last look.
+ * nodes, and two hosts must not hold one image), and an image in the place of a null-co node on
+ * the other side. A tracker tells which granules of a disk were written since the last look.
  *
  * Errors: 0 or -errno with a message that names the disk. After a failed swap the disk may be half
- * way: run the undo list, which is right in every state. Order: gw_disk_swap_prepare, and its undo
- * list told to whoever must act when this process dies, before the guest is stopped →
- * gw_disk_swap_out → (gw_disk_undo_run). trackers: open → collect, any number → close. Threads: one
- * at a time per QMP connection. Units: bytes; a granule is GW_DISK_GRANULE.
+ *   way: run the undo list, which is right in every state.
+ * Order: gw_disk_swap_prepare, and its undo list told to whoever must act when this process dies,
+ *   before the guest is stopped → gw_disk_swap_out → (gw_disk_undo_run). trackers: open → collect,
+ *   any number → close.
+ * Threads: one at a time per QMP connection.
+ * Units: bytes; a granule is GW_DISK_GRANULE.
  */
 #ifndef GODWIT_ENGINE_VMM_QEMU_DISKS_H
 #define GODWIT_ENGINE_VMM_QEMU_DISKS_H
@@ -34,9 +36,11 @@ struct gw_disk_image {
     const char *file_node; /* name of the node of the file below, or NULL */
 };
 
-/* Node names tell what QMP cannot: "godwit-2-unmap-native". A later move reads them back. */
+/* Node names tell what QMP cannot: "godwit-un-vda" is the disk vda with discard=unmap and
+ * aio=native. A later move reads them back: parse sets these three of disk, false when it is
+ * another kind of name. */
 void gw_disk_node_name(const struct gw_vm_disk *disk, unsigned index, char name[GW_VM_NODE_SIZE]);
-bool gw_disk_node_name_parse(const char *name, bool *is_discard, char *aio, size_t aio_size);
+bool gw_disk_node_name_parse(const char *name, struct gw_vm_disk *disk);
 void gw_disk_hold_name(unsigned index, char name[GW_VM_NODE_SIZE]);
 
 /* blockdev-add arguments for an image, with the cache, aio, discard and detect-zeroes of disk. */
@@ -69,9 +73,9 @@ int gw_disk_swap_out(struct gw_qmp *qmp, const struct gw_disk_swap *swap);
  * stopped. */
 int gw_disk_undo_run(struct gw_qmp *qmp, const json_t *commands);
 
-/* On the target: the image replaces the hold node that gw_vm_launch made for disks[index] (disk, of
- * the same description). The VM is paused, its state loaded, the image complete. */
-int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm_disk *disk, unsigned index,
+/* On the target: the image replaces what is under the device of vm->disks[index] (a null-co node,
+ * when gw_vm_launch made it). The VM is paused, its state loaded, the image complete. */
+int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm *vm, unsigned index,
                     const struct gw_disk_image *image);
 /* The QOM path of the device that uses a node of that name. -ENOENT. */
 int gw_disk_find_device(struct gw_qmp *qmp, const char *node, char *path, size_t size);

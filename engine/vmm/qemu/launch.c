@@ -134,7 +134,7 @@ static int await_qmp(struct gw_launched *launched, const char *log_path, uint32_
             break;
         if (has_ended(launched->pid_fd, 10)) {
             last_line(log_path, line, sizeof(line));
-            return gw_fail(-ECHILD, "the target's QEMU ended at once: %s", line);
+            return gw_fail(-ECHILD, "QEMU ended at once: %s", line);
         }
         if (ret != -ENOENT && ret != -ECONNREFUSED)
             return ret;
@@ -241,6 +241,57 @@ int gw_vm_launch(const struct gw_vm *vm, const struct gw_launch_options *options
                     options->timeout_ms ? options->timeout_ms : START_TIMEOUT_MS);
     if (ret == 0)
         ret = gw_vm_prepare_target(launched.qmp);
+    if (ret < 0) {
+        struct gw_error error;
+
+        gw_error_take(ret, &error);
+        gw_vm_end(&launched);
+        return gw_error_raise(&error);
+    }
+    *out = launched;
+    return 0;
+}
+
+int gw_vm_probe(const char *binary, const char *accelerator, struct gw_launched *out)
+{
+    struct gw_launched launched = {.pid = -1, .pid_fd = -1, .is_owned = true};
+    char dir[] = "/tmp/godwit-probe-XXXXXX", socket[96], log_path[64], line[300];
+    char *words[] = {(char *)binary,
+                     (char *)"-no-user-config",
+                     (char *)"-nodefaults",
+                     (char *)"-machine",
+                     (char *)"none",
+                     (char *)"-accel",
+                     (char *)accelerator,
+                     (char *)"-display",
+                     (char *)"none",
+                     (char *)"-qmp",
+                     socket,
+                     NULL};
+    int log_fd, ret;
+
+    if (!mkdtemp(dir))
+        return gw_fail_errno(-errno, "a folder for a moment: %s", dir);
+    snprintf(launched.qmp_path, sizeof(launched.qmp_path), "%s/qmp", dir);
+    snprintf(socket, sizeof(socket), "unix:%s/qmp,server=on,wait=off", dir);
+    snprintf(log_path, sizeof(log_path), "%s/log", dir);
+    log_fd = open(log_path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    ret = log_fd < 0 ? gw_fail_errno(-errno, "%s", log_path)
+                     : spawn(words, log_fd, NULL, 0, &launched.pid);
+    if (log_fd >= 0)
+        close(log_fd);
+    if (ret == 0) {
+        launched.pid_fd = open_pid_fd(launched.pid);
+        if (launched.pid_fd < 0) {
+            last_line(log_path, line, sizeof(line));
+            ret = gw_fail(-ECHILD, "%s does not start: %s", binary, line);
+        } else {
+            ret = await_qmp(&launched, log_path, START_TIMEOUT_MS);
+        }
+    }
+    unlink(launched.qmp_path);
+    unlink(log_path);
+    rmdir(dir);
     if (ret < 0) {
         struct gw_error error;
 

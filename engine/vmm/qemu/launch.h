@@ -5,8 +5,10 @@
  * says.
  *
  * Errors: 0 or -errno with a message; when QEMU ends before it answers, with the last line of its
- * log. Order: gw_vm_launch (or hook, or adopt) → gw_vm_load_state (migrate.h) → disks swapped in →
- * cont; gw_vm_end on every failure. The process is in a session of its own and outlives the caller.
+ *   log.
+ * Order: gw_vm_launch (or hook, or adopt) → gw_vm_load_state (migrate.h) → disks swapped in →
+ *   cont; gw_vm_end on every failure. The process is in a session of its own and outlives the
+ *   caller.
  * Threads: one at a time per VM.
  * Units: milliseconds.
  */
@@ -50,8 +52,11 @@ void gw_arguments_free(struct gw_arguments *arguments);
 
 int gw_vm_launch(const struct gw_vm *vm, const struct gw_launch_options *options,
                  struct gw_launched *out);
+/* A QEMU without a machine, to be asked what it can do. -ECHILD when it does not start. */
+int gw_vm_probe(const char *binary, const char *accelerator, struct gw_launched *out);
 /* Runs hook with the description as JSON on its standard input (ram files and run folder added as
- * "run_dir" and "ram_paths"); it prints {"qmp": PATH} and ends with 0. */
+ * "run_dir" and "ram_paths"); it prints {"qmp": PATH} and ends with 0. Its QEMU uses these RAM
+ * files, and fits as gw_vm_adopt asks. */
 int gw_vm_launch_hook(const char *hook, const struct gw_vm *vm,
                       const struct gw_launch_options *options, struct gw_launched *out);
 /* A QEMU that somebody else started with -incoming defer: is it waiting, and does it fit? What does

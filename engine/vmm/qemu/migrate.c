@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -133,6 +134,53 @@ int gw_vm_prepare_source(struct gw_qmp *qmp)
     return ret;
 }
 
+int gw_vm_read_settings(struct gw_qmp *qmp, json_t **out)
+{
+    json_t *capabilities, *parameters, *item, *settings = json_object();
+    size_t index;
+    int ret = settings ? gw_qmp_execute(qmp, "query-migrate-capabilities", NULL, &capabilities)
+                       : gw_fail(-ENOMEM, "no memory for QEMU's settings");
+
+    if (ret < 0) {
+        json_decref(settings);
+        return ret;
+    }
+    json_array_foreach(capabilities, index, item)
+    {
+        const char *name = json_string_value(json_object_get(item, "capability"));
+
+        if (name && strcmp(name, "x-ignore-shared") == 0)
+            json_object_set(settings, name, json_object_get(item, "state"));
+    }
+    json_decref(capabilities);
+    ret = gw_qmp_execute(qmp, "query-migrate-parameters", NULL, &parameters);
+    if (ret < 0) {
+        json_decref(settings);
+        return ret;
+    }
+    json_object_set(settings, "max-bandwidth", json_object_get(parameters, "max-bandwidth"));
+    json_decref(parameters);
+    *out = settings;
+    return 0;
+}
+
+int gw_vm_restore_settings(struct gw_qmp *qmp, const json_t *settings)
+{
+    json_t *state = json_object_get(settings, "x-ignore-shared");
+    json_t *bandwidth = json_object_get(settings, "max-bandwidth");
+    int ret = 0;
+
+    if (state)
+        ret = gw_qmp_execute(qmp, "migrate-set-capabilities",
+                             json_pack("{s:[{s:s, s:O}]}", "capabilities", "capability",
+                                       "x-ignore-shared", "state", state),
+                             NULL);
+    if (ret == 0 && bandwidth)
+        ret = gw_qmp_execute(qmp, "migrate-set-parameters",
+                             json_pack("{s:O}", "max-bandwidth", bandwidth), NULL);
+    return ret;
+}
+
 int gw_vm_prepare_target(struct gw_qmp *qmp)
 {
     int ret = set_capabilities(qmp, true);
@@ -149,35 +197,49 @@ static void pause_between(unsigned look)
     usleep(look < 20 ? 500 : 5000);
 }
 
-int gw_vm_cancel_state(struct gw_qmp *qmp)
+/* Waits until no migration is under way and the run state has followed. */
+static int settle(struct gw_qmp *qmp)
 {
     uint64_t deadline = gw_clock_ns() + 5 * GW_NS_PER_S;
-    int ret = gw_qmp_execute(qmp, "migrate_cancel", NULL, NULL);
 
-    for (unsigned look = 0; ret == 0; look++) {
+    for (unsigned look = 0;; look++) {
         const char *status;
+        char state[32];
         bool is_ended;
         json_t *info;
+        int ret = migration_status(qmp, &info, &status);
 
-        ret = migration_status(qmp, &info, &status);
         if (ret < 0)
             return ret;
         is_ended = !is_under_way(status);
         json_decref(info);
-        if (is_ended)
+        ret = gw_vm_status(qmp, state, sizeof(state));
+        if (ret < 0)
+            return ret;
+        if (is_ended && strcmp(state, "finish-migrate") != 0)
             return 0;
         if (gw_clock_left_ms(deadline) == 0)
-            return gw_fail(-ETIMEDOUT, "QEMU did not cancel its migration within 5 s");
+            return gw_fail(-ETIMEDOUT, "QEMU did not end its migration within 5 s");
         pause_between(look);
     }
-    return ret;
 }
 
-static int cancelled(struct gw_qmp *qmp, int error)
+int gw_vm_cancel_state(struct gw_qmp *qmp)
+{
+    int ret = gw_qmp_execute(qmp, "migrate_cancel", NULL, NULL);
+
+    return ret < 0 ? ret : settle(qmp);
+}
+
+/* Ends a stream that must not go on. QEMU writes it with its main lock held and may not even hear a
+ * cancel, so the socket is shut down first. */
+static int break_off(struct gw_qmp *qmp, int fd, int error)
 {
     struct gw_error kept;
 
     gw_error_take(error, &kept);
+    shutdown(fd, SHUT_RDWR);
+    gw_qmp_set_timeout(qmp, GW_QMP_TIMEOUT_MS);
     gw_vm_cancel_state(qmp);
     return gw_error_raise(&kept);
 }
@@ -210,6 +272,25 @@ static int look_at_save(struct gw_qmp *qmp, struct gw_state_result *out)
     return ret;
 }
 
+static int watch_save(struct gw_qmp *qmp, uint64_t deadline, struct gw_state_result *result)
+{
+    int ret;
+
+    for (unsigned look = 0;; look++) {
+        int left = gw_clock_left_ms(deadline);
+
+        if (left == 0)
+            return -ETIMEDOUT;
+        gw_qmp_set_timeout(qmp, (uint32_t)left);
+        ret = look_at_save(qmp, result);
+        if (ret <= 0)
+            break;
+        pause_between(look);
+    }
+    gw_qmp_set_timeout(qmp, GW_QMP_TIMEOUT_MS);
+    return ret;
+}
+
 int gw_vm_save_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms, struct gw_state_result *out)
 {
     uint64_t begin = gw_clock_ns(), deadline = begin + timeout_ms * GW_NS_PER_MS;
@@ -233,20 +314,17 @@ int gw_vm_save_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms, struct gw_
     }
     if (ret < 0)
         return ret;
-    for (unsigned look = 0; (ret = look_at_save(qmp, &result)) == 1; look++) {
-        if (gw_clock_left_ms(deadline) == 0)
-            return cancelled(qmp, gw_fail(-ETIMEDOUT,
-                                          "the state of the devices was not written within "
-                                          "%u ms",
-                                          timeout_ms));
-        pause_between(look);
-    }
-    if (ret == -EFBIG)
-        return cancelled(qmp, ret);
+    ret = watch_save(qmp, deadline, &result);
+    if (ret == -ETIMEDOUT)
+        ret = gw_fail(-ETIMEDOUT,
+                      "the state of the devices was not written within %u ms: nobody reads "
+                      "it, or the link is down",
+                      timeout_ms);
+    if (ret < 0)
+        return break_off(qmp, fd, ret);
     result.ns = gw_clock_ns() - begin;
-    if (ret == 0)
-        *out = result;
-    return ret;
+    *out = result;
+    return 0;
 }
 
 int gw_vm_load_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms)
@@ -275,9 +353,11 @@ int gw_vm_load_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms)
             return ret;
         if (strcmp(state, "inmigrate") != 0)
             break;
-        if (gw_clock_left_ms(deadline) == 0)
+        if (gw_clock_left_ms(deadline) == 0) {
+            shutdown(fd, SHUT_RDWR);
             return gw_fail(-ETIMEDOUT, "the state of the devices was not loaded within %u ms",
                            timeout_ms);
+        }
         pause_between(look);
     }
     if (ret == 0 && strcmp(state, "paused") != 0 && strcmp(state, "prelaunch") != 0)

@@ -115,6 +115,9 @@ static int take_line(struct gw_qmp *qmp, size_t length, json_t **message)
     json_error_t error;
 
     *message = json_loadb(qmp->buffer, length, 0, &error);
+    /* CPU models have numbers beyond 63 bits, which fit a real only. */
+    if (!*message)
+        *message = json_loadb(qmp->buffer, length, JSON_DECODE_INT_AS_REAL, &error);
     if (!*message || !json_is_object(*message)) {
         char start[33];
         size_t shown = length < sizeof(start) ? length : sizeof(start) - 1;
@@ -229,7 +232,7 @@ static int await_answer(struct gw_qmp *qmp, const char *command, uint64_t id, js
         if (!reply)
             continue;
         value = json_object_get(reply, "id");
-        if (!json_is_integer(value) || json_integer_value(value) != (json_int_t)id) {
+        if (!json_is_number(value) || json_number_value(value) != (double)id) {
             json_decref(reply);
             continue;
         }

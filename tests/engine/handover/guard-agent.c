@@ -13,6 +13,7 @@
 #include "common/error.h"
 #include "engine/handover/guard.h"
 #include "engine/handover/renames.h"
+#include "engine/vmm/qemu/disks.h"
 #include "engine/vmm/qemu/qmp.h"
 
 static void must(int error)
@@ -38,17 +39,16 @@ static void run(struct gw_qmp *qmp, const char *command, json_t *arguments)
     must(gw_qmp_execute(qmp, command, arguments, NULL));
 }
 
+#define HOLD GW_HOLD_PREFIX "0"
+
 static json_t *swap_undo(const char *image)
 {
-    return json_pack("{s:[{s:s, s:{s:s, s:s, s:{s:s, s:s}}}, {s:s, s:{s:s, s:s, s:s}}], s:{s:s, "
-                     "s:{s:s, s:s}}, s:s,"
-                     " s:[{s:s, s:{s:s}}]}",
-                     "commands", "execute", "blockdev-add", "arguments", "driver", "raw",
-                     "node-name", "disk0", "file", "driver", "file", "filename", image, "execute",
-                     "qom-set", "arguments", "path", "/machine/peripheral/vda", "property", "drive",
-                     "value", "disk0", "check", "execute", "qom-get", "arguments", "path",
-                     "/machine/peripheral/vda", "property", "drive", "value", "disk0", "cleanup",
-                     "execute", "blockdev-del", "arguments", "node-name", "hold");
+    return json_pack("{s:[{s:s, s:{s:s, s:s, s:{s:s, s:s}}}, {s:s, s:{s:s, s:s, s:s}},"
+                     " {s:s, s:{s:s}}]}",
+                     "disks", "execute", "blockdev-add", "arguments", "driver", "raw", "node-name",
+                     "disk0", "file", "driver", "file", "filename", image, "execute", "qom-set",
+                     "arguments", "path", "/machine/peripheral/vda", "property", "drive", "value",
+                     "disk0", "execute", "blockdev-del", "arguments", "node-name", HOLD);
 }
 
 int main(int argc, char **argv)
@@ -81,12 +81,12 @@ int main(int argc, char **argv)
     json_decref(undo);
     at("swap-announced", argv[5]);
     run(qmp, "blockdev-add",
-        json_pack("{s:s, s:s, s:i, s:b}", "driver", "null-co", "node-name", "hold", "size", 1 << 20,
+        json_pack("{s:s, s:s, s:i, s:b}", "driver", "null-co", "node-name", HOLD, "size", 1 << 20,
                   "read-zeroes", 1));
     at("hold-added", argv[5]);
     run(qmp, "qom-set",
         json_pack("{s:s, s:s, s:s}", "path", "/machine/peripheral/vda", "property", "drive",
-                  "value", "hold"));
+                  "value", HOLD));
     at("half-swapped", argv[5]);
     run(qmp, "blockdev-del", json_pack("{s:s}", "node-name", "disk0"));
     must(gw_guard_done(guard, step));

@@ -175,7 +175,7 @@ Test(guard, without_a_guard_the_guest_stays_paused, .timeout = 90)
     cr_assert_eq(shell(scene.qemu.dir, command), 0);
     kill_agent(&scene);
     cr_assert_str_eq(status(&scene), "paused");
-    cr_assert_str_eq(drive(&scene), "hold");
+    cr_assert_str_eq(drive(&scene), "godwit-hold-0");
     cr_assert_eq(access(scene.renamed, F_OK), 0);
     qemu_end(&scene.qemu);
 }
@@ -188,7 +188,7 @@ Test(guard, does_nothing_after_committing, .timeout = 90)
     reach(&scene, "committing", false);
     kill_agent(&scene);
     cr_assert_str_eq(status(&scene), "paused");
-    cr_assert_str_eq(drive(&scene), "hold");
+    cr_assert_str_eq(drive(&scene), "godwit-hold-0");
     cr_assert_eq(access(scene.renamed, F_OK), 0);
     cr_assert_neq(access(scene.image, F_OK), 0);
     qemu_end(&scene.qemu);

@@ -74,16 +74,23 @@ static struct gw_vm_disk *disk_of(struct gw_vm *vm)
     return disk;
 }
 
-/* Runs a qemu-io command on the device's own back end, through QEMU itself. */
+/* Runs a qemu-io command on the device's own back end, through QEMU itself. The guest is stopped
+ * around it: QEMU 7.2's qemu-io runs in the main thread, and aborts now and then on a VHDX that is
+ * on a running iothread. */
 static void io(struct qemu *qemu, const char *command)
 {
     char line[200], path[96], *text;
+    bool was_running;
+
+    cr_assert_eq(gw_vm_stop(qemu->qmp, &was_running), 0, "%s", gw_error_message());
 
     snprintf(line, sizeof(line), "qemu-io -d /machine/peripheral/vda/virtio-backend \"%s\"",
              command);
     cr_assert_eq(gw_qmp_human(qemu->qmp, line, &text), 0, "%s", gw_error_message());
     cr_assert_str_empty(text, "%s: %s", line, text);
     free(text);
+    if (was_running)
+        cr_assert_eq(gw_vm_cont(qemu->qmp), 0, "%s", gw_error_message());
     /* What qemu-io says goes to QEMU's standard output. */
     snprintf(path, sizeof(path), "%s/log", qemu->dir);
     text = file_text(path);

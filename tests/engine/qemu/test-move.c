@@ -9,9 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/error.h"
+#include "engine/vmm/qemu/disks.h"
 #include "tests/engine/qemu/move.h"
 
 TestSuite(move, .timeout = 120);
@@ -160,4 +162,120 @@ Test(move, q35_with_nic_and_numa)
          "-numa node,nodeid=0,cpus=0,memdev=m0 -numa node,nodeid=1,cpus=1,memdev=m1 "
          "-serial file:@/serial -nic user,model=e1000 -vga none "
          "-drive file=@/boot.raw,format=raw,if=none,id=hd0 -device ide-hd,drive=hd0,bus=ide.0");
+}
+
+static const char *const image_format[] = {"raw", "vhdx"};
+
+/* The whole of a disk's way at the pause: out of the source, as a file to the target, into its
+ * QEMU. */
+static void move_disk(const char *format, const char *extra)
+{
+    struct qemu source = {.pid = -1};
+    struct gw_launched target;
+    struct gw_launch_options options = {0};
+    struct gw_disk_image image = {.format = format};
+    struct gw_disk_swap swap;
+    struct gw_vm *vm, *again;
+    char dir[64], storage[GW_VM_MEMORIES_MAX][512], command[200], line[1024], path[128], *text;
+    const char *paths[GW_VM_MEMORIES_MAX];
+    char node[GW_VM_NODE_SIZE];
+    unsigned long stopped_at;
+    bool was_running;
+    struct qemu arrived = {.pid = -1};
+
+    qemu_prepare(&source);
+    guest_write(source.dir, "boot.raw", 4 << 20);
+    snprintf(command, sizeof(command), "qemu-img convert -q -f raw -O %s @/boot.raw @/disk",
+             format);
+    cr_assert_eq(shell(source.dir, command), 0);
+    snprintf(line, sizeof(line),
+             "-machine pc,memory-backend=ram0 " RAM64 "-object iothread,id=io0 -drive "
+             "file=@/disk,format=%s,if=none,id=vda%s",
+             format, extra);
+    qemu_start(&source, line);
+    await_counter(source.dir, "serial", 100);
+    vm = describe(&source);
+    folder_make(dir, sizeof(dir));
+    ram_make(vm, dir, storage, paths);
+    options.run_dir = dir;
+    options.ram_paths = paths;
+    cr_assert_eq(gw_vm_launch(vm, &options, &target), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_disk_swap_prepare(&vm->disks[0], 0, &swap), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_vm_stop(source.qmp, &was_running), 0, "%s", gw_error_message());
+    ram_copy(vm, paths);
+    cr_assert_eq(gw_disk_swap_out(source.qmp, &swap), 0, "%s", gw_error_message());
+    snprintf(path, sizeof(path), "%s/disk", dir);
+    snprintf(command, sizeof(command), "cp @/disk %s", path);
+    cr_assert_eq(shell(source.dir, command), 0);
+    state_move(&source, &target);
+    gw_disk_node_name(&vm->disks[0], 0, node);
+    image.path = path;
+    image.node = node;
+    cr_assert_eq(gw_disk_swap_in(target.qmp, vm, 0, &image), 0, "%s", gw_error_message());
+    stopped_at = counter_of(source.dir, "serial", false);
+    cr_assert_eq(gw_vm_cont(target.qmp), 0, "%s", gw_error_message());
+    await_counter(dir, "serial0.log", stopped_at);
+    /* What arrived can be described again, and would move on with the same options. */
+    arrived.qmp = target.qmp;
+    again = describe(&arrived);
+    cr_assert_str_eq(again->disks[0].path, path);
+    cr_assert_str_eq(again->disks[0].format, format);
+    cr_assert_eq(again->disks[0].is_direct, vm->disks[0].is_direct);
+    cr_assert_eq(again->disks[0].is_discard, vm->disks[0].is_discard);
+    cr_assert_str_eq(again->disks[0].aio, vm->disks[0].aio);
+    cr_assert_str_eq(again->disks[0].name, vm->disks[0].name);
+    cr_assert_eq(gw_qmp_human(target.qmp,
+                              "qemu-io -d /machine/peripheral/d0/virtio-backend \"write -P 3 "
+                              "1M 64k\"",
+                              &text),
+                 0);
+    cr_assert_str_empty(text);
+    free(text);
+    gw_disk_swap_free(&swap);
+    cr_assert_eq(gw_vm_end(&target), 0);
+    snprintf(command, sizeof(command),
+             "qemu-io -f %s -c 'read -P 3 1M 64k' %s/disk | grep -q '^read 65536'", format, dir);
+    cr_assert_eq(shell(source.dir, command), 0);
+    gw_vm_free(vm);
+    gw_vm_free(again);
+    folder_remove(dir);
+    qemu_end(&source);
+}
+
+Test(move, disks_follow_their_vm)
+{
+    for (size_t i = 0; i < 2; i++) {
+        move_disk(image_format[i], " -device virtio-blk-pci,drive=vda,id=d0,bootindex=1");
+        move_disk(image_format[i], ",cache=none,discard=unmap,aio=native -device "
+                                   "virtio-blk-pci,drive=vda,id=d0,bootindex=1,iothread=io0");
+    }
+}
+
+Test(move, a_failed_stream_leaves_the_source_whole)
+{
+    struct qemu source = {.pid = -1};
+    struct gw_state_result result;
+    int pair[2];
+    bool was_running;
+
+    qemu_start(&source, "-machine pc,memory-backend=ram0 -nodefaults " RAM64);
+    cr_assert_eq(gw_vm_prepare_source(source.qmp), 0);
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    cr_assert_eq(gw_vm_save_state(source.qmp, pair[0], 5000, &result), -EBUSY, "the guest runs");
+    cr_assert_eq(gw_vm_stop(source.qmp, &was_running), 0);
+    close(pair[1]);
+    cr_assert_eq(gw_vm_save_state(source.qmp, pair[0], 5000, &result), -EIO);
+    close(pair[0]);
+    /* Nobody reads: the socket fills, and the time passes. */
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    cr_assert_eq(gw_vm_save_state(source.qmp, pair[0], 300, &result), -ETIMEDOUT, "%s",
+                 gw_error_message());
+    close(pair[0]);
+    close(pair[1]);
+    cr_assert_eq(gw_vm_cont(source.qmp), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_vm_stop(source.qmp, &was_running), 0);
+    cr_assert(was_running);
+    cr_assert_eq(gw_vm_stop(source.qmp, &was_running), 0);
+    cr_assert_not(was_running);
+    qemu_end(&source);
 }

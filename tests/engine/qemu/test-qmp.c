@@ -108,8 +108,9 @@ Test(qmp, a_stopped_process_is_told_apart_from_a_held_socket)
     qemu_start(&qemu, "-machine none -nodefaults");
     gw_qmp_close(qemu.qmp);
     qemu.qmp = NULL;
-    usleep(200000); /* QEMU notices the end before it is stopped. */
+    usleep(500000); /* QEMU notices the end before it is stopped. */
     cr_assert_eq(kill(qemu.pid, SIGSTOP), 0);
+    usleep(200000); /* Until all of its threads have stopped. */
     cr_assert_eq(gw_qmp_open(qemu.qmp_path, &second), -EPROTO);
     expect_message("hangs");
     qemu_end(&qemu);

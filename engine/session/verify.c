@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Whole-volume digests. They compare content, never layout. */
+#include "engine/session/verify.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "common/bytes.h"
+#include "common/checked.h"
+#include "common/error.h"
+#include "common/memory.h"
+#include "engine/volume/disk.h"
+
+struct digest {
+    XXH3_state_t *state;
+    uint64_t size;
+};
+
+static int begin(struct digest *digest, uint64_t size)
+{
+    digest->size = size;
+    digest->state = XXH3_createState();
+    if (!digest->state)
+        return gw_fail(-ENOMEM, "no memory for a digest");
+    XXH3_128bits_reset(digest->state);
+    return 0;
+}
+
+/* One granule; the last of a volume may be short. Zeroes count as absent. */
+static void add(struct digest *digest, uint64_t index, const uint8_t *bytes, uint64_t length)
+{
+    uint8_t item[8 + GW_VERIFY_SIZE];
+    XXH128_canonical_t canonical;
+    bool is_zero = length % sizeof(uint64_t) == 0 && gw_memory_is_zero(bytes, length);
+
+    for (uint64_t i = 0; !is_zero && length % sizeof(uint64_t) && i < length && !bytes[i]; i++)
+        is_zero = i + 1 == length;
+    if (is_zero)
+        return;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, length));
+    gw_put_le64(item, index);
+    memcpy(item + 8, &canonical, GW_VERIFY_SIZE);
+    XXH3_128bits_update(digest->state, item, sizeof(item));
+}
+
+static void end(struct digest *digest, uint8_t *out)
+{
+    XXH128_canonical_t canonical;
+    uint8_t size[8];
+
+    gw_put_le64(size, digest->size);
+    XXH3_128bits_update(digest->state, size, sizeof(size));
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(digest->state));
+    memcpy(out, &canonical, GW_VERIFY_SIZE);
+    XXH3_freeState(digest->state);
+}
+
+int gw_verify_memory(const void *memory, uint64_t size, uint8_t *out)
+{
+    struct digest digest;
+    int error = begin(&digest, size);
+
+    if (error)
+        return error;
+    for (uint64_t at = 0; at < size; at += GW_VERIFY_GRANULE)
+        add(&digest, at / GW_VERIFY_GRANULE, (const uint8_t *)memory + at,
+            gw_min(GW_VERIFY_GRANULE, size - at));
+    end(&digest, out);
+    return 0;
+}
+
+/* The bytes of one location into the granule's buffer. */
+static int read_location(const struct gw_location *from, uint8_t *into)
+{
+    uint64_t moved = 0;
+
+    if (from->kind != GW_EXTENT_DATA) {
+        memset(into, 0, from->length);
+        return 0;
+    }
+    if (from->where == GW_IN_MEMORY) {
+        memcpy(into, from->memory, from->length);
+        return 0;
+    }
+    while (moved < from->length) {
+        /* Past the page cache whole sectors are read; the buffer has room behind the granule. */
+        ssize_t got = pread(from->fd, into + moved, gw_align_up(from->length - moved, 4096),
+                            (off_t)(from->file_offset + moved));
+
+        if (got < 0 && errno != EINTR)
+            return gw_fail_errno(-errno, "reading back at file offset %llu",
+                                 (unsigned long long)(from->file_offset + moved));
+        if (got == 0)
+            memset(into + moved, 0, from->length - moved);
+        moved = got == 0 ? from->length : moved + (got > 0 ? (uint64_t)got : 0);
+    }
+    return 0;
+}
+
+static int read_granule(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
+                        uint8_t *into)
+{
+    uint64_t moved = 0;
+    int error = 0;
+
+    while (!error && moved < length) {
+        struct gw_location from;
+
+        error = volume->ops->locate(volume, offset + moved, length - moved, &from);
+        if (error)
+            break;
+        from.length = gw_min(from.length, length - moved);
+        error = from.where == GW_BY_CALL && from.kind == GW_EXTENT_DATA
+                    ? volume->ops->read(volume, offset + moved, into + moved, from.length)
+                    : read_location(&from, into + moved);
+        moved += from.length;
+    }
+    return error;
+}
+
+/* Every granule that is not wholly within a hole, in order. */
+static int walk(struct gw_source_volume *volume, struct digest *digest, uint8_t *buffer)
+{
+    uint64_t offset = 0;
+
+    while (offset < volume->size) {
+        uint64_t length = gw_min(GW_VERIFY_GRANULE, volume->size - offset);
+        struct gw_extent extent;
+        int error = volume->ops->next_extent(volume, offset, &extent);
+
+        if (error)
+            return error;
+        if (extent.kind != GW_EXTENT_DATA && extent.length >= length) {
+            offset += gw_max(gw_align_down(extent.length, GW_VERIFY_GRANULE), length);
+            continue;
+        }
+        error = read_granule(volume, offset, length, buffer);
+        if (error)
+            return error;
+        add(digest, offset / GW_VERIFY_GRANULE, buffer, length);
+        offset += length;
+    }
+    return 0;
+}
+
+int gw_verify_source(struct gw_source_volume *volume, uint8_t *out)
+{
+    struct digest digest;
+    void *buffer;
+    int error = gw_memory_new(GW_VERIFY_GRANULE + 4096, &buffer);
+
+    if (error)
+        return error;
+    error = begin(&digest, volume->size);
+    if (!error) {
+        error = walk(volume, &digest, buffer);
+        end(&digest, out);
+    }
+    gw_memory_free(buffer, GW_VERIFY_GRANULE + 4096);
+    return error;
+}
+
+int gw_verify_image(const char *path, enum gw_image_format format, uint8_t *digest)
+{
+    struct gw_disk_source_options options = {.name = "image", .path = path, .format = format};
+    struct gw_source_volume *volume;
+    int error = gw_disk_source_open(&options, &volume);
+
+    if (error)
+        return error;
+    error = gw_verify_source(volume, digest);
+    volume->ops->close(volume);
+    return error;
+}

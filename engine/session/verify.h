@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * verify: one digest for the whole content of a volume, the same for every format: both sides
+ * compute it of what lies on their own medium, and compare.
+ *
+ * The digest is an XXH3-128 over, for each 64 KiB granule that is not zero, its number (little
+ * endian) and its own XXH3-128; then the size. So holes cost nothing, and a granule in another
+ * place is noticed.
+ *
+ * Errors: 0 or -errno with a message; -EBADMSG names the volume whose digests differ.
+ * Threads: one per volume.
+ * Units: bytes.
+ */
+#ifndef GODWIT_ENGINE_SESSION_VERIFY_H
+#define GODWIT_ENGINE_SESSION_VERIFY_H
+
+#include "engine/image/image.h"
+#include "engine/volume/volume.h"
+
+#define GW_VERIFY_GRANULE (64u << 10)
+#define GW_VERIFY_SIZE    16u
+
+/* Reads all of it; nothing may write to it meanwhile. */
+int gw_verify_source(struct gw_source_volume *volume, uint8_t *digest);
+int gw_verify_memory(const void *memory, uint64_t size, uint8_t *digest);
+/* Opens the finished image at path and reads it back, past the page cache where that can be. */
+int gw_verify_image(const char *path, enum gw_image_format format, uint8_t *digest);
+
+#endif

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Checks before a move, hooks, and QEMUs that wait already: with real QEMU processes. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/error.h"
+#include "engine/vmm/qemu/disks.h"
+#include "engine/vmm/qemu/plan.h"
+#include "tests/engine/qemu/move.h"
+
+TestSuite(plan, .timeout = 120);
+
+#define RAM "-m 32 -object memory-backend-file,id=ram0,size=32M,mem-path=@/ram,share=on "
+
+static bool has_reason(const struct gw_reasons *reasons, const char *text)
+{
+    for (unsigned i = 0; i < reasons->count; i++) {
+        if (strstr(reasons->lines[i], text))
+            return true;
+    }
+    return false;
+}
+
+#define expect_reason(reasons, text)                                                               \
+    cr_expect(has_reason(reasons, text), "\"%s\" is not among them (%u, first: %s)", text,         \
+              (reasons)->count, (reasons)->count ? (reasons)->lines[0] : "")
+
+Test(plan, a_vm_with_a_vhdx_passes_on_both_sides)
+{
+    struct gw_reasons blocked = {0};
+    struct qemu qemu = {.pid = -1};
+    json_t *features, *reasons;
+    struct gw_vm *vm;
+
+    qemu_prepare(&qemu);
+    shell(qemu.dir, "qemu-img create -q -f vhdx @/d.vhdx 8M");
+    qemu_start(&qemu, "-machine pc,memory-backend=ram0 -cpu max " RAM
+                      "-drive file=@/d.vhdx,format=vhdx,if=virtio");
+    vm = describe(&qemu);
+    cr_assert_eq(gw_vm_blocked_reasons(qemu.qmp, &reasons), 0);
+    cr_assert_geq(json_array_size(reasons), 1, "QEMU itself refuses VHDX");
+    json_decref(reasons);
+    cr_assert_eq(gw_plan_source(qemu.qmp, vm, &blocked), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_plan_cpu(qemu.qmp, vm, &features), 0, "%s", gw_error_message());
+    cr_assert_gt(json_array_size(features), 20);
+    cr_assert_eq(gw_plan_target(vm, NULL, features, &blocked), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_reasons_fail(&blocked, -1), 0, "%s", gw_error_message());
+    cr_assert_not(gw_plan_punches_memory(vm));
+    json_decref(features);
+    gw_vm_free(vm);
+    qemu_end(&qemu);
+}
+
+Test(plan, what_the_target_lacks_is_listed)
+{
+    struct gw_reasons blocked = {0};
+    struct qemu qemu = {.pid = -1};
+    json_t *features = json_pack("[s, s]", "sse2", "no-such-feature");
+    struct gw_vm *vm;
+
+    qemu_start(&qemu, "-machine pc,memory-backend=ram0 " RAM);
+    vm = describe(&qemu);
+    strcpy(vm->machine, "pc-i440fx-99.9");
+    strcpy(vm->cpu, "Frobnicator");
+    vm->version_major = 99;
+    vm->net_count = 1;
+    vm->nets[0].kind = GW_VM_NET_TAP;
+    strcpy(vm->nets[0].id, "n0");
+    strcpy(vm->nets[0].bridge, "nosuchbr");
+    cr_assert_eq(gw_plan_target(vm, NULL, features, &blocked), 0, "%s", gw_error_message());
+    expect_reason(&blocked, "machine type pc-i440fx-99.9");
+    expect_reason(&blocked, "CPU model Frobnicator");
+    expect_reason(&blocked, "QEMU 99.");
+    expect_reason(&blocked, "bridge nosuchbr");
+    gw_reasons_free(&blocked);
+    strcpy(vm->cpu, "max");
+    cr_assert_eq(gw_plan_target(vm, NULL, features, &blocked), 0, "%s", gw_error_message());
+    expect_reason(&blocked, "no-such-feature");
+    cr_expect_not(has_reason(&blocked, " sse2"));
+    gw_reasons_free(&blocked);
+    cr_assert_eq(gw_plan_target(vm, "/no/such/qemu", features, &blocked), 0);
+    expect_reason(&blocked, "/no/such/qemu");
+    gw_reasons_free(&blocked);
+    json_decref(features);
+    gw_vm_free(vm);
+    qemu_end(&qemu);
+}
+
+Test(plan, what_stands_against_a_source_is_listed)
+{
+    struct gw_reasons refused = {0};
+    struct qemu qemu = {.pid = -1};
+    struct gw_vm *vm;
+
+    qemu_prepare(&qemu);
+    shell(qemu.dir,
+          "truncate -s 1M @/cd.iso @/b.raw; qemu-img create -q -f qcow2 -F raw -b @/b.raw "
+          "@/chain.qcow2");
+    qemu_start(
+        &qemu,
+        "-machine q35 -m 32 -device ide-cd,drive=cd,id=cd0 -drive "
+        "if=none,id=cd,file=@/cd.iso,format=raw,media=cdrom,readonly=on "
+        "-drive file=@/chain.qcow2,if=virtio,id=chain -device pcie-root-port,id=rp,chassis=1");
+    json_decref(qemu_run(
+        &qemu, "device_add",
+        json_pack("{s:s, s:s, s:s}", "driver", "virtio-rng-pci", "id", "hot", "bus", "rp")));
+    cr_assert_eq(gw_vm_describe(qemu.qmp, &refused, &vm), 0, "%s", gw_error_message());
+    expect_reason(&refused, "memory pc.ram is not shared");
+    expect_reason(&refused, "CD-ROM cd has a medium");
+    expect_reason(&refused, "disk chain: a chain of images");
+    expect_reason(&refused, "virtio-rng-pci hot is not in QEMU's command line");
+    gw_reasons_free(&refused);
+    gw_vm_free(vm);
+    qemu_end(&qemu);
+}
+
+Test(plan, a_replaced_image_is_seen)
+{
+    struct gw_reasons refused = {0};
+    struct qemu qemu = {.pid = -1};
+    struct gw_vm *vm;
+
+    qemu_prepare(&qemu);
+    shell(qemu.dir, "truncate -s 1M @/d.raw");
+    qemu_start(&qemu,
+               "-machine pc,memory-backend=ram0 " RAM "-drive file=@/d.raw,format=raw,if=virtio");
+    shell(qemu.dir, "mv @/d.raw @/e.raw; truncate -s 1M @/d.raw");
+    cr_assert_eq(gw_vm_describe(qemu.qmp, &refused, &vm), 0, "%s", gw_error_message());
+    expect_reason(&refused, "is not the file that QEMU has open");
+    gw_reasons_free(&refused);
+    gw_vm_free(vm);
+    qemu_end(&qemu);
+}
+
+Test(plan, a_target_that_does_not_start_gives_its_last_words)
+{
+    struct qemu qemu = {.pid = -1};
+    const char *paths[] = {"/no/such/folder/ram"};
+    struct gw_launch_options options = {.ram_paths = paths};
+    struct gw_launched launched;
+    struct gw_vm *vm;
+
+    qemu_start(&qemu, "-machine pc,memory-backend=ram0 " RAM);
+    vm = describe(&qemu);
+    shell(qemu.dir, "mkdir @/run");
+    options.run_dir = qemu.dir;
+    {
+        char run[80];
+
+        snprintf(run, sizeof(run), "%s/run", qemu.dir);
+        options.run_dir = run;
+        cr_assert_eq(gw_vm_launch(vm, &options, &launched), -ECHILD);
+    }
+    cr_assert_not_null(strstr(gw_error_message(), "/no/such/folder/ram"), "%s", gw_error_message());
+    gw_vm_free(vm);
+    qemu_end(&qemu);
+}
+
+Test(plan, a_waiting_qemu_is_taken_when_it_fits)
+{
+    struct qemu source = {.pid = -1}, target = {.pid = -1};
+    struct gw_reasons faults = {0};
+    struct gw_state_result result;
+    struct gw_launched launched;
+    char paths[GW_VM_MEMORIES_MAX][512];
+    const char *lent[1];
+    struct gw_vm *vm;
+    bool was_running;
+
+    qemu_start(&source,
+               "-machine pc,memory-backend=ram0 -nodefaults " RAM "-device virtio-rng-pci,id=r1");
+    vm = describe(&source);
+    qemu_prepare(&target);
+    qemu_spawn(&target, "-accel tcg -display none -qmp unix:@/qmp,server=on,wait=off -machine "
+                        "pc,memory-backend=ram0 -nodefaults " RAM
+                        "-device virtio-rng-pci,id=r1 -incoming defer -S");
+    qemu_connect(&target);
+    gw_qmp_close(target.qmp);
+    target.qmp = NULL;
+    usleep(100000);
+    cr_assert_eq(gw_vm_adopt(target.qmp_path, vm, paths, &faults, &launched), 0, "%s",
+                 gw_error_message());
+    cr_assert_eq(gw_vm_stop(source.qmp, &was_running), 0);
+    lent[0] = paths[0];
+    ram_copy(vm, lent);
+    result = state_move(&source, &launched);
+    cr_assert_gt(result.bytes, 10000);
+    cr_assert_eq(gw_vm_cont(launched.qmp), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_vm_end(&launched), 0);
+    cr_assert_eq(kill(target.pid, 0), 0, "a QEMU of somebody else's is not ended");
+    gw_vm_free(vm);
+    qemu_end(&target);
+    qemu_end(&source);
+}
+
+Test(plan, a_waiting_qemu_that_does_not_fit_is_refused)
+{
+    struct qemu source = {.pid = -1}, target = {.pid = -1};
+    struct gw_reasons faults = {0};
+    struct gw_launched launched;
+    char paths[GW_VM_MEMORIES_MAX][512];
+    struct gw_vm *vm;
+
+    qemu_start(&source,
+               "-machine pc,memory-backend=ram0 -nodefaults " RAM "-device virtio-rng-pci,id=r1");
+    vm = describe(&source);
+    qemu_start(&target, "-machine q35,memory-backend=ram0 -nodefaults -m 64 -object "
+                        "memory-backend-file,id=ram0,size=64M,mem-path=@/ram,share=on");
+    gw_qmp_close(target.qmp);
+    target.qmp = NULL;
+    usleep(100000);
+    cr_assert_eq(gw_vm_adopt(target.qmp_path, vm, paths, &faults, &launched), -EINVAL);
+    expect_reason(&faults, "does not wait for a migration");
+    expect_reason(&faults, "is a pc-q35");
+    expect_reason(&faults, "67108864 bytes");
+    expect_reason(&faults, "nothing at /machine/peripheral/r1");
+    gw_reasons_free(&faults);
+    gw_vm_free(vm);
+    qemu_end(&target);
+    qemu_end(&source);
+}
+
+static void write_hook(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "we");
+
+    fprintf(file, "#!/bin/bash\n%s\n", text);
+    fclose(file);
+    chmod(path, 0700);
+}
+
+Test(plan, a_launch_hook_starts_the_target)
+{
+    struct qemu qemu = {.pid = -1};
+    char storage[GW_VM_MEMORIES_MAX][512], hook[96], run[80];
+    const char *paths[GW_VM_MEMORIES_MAX];
+    struct gw_launch_options options = {.ram_paths = paths, .run_dir = run};
+    struct gw_launched launched;
+    struct gw_vm *vm;
+
+    qemu_start(&qemu,
+               "-machine pc,memory-backend=ram0 -nodefaults " RAM "-device virtio-rng-pci,id=r1");
+    vm = describe(&qemu);
+    snprintf(run, sizeof(run), "%s/run", qemu.dir);
+    mkdir(run, 0700);
+    ram_make(vm, run, storage, paths);
+    snprintf(hook, sizeof(hook), "%s/hook", qemu.dir);
+    write_hook(
+        hook,
+        "grep -q ram_paths || exit 9\n"
+        "dir=$(dirname $0)/run\n"
+        "qemu-system-x86_64 -accel tcg -display none -machine pc,memory-backend=ram0 -nodefaults "
+        "-m 32 -object memory-backend-file,id=ram0,size=32M,mem-path=$dir/ram-ram0,share=on "
+        "-device virtio-rng-pci,id=r1 -qmp unix:$dir/q,server=on,wait=off -incoming defer -S "
+        "-daemonize >/dev/null 2>&1\n"
+        "echo '{\"qmp\": \"'$dir/q'\"}'");
+    cr_assert_eq(gw_vm_launch_hook(hook, vm, &options, &launched), 0, "%s", gw_error_message());
+    cr_assert(launched.is_owned);
+    cr_assert_eq(gw_vm_end(&launched), 0, "%s", gw_error_message());
+    write_hook(hook, "exit 3");
+    cr_assert_eq(gw_vm_launch_hook(hook, vm, &options, &launched), -ECHILD);
+    cr_assert_not_null(strstr(gw_error_message(), "exit status 3"), "%s", gw_error_message());
+    write_hook(hook, "echo hello");
+    cr_assert_eq(gw_vm_launch_hook(hook, vm, &options, &launched), -EPROTO);
+    gw_vm_free(vm);
+    qemu_end(&qemu);
+}
+
+Test(plan, a_tap_joins_its_bridge_and_goes_with_its_descriptor)
+{
+    int fd;
+
+    if (unshare(CLONE_NEWNET) < 0 || system("ip link add gwbr0 type bridge") != 0)
+        cr_skip_test("no network namespace with a bridge can be made here");
+    cr_assert_eq(gw_tap_open("nosuchbr", &fd), -ENODEV);
+    cr_assert_not_null(strstr(gw_error_message(), "--net nosuchbr=BRIDGE"), "%s",
+                       gw_error_message());
+    cr_assert_eq(gw_tap_open("gwbr0", &fd), 0, "%s", gw_error_message());
+    cr_assert_eq(system("ip link show master gwbr0 up | grep -q gwtap"), 0);
+    close(fd);
+    cr_assert_neq(system("ip link show master gwbr0 | grep -q gwtap"), 0);
+}
