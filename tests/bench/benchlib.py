@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import statistics
@@ -118,6 +119,13 @@ class Lab:
                                                       (result.stderr or result.stdout)[-1000:]))
         return result.stdout
 
+    def timed(self, side, *command, env=None):
+        """As run; (standard output, CPU seconds that the command took)."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        text = self.run(side, *command, env=env)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return text, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
     def start(self, side, *command, env=None, out=None):
         """Starts a server on one side. out: a file for its standard output."""
         child = subprocess.Popen(self.on(side, *command), stdin=subprocess.DEVNULL,
@@ -149,6 +157,7 @@ class Agent:
 
     def __init__(self, lab, side, trusted=True, ram_dir=None):
         self.lab, self.side = lab, side
+        self.last_job = None
         self.folder = lab.path('agent-' + side, 'x')[:-2]
         self.storage = os.path.join(self.folder, 'storage')
         self.socket = os.path.join(self.folder, 'admin')
@@ -168,15 +177,33 @@ class Agent:
             self.child = lab.start(side, *command, out=out)
         lab.wait_port(side, 13560)
 
-    def last_stats(self, kind='serve'):
-        """"stats" of the newest migration that this agent took part in."""
-        text = self.lab.run(self.side, self.lab.tool('cli', 'godwit'), 'history', '--json', '--socket',
-                            self.socket)
-        return json.loads(text), kind
+    def pid(self):
+        """ip netns exec and taskset become the agent itself."""
+        return self.child.pid
+
+    def last_stats(self):
+        """"stats" of the newest session that this agent served."""
+        for _ in range(200):
+            text = subprocess.run([self.lab.tool('cli', 'godwit'), 'history', '--json', '--limit', '1',
+                                   '--socket', self.socket], stdout=subprocess.PIPE, text=True,
+                                  check=True).stdout
+            jobs = json.loads(text)['history']
+            if jobs and jobs[0].get('job') != self.last_job and (jobs[0].get('detail') or {}).get('stats'):
+                self.last_job = jobs[0]['job']
+                return jobs[0]['detail']['stats']
+            time.sleep(0.02)
+        raise RuntimeError('the agent on %s told no figures: %s' % (self.side, text[-500:]))
 
     def stop(self):
         stop(self.child)
         shutil.rmtree(self.state, ignore_errors=True)
+
+
+def cpu_of(pid):
+    """CPU seconds of a process so far."""
+    with open('/proc/%d/stat' % pid) as handle:
+        words = handle.read().rpartition(')')[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def stop(child):
