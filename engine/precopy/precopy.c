@@ -15,6 +15,9 @@
 /* Disk rounds before memory begins: what is left then goes with the rounds of memory. */
 #define DISK_ROUNDS_MAX  4u
 #define SMALL_DISK_ROUND (64u << 20)
+/* Bytes per second, until a round has measured it: a first pass may have found nothing but holes.
+ */
+#define UNMEASURED_RATE (10u << 20)
 
 struct member {
     struct gw_source_volume *volume;
@@ -96,12 +99,11 @@ static void tell(struct gw_precopy *precopy)
 static void predict(struct gw_precopy *precopy)
 {
     struct gw_precopy_report *report = &precopy->report;
-    uint64_t copy_ns = 0;
+    uint64_t rate = report->rate > 0 ? report->rate : UNMEASURED_RATE;
 
-    if (report->rate > 0)
-        copy_ns =
-            (uint64_t)((double)report->dirty_bytes * (double)GW_NS_PER_S / (double)report->rate);
-    report->predicted_pause_ns = precopy->options.fixed_pause_ns + copy_ns;
+    report->predicted_pause_ns =
+        precopy->options.fixed_pause_ns +
+        (uint64_t)((double)report->dirty_bytes * (double)GW_NS_PER_S / (double)rate);
 }
 
 /* Reads the dirty maps of every copied volume, with the guest stopped when that is needed. */
