@@ -169,7 +169,7 @@ static json_t *make_detail(struct gw_serve_vm *vm, bool is_paused)
     json_t *files = json_array();
 
     for (unsigned i = 0; i < vm->vm->disk_count; i++) {
-        char part[PATH_MAX + 64], identity[GW_FILE_IDENTITY_MAX];
+        char part[PATH_MAX + 64];
 
         snprintf(part, sizeof(part), "%s.godwit-%s.part", vm->images[i], vm->serve->epoch);
         json_array_append_new(images, json_string(vm->images[i]));
