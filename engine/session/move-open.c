@@ -28,6 +28,13 @@ static void check_disks(struct gw_move *move)
                            "with qemu-img, or stop the VM and copy it",
                            disk->name, disk->format);
     }
+    for (unsigned i = 0; i < move->vm->disk_count; i++)
+        if (strcmp(move->vm->disks[i].file_driver, "file") != 0)
+            gw_reasons_add(&move->reasons,
+                           "disk %s lies on %s (%s): only image files can be put out of a "
+                           "supervisor's way; copy it to a file first",
+                           move->vm->disks[i].name, move->vm->disks[i].path,
+                           move->vm->disks[i].file_driver);
     for (unsigned i = 0; i < move->request->disk_count; i++)
         if (!gw_vm_find_disk(move->vm, move->request->disks[i].from))
             gw_reasons_add(&move->reasons, "--disk %s=...: the VM has no disk of that name",
@@ -93,7 +100,7 @@ static int offer_disk(const struct gw_move *move, unsigned index, json_t **out)
     struct gw_offered_volume offered = {
         .kind = GW_VOLUME_DISK,
         .size = move->volumes[index]->size,
-        .data_bytes = gw_min(info->file_size, move->volumes[index]->size),
+        .data_bytes = gw_source_data_bytes(move->volumes[index]),
         .format = info->format,
         .is_fixed = info->is_fixed,
         .block_size = info->block_size,
