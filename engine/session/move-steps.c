@@ -252,10 +252,15 @@ static int copy_last(struct gw_move *move)
 static int swap_disks(struct gw_move *move)
 {
     unsigned step = 0;
-    int error =
-        announce(&move->steps,
-                 json_pack("{s:O}", "disks", json_object_get(move->steps.detail, "undo")), &step);
+    int error = 0;
 
+    /* An export holds the node that is to go; the last byte was read through it. */
+    for (unsigned i = 0; !error && i < move->swap_count; i++)
+        error = gw_disk_export_close(&move->exports[i]);
+    if (!error)
+        error = announce(&move->steps,
+                         json_pack("{s:O}", "disks", json_object_get(move->steps.detail, "undo")),
+                         &step);
     for (unsigned i = 0; !error && i < move->swap_count; i++)
         error = gw_disk_swap_out(move->qmp, &move->swaps[i]);
     return error ? error : gw_guard_done(move->guard, step);

@@ -18,6 +18,7 @@
 #include "engine/vmm/qemu/disks.h"
 #include "engine/vmm/qemu/migrate.h"
 #include "engine/volume/disk.h"
+#include "engine/volume/nbd.h"
 #include "engine/volume/ram.h"
 
 #define GW_THROTTLE_PERIOD_NS (100 * GW_NS_PER_MS)
@@ -51,6 +52,7 @@ struct gw_move {
     unsigned volume_count; /* disks first, in the order of vm->disks, then memories */
     struct gw_disk_tracker *trackers[GW_VM_DISKS_MAX];
     struct gw_disk_dirty dirty[GW_VM_DISKS_MAX];
+    struct gw_disk_export exports[GW_VM_DISKS_MAX]; /* of disks that are read through QEMU */
     struct gw_disk_swap swaps[GW_VM_DISKS_MAX];
     unsigned swap_count;
     struct gw_precopy *precopy;

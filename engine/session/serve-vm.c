@@ -82,6 +82,10 @@ static int check_volumes(const struct gw_vm *vm, const json_t *offer)
         if (!error && ((offered.kind == GW_VOLUME_DISK) != is_disk ||
                        strcmp(offered.name, name) != 0 || offered.size < size))
             error = gw_fail(-EPROTO, "volume %s of the offer does not fit the VM", offered.name);
+        /* Raw bytes that QEMU took for another format could name any file of this host. */
+        if (!error && is_disk && strcmp(gw_offer_format(&offered), vm->disks[i].format) != 0)
+            error = gw_fail(-EPROTO, "disk %s is offered as %s and described as %s", offered.name,
+                            gw_offer_format(&offered), vm->disks[i].format);
     }
     return error;
 }

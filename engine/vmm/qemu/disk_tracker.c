@@ -137,30 +137,11 @@ static int swap_periods(struct gw_disk_tracker *tracker)
     return run(tracker, "transaction", json_pack("{s:[o, o]}", "actions", merge, clear));
 }
 
-static bool is_of_export(const json_t *event, void *context)
-{
-    const json_t *id = json_object_get(json_object_get(event, "data"), "id");
-
-    return json_is_string(id) && strcmp(json_string_value(id), context) == 0;
-}
-
 static int add_export(struct gw_disk_tracker *tracker)
 {
     return run(tracker, "block-export-add",
                json_pack("{s:s, s:s, s:s, s:s, s:[s]}", "type", "nbd", "id", tracker->map,
                          "node-name", tracker->map, "name", tracker->map, "bitmaps", ROUND_BITMAP));
-}
-
-static int delete_export(struct gw_qmp *qmp, const char *id)
-{
-    int ret;
-
-    gw_qmp_drop_events(qmp, "BLOCK_EXPORT_DELETED");
-    ret = gw_qmp_execute(qmp, "block-export-del", json_pack("{s:s, s:s}", "id", id, "mode", "hard"),
-                         NULL);
-    if (ret < 0)
-        return ret;
-    return gw_qmp_wait_event(qmp, "BLOCK_EXPORT_DELETED", is_of_export, (void *)id, 5000, NULL);
 }
 
 /* What a reply about a range adds to. */
@@ -276,7 +257,7 @@ int gw_disk_tracker_collect(struct gw_disk_tracker *tracker, struct gw_bitmap *d
         return ret;
     ret = read_map(tracker, dirty);
     gw_error_take(ret, &error);
-    deleted = delete_export(tracker->qmp, tracker->map);
+    deleted = gw_disk_export_delete(tracker->qmp, tracker->map);
     if (ret < 0)
         return gw_error_raise(&error);
     tracker->was_delivered = deleted == 0;
@@ -358,8 +339,9 @@ int gw_disk_tracker_clean(struct gw_qmp *qmp)
     {
         const char *id = json_string_value(json_object_get(item, "id")) ?: "";
 
-        if (ret == 0 && strncmp(id, MAP_PREFIX, strlen(MAP_PREFIX)) == 0)
-            ret = delete_export(qmp, id);
+        if (ret == 0 && (strncmp(id, MAP_PREFIX, strlen(MAP_PREFIX)) == 0 ||
+                         strncmp(id, GW_READ_PREFIX, strlen(GW_READ_PREFIX)) == 0))
+            ret = gw_disk_export_delete(qmp, id);
     }
     json_decref(exports);
     if (ret == 0)
