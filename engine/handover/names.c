@@ -67,8 +67,7 @@ static const struct {
     [GW_HANDOVER_NEVER_RAN] =
         {"NEVER_RAN", "the VM could not be started on the target and never will run there"},
     [GW_HANDOVER_LOST] =
-        {"LOST",
-         "the target took the VM over and lost its QEMU; nobody resumes by itself"},
+        {"LOST", "the target took the VM over and lost its QEMU; nobody resumes by itself"},
     [GW_HANDOVER_YIELDING] =
         {"YIELDING",
          "a person gave the VM back to the source; the target is about to promise never to run it"},

@@ -4,7 +4,8 @@
  * are made by other programs (cmp, qemu-img).
  *
  * Errors: a failed assertion of the test; a place that cannot be had skips the test with the
- * reason. Units: bytes.
+ *   reason.
+ * Units: bytes.
  */
 #ifndef GODWIT_TESTS_ENGINE_VOLUME_PLACE_H
 #define GODWIT_TESTS_ENGINE_VOLUME_PLACE_H
