@@ -2,16 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moves that fail: refused, full, killed, cancelled, cut off. Each ends with the guest running on the
 source, whole, its QEMU as it was before, a clean target, the right exit code and one line of error."""
+import ctypes
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import lib
 
 SIZE = {'memory_mib': 160, 'disk_mib': 128, 'fill_mib': 32, 'image_format': 'vhdx'}
 SLOW_MBIT = 100
+IN_MOVED_FROM = 0x40
 PHASES = ['disks', 'memory', 'handover']
 
 
@@ -66,12 +69,6 @@ class Ready:
         qemus = self.world.target.qemus()
         lib.check(len(qemus) == 1, 'the target runs %d QEMUs', len(qemus))
         return qemus[0][0]
-
-    def job(self, move):
-        """The job's number, from its first line."""
-        found = [event['job'] for event in move.events if event.get('job')]
-        lib.check(found, 'no line named the job: %s', move.events[:2])
-        return found[0]
 
     def nothing_happened(self, files=()):
         self.world.assert_nothing_happened(self.before, files)
@@ -248,7 +245,7 @@ def cancelled(phase, paused):
             ready.before = world.source_state()
         move = ready.go_to(phase)
         began = time.monotonic()
-        cancel = world.source.command('cancel', ready.job(move)).result()
+        cancel = world.source.command('cancel', world.source.running_job()).result()
         lib.check(cancel.status == 0, 'cancel ended with %d: %s', cancel.status, cancel.errors)
         world.assert_refused(move.result(), 'failed', 'cancel')
         lib.check(time.monotonic() - began < 15, 'it took %.1f s to cancel',
@@ -318,6 +315,50 @@ def link_is_lost_for_good(phase):
         ready.release()
         world.source.set_link('up')
         world.assert_no_debris(timeout=60)
+
+
+def stop_at_rename(folder, pid, done):
+    """Stops process pid the moment a file is renamed in folder: the source's images lose their names
+    just before COMMITTED is journalled."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    watcher = libc.inotify_init1(os.O_CLOEXEC)
+    lib.check(libc.inotify_add_watch(watcher, folder.encode(), IN_MOVED_FROM) >= 0, 'no inotify')
+
+    def wait():
+        os.read(watcher, 4096)
+        os.kill(pid, signal.SIGSTOP)
+        os.close(watcher)
+        done.set()
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@lib.scenario(timeout=240)
+def link_is_cut_at_the_commit():
+    """From COMMITTED on nobody resumes by a guess: the command ends in doubt, status shows it, cancel is
+    refused, and the agents settle it once the link is back: exactly one guest runs."""
+    with Ready() as ready:
+        world = ready.world
+        stopped = threading.Event()
+        stop_at_rename(world.source.storage, world.source.agent.pid, stopped)
+        move = world.start_move('--progress')
+        lib.check(stopped.wait(90), 'no image was renamed: %s', world.source.agent_log())
+        world.source.set_link('down')
+        os.kill(world.source.agent.pid, signal.SIGCONT)
+        job = world.source.running_job()
+        cancel = world.source.command('cancel', job).result()
+        result = move.result(timeout=120)
+        world.assert_refused(result, 'in doubt')
+        lib.check(cancel.status == lib.EXIT['in doubt'], 'cancel ended with %d', cancel.status)
+        lib.check(result.detail['state'] in ('COMMITTED', 'IN_DOUBT'), 'the state is %s',
+                  result.detail['state'])
+        lib.check(world.guest.qmp('query-status')['status'] != 'running', 'the source runs')
+        lib.check(world.guest.is_running(), 'the source\'s QEMU is gone')
+        [agent] = world.source.command('status').result().events[-1]['agents']
+        lib.check(len(agent['in_doubt']) == 1, 'status shows %s', agent['in_doubt'])
+        world.source.set_link('up')
+        world.assert_moved()
+        lib.guestctl.wait_for(lambda: not world.source.command('status').result()
+                              .events[-1]['agents'][0]['in_doubt'], 30, 'the end of the doubt', 1)
 
 
 if __name__ == '__main__':
