@@ -22,6 +22,9 @@ struct path_rig {
     struct gw_worker *near_worker, *far_worker;
     struct gw_sender *sender;
     struct gw_receiver *receiver;
+    /* Called often while a round runs, or NULL. */
+    void (*look)(void *context);
+    void *look_context;
 };
 
 /* transport: "loop" or "tcp". */
