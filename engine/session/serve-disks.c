@@ -81,11 +81,13 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
         error = make_disk(serve, &offered, path, &serve->volumes[i]);
         if (!error) {
             serve->paths[i] = strdup(path);
+            if (!serve->paths[i])
+                error = gw_fail(-ENOMEM, "no memory for a path");
             serve->formats[i] = offered.format;
         }
-        if (!error)
-            json_array_append_new(names,
-                                  json_pack("{s:s,s:s}", "name", offered.name, "path", path));
+        if (!error && json_array_append_new(
+                          names, json_pack("{s:s,s:s}", "name", offered.name, "path", path)))
+            error = gw_fail(-EILSEQ, "the path of %s on this host is not UTF-8 text", offered.name);
     }
     return error;
 }
