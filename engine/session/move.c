@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/checked.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "engine/session/attended.h"
@@ -16,9 +17,10 @@
 #define DEFAULT_PAUSE_MS 300u
 #define READY_TIMEOUT_MS                                                                           \
     20000 /* the target loads the state and syncs; then the source takes it back */
-#define ANSWER_TIMEOUT_MS 3000 /* then GO is said again */
-#define ANSWERS_MAX       10   /* before the command ends in doubt and the agent goes on asking */
-#define CLOSE_TIMEOUT_MS  5000
+#define VERIFY_BYTES_PER_MS 100000u /* a slow target, which reads back all that it has */
+#define ANSWER_TIMEOUT_MS   3000    /* then GO is said again */
+#define ANSWERS_MAX         10 /* before the command ends in doubt and the agent goes on asking */
+#define CLOSE_TIMEOUT_MS    5000
 
 /* ---- hooks of the pre-copy ---- */
 
@@ -226,6 +228,15 @@ static bool is_settled(enum gw_handover_state state)
     return gw_handover_is_ended(state) || state == GW_HANDOVER_HANDED_OVER;
 }
 
+static int ready_timeout_ms(const struct gw_move *move)
+{
+    uint64_t timeout = READY_TIMEOUT_MS;
+
+    for (unsigned i = 0; move->request->verify && i < move->volume_count; i++)
+        timeout += move->volumes[i]->size / VERIFY_BYTES_PER_MS;
+    return (int)gw_min(timeout, GW_SLOW_REPLY_TIMEOUT_MS);
+}
+
 static void hand_over(struct gw_move *move)
 {
     const enum gw_handover_state *state = &move->switchover.machine.state;
@@ -234,7 +245,7 @@ static void hand_over(struct gw_move *move)
     set_phase(move, GW_PHASE_HANDOVER);
     event(move, GW_EVENT_CONVERGED);
     while (*state == GW_HANDOVER_WAITING)
-        listen_once(move, READY_TIMEOUT_MS);
+        listen_once(move, ready_timeout_ms(move));
     while ((*state == GW_HANDOVER_COMMITTED || *state == GW_HANDOVER_IN_DOUBT ||
             *state == GW_HANDOVER_TARGET_LOST || *state == GW_HANDOVER_COMMIT_UNSURE) &&
            move->switchover.control && answers++ < ANSWERS_MAX)
@@ -282,8 +293,7 @@ static int run_move(struct gw_move *move)
 {
     int error;
 
-    move->is_check = true;
-    error = gw_move_describe(move);
+    move->is_blocked = error != 0;
     if (error)
         return error;
     move->is_check = false;
@@ -294,11 +304,9 @@ static int run_move(struct gw_move *move)
     if (!error) {
         move->is_check = true;
         error = gw_move_offer(move);
-    }
-    if (error)
-        return error;
-    move->is_check = false;
-    error = make_precopy(move);
+    move->is_blocked = error && move->source && move->source->blocked;
+    if (!error)
+        error = make_precopy(move);
     if (!error)
         error = begin(move);
     if (error)
@@ -389,8 +397,7 @@ static int judge(struct gw_move *move, int error)
     enum gw_handover_state state = switchover->machine.state;
 
     if (!move->is_begun) {
-        move->out->exit_code =
-            move->is_check && error != -ECANCELED ? GW_EXIT_BLOCKED : GW_EXIT_FAILED;
+        move->out->exit_code = move->is_blocked ? GW_EXIT_BLOCKED : GW_EXIT_FAILED;
         return error;
     }
     if (state == GW_HANDOVER_DONE || state == GW_HANDOVER_HANDED_OVER) {

@@ -106,12 +106,14 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
         }
         if (!error) {
             serve->paths[i] = strdup(path);
+            if (!serve->paths[i])
+                error = gw_fail(-ENOMEM, "no memory for a path");
             serve->formats[i] = offered.format;
             memcpy(serve->foreign[i], offered.foreign, sizeof(serve->foreign[i]));
         }
-        if (!error)
-            json_array_append_new(names,
-                                  json_pack("{s:s,s:s}", "name", offered.name, "path", path));
+        if (!error && json_array_append_new(
+                          names, json_pack("{s:s,s:s}", "name", offered.name, "path", path)))
+            error = gw_fail(-EILSEQ, "the path of %s on this host is not UTF-8 text", offered.name);
     }
     return error;
 }
