@@ -8,9 +8,15 @@
 
 #include "common/error.h"
 #include "engine/session/message.h"
+#include "engine/volume/nbd.h"
 #include "engine/volume/ram.h"
 
 #define SMALL_GAP (2u << 20) /* between two ranges: they are told as one */
+
+const char *gw_offer_format(const struct gw_offered_volume *volume)
+{
+    return volume->foreign[0] ? volume->foreign : gw_image_format_name(volume->format);
+}
 
 json_t *gw_offer_volume(const struct gw_offered_volume *volume)
 {
@@ -19,13 +25,13 @@ json_t *gw_offer_volume(const struct gw_offered_volume *volume)
 
     if (volume->has_disk_id)
         gw_id_format(volume->disk_id, id);
-    return json_pack(
-        "{s:s,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:i,s:i,s:i,s:s}", "kind", is_ram ? "ram" : "disk",
-        "name", volume->name, "file", volume->file_name, "target", volume->target, "size",
-        (json_int_t)volume->size, "data", (json_int_t)volume->data_bytes, "format",
-        is_ram ? "" : gw_image_format_name(volume->format), "fixed", volume->is_fixed, "block_size",
-        (int)volume->block_size, "logical_sector", (int)volume->logical_sector_size,
-        "physical_sector", (int)volume->physical_sector_size, "disk_id", id);
+    return json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:i,s:i,s:i,s:s}", "kind",
+                     is_ram ? "ram" : "disk", "name", volume->name, "file", volume->file_name,
+                     "target", volume->target, "size", (json_int_t)volume->size, "data",
+                     (json_int_t)volume->data_bytes, "format",
+                     is_ram ? "" : gw_offer_format(volume), "fixed", volume->is_fixed, "block_size",
+                     (int)volume->block_size, "logical_sector", (int)volume->logical_sector_size,
+                     "physical_sector", (int)volume->physical_sector_size, "disk_id", id);
 }
 
 static int copy_text(const json_t *object, const char *member, char *out, size_t size)
@@ -41,6 +47,15 @@ static int copy_text(const json_t *object, const char *member, char *out, size_t
     return 0;
 }
 
+static int parse_format(const char *format, struct gw_offered_volume *out)
+{
+    if (!gw_nbd_format_is_known(format))
+        return gw_image_format_parse(format, &out->format);
+    out->format = GW_IMAGE_PROBE;
+    snprintf(out->foreign, sizeof(out->foreign), "%s", format);
+    return 0;
+}
+
 static int parse_disk(const json_t *object, struct gw_offered_volume *out)
 {
     uint64_t block = 0, logical = 0, physical = 0;
@@ -48,8 +63,8 @@ static int parse_disk(const json_t *object, struct gw_offered_volume *out)
     int error = gw_message_text(object, "format", &format);
 
     if (!error)
-        error = gw_image_format_parse(format, &out->format);
-    if (!error && out->format == GW_IMAGE_PROBE)
+        error = parse_format(format, out);
+    if (!error && out->format == GW_IMAGE_PROBE && !out->foreign[0])
         error = gw_fail(-EPROTO, "volume %s: no format", out->name);
     if (!error)
         error = gw_message_bool(object, "fixed", &out->is_fixed);

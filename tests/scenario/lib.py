@@ -598,6 +598,8 @@ def run_main(arguments=None):
     if not names:
         print('FAIL: no scenario of that name')
         return 1
+    # Ended from outside, a world still clears up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     verdicts = [run_one(name) for name in names]
     if 'FAIL' in verdicts:
         return 1

@@ -23,7 +23,11 @@ struct path_rig {
     struct gw_worker *near_worker, *far_worker;
     struct gw_sender *sender;
     struct gw_receiver *receiver;
+    unsigned
+        deaths; /* channels that died and were replaced; from PATH_DEATHS_MAX on none is dropped */
 };
+
+#define PATH_DEATHS_MAX 8u
 
 /* transport: "loop" or "tcp". */
 void path_rig_open(struct path_rig *rig, const char *transport, bool is_clear);
