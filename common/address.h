@@ -2,7 +2,8 @@
 /*
  * Network addresses and networks as people write them.
  * Errors: -EINVAL with a message that quotes the text; -ENOENT when a name does not resolve.
- * Threads: any; resolving a name may block. Units: masks in bits.
+ * Threads: any; resolving a name may block.
+ * Units: masks in bits.
  */
 #ifndef GODWIT_COMMON_ADDRESS_H
 #define GODWIT_COMMON_ADDRESS_H

@@ -15,6 +15,9 @@
 /* Disk rounds before memory begins: what is left then goes with the rounds of memory. */
 #define DISK_ROUNDS_MAX  4u
 #define SMALL_DISK_ROUND (64u << 20)
+/* Bytes per second, until a round has measured it: a first pass may have found nothing but holes.
+ */
+#define UNMEASURED_RATE (10u << 20)
 
 struct member {
     struct gw_source_volume *volume;
@@ -96,12 +99,11 @@ static void tell(struct gw_precopy *precopy)
 static void predict(struct gw_precopy *precopy)
 {
     struct gw_precopy_report *report = &precopy->report;
-    uint64_t copy_ns = 0;
+    uint64_t rate = report->rate > 0 ? report->rate : UNMEASURED_RATE;
 
-    if (report->rate > 0)
-        copy_ns =
-            (uint64_t)((double)report->dirty_bytes * (double)GW_NS_PER_S / (double)report->rate);
-    report->predicted_pause_ns = precopy->options.fixed_pause_ns + copy_ns;
+    report->predicted_pause_ns =
+        precopy->options.fixed_pause_ns +
+        (uint64_t)((double)report->dirty_bytes * (double)GW_NS_PER_S / (double)rate);
 }
 
 /* Reads the dirty maps of every copied volume, with the guest stopped when that is needed. */
@@ -183,7 +185,7 @@ static int run_dirty(struct gw_precopy *precopy, bool is_still)
 static int first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind)
 {
     struct gw_round *round;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, started;
     int error = gw_round_new(&round);
 
     if (error)
@@ -200,9 +202,14 @@ static int first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind)
     precopy->report.dirty_bytes = bytes;
     precopy->report.round++;
     tell(precopy);
+    started = gw_clock_ns();
     if (!error)
         error = run(precopy, round);
     gw_round_free(round);
+    if (kind == GW_VOLUME_RAM) {
+        precopy->report.ram_pass_bytes = precopy->round_bytes;
+        precopy->report.ram_pass_ns = gw_clock_ns() - started;
+    }
     return error;
 }
 

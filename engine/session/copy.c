@@ -135,6 +135,7 @@ static int copy_remote(const struct gw_environment *environment,
 {
     struct gw_offered_volume offered;
     struct gw_source *source;
+    struct gw_error cause;
     int error = describe(request, volume, &offered);
 
     if (error)
@@ -143,8 +144,10 @@ static int copy_remote(const struct gw_environment *environment,
     if (error)
         return error;
     error = send_copy(source, request, volume, &offered, out);
+    gw_error_take(error, &cause);
+    /* Closing may leave messages of its own; the cause is what counts. */
     gw_source_close(source);
-    return error;
+    return error ? gw_error_raise(&cause) : 0;
 }
 
 static int local_path(const struct gw_copy_request *request,

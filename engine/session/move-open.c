@@ -81,7 +81,8 @@ int gw_move_describe(struct gw_move *move)
         return error;
     if (move->reasons.count > 0)
         return gw_reasons_fail(&move->reasons, -EPERM);
-    return gw_vm_prepare_source(move->qmp);
+    error = gw_vm_read_settings(move->qmp, &move->settings);
+    return error ? error : gw_vm_prepare_source(move->qmp);
 }
 
 /* ---- the offer ---- */
@@ -262,10 +263,10 @@ static json_t *make_detail(struct gw_move *move)
         snprintf(qmp, sizeof(qmp), "%s", move->request->qmp_path);
     snprintf(log, sizeof(log), "%s/guard-%s.log", move->environment->state_dir,
              move->source->epoch);
-    return json_pack("{s:s,s:s,s:i,s:s,s:o,s:o,s:b,s:b,s:s}", "peer", peer, "qmp", qmp, "pid",
+    return json_pack("{s:s,s:s,s:i,s:s,s:o,s:o,s:b,s:b,s:s,s:O}", "peer", peer, "qmp", qmp, "pid",
                      (int)move->vm->pid, "vm", move->vm->name, "images", images, "undo", undo,
                      "paused", !move->vm->is_running, "delete", move->request->delete_source, "log",
-                     log);
+                     log, "settings", move->settings);
 }
 
 static int open_guard(struct gw_move *move)
@@ -304,6 +305,9 @@ int gw_move_open_volumes(struct gw_move *move)
 
 void gw_move_close(struct gw_move *move)
 {
+    /* Once begun, the state machine cleans up. */
+    if (!move->is_begun && move->settings)
+        gw_vm_restore_settings(move->qmp, move->settings);
     gw_precopy_free(move->precopy);
     gw_source_close(move->source);
     for (unsigned i = 0; i < move->volume_count; i++)
@@ -322,4 +326,5 @@ void gw_move_close(struct gw_move *move)
     gw_qmp_close(move->qmp);
     gw_reasons_free(&move->reasons);
     json_decref(move->steps.detail);
+    json_decref(move->settings);
 }

@@ -323,6 +323,10 @@ static void report(struct gw_move *move)
     json_object_set_new(detail, "state",
                         json_string(gw_handover_state_name(move->switchover.machine.state)));
     json_object_set_new(detail, "rounds", json_integer(rounds.round));
+    if (rounds.ram_pass_ns)
+        json_object_set_new(detail, "first_ram_pass",
+                            json_pack("{s:I,s:f}", "bytes", (json_int_t)rounds.ram_pass_bytes,
+                                      "seconds", (double)rounds.ram_pass_ns / 1e9));
     json_object_set_new(detail, "pause_ms", json_real((double)move->pause_ns / 1e6));
     json_object_set_new(detail, "last_round_bytes", json_integer((json_int_t)move->last_bytes));
     json_object_set_new(detail, "state_bytes", json_integer((json_int_t)move->state_bytes));

@@ -2,8 +2,10 @@
 /*
  * move: the source's end of the move of a running VM, shared by its parts: move.c (the order of
  * things), move-open.c (what the VM is, the offer, its volumes), move-steps.c (the steps of the
- * handover) and recover.c (the same steps, from the journal). Private to engine/session. Errors,
- * threads: as migration.h. Units: bytes, nanoseconds.
+ * handover) and recover.c (the same steps, from the journal). Private to engine/session.
+ * Errors: as migration.h.
+ * Threads: as migration.h.
+ * Units: bytes, nanoseconds.
  */
 #ifndef GODWIT_ENGINE_SESSION_MOVE_H
 #define GODWIT_ENGINE_SESSION_MOVE_H
@@ -62,6 +64,7 @@ struct gw_move {
     unsigned throttle_percent;
     uint64_t throttle_since_ns;
     uint64_t stopped_ns, pause_ns, last_bytes, state_bytes;
+    json_t *settings; /* of QEMU, to be set back */
 };
 
 /* Connects to QEMU, describes the VM, checks it. -EPERM with move->reasons when something blocks.

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * offer: the volumes that a source offers, as both sides write and read them (docs/protocol.md).
- * Errors: -EPROTO with the member for what is missing or out of bounds. Threads: any. Units: bytes.
+ * Errors: -EPROTO with the member for what is missing or out of bounds.
+ * Threads: any.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_SESSION_OFFER_H
 #define GODWIT_ENGINE_SESSION_OFFER_H

@@ -98,7 +98,12 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
         serve->volume_count = (unsigned)i + 1;
         if (error || offered.kind == GW_VOLUME_RAM)
             continue;
-        error = make_disk(serve, &offered, path, &serve->volumes[i]);
+        if (serve->environment->drop_disks) {
+            error = gw_null_target_create(offered.name, offered.size, &serve->volumes[i]);
+            snprintf(path, sizeof(path), "dropped");
+        } else {
+            error = make_disk(serve, &offered, path, &serve->volumes[i]);
+        }
         if (!error) {
             serve->paths[i] = strdup(path);
             serve->formats[i] = offered.format;

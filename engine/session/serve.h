@@ -3,7 +3,9 @@
  * serve: the receiving side's session, shared by its parts: serve.c (the conversation, channels),
  * serve-disks.c (volumes that are files) and serve-vm.c (the VM and its handover). Private to
  * engine/session.
- * Errors, threads: as migration.h. Units: bytes.
+ * Errors: as migration.h.
+ * Threads: as migration.h.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_SESSION_SERVE_H
 #define GODWIT_ENGINE_SESSION_SERVE_H
@@ -55,6 +57,9 @@ struct gw_serve {
 
 /* serve.c: ends every lane, so that no worker is in a volume any more. */
 void gw_serve_free_path(struct gw_serve *serve);
+/* As above, before volumes are finished: a source that goes on writing must not reach them. The
+ * error is that of a volume that failed. */
+int gw_serve_end_path(struct gw_serve *serve);
 
 /* serve-disks.c: makes the volumes that the offer lists. names says what each became. */
 int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names);

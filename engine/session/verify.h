@@ -8,7 +8,8 @@
  * place is noticed.
  *
  * Errors: 0 or -errno with a message; -EBADMSG names the volume whose digests differ.
- * Threads: one per volume. Units: bytes.
+ * Threads: one per volume.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_SESSION_VERIFY_H
 #define GODWIT_ENGINE_SESSION_VERIFY_H

@@ -273,6 +273,10 @@ static int allocate_ram(struct ram_target *ram, const char *name)
     ram->fd = open(ram->path, flags, 0600);
     if (ram->fd < 0)
         return gw_fail_errno(-errno, "%s: cannot open %s", name, ram->path);
+    /* Holes of the source are not sent: a file that was used before must read as zeroes. */
+    if (ram->is_foreign &&
+        fallocate(ram->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)ram->volume.size))
+        return gw_fail_errno(-errno, "%s: cannot clear %s", name, ram->path);
     if (fallocate(ram->fd, 0, 0, (off_t)ram->volume.size))
         return gw_fail_errno(-errno, "%s: this host cannot set aside %llu MiB of memory in %s",
                              name, (unsigned long long)(ram->volume.size >> 20), ram->path);

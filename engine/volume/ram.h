@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Guest RAM as a volume: a shared file on tmpfs or hugetlbfs, mapped. The source reads it in place;
- * the target lets the peer write into it.
+ * Guest RAM as a volume: a shared file on tmpfs or hugetlbfs, mapped. The source reads it in
+ * place; the target lets the peer write into it.
  *
  * Errors: -errno with a message that names the file; -ENOSPC and -ENOMEM when the target cannot
- * hold it. Threads: as volume.h. Units: bytes.
+ *   hold it.
+ * Threads: as volume.h.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_VOLUME_RAM_H
 #define GODWIT_ENGINE_VOLUME_RAM_H

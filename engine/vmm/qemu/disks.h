@@ -2,14 +2,16 @@
 /*
  * disks: what godwit does to the disks of a running QEMU. A swap puts a null-co node of the same
  * size in the place of a disk's image while the guest is stopped (QEMU refuses to migrate VHDX
- * nodes, and two hosts must not hold one image), and an image in the place of a null-co node on the
- * other side. A tracker tells which granules of a disk were written since the last look.
+ * nodes, and two hosts must not hold one image), and an image in the place of a null-co node on
+ * the other side. A tracker tells which granules of a disk were written since the last look.
  *
  * Errors: 0 or -errno with a message that names the disk. After a failed swap the disk may be half
- * way: run the undo list, which is right in every state. Order: gw_disk_swap_prepare, and its undo
- * list told to whoever must act when this process dies, before the guest is stopped →
- * gw_disk_swap_out → (gw_disk_undo_run). trackers: open → collect, any number → close. Threads: one
- * at a time per QMP connection. Units: bytes; a granule is GW_DISK_GRANULE.
+ *   way: run the undo list, which is right in every state.
+ * Order: gw_disk_swap_prepare, and its undo list told to whoever must act when this process dies,
+ *   before the guest is stopped → gw_disk_swap_out → (gw_disk_undo_run). trackers: open → collect,
+ *   any number → close.
+ * Threads: one at a time per QMP connection.
+ * Units: bytes; a granule is GW_DISK_GRANULE.
  */
 #ifndef GODWIT_ENGINE_VMM_QEMU_DISKS_H
 #define GODWIT_ENGINE_VMM_QEMU_DISKS_H

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * rig: a sender and a receiver in one process, joined by a real control session over any transport
- * wrapped by faulty, with volumes in memory. What fails here aborts the test. Threads: the test's,
- * plus two workers. Units: bytes.
+ * wrapped by faulty, with volumes in memory. What fails here aborts the test.
+ * Threads: the test's, plus two workers.
+ * Units: bytes.
  */
 #ifndef GODWIT_TESTS_ENGINE_PATH_RIG_H
 #define GODWIT_TESTS_ENGINE_PATH_RIG_H
@@ -22,7 +23,10 @@ struct path_rig {
     struct gw_worker *near_worker, *far_worker;
     struct gw_sender *sender;
     struct gw_receiver *receiver;
+    unsigned deaths; /* channels that died and were replaced; from PATH_DEATHS_MAX on none is dropped */
 };
+
+#define PATH_DEATHS_MAX 8u
 
 /* transport: "loop" or "tcp". */
 void path_rig_open(struct path_rig *rig, const char *transport, bool is_clear);
