@@ -11,7 +11,8 @@
 /* A round this much smaller than the one before is progress. */
 #define PROGRESS_PERCENT 80u
 /* Rounds without progress before the guest is slowed by a step. */
-#define PATIENCE 2u
+#define PATIENCE         2u
+#define RATE_INTERVAL_NS (100 * GW_NS_PER_MS)
 /* Disk rounds before memory begins: what is left then goes with the rounds of memory. */
 #define DISK_ROUNDS_MAX  4u
 #define SMALL_DISK_ROUND (64u << 20)
@@ -130,7 +131,8 @@ static int collect(struct gw_precopy *precopy, bool is_stopped)
     if (error || cont_error)
         return error ? error : cont_error;
     precopy->report.dirty_bytes = dirty_bytes(precopy);
-    if (precopy->collected_ns)
+    /* Two looks right after each other say nothing of a rate. */
+    if (precopy->collected_ns && now - precopy->collected_ns > RATE_INTERVAL_NS)
         precopy->report.dirty_rate =
             (uint64_t)((double)precopy->report.dirty_bytes * (double)GW_NS_PER_S /
                        (double)gw_max(now - precopy->collected_ns, 1));

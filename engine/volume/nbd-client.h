@@ -3,9 +3,10 @@
  * A few connections to one NBD export on a UNIX socket, which several threads use at once: each
  * request takes a connection of its own for as long as it runs. Private to engine/volume.
  *
- * Errors: -errno with a message that begins with the volume's name; -ETIMEDOUT when the server does
- * not answer within GW_NBD_TIMEOUT_S. A connection that failed is not used again; with the last one
- * every request is -EIO. Threads: open and close by one, while no request runs; requests by any.
+ * Errors: -errno with a message that begins with the volume's name; -ETIMEDOUT when the server
+ *   does not answer within GW_NBD_TIMEOUT_S. A connection that failed is not used again; with the
+ *   last one every request is -EIO.
+ * Threads: open and close by one, while no request runs; requests by any.
  * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_VOLUME_NBD_CLIENT_H

@@ -3,8 +3,10 @@
  * Disks in formats that godwit does not read or write itself, as volumes. In use: through an NBD
  * export of the hypervisor. As a target, and at rest: through a qemu-nbd of its own.
  *
- * Errors: -errno with a message that names the volume or the file. Threads: as volume.h; the thread
- * that opens an image or creates a target must live as long as the volume. Units: bytes.
+ * Errors: -errno with a message that names the volume or the file.
+ * Threads: as volume.h; the thread that opens an image or creates a target must live as long as
+ *   the volume.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_VOLUME_NBD_H
 #define GODWIT_ENGINE_VOLUME_NBD_H

@@ -23,7 +23,8 @@ struct path_rig {
     struct gw_worker *near_worker, *far_worker;
     struct gw_sender *sender;
     struct gw_receiver *receiver;
-    unsigned deaths; /* channels that died and were replaced; from PATH_DEATHS_MAX on none is dropped */
+    unsigned
+        deaths; /* channels that died and were replaced; from PATH_DEATHS_MAX on none is dropped */
 };
 
 #define PATH_DEATHS_MAX 8u

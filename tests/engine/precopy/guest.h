@@ -5,7 +5,9 @@
  * Each granule has a version that every write raises; sending copies the version. So "the target
  * has it all" is a comparison of two arrays that godwit does not know.
  *
- * Errors: a failed assertion of the test. Threads: one. Units: bytes, nanoseconds.
+ * Errors: a failed assertion of the test.
+ * Threads: one.
+ * Units: bytes, nanoseconds.
  */
 #ifndef GODWIT_TESTS_ENGINE_PRECOPY_GUEST_H
 #define GODWIT_TESTS_ENGINE_PRECOPY_GUEST_H
