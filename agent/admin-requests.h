@@ -3,7 +3,8 @@
  * admin-requests: the answers to commands. Every request gets one line; watch gets a line for each
  * snapshot and a last one.
  * Errors: what gw_lines_write answers (the connection is of no more use); a request that is wrong
- * is answered, and no error. Threads: any.
+ *   is answered, and no error.
+ * Threads: any.
  */
 #ifndef GODWIT_AGENT_ADMIN_REQUESTS_H
 #define GODWIT_AGENT_ADMIN_REQUESTS_H

@@ -4,7 +4,8 @@
  * root and the agent's own user are answered.
  *
  * Errors: 0 or -errno with a message that names the socket; -EADDRINUSE when another agent answers
- * on it. Threads: one that accepts, one for each connection, at most GW_ADMIN_CONNECTIONS_MAX.
+ *   on it.
+ * Threads: one that accepts, one for each connection, at most GW_ADMIN_CONNECTIONS_MAX.
  * Units: milliseconds.
  */
 #ifndef GODWIT_AGENT_ADMIN_H

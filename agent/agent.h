@@ -4,10 +4,12 @@
  * end.
  *
  * Errors: an exit code of the design; messages go to the log (stderr) and to options->ready_fd.
- * Order: once per process; call it from main, before other threads. Threads: its own, see the
- * parts. Signals: SIGTERM and SIGINT end it: no new work, migrations that can still be undone are
- * cancelled (their source runs on), the others are waited for. SIGHUP is ignored by a private
- * agent. Units: milliseconds.
+ * Order: once per process; call it from main, before other threads.
+ * Threads: its own, see the parts.
+ * Signals: SIGTERM and SIGINT end it: no new work, migrations that can still be undone are
+ *   cancelled (their source runs on), the others are waited for. SIGHUP is ignored by a private
+ *   agent.
+ * Units: milliseconds.
  */
 #ifndef GODWIT_AGENT_AGENT_H
 #define GODWIT_AGENT_AGENT_H

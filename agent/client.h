@@ -3,8 +3,9 @@
  * client: a command's end of the admin socket, and where to find agents.
  *
  * Errors: 0 or -errno with a message. -ENOENT and -ECONNREFUSED: no agent there. -EACCES: an agent
- * of another user. What the agent itself refused is an answer with "ok": false, and no error.
- * Threads: one per client. Units: milliseconds.
+ *   of another user. What the agent itself refused is an answer with "ok": false, and no error.
+ * Threads: one per client.
+ * Units: milliseconds.
  */
 #ifndef GODWIT_AGENT_CLIENT_H
 #define GODWIT_AGENT_CLIENT_H

@@ -3,9 +3,11 @@
  * here: a copy that runs in this process, without an agent: for godwit copy and for programs that
  * embed godwit. It has no journal and no state.
  *
- * Errors: 0 when it ran, however it ended (see the result); -errno with a message when it could not
- * start. Threads: blocks the caller, who gets the ticks; the copy runs on a thread that inherits
- * the caller's signal mask. Units: milliseconds.
+ * Errors: 0 when it ran, however it ended (see the result); -errno with a message when it could
+ *   not start.
+ * Threads: blocks the caller, who gets the ticks; the copy runs on a thread that inherits the
+ *   caller's signal mask.
+ * Units: milliseconds.
  */
 #ifndef GODWIT_AGENT_HERE_H
 #define GODWIT_AGENT_HERE_H

@@ -4,7 +4,8 @@
  * people; nothing is decided by it (that is the journal's part), so it may lose its last line in a
  * power cut.
  *
- * Errors: 0 or -errno with a message that names the file. Threads: any; a lock inside (leaf).
+ * Errors: 0 or -errno with a message that names the file.
+ * Threads: any; a lock inside (leaf).
  * Units: wall-clock nanoseconds since 1970. At most GW_HISTORY_MAX rows are kept, the newest.
  */
 #ifndef GODWIT_AGENT_HISTORY_H

@@ -3,11 +3,11 @@
  * jobs: the migrations of one agent: what waits, what runs, what ended lately. Outgoing ones are
  * queued by kind; incoming ones enter from their session's thread.
  *
- * Errors: 0 or -errno with a message; -ENOENT for an id that no job has; -EBUSY for a queue that is
- * full and for a cancel that comes too late; -ESHUTDOWN once stopped. Threads: any. Each outgoing
- * job runs on a thread of its own. One lock for the table (rank: above a progress's lock and the
- * history's). A job is counted: whoever got one puts it back. Units: milliseconds; wall-clock
- * nanoseconds since 1970.
+ * Errors: 0 or -errno with a message; -ENOENT for an id that no job has; -EBUSY for a queue that
+ *   is full and for a cancel that comes too late; -ESHUTDOWN once stopped.
+ * Threads: any. Each outgoing job runs on a thread of its own. One lock for the table (rank: above
+ *   a progress's lock and the history's). A job is counted: whoever got one puts it back.
+ * Units: milliseconds; wall-clock nanoseconds since 1970.
  */
 #ifndef GODWIT_AGENT_JOBS_H
 #define GODWIT_AGENT_JOBS_H

@@ -6,7 +6,9 @@
  * Errors: -ETIMEDOUT; -ECONNRESET when the other end is gone; -EMSGSIZE for a line beyond
  *   GW_LINE_MAX; -EBADMSG for a line that is not one JSON object. After any but -ETIMEDOUT the
  *   stream is of no more use.
- * Order: lines arrive whole, in order. Threads: one per object. Units: bytes, milliseconds.
+ * Order: lines arrive whole, in order.
+ * Threads: one per object.
+ * Units: bytes, milliseconds.
  */
 #ifndef GODWIT_AGENT_LINES_H
 #define GODWIT_AGENT_LINES_H

@@ -4,7 +4,9 @@
  * use the same names (docs/configuration.md), so both go through gw_agent_options_set.
  *
  * Errors: -ENOENT for a name that does not exist, -EINVAL for a value that it cannot have, with a
- * message that quotes both. Order: init → set or load, any number → merge → free. Threads: one.
+ *   message that quotes both.
+ * Order: init → set or load, any number → merge → free.
+ * Threads: one.
  * Units: limits count migrations.
  */
 #ifndef GODWIT_AGENT_OPTIONS_H

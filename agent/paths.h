@@ -2,10 +2,12 @@
 /*
  * paths: where agents keep their sockets and their state, and in which network they live.
  *
- * Errors: -errno with a message that names the path; -ENAMETOOLONG. Threads: any. Units: bytes.
- * The places (docs/configuration.md): admin socket $GODWIT_SOCKET, else /run/godwit/agent.sock for
- * root and $XDG_RUNTIME_DIR/godwit/agent.sock for others. State home $GODWIT_STATE_HOME, else
- * /var/lib/godwit for root and $XDG_STATE_HOME/godwit or ~/.local/state/godwit for others.
+ * Errors: -errno with a message that names the path; -ENAMETOOLONG.
+ * Threads: any.
+ * Units: bytes. The places (docs/configuration.md): admin socket $GODWIT_SOCKET, else
+ *   /run/godwit/agent.sock for root and $XDG_RUNTIME_DIR/godwit/agent.sock for others. State home
+ *   $GODWIT_STATE_HOME, else /var/lib/godwit for root and $XDG_STATE_HOME/godwit or
+ *   ~/.local/state/godwit for others.
  */
 #ifndef GODWIT_AGENT_PATHS_H
 #define GODWIT_AGENT_PATHS_H

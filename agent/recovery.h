@@ -2,7 +2,9 @@
 /*
  * recovery: a thread that settles what the journal holds as undecided, at start and every few
  * seconds for as long as there is something. The settling itself is the engine's gw_recover.
- * Errors: 0 or -errno with a message. Threads: its own. Units: milliseconds.
+ * Errors: 0 or -errno with a message.
+ * Threads: its own.
+ * Units: milliseconds.
  */
 #ifndef GODWIT_AGENT_RECOVERY_H
 #define GODWIT_AGENT_RECOVERY_H

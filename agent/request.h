@@ -4,8 +4,10 @@
  * The text is JSON (docs/admin-protocol.md); parsing it is where every value is checked.
  *
  * Errors: -EINVAL with a message that names the key and its value, or the unknown key; -ENOENT for
- * a host that does not resolve. Order: parse → used by one job → free. Threads: read-only once
- * parsed. Units: bytes, milliseconds.
+ *   a host that does not resolve.
+ * Order: parse → used by one job → free.
+ * Threads: read-only once parsed.
+ * Units: bytes, milliseconds.
  */
 #ifndef GODWIT_AGENT_REQUEST_H
 #define GODWIT_AGENT_REQUEST_H

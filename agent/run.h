@@ -3,8 +3,9 @@
  * run: one parsed request, run by the thread that calls: in an agent's job, or in a command that
  * copies by itself. The same code for both.
  *
- * Errors: never returned; the result has the exit code and the message. Threads: as the engine's
- * runs. Units: none.
+ * Errors: never returned; the result has the exit code and the message.
+ * Threads: as the engine's runs.
+ * Units: none.
  */
 #ifndef GODWIT_AGENT_RUN_H
 #define GODWIT_AGENT_RUN_H

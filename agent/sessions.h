@@ -3,10 +3,12 @@
  * sessions: what peers ask of this host. Listens on an agent's addresses, lets authenticated peers
  * in, and hands each data channel to the session that it names.
  *
- * Errors: 0 or -errno with a message. Order: new → listen, any number → start → stop → free.
- * Threads: one per listener, one per session; at most GW_HANDSHAKES_MAX that are not yet proven, at
- * most GW_HANDSHAKES_PER_HOST_MAX of them from one address. A lock for the table of sessions (rank:
- * above a serve's own, beside the jobs'). Units: milliseconds.
+ * Errors: 0 or -errno with a message.
+ * Order: new → listen, any number → start → stop → free.
+ * Threads: one per listener, one per session; at most GW_HANDSHAKES_MAX that are not yet proven,
+ *   at most GW_HANDSHAKES_PER_HOST_MAX of them from one address. A lock for the table of sessions
+ *   (rank: above a serve's own, beside the jobs').
+ * Units: milliseconds.
  */
 #ifndef GODWIT_AGENT_SESSIONS_H
 #define GODWIT_AGENT_SESSIONS_H

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * snapshot: a migration's progress as JSON, for the admin socket and for scripts. Keys are
- * documented in docs/admin-protocol.md. Errors: NULL when memory is short. Threads: any. Units: as
- * the keys say: bytes, ms, percent.
+ * documented in docs/admin-protocol.md.
+ * Errors: NULL when memory is short.
+ * Threads: any.
+ * Units: as the keys say: bytes, ms, percent.
  */
 #ifndef GODWIT_AGENT_SNAPSHOT_H
 #define GODWIT_AGENT_SNAPSHOT_H

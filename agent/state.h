@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * state: an agent's own folder: who it is (instance id), its journal and its lock. One agent has it
- * at a time.
+ * state: an agent's own folder: who it is (instance id), its journal and its lock. One agent has
+ * it at a time.
  *
- * Errors: 0 or -errno with a message that names the path; -EBUSY when another agent has the folder.
- * Threads: one. Units: none.
+ * Errors: 0 or -errno with a message that names the path; -EBUSY when another agent has the
+ *   folder.
+ * Threads: one.
+ * Units: none.
  */
 #ifndef GODWIT_AGENT_STATE_H
 #define GODWIT_AGENT_STATE_H

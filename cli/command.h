@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * command: the table of subcommands, and how each describes its command line. One description makes
- * the parser, the --help text and, checked by a test, the man page's list.
+ * command: the table of subcommands, and how each describes its command line. One description
+ * makes the parser, the --help text and, checked by a test, the man page's list.
  *
- * Errors: exit codes of the design (enum gw_exit). Messages go to stderr as "godwit COMMAND: text".
- * Threads: main. Units: none.
+ * Errors: exit codes of the design (enum gw_exit). Messages go to stderr as "godwit COMMAND:
+ *   text".
+ * Threads: main.
+ * Units: none.
  */
 #ifndef GODWIT_CLI_COMMAND_H
 #define GODWIT_CLI_COMMAND_H

@@ -2,8 +2,9 @@
 /*
  * follow: watches a migration to its end, wherever it runs.
  * Errors: exit codes of the design; GW_TASK_DETACHED after Ctrl-C on a migration that runs in an
- * agent. In this process Ctrl-C cancels the copy. Threads: main; a copy here runs on one of its
- * own. Units: none.
+ *   agent. In this process Ctrl-C cancels the copy.
+ * Threads: main; a copy here runs on one of its own.
+ * Units: none.
  */
 #ifndef GODWIT_CLI_FOLLOW_H
 #define GODWIT_CLI_FOLLOW_H

@@ -4,7 +4,9 @@
  * fits its width; elsewhere a line for each phase and every few seconds; with --json --progress a
  * JSON line for each snapshot on standard output, and nothing else.
  *
- * Errors: none; what cannot be shown is not. Threads: one. Units: bytes, nanoseconds, columns.
+ * Errors: none; what cannot be shown is not.
+ * Threads: one.
+ * Units: bytes, nanoseconds, columns.
  */
 #ifndef GODWIT_CLI_METER_H
 #define GODWIT_CLI_METER_H

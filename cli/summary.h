@@ -2,7 +2,9 @@
 /*
  * summary: how a migration ended, for a person (standard output; failures on standard error) or as
  * the one JSON object of --json. Keys of the object are documented in docs/admin-protocol.md.
- * Errors: none. Threads: one. Units: as the engine's detail says.
+ * Errors: none.
+ * Threads: one.
+ * Units: as the engine's detail says.
  */
 #ifndef GODWIT_CLI_SUMMARY_H
 #define GODWIT_CLI_SUMMARY_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * task: what move and copy share: the options that both have, the request made of them, and the way
- * it is run: in this host's agent, in a private one, or in this process; watched to its end and
- * summed up.
+ * task: what move and copy share: the options that both have, the request made of them, and the
+ * way it is run: in this host's agent, in a private one, or in this process; watched to its end
+ * and summed up.
  *
  * Errors: -EINVAL with a message from gw_task_take; exit codes of the design from gw_task_run, and
  *   GW_TASK_DETACHED. Threads: main. Units: none.

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A fixed-size set of small integers: dirty pages, dirty disk granules.
- * Errors: -ENOMEM from gw_bitmap_new. Threads: one at a time.
+ * Errors: -ENOMEM from gw_bitmap_new.
+ * Threads: one at a time.
  * Units: bits; what a bit stands for is the owner's business.
  */
 #ifndef GODWIT_COMMON_BITMAP_H

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Time: monotonic nanoseconds for intervals, thread CPU time for accounts, wall time for people.
- * Errors: none. Threads: any. Units: in the names.
+ * Errors: none.
+ * Threads: any.
+ * Units: in the names.
  */
 #ifndef GODWIT_COMMON_CLOCK_H
 #define GODWIT_COMMON_CLOCK_H

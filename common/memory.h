@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Page-aligned memory for the data path, and tests of memory for zeroes.
- * Errors: -ENOMEM. Threads: any. Units: bytes.
+ * Errors: -ENOMEM.
+ * Threads: any.
+ * Units: bytes.
  */
 #ifndef GODWIT_COMMON_MEMORY_H
 #define GODWIT_COMMON_MEMORY_H

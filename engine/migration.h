@@ -4,9 +4,10 @@
  * image, and the other end of both.
  *
  * Errors: 0 or -errno with a message; struct gw_outcome carries the exit code of the design (docs:
- * exit codes) and, when a plan is blocked, every reason. Threads: each run blocks the thread that
- * calls it for the whole migration. gw_progress is shared: any thread may read a snapshot or
- * cancel. Units: bytes, nanoseconds unless the name says otherwise.
+ *   exit codes) and, when a plan is blocked, every reason.
+ * Threads: each run blocks the thread that calls it for the whole migration. gw_progress is
+ *   shared: any thread may read a snapshot or cancel.
+ * Units: bytes, nanoseconds unless the name says otherwise.
  */
 #ifndef GODWIT_ENGINE_MIGRATION_H
 #define GODWIT_ENGINE_MIGRATION_H
@@ -52,6 +53,7 @@ struct gw_environment {
     unsigned worker_count;        /* 0: half the CPUs, at most one per channel */
     struct gw_address listen[GW_LISTEN_MAX]; /* where data channels may dial too */
     unsigned listen_count;
+    bool drop_disks; /* for measuring only: disks that arrive are checked and dropped */
 };
 
 /* The moves that a process has in hand, so that recovery leaves them alone. */

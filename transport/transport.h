@@ -12,16 +12,18 @@
  *
  * Errors: 0 or -errno with a message (common/error.h). Posting answers -EAGAIN when the channel's
  *   queue is full: poll, then try again. On a dead channel posting and gw_recv answer the error
- * that killed it (-ECONNRESET, -EPIPE, -EPROTO, -ETIMEDOUT, ...), every time. Order: a message is
- * delivered after every write posted before it on that channel is visible in the peer's memory.
- * Messages arrive in the order in which they were posted. Nothing else is promised, and never may
- * anyone poll memory for arrival. done() means "this memory is yours again" and says nothing about
- * the peer; it runs exactly once per posted op, from gw_poll or gw_close, with 0, the error that
- * killed the channel, or -ECANCELED when the channel was closed first. Threads: listen, accept,
- * connect, domains and regions belong to control threads and may block until their timeout. A
- * channel and its poller belong to one thread from connect/accept on: post, recv, poll, arm and
- * close are called by it alone. Posting never blocks, allocates or locks. Units: bytes,
- * milliseconds.
+ * that killed it (-ECONNRESET, -EPIPE, -EPROTO, -ETIMEDOUT, ...), every time.
+ * Order: a message is delivered after every write posted before it on that channel is visible in
+ *   the peer's memory. Messages arrive in the order in which they were posted. Nothing else is
+ *   promised, and never may anyone poll memory for arrival. done() means "this memory is yours
+ *   again" and says nothing about the peer; it runs exactly once per posted op, from gw_poll or
+ *   gw_close, with 0, the error that killed the channel, or -ECANCELED when the channel was closed
+ *   first.
+ * Threads: listen, accept, connect, domains and regions belong to control threads and may block
+ *   until their timeout. A channel and its poller belong to one thread from connect/accept on:
+ *   post, recv, poll, arm and close are called by it alone. Posting never blocks, allocates or
+ *   locks.
+ * Units: bytes, milliseconds.
  */
 #ifndef GODWIT_TRANSPORT_TRANSPORT_H
 #define GODWIT_TRANSPORT_TRANSPORT_H

@@ -121,8 +121,8 @@ static bool undo_all(struct guard *guard)
         if (pair != NULL)
             is_good = undo_rename(guard, pair) && is_good;
         else
-            is_good = qmp != NULL &&
-                      undo_disks(guard, qmp, json_object_get(undo, "disks")) && is_good;
+            is_good =
+                qmp != NULL && undo_disks(guard, qmp, json_object_get(undo, "disks")) && is_good;
         json_decref(undo);
     }
     if (!is_good)

@@ -7,12 +7,14 @@
  * hold sends `cont`. From *committing* on it does nothing: the journal decides.
  *
  * Errors: 0 or -errno with a message. -EPIPE: the guard is lost; -ETIMEDOUT: it has not answered,
- * counts as lost from then on, and may have understood all the same. Order: start → (stopped →
- * announce, done ... → committing | resumed) ... → stop. Every call returns once the guard has
- * acknowledged it. Threads: one at a time per guard. Limits: it survives the agent's death, its
- * terminal and its process group (a session of its own; SIGHUP, SIGINT and SIGTERM are ignored). It
- * does not survive what kills every process of a cgroup at once; a service manager has to be told
- * to kill the agent alone (systemd: KillMode=process).
+ *   counts as lost from then on, and may have understood all the same.
+ * Order: start → (stopped → announce, done ... → committing | resumed) ... → stop. Every call
+ *   returns once the guard has acknowledged it.
+ * Threads: one at a time per guard.
+ * Limits: it survives the agent's death, its terminal and its process group (a session of its own;
+ *   SIGHUP, SIGINT and SIGTERM are ignored). It does not survive what kills every process of a
+ *   cgroup at once; a service manager has to be told to kill the agent alone (systemd:
+ *   KillMode=process).
  */
 #ifndef GODWIT_ENGINE_HANDOVER_GUARD_H
 #define GODWIT_ENGINE_HANDOVER_GUARD_H

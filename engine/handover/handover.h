@@ -28,20 +28,22 @@
  * QEMU is lost: a person decides GONE           QEMU ended by itself; names back    YIELDING      a
  * person kept the source: end QEMU, journal CLOSED*        the target has nothing left YIELDED says
  * ABORTED, sets its files aside DISCARDED*    answers ABORTED to every GO from COMMITTING on:
- *  COMMIT_UNSURE  the record failed and may yet be on disk: no GO was sent, the target is asked to
+ * COMMIT_UNSURE  the record failed and may yet be on disk: no GO was sent, the target is asked to
  * abort IN_DOUBT       no answer: redials for ever, GO is the question TARGET_LOST    the target
  * says LOST: shown, nobody resumes RECLAIMING     ABORTED, NEVER_RAN or a person's word: journal
  * UNDOING, then UNDOING
  *                                                     (* ended)
  *
  * Errors: -EPROTO (-EBUSY for CANCEL) with a message for an event that the state does not expect;
- * nothing has changed then. Order: begin or restart first. The actions of one step are executed in
- * order. They are notes (sends, redial, interrupt, alarm), which have no result, and steps, which
- * have. When gw_handover.is_busy after a call, the list holds steps: the caller reports exactly one
- * DONE when all succeeded, or one FAILED at the first that did not (the rest is not executed).
- * While it is busy other events may be reported; what they return are notes only, executed at once.
- * A step may run again after a FAILED or a restart: each is idempotent (what is done already is a
- * success). Threads: one owner per object; no locks.
+ *   nothing has changed then.
+ * Order: begin or restart first. The actions of one step are executed in order. They are notes
+ *   (sends, redial, interrupt, alarm), which have no result, and steps, which have. When
+ *   gw_handover.is_busy after a call, the list holds steps: the caller reports exactly one DONE
+ *   when all succeeded, or one FAILED at the first that did not (the rest is not executed). While
+ *   it is busy other events may be reported; what they return are notes only, executed at once. A
+ *   step may run again after a FAILED or a restart: each is idempotent (what is done already is a
+ *   success).
+ * Threads: one owner per object; no locks.
  */
 #ifndef GODWIT_ENGINE_HANDOVER_HANDOVER_H
 #define GODWIT_ENGINE_HANDOVER_HANDOVER_H

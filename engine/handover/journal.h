@@ -4,9 +4,10 @@
  * database: WAL, synchronous=FULL, never on tmpfs, no checkpoint in the pause.
  *
  * Errors: 0 or -errno with a message that names the file: -EBUSY (another process holds it),
- * -ENOSPC, -EACCES, -EUCLEAN (damaged), -EIO. A record that could not be made durable is an error,
- * and the promise must not be made; it may be on the disk all the same, so the opposite must not be
- * assumed either. Threads: any; a lock inside (leaf).
+ *   -ENOSPC, -EACCES, -EUCLEAN (damaged), -EIO. A record that could not be made durable is an
+ *   error, and the promise must not be made; it may be on the disk all the same, so the opposite
+ *   must not be assumed either.
+ * Threads: any; a lock inside (leaf).
  */
 #ifndef GODWIT_ENGINE_HANDOVER_JOURNAL_H
 #define GODWIT_ENGINE_HANDOVER_JOURNAL_H

@@ -4,10 +4,11 @@
  * may run.
  *
  * Errors: -EEXIST when the new name is taken (nothing is ever overwritten), -ENOENT when the file
- * has neither name, others from rename and fsync, with a message that names the file. Order: both
- * are idempotent: what has the new name already, and no longer the old one, is a success. The
- *   folder is synced before they return, in that case too.
+ *   has neither name, others from rename and fsync, with a message that names the file.
+ * Order: both are idempotent: what has the new name already, and no longer the old one, is a
+ *   success. The folder is synced before they return, in that case too.
  * Threads: any.
+ * Units: bytes, for the size of a name.
  */
 #ifndef GODWIT_ENGINE_HANDOVER_RENAMES_H
 #define GODWIT_ENGINE_HANDOVER_RENAMES_H

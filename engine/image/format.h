@@ -3,6 +3,9 @@
  * format: what each image format gives to image.c. Formats include this and file.h, never one
  * another. Every op is set; those of image.h with the same name say what they do. Ranges are
  * checked and errors of misuse (writing to a read image) are answered before an op is called.
+ * Errors: as image.h.
+ * Threads: as image.h.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_IMAGE_FORMAT_H
 #define GODWIT_ENGINE_IMAGE_FORMAT_H

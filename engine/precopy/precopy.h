@@ -14,7 +14,8 @@
  * collection lands after it, and the set that would have to be copied again (U of
  * docs/dirty-tracking.md) is empty.
  *
- * Errors: 0 or -errno; -ECANCELED from a hook ends it. Threads: the migration's control thread.
+ * Errors: 0 or -errno; -ECANCELED from a hook ends it.
+ * Threads: the migration's control thread.
  * Units: bytes, nanoseconds.
  */
 #ifndef GODWIT_ENGINE_PRECOPY_PRECOPY_H
@@ -36,7 +37,8 @@ struct gw_precopy_report {
     uint64_t dirty_rate;         /* bytes per second, measured */
     uint64_t predicted_pause_ns; /* if the guest were stopped now */
     unsigned throttle_percent;
-    bool is_stuck; /* no slower guest is allowed, and it does not converge */
+    uint64_t ram_pass_bytes, ram_pass_ns; /* the first pass over RAM: data, duration */
+    bool is_stuck;                        /* no slower guest is allowed, and it does not converge */
 };
 
 struct gw_precopy_hooks {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * attended: the moves that this process has in hand, by epoch and side. A recovery, or a new
- * session about an old move, leaves them to whoever has them. Errors: -EBUSY when somebody has it.
+ * session about an old move, leaves them to whoever has them.
+ * Errors: -EBUSY when somebody has it.
  * Threads: any; one lock (leaf).
  */
 #ifndef GODWIT_ENGINE_SESSION_ATTENDED_H

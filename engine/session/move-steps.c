@@ -166,6 +166,8 @@ int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action a
     case GW_ACT_CLEAN_SOURCE:
         if (gw_disk_tracker_clean(steps->qmp))
             gw_log(GW_LOG_WARNING, "cleaning the source's QEMU: %s", gw_error_message());
+        if (gw_vm_restore_settings(steps->qmp, json_object_get(steps->detail, "settings")))
+            gw_log(GW_LOG_WARNING, "setting the source's QEMU back: %s", gw_error_message());
         return 0;
     case GW_ACT_CHECK_VMM:
         return check_vmm(steps);
@@ -250,10 +252,15 @@ static int copy_last(struct gw_move *move)
 static int swap_disks(struct gw_move *move)
 {
     unsigned step = 0;
-    int error =
-        announce(&move->steps,
-                 json_pack("{s:O}", "disks", json_object_get(move->steps.detail, "undo")), &step);
+    int error = 0;
 
+    /* An export holds the node that is to go; the last byte was read through it. */
+    for (unsigned i = 0; !error && i < move->swap_count; i++)
+        error = gw_disk_export_close(&move->exports[i]);
+    if (!error)
+        error = announce(&move->steps,
+                         json_pack("{s:O}", "disks", json_object_get(move->steps.detail, "undo")),
+                         &step);
     for (unsigned i = 0; !error && i < move->swap_count; i++)
         error = gw_disk_swap_out(move->qmp, &move->swaps[i]);
     return error ? error : gw_guard_done(move->guard, step);

@@ -60,7 +60,7 @@ static int hook_throttle(void *context, unsigned percent)
     pthread_mutex_lock(&move->progress->lock);
     move->progress->data.throttle_percent = percent;
     snprintf(move->progress->data.note, sizeof(move->progress->data.note),
-             "it does not converge: the guest is slowed to %u %%", 100 - percent);
+             percent ? "it does not converge: the guest is slowed to %u %%" : "", 100 - percent);
     pthread_mutex_unlock(&move->progress->lock);
     return percent ? 0 : gw_move_cont(move);
 }
@@ -291,16 +291,18 @@ static int begin(struct gw_move *move)
 
 static int run_move(struct gw_move *move)
 {
-    int error = gw_move_describe(move);
+    int error;
 
     move->is_blocked = error != 0;
     if (error)
         return error;
+    move->is_check = false;
     error =
         gw_source_connect(move->environment, &move->request->peer, move->progress, &move->source);
     if (!error)
         error = gw_move_open_volumes(move);
-    if (!error)
+    if (!error) {
+        move->is_check = true;
         error = gw_move_offer(move);
     move->is_blocked = error && move->source && move->source->blocked;
     if (!error)
@@ -324,6 +326,40 @@ static int run_move(struct gw_move *move)
 
 /* ---- the account ---- */
 
+static double step_ms(const json_t *steps, const char *name)
+{
+    return json_number_value(json_object_get(steps, name));
+}
+
+/* Where the pause went, in words for people. What the target did between is in the target's steps. */
+static json_t *pause_parts(const struct gw_move *move, const json_t *steps)
+{
+    const json_t *target = move->switchover.peer_times;
+
+    return json_pack("{s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "stop", step_ms(steps, "STOP_GUEST"),
+                     "last round", step_ms(steps, "COPY_LAST"), "swap",
+                     step_ms(steps, "SWAP_DISKS"), "images",
+                     step_ms(target, "SYNC_IMAGES") + step_ms(target, "RENAME_FINAL") +
+                         step_ms(target, "SWAP_IN") + step_ms(steps, "RENAME_IMAGES"),
+                     "state", step_ms(target, "LOAD_STATE"), "journals",
+                     step_ms(steps, "JOURNAL_COMMITTED") + step_ms(target, "JOURNAL_PREPARED") +
+                         step_ms(target, "JOURNAL_OWNER"),
+                     "resume", step_ms(target, "CONT"));
+}
+
+static void report_pause(struct gw_move *move)
+{
+    json_t *steps = gw_switchover_times(&move->switchover);
+
+    pthread_mutex_lock(&move->progress->lock);
+    move->progress->data.pause_ns = move->pause_ns;
+    pthread_mutex_unlock(&move->progress->lock);
+    json_object_set_new(move->out->detail, "pause_ms", json_real((double)move->pause_ns / 1e6));
+    if (move->pause_ns)
+        json_object_set_new(move->out->detail, "pause", pause_parts(move, steps));
+    json_object_set_new(move->out->detail, "steps_ms", steps);
+}
+
 static void report(struct gw_move *move)
 {
     struct gw_precopy_report rounds = {0};
@@ -336,10 +372,13 @@ static void report(struct gw_move *move)
     json_object_set_new(detail, "state",
                         json_string(gw_handover_state_name(move->switchover.machine.state)));
     json_object_set_new(detail, "rounds", json_integer(rounds.round));
-    json_object_set_new(detail, "pause_ms", json_real((double)move->pause_ns / 1e6));
+    if (rounds.ram_pass_ns)
+        json_object_set_new(detail, "first_ram_pass",
+                            json_pack("{s:I,s:f}", "bytes", (json_int_t)rounds.ram_pass_bytes,
+                                      "seconds", (double)rounds.ram_pass_ns / 1e9));
+    report_pause(move);
     json_object_set_new(detail, "last_round_bytes", json_integer((json_int_t)move->last_bytes));
     json_object_set_new(detail, "state_bytes", json_integer((json_int_t)move->state_bytes));
-    json_object_set_new(detail, "steps_ms", gw_switchover_times(&move->switchover));
     if (move->switchover.peer_times)
         json_object_set_new(detail, "target_steps_ms", move->switchover.peer_times);
     json_object_set_new(detail, "path", json_string(move->progress->data.path));

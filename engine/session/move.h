@@ -2,8 +2,10 @@
 /*
  * move: the source's end of the move of a running VM, shared by its parts: move.c (the order of
  * things), move-open.c (what the VM is, the offer, its volumes), move-steps.c (the steps of the
- * handover) and recover.c (the same steps, from the journal). Private to engine/session. Errors,
- * threads: as migration.h. Units: bytes, nanoseconds.
+ * handover) and recover.c (the same steps, from the journal). Private to engine/session.
+ * Errors: as migration.h.
+ * Threads: as migration.h.
+ * Units: bytes, nanoseconds.
  */
 #ifndef GODWIT_ENGINE_SESSION_MOVE_H
 #define GODWIT_ENGINE_SESSION_MOVE_H
@@ -16,6 +18,7 @@
 #include "engine/vmm/qemu/disks.h"
 #include "engine/vmm/qemu/migrate.h"
 #include "engine/volume/disk.h"
+#include "engine/volume/nbd.h"
 #include "engine/volume/ram.h"
 
 #define GW_THROTTLE_PERIOD_NS (100 * GW_NS_PER_MS)
@@ -49,18 +52,21 @@ struct gw_move {
     unsigned volume_count; /* disks first, in the order of vm->disks, then memories */
     struct gw_disk_tracker *trackers[GW_VM_DISKS_MAX];
     struct gw_disk_dirty dirty[GW_VM_DISKS_MAX];
+    struct gw_disk_export exports[GW_VM_DISKS_MAX]; /* of disks that are read through QEMU */
     struct gw_disk_swap swaps[GW_VM_DISKS_MAX];
     unsigned swap_count;
     struct gw_precopy *precopy;
     struct gw_guard *guard;
     struct gw_switchover switchover;
     struct gw_source_steps steps;
+    bool is_check;   /* what fails now is a check: nothing was copied, exit code 3 */
     bool is_begun;   /* the switchover's machine is */
     bool is_blocked; /* a check said no, here or at the target */
     bool is_stopped; /* by us: a barrier, the throttle or the handover */
     unsigned throttle_percent;
     uint64_t throttle_since_ns;
     uint64_t stopped_ns, pause_ns, last_bytes, state_bytes;
+    json_t *settings; /* of QEMU, to be set back */
 };
 
 /* Connects to QEMU, describes the VM, checks it. -EPERM with move->reasons when something blocks.

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The receiving side's conversation and its data channels. */
 #include "engine/session/serve.h"
+#include "transport/link/rails.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -207,14 +208,34 @@ static int bury(struct gw_serve *serve, const json_t *message)
 
 /* ---- the conversation ---- */
 
-static json_t *listen_addresses(const struct gw_serve *serve)
+static void add_address(json_t *list, const struct gw_address *address)
 {
-    json_t *list = json_array();
     char text[GW_ADDRESS_TEXT_MAX];
 
-    for (unsigned i = 0; i < serve->environment->listen_count; i++) {
-        gw_address_format(&serve->environment->listen[i], text, sizeof(text));
-        json_array_append_new(list, json_string(text));
+    gw_address_format(address, text, sizeof(text));
+    json_array_append_new(list, json_string(text));
+}
+
+/* Where data channels may dial: what the agent listens on, every address of this host for a wildcard. */
+static json_t *listen_addresses(const struct gw_serve *serve)
+{
+    const struct gw_environment *environment = serve->environment;
+    struct gw_address locals[GW_RAILS_MAX];
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < environment->listen_count; i++) {
+        const struct gw_address *listen = &environment->listen[i];
+        int count;
+
+        if (!gw_address_is_any(listen)) {
+            add_address(list, listen);
+            continue;
+        }
+        count = gw_rails_local(gw_control_local(serve->control), locals, GW_RAILS_MAX);
+        for (int j = 0; j < count; j++) {
+            gw_address_set_port(&locals[j], gw_address_port(listen));
+            add_address(list, &locals[j]);
+        }
     }
     return list;
 }

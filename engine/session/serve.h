@@ -3,7 +3,9 @@
  * serve: the receiving side's session, shared by its parts: serve.c (the conversation, channels),
  * serve-disks.c (volumes that are files) and serve-vm.c (the VM and its handover). Private to
  * engine/session.
- * Errors, threads: as migration.h. Units: bytes.
+ * Errors: as migration.h.
+ * Threads: as migration.h.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_SESSION_SERVE_H
 #define GODWIT_ENGINE_SESSION_SERVE_H
@@ -39,7 +41,8 @@ struct gw_serve {
     unsigned volume_count;
     char *paths[GW_VOLUMES_MAX]; /* of disks, once finished */
     enum gw_image_format formats[GW_VOLUMES_MAX];
-    bool has_digest[GW_VOLUMES_MAX]; /* the source asked for --verify */
+    char foreign[GW_VOLUMES_MAX][16]; /* as gw_offered_volume.foreign */
+    bool has_digest[GW_VOLUMES_MAX];  /* the source asked for --verify */
     uint8_t digests[GW_VOLUMES_MAX][GW_VERIFY_SIZE];
     bool is_told;     /* the source has heard the error */
     bool is_finished; /* the images have their final names and belong to the user */

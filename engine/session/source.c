@@ -392,11 +392,13 @@ static int wait_for_round(struct gw_source *source)
 
 int gw_source_run_round(struct gw_source *source, struct gw_round *round)
 {
+    uint64_t started = gw_clock_ns();
     int error;
 
     gw_sender_begin(source->sender, round);
     error = wait_for_round(source);
     gw_sender_end(source->sender);
+    source->rounds_ns += gw_clock_ns() - started;
     gw_source_update_progress(source);
     return error;
 }
@@ -439,10 +441,10 @@ void gw_source_report(struct gw_source *source, json_t *detail)
         cpu += (double)gw_worker_cpu_ns(source->workers[i]) / 1e9;
     json_object_set_new(
         detail, "stats",
-        json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:s}", "wire_bytes", (json_int_t)stats.wire_bytes,
-                  "data_bytes", (json_int_t)stats.data_bytes, "zero_bytes",
-                  (json_int_t)stats.zero_bytes, "records", (json_int_t)stats.records,
+        json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:s}", "wire_bytes",
+                  (json_int_t)stats.wire_bytes, "data_bytes", (json_int_t)stats.data_bytes,
+                  "zero_bytes", (json_int_t)stats.zero_bytes, "records", (json_int_t)stats.records,
                   "worker_cpu_s", cpu, "read_s", (double)stats.stage_ns[GW_STAGE_READ] / 1e9,
-                  "digest_s", (double)stats.stage_ns[GW_STAGE_DIGEST] / 1e9, "transport",
-                  transport));
+                  "digest_s", (double)stats.stage_ns[GW_STAGE_DIGEST] / 1e9, "rounds_s",
+                  (double)source->rounds_ns / 1e9, "transport", transport));
 }

@@ -4,8 +4,10 @@
  * over every rail, the rounds, and what happens when a channel dies.
  *
  * Errors: 0 or -errno with a message; -ECANCELED when the migration was cancelled; what the target
- * reports keeps its words. Order: connect → offer (by the caller, with exchange) → open_channels →
- * run_round … → close. Threads: the migration's control thread. Units: bytes, milliseconds.
+ *   reports keeps its words.
+ * Order: connect → offer (by the caller, with exchange) → open_channels → run_round … → close.
+ * Threads: the migration's control thread.
+ * Units: bytes, milliseconds.
  */
 #ifndef GODWIT_ENGINE_SESSION_SOURCE_H
 #define GODWIT_ENGINE_SESSION_SOURCE_H
@@ -41,6 +43,7 @@ struct gw_source {
     json_t *blocked;                      /* the target's reasons against the offer, or NULL */
     bool is_cancel_ignored;               /* from COMMITTED on */
     uint64_t sent_before_ns, sent_before; /* for the rate of the last second */
+    uint64_t rounds_ns;                   /* how long rounds ran in all */
     /* Called about every 10 ms while a round runs: throttling, QMP events. May be NULL. */
     int (*tick)(void *context);
     void *tick_context;

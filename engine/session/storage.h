@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * storage: where a peer may put files. A path from a peer is resolved beneath one of the configured
- * folders only, following no link out of it.
+ * storage: where a peer may put files. A path from a peer is resolved beneath one of the
+ * configured folders only, following no link out of it.
  *
  * Errors: -EACCES for a path outside, -ENOENT for a folder that is missing, -EINVAL for what is no
- * name; the message names the folders. Threads: any.
+ *   name; the message names the folders.
+ * Threads: any.
  */
 #ifndef GODWIT_ENGINE_SESSION_STORAGE_H
 #define GODWIT_ENGINE_SESSION_STORAGE_H

@@ -3,9 +3,11 @@
  * switchover: runs the handover's state machine (engine/handover/handover.h) on one side: journals
  * its states, sends its messages, and has the side's own steps done by a hook.
  *
- * Errors: 0 or -errno with a message. A step that failed is no error of event(): the machine undoes
- * what it must, and cause keeps the first failure's words. Order: begin or restart → event … →
- * free. Threads: the migration's control thread. Units: nanoseconds.
+ * Errors: 0 or -errno with a message. A step that failed is no error of event(): the machine
+ *   undoes what it must, and cause keeps the first failure's words.
+ * Order: begin or restart → event … → free.
+ * Threads: the migration's control thread.
+ * Units: nanoseconds.
  */
 #ifndef GODWIT_ENGINE_SESSION_SWITCHOVER_H
 #define GODWIT_ENGINE_SESSION_SWITCHOVER_H

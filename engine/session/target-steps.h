@@ -7,7 +7,8 @@
  *   "qmp" path   "pid"   "run_dir"   "ram_dir"   "ram" [files]   "images" [final paths]
  *   "files" [what the images are, see identity]   "parts" [their paths before they are finished]
  *   "paused" by its owner   "owned": QEMU was started here
- * Errors: 0 or -errno with a message. Threads: one per object.
+ * Errors: 0 or -errno with a message.
+ * Threads: one per object.
  */
 #ifndef GODWIT_ENGINE_SESSION_TARGET_STEPS_H
 #define GODWIT_ENGINE_SESSION_TARGET_STEPS_H

@@ -4,7 +4,8 @@
  * search over all processes is gw_mappers_find() of tracker.h.
  *
  * Errors: -ESRCH when the process is gone; -EPERM, -EACCES when it may not be looked at.
- * Threads: any. Units: bytes; addresses are the process' own, offsets are of the file.
+ * Threads: any.
+ * Units: bytes; addresses are the process' own, offsets are of the file.
  */
 #ifndef GODWIT_ENGINE_VMM_MAPPERS_H
 #define GODWIT_ENGINE_VMM_MAPPERS_H

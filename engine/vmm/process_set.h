@@ -3,11 +3,14 @@
  * The processes whose writes reach the RAM file, and where they map it, kept up to date. Common to
  * the trackers that watch mappings (uffd, softdirty); private to this folder.
  *
- * What changed since the last look is reported without proof: all pages of a mapping that appeared,
- * that went away, or whose process ended, because nobody watched them or their marks are lost.
+ * What changed since the last look is reported without proof: all pages of a mapping that
+ * appeared, that went away, or whose process ended, because nobody watched them or their marks are
+ * lost.
  *
  * Errors: -ESRCH the hypervisor ended or no longer maps the file; -EBUSY another process maps the
- * file and cannot be tracked. Threads: one at a time. Units: bytes of the file, pages in bitmaps.
+ *   file and cannot be tracked.
+ * Threads: one at a time.
+ * Units: bytes of the file, pages in bitmaps.
  */
 #ifndef GODWIT_ENGINE_VMM_PROCESS_SET_H
 #define GODWIT_ENGINE_VMM_PROCESS_SET_H

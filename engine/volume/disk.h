@@ -2,7 +2,9 @@
 /*
  * An image file or block device as a volume, at rest or in use by a hypervisor.
  *
- * Errors: -errno with a message that names the file. Threads: as volume.h. Units: bytes.
+ * Errors: -errno with a message that names the file.
+ * Threads: as volume.h.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_VOLUME_DISK_H
 #define GODWIT_ENGINE_VOLUME_DISK_H

@@ -343,3 +343,16 @@ int gw_ram_target_open(const char *name, const char *path, uint64_t size,
 {
     return make_target(name, path, size, true, out);
 }
+
+int gw_ram_target_populate(struct gw_target_volume *volume, uint64_t offset, uint64_t length)
+{
+    uint64_t page = gw_align_down(offset, SMALL_PAGE);
+
+    if (!gw_range_fits(offset, length, volume->size))
+        return gw_fail(-EINVAL, "%s: %llu bytes at %llu are not within it", volume->name,
+                       (unsigned long long)length, (unsigned long long)offset);
+    if (madvise((char *)volume->memory + page, offset + length - page, MADV_POPULATE_WRITE) == 0 ||
+        errno == EINVAL)
+        return 0;
+    return gw_fail_errno(-errno, "%s: its memory cannot be had", volume->name);
+}

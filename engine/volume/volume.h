@@ -5,9 +5,9 @@
  *
  * Errors: 0 or -errno with a message that names the volume.
  * Threads: next_extent, locate, read, write, zero and copied may be called by several workers at
- * once (on ranges that do not overlap); the rest by the migration's control thread while no worker
- * is in the volume. Units: bytes. Offsets and lengths are multiples of granularity, but for the end
- * of the volume.
+ *   once (on ranges that do not overlap); the rest by the migration's control thread while no
+ *   worker is in the volume.
+ * Units: bytes. Offsets and lengths are multiples of granularity, but for the end of the volume.
  */
 #ifndef GODWIT_ENGINE_VOLUME_VOLUME_H
 #define GODWIT_ENGINE_VOLUME_VOLUME_H

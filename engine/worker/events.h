@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * events: what lanes tell the control thread. A bounded queue with an eventfd. Private to
- * engine/worker. Errors: -errno from init. Threads: push from any worker, next from the control
- * thread; one lock (leaf).
+ * engine/worker.
+ * Errors: -errno from init.
+ * Threads: push from any worker, next from the control thread; one lock (leaf).
  */
 #ifndef GODWIT_ENGINE_WORKER_EVENTS_H
 #define GODWIT_ENGINE_WORKER_EVENTS_H

@@ -3,8 +3,9 @@
  * lane: what both ends of a data channel share: the join by proofs, the sealed records, the digest
  * of a chunk, and the account of where CPU time goes. Private to engine/worker.
  *
- * Errors: 0 or -errno with a message; an error ends the lane. Threads: the worker that owns the
- * lane. Units: bytes, nanoseconds.
+ * Errors: 0 or -errno with a message; an error ends the lane.
+ * Threads: the worker that owns the lane.
+ * Units: bytes, nanoseconds.
  */
 #ifndef GODWIT_ENGINE_WORKER_LANE_H
 #define GODWIT_ENGINE_WORKER_LANE_H

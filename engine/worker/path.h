@@ -5,10 +5,10 @@
  * volumes. Each lane is one data channel on one worker.
  *
  * Errors: 0 or -errno with a message; what goes wrong on workers arrives as an event.
- * Order: new → add_volume (all) → lanes (any time) → rounds → free. A lane is prepared, its channel
- * dialled or admitted with the lane as context and its worker's poller, then started. Threads: one
- * control thread per migration. Events are signalled on event_fd (an eventfd, level). Units: bytes,
- * nanoseconds.
+ * Order: new → add_volume (all) → lanes (any time) → rounds → free. A lane is prepared, its
+ *   channel dialled or admitted with the lane as context and its worker's poller, then started.
+ * Threads: one control thread per migration. Events are signalled on event_fd (an eventfd, level).
+ * Units: bytes, nanoseconds.
  */
 #ifndef GODWIT_ENGINE_WORKER_PATH_H
 #define GODWIT_ENGINE_WORKER_PATH_H

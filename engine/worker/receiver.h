@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The two halves of the target's data path: receiver.c (all lanes of a migration, for the control
- * thread) and receiver-lane.c (one lane, on its worker). Private to engine/worker. Errors, threads:
- * as path.h. Units: bytes.
+ * thread) and receiver-lane.c (one lane, on its worker). Private to engine/worker.
+ * Errors: as path.h.
+ * Threads: as path.h.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_WORKER_RECEIVER_H
 #define GODWIT_ENGINE_WORKER_RECEIVER_H

@@ -7,7 +7,9 @@
  *   target -> source   REGIONS  the landing ring and the RAM regions of this channel, with their
  * keys target -> source   APPLIED  cumulative: every record up to this number is in its volume
  *
- * Errors: -EPROTO with a message, nothing stored. Threads: any. Units: bytes.
+ * Errors: -EPROTO with a message, nothing stored.
+ * Threads: any.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_WORKER_RECORD_H
 #define GODWIT_ENGINE_WORKER_RECORD_H

@@ -8,8 +8,9 @@
  *
  * Errors: 0 or -errno; an error of a volume ends the round for everyone, with its message.
  * Order: new → add (each volume) → claim … applied/give_back … → gw_round_is_done → free.
- * Threads: claim, applied and give_back from any worker; the rest from the control thread. One lock
- * (leaf), taken once per batch of chunks; next_extent of a volume runs under it. Units: bytes.
+ * Threads: claim, applied and give_back from any worker; the rest from the control thread. One
+ *   lock (leaf), taken once per batch of chunks; next_extent of a volume runs under it.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_WORKER_ROUND_H
 #define GODWIT_ENGINE_WORKER_ROUND_H

@@ -16,7 +16,8 @@
 #define RAM_PAGE 4096u
 #define COPY_MAX (64u << 10) /* of live RAM that is copied before it is looked at */
 #define RECORD_BYTES_GOAL                                                                          \
-    (512u << 10) /* data described by one record when there is more to come                        \
+    (512u                                                                                          \
+     << 10) /* data described by one record when there is more to come                        \
                   */
 #define CLAIM_BYTES (2u << 20)
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * worker: one thread that owns channels and an io_uring, and runs them in one loop: transport poll,
- * I/O completions, lanes, a bounded spin, then one sleep on all of them. Nothing is shared on the
- * data path; other threads reach a worker by gw_worker_call and gw_worker_wake.
+ * worker: one thread that owns channels and an io_uring, and runs them in one loop: transport
+ * poll, I/O completions, lanes, a bounded spin, then one sleep on all of them. Nothing is shared
+ * on the data path; other threads reach a worker by gw_worker_call and gw_worker_wake.
  *
  * Errors: 0 or -errno with a message.
  * Threads: new, free, call and wake belong to control threads; the rest is for code that runs on
- * the worker (lane callbacks, calls, I/O completions). Units: bytes.
+ *   the worker (lane callbacks, calls, I/O completions).
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_WORKER_WORKER_H
 #define GODWIT_ENGINE_WORKER_WORKER_H

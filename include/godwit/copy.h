@@ -4,9 +4,10 @@
  * where a godwit agent listens. What godwit copy does, for other programs. Link with libgodwit.
  *
  * Errors: 0, or a negative errno; gw_error_message() (godwit/error.h) says why. An existing target
- * is never overwritten; what fails leaves nothing behind. Order: any number of copies, also at
- * once. Threads: blocks the caller; progress is called on the caller's thread. Units: bytes,
- * seconds.
+ *   is never overwritten; what fails leaves nothing behind.
+ * Order: any number of copies, also at once.
+ * Threads: blocks the caller; progress is called on the caller's thread.
+ * Units: bytes, seconds.
  */
 #ifndef GODWIT_COPY_H
 #define GODWIT_COPY_H

@@ -97,6 +97,7 @@ static void serve(char **argv)
         die("listen");
     environment.storage[0] = argv[4];
     environment.storage_count = 1;
+    environment.drop_disks = getenv("PATH_NULL") != NULL;
     for (;;)
         serve_one(listener, &current);
 }

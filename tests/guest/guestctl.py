@@ -65,7 +65,7 @@ def end_process(pid, timeout=5, child=None):
             time.sleep(0.02)
 
 
-def qmp(path, command, timeout=10, **arguments):
+def qmp(path, command, /, timeout=10, **arguments):
     """One QMP command on a connection of its own. Raises GuestError with QEMU's words."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(timeout)
@@ -326,7 +326,7 @@ class Guest:
         with open(os.path.join(self.folder, 'qemu.log'), errors='replace') as handle:
             return handle.read()[-2000:]
 
-    def qmp(self, command, **arguments):
+    def qmp(self, command, /, **arguments):
         return qmp(self.qmp_path, command, **arguments)
 
     def wait_ready(self, timeout=60):

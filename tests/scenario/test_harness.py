@@ -224,6 +224,16 @@ class Scenarios(unittest.TestCase):
         self.assertEqual(lib.choose(4, '1'), lib.choose(4, '1'))
         self.assertNotEqual(lib.choose(4, '1'), lib.choose(4, '2'))
 
+    def test_sample_holds_every_value_of_every_axis(self):
+        axes = {'a': 'xyz', 'b': (True, False), 'c': range(4), 'd': 'pq'}
+        lib.scenario(sample=6, **axes)(lambda a, b, c, d: None)
+        for seed in range(50):
+            chosen = lib.choose(4, str(seed))
+            self.assertEqual(len(set(chosen)), 6)
+            for name, values in axes.items():
+                drawn = {lib.SCENARIOS[one][1][name] for one in chosen}
+                self.assertEqual(drawn, set(values), 'seed %d' % seed)
+
     def test_verdicts(self):
         def fails():
             lib.check(False, 'no %s', 'good')

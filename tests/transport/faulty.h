@@ -5,7 +5,8 @@
  *
  * Errors: as transport.h. A dropped channel answers -ECONNRESET.
  * Threads: commands may come from any thread; they take effect when the owner of a channel next
- * posts or polls. Units: milliseconds, ops.
+ *   posts or polls.
+ * Units: milliseconds, ops.
  */
 #ifndef GODWIT_TESTS_TRANSPORT_FAULTY_H
 #define GODWIT_TESTS_TRANSPORT_FAULTY_H

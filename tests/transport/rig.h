@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rig: two ends in one test, near (connects) and far (accepts), over any back end, plain or wrapped
- * by faulty. Each end has its own domain and poller. What fails here aborts the test. Threads: one;
- * accepting is done by a short-lived helper thread. Units: bytes, milliseconds.
+ * rig: two ends in one test, near (connects) and far (accepts), over any back end, plain or
+ * wrapped by faulty. Each end has its own domain and poller. What fails here aborts the test.
+ * Threads: one; accepting is done by a short-lived helper thread.
+ * Units: bytes, milliseconds.
  */
 #ifndef GODWIT_TESTS_TRANSPORT_RIG_H
 #define GODWIT_TESTS_TRANSPORT_RIG_H

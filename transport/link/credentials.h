@@ -4,13 +4,15 @@
  * certificate with its key and either a CA or pinned peer fingerprints.
  *
  * A pre-shared key file holds lines of comment (#) and "NAME:KEY" lines, KEY being 64 hex digits.
- * This host dials with the first; a peer that dials may hold any of them, and is then called by its
- * NAME.
+ * This host dials with the first; a peer that dials may hold any of them, and is then called by
+ * its NAME.
  *
- * Errors: -EINVAL and the errno of the file, with a message that names the file. -EACCES: a private
- * key that everybody may read, or a pre-shared key file that everybody may write. A pre-shared key
- * file that others may read is logged as a warning and used: a shell's ">" makes such files.
- * Threads: read-only once loaded. Units: bytes.
+ * Errors: -EINVAL and the errno of the file, with a message that names the file. -EACCES: a
+ *   private key that everybody may read, or a pre-shared key file that everybody may write. A
+ *   pre-shared key file that others may read is logged as a warning and used: a shell's ">" makes
+ *   such files.
+ * Threads: read-only once loaded.
+ * Units: bytes.
  */
 #ifndef GODWIT_TRANSPORT_LINK_CREDENTIALS_H
 #define GODWIT_TRANSPORT_LINK_CREDENTIALS_H

@@ -7,7 +7,8 @@
  * type 1 is a JSON object in UTF-8, type 2 raw bytes. length is at most GW_CONTROL_FRAME_MAX.
  *
  * Errors: -EPROTO with a message for what is no frame of ours; the stream is lost then. -ENOMEM.
- * Threads: one at a time. Units: bytes.
+ * Threads: one at a time.
+ * Units: bytes.
  */
 #ifndef GODWIT_TRANSPORT_LINK_FRAME_H
 #define GODWIT_TRANSPORT_LINK_FRAME_H

@@ -4,7 +4,10 @@
  * only as the n-th. The key is set once; an operation sets the nonce alone and allocates nothing.
  *
  * Errors: -EBADMSG for what does not open (the counter stays); -EOVERFLOW when the counter is used
- * up; -EIO when OpenSSL fails. Order: opened as sealed. Threads: one at a time. Units: bytes.
+ *   up; -EIO when OpenSSL fails.
+ * Order: opened as sealed.
+ * Threads: one at a time.
+ * Units: bytes.
  */
 #ifndef GODWIT_TRANSPORT_LINK_GCM_H
 #define GODWIT_TRANSPORT_LINK_GCM_H

@@ -6,7 +6,9 @@
  *   {"ready":true}  or  {"refused":"why"}
  *
  * Errors: -EACCES (oneself, another protocol, another link, refused by the peer), -EPROTO
- * (malformed), with messages that begin "the peer". Threads: any. Units: bytes.
+ *   (malformed), with messages that begin "the peer".
+ * Threads: any.
+ * Units: bytes.
  */
 #ifndef GODWIT_TRANSPORT_LINK_GREETING_H
 #define GODWIT_TRANSPORT_LINK_GREETING_H

@@ -3,7 +3,9 @@
  * What the files of transport/link share with each other and nobody else: the inside of
  * credentials, and what a seal needs from a control.
  *
- * Errors: 0 or -errno with a message. Order: none. Threads: any, except where a function says more.
+ * Errors: 0 or -errno with a message.
+ * Order: none.
+ * Threads: any, except where a function says more.
  * Units: bytes.
  */
 #ifndef GODWIT_TRANSPORT_LINK_PRIVATE_H

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * rails: which pairs of addresses two hosts can use beside each other.
- * Errors: -errno from getifaddrs. Threads: any. Units: counts.
+ * Errors: -errno from getifaddrs.
+ * Threads: any.
+ * Units: counts.
  */
 #ifndef GODWIT_TRANSPORT_LINK_RAILS_H
 #define GODWIT_TRANSPORT_LINK_RAILS_H

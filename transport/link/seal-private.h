@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The inside of a seal, shared by join.c (which makes one) and seal.c (which uses it).
- * Errors: as seal.h says. Order: as seal.h says. Threads: as seal.h says. Units: bytes.
+ * Errors: as seal.h says.
+ * Order: as seal.h says.
+ * Threads: as seal.h says.
+ * Units: bytes.
  */
 #ifndef GODWIT_TRANSPORT_LINK_SEAL_PRIVATE_H
 #define GODWIT_TRANSPORT_LINK_SEAL_PRIVATE_H

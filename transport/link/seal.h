@@ -5,22 +5,25 @@
  * chunks.
  *
  * Join: each side's first message on the channel is its proof (gw_seal_proof), each side's first
- * check is the peer's (gw_seal_check); the HMAC covers role, link, channel number, both nonces and
- * whether the sender trusts both addresses for clear. The dialling side waits for the answer before
- * it sends data.
+ *   check is the peer's (gw_seal_check); the HMAC covers role, link, channel number, both nonces
+ *   and whether the sender trusts both addresses for clear. The dialling side waits for the answer
+ *   before it sends data.
  *
  * Before that, the private data of the connection request carries a ticket: an HMAC over link,
  * number and nonce, so that nobody without the session's keys gets a channel at all.
  *
  * Errors: -EBADMSG for what is forged, altered, replayed, reordered or cut: the channel must be
- * closed. -EINVAL for lengths beyond the limits, and for records and chunks before the peer's proof
- * was checked. -EOVERFLOW when a counter is used up. After -EBADMSG or -EACCES a seal opens and
- * seals nothing more. Nothing is written to out on failure, except that gw_seal_open_chunk may
- * leave garbage in out: never declare it valid. Order: records are opened in the order in which
- * they were sealed (implicit counters), and so are chunks. Threads: one seal is used by the one
- * worker that owns the channel. Units: bytes. Keys: from the TLS exporter of the session, with link
- * id and channel number as context, one per direction and use; never used twice since a channel
- * number is never reused (RFC 8446 section 7.5).
+ *   closed. -EINVAL for lengths beyond the limits, and for records and chunks before the peer's
+ *   proof was checked. -EOVERFLOW when a counter is used up. After -EBADMSG or -EACCES a seal
+ *   opens and seals nothing more. Nothing is written to out on failure, except that
+ *   gw_seal_open_chunk may leave garbage in out: never declare it valid.
+ * Order: records are opened in the order in which they were sealed (implicit counters), and so are
+ *   chunks.
+ * Threads: one seal is used by the one worker that owns the channel.
+ * Units: bytes.
+ * Keys: from the TLS exporter of the session, with link id and channel number as context, one per
+ *   direction and use; never used twice since a channel number is never reused (RFC 8446 section
+ *   7.5).
  */
 #ifndef GODWIT_TRANSPORT_LINK_SEAL_H
 #define GODWIT_TRANSPORT_LINK_SEAL_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * tls-words: what an error of OpenSSL means to a person who set up godwit, and what to look at.
- * Threads: any. Errors: -EACCES (somebody was refused) or -EPROTO, with the message set.
+ * Threads: any.
+ * Errors: -EACCES (somebody was refused) or -EPROTO, with the message set.
  */
 #ifndef GODWIT_TRANSPORT_LINK_TLS_WORDS_H
 #define GODWIT_TRANSPORT_LINK_TLS_WORDS_H

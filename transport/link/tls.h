@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tls: one TLS 1.3 session between memory buffers. Bytes of the peer are fed in, bytes for the peer
- * are taken out; it knows no channel. Both sides are authenticated when gw_tls_handshake has
+ * tls: one TLS 1.3 session between memory buffers. Bytes of the peer are fed in, bytes for the
+ * peer are taken out; it knows no channel. Both sides are authenticated when gw_tls_handshake has
  * returned 0, and there is no way to get there without.
  *
  * Errors: -EAGAIN wants more bytes of the peer. -EACCES: refused by this side or by the peer, with
- * words that begin "the peer". -EPROTO: not TLS 1.3 as godwit speaks it. -ESHUTDOWN: the peer ended
- * the session in order. After any of these but -EAGAIN take what is pending once more (it holds the
- * alert that tells the peer), then free. Threads: one uses a session; gw_tls_export may be called
- * by any beside it. Units: bytes.
+ *   words that begin "the peer". -EPROTO: not TLS 1.3 as godwit speaks it. -ESHUTDOWN: the peer
+ *   ended the session in order. After any of these but -EAGAIN take what is pending once more (it
+ *   holds the alert that tells the peer), then free.
+ * Threads: one uses a session; gw_tls_export may be called by any beside it.
+ * Units: bytes.
  */
 #ifndef GODWIT_TRANSPORT_LINK_TLS_H
 #define GODWIT_TRANSPORT_LINK_TLS_H

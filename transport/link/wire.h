@@ -4,8 +4,9 @@
  * and messages do not match.
  *
  * Errors: as the channel's; a dead channel answers the same error for ever, after everything that
- * came before its death has been fed to the session. Threads: one at a time. Units: bytes;
- * deadlines are gw_clock_ns values, GW_WIRE_FOREVER for none.
+ *   came before its death has been fed to the session.
+ * Threads: one at a time.
+ * Units: bytes; deadlines are gw_clock_ns values, GW_WIRE_FOREVER for none.
  */
 #ifndef GODWIT_TRANSPORT_LINK_WIRE_H
 #define GODWIT_TRANSPORT_LINK_WIRE_H

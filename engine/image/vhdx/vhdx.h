@@ -4,7 +4,8 @@
  *
  * Errors: 0 or -errno with a message that names the file, the structure and the way out.
  * Threads: the BAT may be asked by several threads at once (its own lock); the rest is one
- * thread's. Units: bytes; block and page numbers are called that.
+ *   thread's.
+ * Units: bytes; block and page numbers are called that.
  *
  * Memory of one image, all of it within GW_IMAGE_MEMORY_MAX: BAT pages, bitmaps of blocks that are
  * present and that appeared, a bitmap of the file's used MiB, and what a log replay changed.

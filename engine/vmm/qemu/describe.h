@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * describe: reads what a VM is from a running QEMU: its command line, and over QMP what words alone
- * do not tell (the versioned machine type, PCI addresses, MAC addresses, nodes, RAM files,
+ * describe: reads what a VM is from a running QEMU: its command line, and over QMP what words
+ * alone do not tell (the versioned machine type, PCI addresses, MAC addresses, nodes, RAM files,
  * bridges).
  *
  * Errors: -errno when reading itself fails. What stands against a move (an unknown option or
- * device, RAM that is not shared, a medium in a drive) is no error: it is added to refused, by
- * name, all of it, and the description is only fit to be moved when refused is empty. Threads: one
- * at a time. Changes nothing in QEMU.
+ *   device, RAM that is not shared, a medium in a drive) is no error: it is added to refused, by
+ *   name, all of it, and the description is only fit to be moved when refused is empty.
+ * Threads: one at a time. Changes nothing in QEMU.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_VMM_QEMU_DESCRIBE_H
 #define GODWIT_ENGINE_VMM_QEMU_DESCRIBE_H

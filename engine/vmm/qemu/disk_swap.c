@@ -263,6 +263,10 @@ int gw_disk_undo_run(struct gw_qmp *qmp, const json_t *commands)
     size_t index;
     int ret = check_stopped(qmp);
 
+    /* Somebody (the guard, or nobody ever stopped it) lets it run: there is nothing to undo, unless it
+     * runs on nothing. */
+    if (ret == -EBUSY)
+        return each_attached(qmp, refuse_hold, last_error);
     if (ret < 0)
         return ret;
     json_array_foreach(commands, index, command)

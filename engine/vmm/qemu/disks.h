@@ -2,14 +2,16 @@
 /*
  * disks: what godwit does to the disks of a running QEMU. A swap puts a null-co node of the same
  * size in the place of a disk's image while the guest is stopped (QEMU refuses to migrate VHDX
- * nodes, and two hosts must not hold one image), and an image in the place of a null-co node on the
- * other side. A tracker tells which granules of a disk were written since the last look.
+ * nodes, and two hosts must not hold one image), and an image in the place of a null-co node on
+ * the other side. A tracker tells which granules of a disk were written since the last look.
  *
  * Errors: 0 or -errno with a message that names the disk. After a failed swap the disk may be half
- * way: run the undo list, which is right in every state. Order: gw_disk_swap_prepare, and its undo
- * list told to whoever must act when this process dies, before the guest is stopped →
- * gw_disk_swap_out → (gw_disk_undo_run). trackers: open → collect, any number → close. Threads: one
- * at a time per QMP connection. Units: bytes; a granule is GW_DISK_GRANULE.
+ *   way: run the undo list, which is right in every state.
+ * Order: gw_disk_swap_prepare, and its undo list told to whoever must act when this process dies,
+ *   before the guest is stopped → gw_disk_swap_out → (gw_disk_undo_run). trackers: open → collect,
+ *   any number → close.
+ * Threads: one at a time per QMP connection.
+ * Units: bytes; a granule is GW_DISK_GRANULE.
  */
 #ifndef GODWIT_ENGINE_VMM_QEMU_DISKS_H
 #define GODWIT_ENGINE_VMM_QEMU_DISKS_H
@@ -24,6 +26,7 @@
 
 #define GW_DISK_GRANULE 65536u
 #define GW_HOLD_PREFIX  "godwit-hold-" /* node names of the null-co nodes of a swap */
+#define GW_READ_PREFIX  "godwit-read-" /* names of the exports of disks */
 
 /* An image that a device is to read and write. */
 struct gw_disk_image {
@@ -92,8 +95,26 @@ int gw_disk_tracker_collect(struct gw_disk_tracker *tracker, struct gw_bitmap *d
 void gw_disk_tracker_close(
     struct gw_disk_tracker *tracker); /* takes NULL, and a QEMU that is gone */
 uint64_t gw_disk_granules(uint64_t size);
-/* Removes what a tracker of a process that died left behind in QEMU (exports, nodes, bitmaps,
- * server). */
+/* Removes what trackers and exports of a process that died left behind in QEMU (exports, nodes,
+ * bitmaps, server). */
 int gw_disk_tracker_clean(struct gw_qmp *qmp);
+
+/* The bytes of a disk in use, for formats that only QEMU reads: its node, exported read-only on the
+ * tracker's NBD server. */
+struct gw_disk_export {
+    struct gw_qmp *qmp;       /* lent; NULL: not open */
+    char id[GW_VM_NODE_SIZE]; /* and the export's name */
+    char socket[108];
+};
+
+/* The disk's tracker is open, with the same socket_dir. -ENOTSUP for a disk on an iothread: QEMU
+ * 7.2 aborts when the client of such an export disconnects while the guest runs. */
+int gw_disk_export_open(struct gw_qmp *qmp, const struct gw_vm_disk *disk, unsigned index,
+                        const char *socket_dir, struct gw_disk_export *out);
+/* Cuts the clients off; before the disk is swapped out, and before its tracker is closed. Takes one
+ * that is not open, and a QEMU that is gone. */
+int gw_disk_export_close(struct gw_disk_export *disk_export);
+/* Deletes an export of that id, and returns when QEMU has let go of its node. */
+int gw_disk_export_delete(struct gw_qmp *qmp, const char *id);
 
 #endif

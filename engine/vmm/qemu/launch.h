@@ -5,8 +5,10 @@
  * says.
  *
  * Errors: 0 or -errno with a message; when QEMU ends before it answers, with the last line of its
- * log. Order: gw_vm_launch (or hook, or adopt) → gw_vm_load_state (migrate.h) → disks swapped in →
- * cont; gw_vm_end on every failure. The process is in a session of its own and outlives the caller.
+ *   log.
+ * Order: gw_vm_launch (or hook, or adopt) → gw_vm_load_state (migrate.h) → disks swapped in →
+ *   cont; gw_vm_end on every failure. The process is in a session of its own and outlives the
+ *   caller.
  * Threads: one at a time per VM.
  * Units: milliseconds.
  */

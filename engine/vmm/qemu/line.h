@@ -7,6 +7,7 @@
  * Errors: 0 or -errno with a message for what makes reading impossible; what is understood and not
  *   moved, or not known, is added to refused by name, all of it.
  * Threads: one at a time.
+ * Units: bytes.
  */
 #ifndef GODWIT_ENGINE_VMM_QEMU_LINE_H
 #define GODWIT_ENGINE_VMM_QEMU_LINE_H

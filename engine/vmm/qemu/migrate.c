@@ -134,6 +134,53 @@ int gw_vm_prepare_source(struct gw_qmp *qmp)
     return ret;
 }
 
+int gw_vm_read_settings(struct gw_qmp *qmp, json_t **out)
+{
+    json_t *capabilities, *parameters, *item, *settings = json_object();
+    size_t index;
+    int ret = settings ? gw_qmp_execute(qmp, "query-migrate-capabilities", NULL, &capabilities)
+                       : gw_fail(-ENOMEM, "no memory for QEMU's settings");
+
+    if (ret < 0) {
+        json_decref(settings);
+        return ret;
+    }
+    json_array_foreach(capabilities, index, item)
+    {
+        const char *name = json_string_value(json_object_get(item, "capability"));
+
+        if (name && strcmp(name, "x-ignore-shared") == 0)
+            json_object_set(settings, name, json_object_get(item, "state"));
+    }
+    json_decref(capabilities);
+    ret = gw_qmp_execute(qmp, "query-migrate-parameters", NULL, &parameters);
+    if (ret < 0) {
+        json_decref(settings);
+        return ret;
+    }
+    json_object_set(settings, "max-bandwidth", json_object_get(parameters, "max-bandwidth"));
+    json_decref(parameters);
+    *out = settings;
+    return 0;
+}
+
+int gw_vm_restore_settings(struct gw_qmp *qmp, const json_t *settings)
+{
+    json_t *state = json_object_get(settings, "x-ignore-shared");
+    json_t *bandwidth = json_object_get(settings, "max-bandwidth");
+    int ret = 0;
+
+    if (state)
+        ret = gw_qmp_execute(qmp, "migrate-set-capabilities",
+                             json_pack("{s:[{s:s, s:O}]}", "capabilities", "capability",
+                                       "x-ignore-shared", "state", state),
+                             NULL);
+    if (ret == 0 && bandwidth)
+        ret = gw_qmp_execute(qmp, "migrate-set-parameters",
+                             json_pack("{s:O}", "max-bandwidth", bandwidth), NULL);
+    return ret;
+}
+
 int gw_vm_prepare_target(struct gw_qmp *qmp)
 {
     int ret = set_capabilities(qmp, true);

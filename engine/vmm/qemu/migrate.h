@@ -5,10 +5,11 @@
  *
  * Errors: 0 or -errno with a message; QEMU's own words where it has any.
  * Order: source: gw_vm_stop → RAM complete on the target → gw_vm_save_state; target:
- * gw_vm_prepare_target (gw_vm_launch does it) → gw_vm_load_state → disks swapped in → gw_vm_cont →
- * gw_vm_announce. The target's RAM is complete before the first byte of the stream reaches it:
- * loading reads RAM. Threads: one at a time per QMP connection; save and load run on different
- * hosts, or threads. Units: nanoseconds and milliseconds as the names say; bytes.
+ *   gw_vm_prepare_target (gw_vm_launch does it) → gw_vm_load_state → disks swapped in → gw_vm_cont
+ *   → gw_vm_announce. The target's RAM is complete before the first byte of the stream reaches it:
+ *   loading reads RAM.
+ * Threads: one at a time per QMP connection; save and load run on different hosts, or threads.
+ * Units: nanoseconds and milliseconds as the names say; bytes.
  */
 #ifndef GODWIT_ENGINE_VMM_QEMU_MIGRATE_H
 #define GODWIT_ENGINE_VMM_QEMU_MIGRATE_H
@@ -40,6 +41,11 @@ int gw_vm_announce(struct gw_qmp *qmp);
 /* Source, before the pause: capability x-ignore-shared, no bandwidth limit. -EBUSY when a migration
  * of somebody else's is under way. */
 int gw_vm_prepare_source(struct gw_qmp *qmp);
+/* What gw_vm_prepare_source will change, as it is now: JSON for the journal; the caller drops it.
+ */
+int gw_vm_read_settings(struct gw_qmp *qmp, json_t **out);
+/* Sets it back, after a move that was given up. settings as read, or NULL: nothing to do. */
+int gw_vm_restore_settings(struct gw_qmp *qmp, const json_t *settings);
 /* Target: also late-block-activate, and no announcement while the guest is paused. */
 int gw_vm_prepare_target(struct gw_qmp *qmp);
 

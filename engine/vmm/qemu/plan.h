@@ -4,10 +4,11 @@
  * host; the target looks at the source's description.
  *
  * Errors: -errno when looking itself fails. What stands against the move is no error: it is added
- * to blocked, one line each with the way out. Free space, file names and storage folders are not
- * looked at here. Order: source: gw_vm_describe → gw_plan_source, gw_plan_cpu → sent → target:
- * gw_vm_map_bridge → gw_plan_target. Threads: any; each call has its own short-lived QEMU (target)
- * or borrows qmp (source).
+ *   to blocked, one line each with the way out. Free space, file names and storage folders are not
+ *   looked at here.
+ * Order: source: gw_vm_describe → gw_plan_source, gw_plan_cpu → sent → target: gw_vm_map_bridge →
+ *   gw_plan_target.
+ * Threads: any; each call has its own short-lived QEMU (target) or borrows qmp (source).
  */
 #ifndef GODWIT_ENGINE_VMM_QEMU_PLAN_H
 #define GODWIT_ENGINE_VMM_QEMU_PLAN_H

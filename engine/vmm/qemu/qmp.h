@@ -6,10 +6,11 @@
  *   -ENOTSOCK not a socket; -ECONNREFUSED nobody listens; -EPROTO not QMP; -EBUSY another client
  * holds the socket; -ETIMEDOUT no answer in time (a late answer is dropped, the connection stays
  * usable); -EPIPE the connection ended. An error that QEMU answers is -ENOTSUP (no such command),
- * -ENODEV (no such device) or -EREMOTEIO (everything else). Order: open → execute, wait_event in
- * any order → close. Events that arrive while a command runs are kept, at most GW_QMP_EVENTS_MAX of
- * them (the oldest go first). Threads: one at a time per connection. Units: milliseconds where the
- * name says so. A line of QEMU's is at most GW_QMP_LINE_MAX bytes.
+ * -ENODEV (no such device) or -EREMOTEIO (everything else).
+ * Order: open → execute, wait_event in any order → close. Events that arrive while a command runs
+ *   are kept, at most GW_QMP_EVENTS_MAX of them (the oldest go first).
+ * Threads: one at a time per connection.
+ * Units: milliseconds where the name says so. A line of QEMU's is at most GW_QMP_LINE_MAX bytes.
  */
 #ifndef GODWIT_ENGINE_VMM_QEMU_QMP_H
 #define GODWIT_ENGINE_VMM_QEMU_QMP_H

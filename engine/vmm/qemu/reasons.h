@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * reasons: a list of lines for a person: everything that stands against a move, each with its way
- * out. Errors: none; what does not fit or finds no memory is counted and said at the end. Threads:
- * a list belongs to its caller.
+ * out.
+ * Errors: none; what does not fit or finds no memory is counted and said at the end.
+ * Threads: a list belongs to its caller.
  */
 #ifndef GODWIT_ENGINE_VMM_QEMU_REASONS_H
 #define GODWIT_ENGINE_VMM_QEMU_REASONS_H

@@ -4,10 +4,13 @@
  * sends it as JSON, and the target builds a command line of its own from it (launch.h). The target
  * never runs, and the source never sends, a command line.
  *
- * Errors: 0 or -errno with a message that names the member. A description from a peer is untrusted:
+ * Errors: 0 or -errno with a message that names the member. A description from a peer is
+ *   untrusted:
  *   gw_vm_from_json bounds every count and string, refuses members that it does not know, and
- * passes only what the allow-lists hold (allow.h). Order: describe or from_json → read, map bridges
- * → free. Threads: one at a time. Units: bytes.
+ * passes only what the allow-lists hold (allow.h).
+ * Order: describe or from_json → read, map bridges → free.
+ * Threads: one at a time.
+ * Units: bytes.
  *
  * Members that only mean something on the host that made the description (paths, QOM paths, node
  * names) are marked "local": they are not in the JSON form, and are empty after gw_vm_from_json.
@@ -80,6 +83,7 @@ struct gw_vm_disk {
     char file_node[GW_VM_NODE_SIZE]; /* local: the protocol node below, or "" */
     char file_driver[20];            /* local: "file", "host_device", ... */
     char path[1024];                 /* local */
+    uint32_t cluster_size;           /* local: of the image, 0 where the format has none */
 };
 
 enum gw_vm_net_kind { GW_VM_NET_USER, GW_VM_NET_TAP };

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * rig: a sender and a receiver in one process, joined by a real control session over any transport
- * wrapped by faulty, with volumes in memory. What fails here aborts the test. Threads: the test's,
- * plus two workers. Units: bytes.
+ * wrapped by faulty, with volumes in memory. What fails here aborts the test.
+ * Threads: the test's, plus two workers.
+ * Units: bytes.
  */
 #ifndef GODWIT_TESTS_ENGINE_PATH_RIG_H
 #define GODWIT_TESTS_ENGINE_PATH_RIG_H
@@ -26,6 +27,8 @@ struct path_rig {
     void (*look)(void *context);
     void *look_context;
 };
+
+#define PATH_DEATHS_MAX 8u
 
 /* transport: "loop" or "tcp". */
 void path_rig_open(struct path_rig *rig, const char *transport, bool is_clear);

@@ -161,6 +161,7 @@ ParameterizedTest(struct flavour *flavour, path, dead_channels_lose_nothing)
     gw_faulty_drop_after(bench.rig.faulty, flavour->kind == GW_VOLUME_RAM ? 500 : 100);
     cr_assert_eq(first_pass(&bench), 0, "%s", gw_error_message());
     gw_faulty_drop_after(bench.rig.faulty, UINT64_MAX);
+    cr_assert_gt(bench.rig.deaths, 0);
     cr_assert(is_same(&bench));
     tear_down(&bench);
 }

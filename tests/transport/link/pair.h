@@ -3,7 +3,9 @@
  * pair: two ends of a link in one process, for tests. Makes keys and certificates in a folder of
  * its own, dials on the calling thread and admits on another.
  *
- * Errors: what is not under test aborts the test. Threads: one test. Units: bytes.
+ * Errors: what is not under test aborts the test.
+ * Threads: one test.
+ * Units: bytes.
  */
 #ifndef GODWIT_TESTS_TRANSPORT_LINK_PAIR_H
 #define GODWIT_TESTS_TRANSPORT_LINK_PAIR_H

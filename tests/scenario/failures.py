@@ -1,0 +1,365 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Moves that fail: refused, full, killed, cancelled, cut off. Each ends with the guest running on the
+source, whole, its QEMU as it was before, a clean target, the right exit code and one line of error."""
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import lib
+
+SIZE = {'memory_mib': 160, 'disk_mib': 128, 'fill_mib': 32, 'image_format': 'vhdx'}
+SLOW_MBIT = 100
+IN_MOVED_FROM = 0x40
+PHASES = ['disks', 'memory', 'handover']
+
+
+class Ready:
+    """A world with agents and a guest, and a move that has come to a phase and stays there for
+    seconds: disks and memory on a slow wire, the handover with the target's QEMU held still, so that
+    it never says that it has the state."""
+
+    def __init__(self, target=(), **options):
+        self.world = lib.World(**dict(SIZE, **options))
+        self.target_options = target
+        self.held = None
+
+    def __enter__(self):
+        world = self.world.__enter__()
+        try:
+            world.start_agents(target=self.target_options)
+            world.start_guest()
+            self.before = world.source_state()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, *error):
+        return self.world.__exit__(*error)
+
+    def go_to(self, phase, *extra):
+        world = self.world
+        if phase != 'handover':
+            world.source.limit_rate(SLOW_MBIT)
+        move = world.start_move('--progress', *extra)
+        if phase == 'handover':
+            lib.check(move.wait_phase('memory'), 'the move ended before its memory')
+            self.hold_target_vmm()
+        lib.check(move.wait_phase(phase), 'the move ended before phase %s: %s', phase,
+                  move.result().error if move.process.poll() is not None else '')
+        return move
+
+    def hold_target_vmm(self):
+        self.held = self.target_vmm()
+        os.kill(self.held, signal.SIGSTOP)
+
+    def release(self):
+        if self.held:
+            try:
+                os.kill(self.held, signal.SIGCONT)
+            except ProcessLookupError:
+                pass
+
+    def target_vmm(self):
+        qemus = self.world.target.qemus()
+        lib.check(len(qemus) == 1, 'the target runs %d QEMUs', len(qemus))
+        return qemus[0][0]
+
+    def nothing_happened(self, files=()):
+        self.world.assert_nothing_happened(self.before, files)
+
+
+def can_still_move(ready):
+    """What failed left nothing that hinders the next try."""
+    ready.world.source.limit_rate(None)
+    ready.world.move().expect('done')
+    ready.world.assert_moved()
+
+
+# ------------------------------------------------------------------------------------------ refused
+
+@lib.scenario(timeout=180)
+def target_refuses():
+    """Every refusal names its cause, on one guest that notices none of them; then it moves."""
+    with Ready() as ready:
+        world = ready.world
+        taken = os.path.join(world.target.storage, 'web1-0.vhdx')
+        with open(taken, 'w') as handle:
+            handle.write('somebody\'s\n')
+        world.assert_refused(world.move(), 'blocked', 'web1-0.vhdx', 'exists')
+        ready.nothing_happened(files=['web1-0.vhdx'])
+        with open(taken) as handle:
+            lib.check(handle.read() == 'somebody\'s\n', 'the file that was there is changed')
+        os.unlink(taken)
+        world.assert_refused(world.move('--disk', 'vda=/etc/web1.vhdx'), 'blocked',
+                             '/etc/web1.vhdx.*outside the storage', '--storage')
+        world.assert_refused(world.move('--storage', world.folder), 'blocked', 'outside the storage')
+        world.assert_refused(world.move('--disk', 'vdq=x'), 'blocked', 'vdq')
+        world.assert_refused(world.move('--net', 'br0=br1'), 'blocked', 'br0')
+        other = os.path.join(world.folder, 'other.psk')
+        with open(other, 'w') as handle:
+            subprocess.run([lib.godwit_binary(), 'key', 'lab'], stdout=handle, check=True)
+        os.chmod(other, 0o600)
+        world.assert_refused(world.move('--psk', other), 'blocked', 'key|refused|authent')
+        ready.nothing_happened()
+        can_still_move(ready)
+
+
+def make_bridge(host, name, address=None):
+    host.inside('ip', 'link', 'add', name, 'type', 'bridge')
+    host.inside('ip', 'link', 'set', name, 'up')
+
+
+@lib.scenario(timeout=180)
+def unknown_bridge_is_refused_and_mapped():
+    if not os.path.exists('/dev/net/tun'):
+        raise lib.Skip('there is no /dev/net/tun')
+    with lib.World(**dict(SIZE, guest={'tap': 'tap0'})) as world:
+        world.start_agents()
+        make_bridge(world.source, 'br0')
+        world.source.inside('ip', 'tuntap', 'add', 'tap0', 'mode', 'tap')
+        world.source.inside('ip', 'link', 'set', 'tap0', 'master', 'br0', 'up')
+        world.start_guest()
+        before = world.source_state()
+        make_bridge(world.target, 'br1')
+        world.assert_refused(world.move(), 'blocked', 'br0')
+        world.assert_nothing_happened(before)
+        world.move('--net', 'br0=br1').expect('done')
+        world.assert_moved()
+        links = world.target.inside('ip', '-o', 'link', 'show', 'master', 'br1')
+        lib.check('tap' in links, 'no tap of the guest is on br1: %s', links)
+
+
+# --------------------------------------------------------------------------------------------- full
+
+@lib.scenario(what=['storage', 'memory', 'storage while it moves'])
+def target_is_full(what):
+    with lib.World(**SIZE) as world:
+        folder = world.target.storage if what.startswith('storage') else '/dev/shm'
+        size = {'storage': '8m', 'memory': '64m', 'storage while it moves': '96m'}[what]
+        if what.startswith('storage'):
+            subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=' + size, 'tmpfs', folder], check=True)
+            world.stack.callback(subprocess.run, ['umount', '-l', folder], check=False)
+        world.start_agents()
+        if what == 'memory':
+            subprocess.run(['nsenter', '-t', str(world.target.agent.pid), '-m', 'mount', '-o',
+                            'remount,size=' + size, folder], check=True)
+        world.start_guest()
+        before = world.source_state()
+        if what != 'storage while it moves':
+            world.assert_refused(world.move(), 'blocked', 'MiB|space', folder)
+            world.assert_nothing_happened(before)
+            return
+        world.source.limit_rate(SLOW_MBIT)
+        move = world.start_move('--progress')
+        lib.check(move.wait_phase('disks'), 'the move ended before its disks')
+        filler = os.path.join(folder, 'filler')
+        with open(filler, 'wb') as handle:
+            space = os.statvfs(folder)
+            try:
+                os.posix_fallocate(handle.fileno(), 0, space.f_bavail * space.f_frsize)
+            except OSError:
+                pass
+        world.assert_refused(move.result(), 'failed', '[Nn]o space left')
+        world.assert_nothing_happened(before, files=['filler'])
+
+
+@lib.scenario()
+def foreign_image_that_appears_is_kept():
+    """Somebody makes a file of the image's name on the target while the move runs: the move fails, and
+    the file is theirs."""
+    with Ready() as ready:
+        move = ready.go_to('memory')
+        path = os.path.join(ready.world.target.storage, 'web1-0.vhdx')
+        with open(path, 'w') as handle:
+            handle.write('somebody\'s\n')
+        ready.world.source.limit_rate(None)
+        ready.world.assert_refused(move.result(), 'failed', 'web1-0.vhdx', 'exists')
+        ready.nothing_happened(files=['web1-0.vhdx'])
+        with open(path) as handle:
+            lib.check(handle.read() == 'somebody\'s\n', 'the foreign file is changed')
+
+
+# --------------------------------------------------------------------------------------------- died
+
+@lib.scenario(sample=3, phase=PHASES)
+def target_vmm_dies(phase):
+    with Ready() as ready:
+        move = ready.go_to(phase)
+        os.kill(ready.target_vmm(), signal.SIGKILL)
+        ready.world.source.limit_rate(None)
+        ready.world.assert_refused(move.result(), 'failed', 'QEMU')
+        ready.nothing_happened()
+        can_still_move(ready)
+
+
+@lib.scenario(sample=3, phase=PHASES)
+def target_agent_dies(phase):
+    with Ready() as ready:
+        world = ready.world
+        move = ready.go_to(phase)
+        world.target.stop_agent(kill=True)
+        world.source.limit_rate(None)
+        world.assert_refused(move.result(), 'failed')
+        world.assert_still_on_source()
+        world.assert_source_clean(ready.before)
+        ready.release()
+        world.target.start_agent()
+        world.assert_no_debris(timeout=30)
+        world.assert_still_on_source()
+
+
+@lib.scenario(sample=3, phase=PHASES)
+def source_agent_dies(phase):
+    """The guard lets the guest run on, on its real disk; the agent that comes back cleans up."""
+    with Ready() as ready:
+        world = ready.world
+        move = ready.go_to(phase)
+        world.source.stop_agent(kill=True)
+        result = move.result()
+        lib.check(result.status != lib.EXIT['done'], 'the command says done')
+        world.assert_still_on_source()
+        drives = world.source_state()['drives']
+        lib.check(drives == ready.before['drives'], 'the guest runs on %s', drives)
+        ready.release()
+        world.source.limit_rate(None)
+        world.source.start_agent()
+        world.assert_source_clean(ready.before, timeout=40)
+        world.assert_no_debris(timeout=40)
+        world.assert_still_on_source()
+
+
+# --------------------------------------------------------------------------------- cancelled, cut off
+
+@lib.scenario(sample=4, phase=PHASES, paused=['running', 'paused'])
+def cancelled(phase, paused):
+    with Ready() as ready:
+        world = ready.world
+        if paused == 'paused':
+            world.guest.qmp('stop')
+            ready.before = world.source_state()
+        move = ready.go_to(phase)
+        began = time.monotonic()
+        cancel = world.source.command('cancel', world.source.running_job()).result()
+        lib.check(cancel.status == 0, 'cancel ended with %d: %s', cancel.status, cancel.errors)
+        world.assert_refused(move.result(), 'failed', 'cancel')
+        lib.check(time.monotonic() - began < 15, 'it took %.1f s to cancel',
+                  time.monotonic() - began)
+        ready.release()
+        world.assert_source_clean(ready.before)
+        if paused == 'paused':
+            world.guest.qmp('cont')
+        world.assert_still_on_source()
+        world.assert_no_debris()
+
+
+@lib.scenario()
+def cancelled_with_control_c_goes_on():
+    """Ctrl-C only detaches: the move goes on in the agent."""
+    with Ready() as ready:
+        world = ready.world
+        move = ready.go_to('memory')
+        [godwit] = [pid for pid, words in world.source.processes()
+                    if words[1:2] == ['move'] and words[0].endswith('godwit')]
+        os.kill(godwit, signal.SIGINT)
+        lib.check(move.result().status == 130, 'exit status %d', move.process.returncode)
+        world.source.limit_rate(None)
+        world.assert_moved()
+
+
+@lib.scenario(sample=3, phase=['disks', 'memory'], secrecy=['clear', 'sealed'])
+def cut_data_channel_is_replaced(phase, secrecy):
+    """ss -K kills one data channel in the middle; what it had not delivered goes over another."""
+    with Ready(trusted=secrecy == 'clear') as ready:
+        world = ready.world
+        move = ready.go_to(phase)
+        ports = sorted(world.source.connections())
+        lib.check(len(ports) >= 3, 'expected control and two data channels: %s', ports)
+        world.source.cut_connection(data_port(world, ports))
+        after = world.source.connections()
+        lib.check(set(ports) - set(after), 'nothing was cut')
+        time.sleep(0.5)
+        world.source.limit_rate(None)
+        result = move.result().expect('done')
+        world.assert_moved()
+        lib.check('replaced' in world.source.agent_log(), 'no channel was replaced: %s',
+                  result.detail)
+
+
+def data_port(world, ports):
+    """One that is not the control channel: a data channel has carried far more."""
+    text = world.source.inside('ss', '-Htni', 'state', 'established', 'dport', '=', ':13560')
+    sent = {}
+    lines = text.splitlines()
+    for head, info in zip(lines[::2], lines[1::2]):
+        port = int(head.split()[2].rpartition(':')[2])
+        words = [word for word in info.split() if word.startswith('bytes_sent:')]
+        sent[port] = int(words[0].partition(':')[2]) if words else 0
+    return max(ports, key=lambda port: sent.get(port, 0))
+
+
+@lib.scenario(sample=3, timeout=180, phase=PHASES)
+def link_is_lost_for_good(phase):
+    with Ready() as ready:
+        world = ready.world
+        move = ready.go_to(phase)
+        world.source.set_link('down')
+        world.assert_refused(move.result(timeout=150), 'failed')
+        world.assert_still_on_source()
+        world.assert_source_clean(ready.before)
+        ready.release()
+        world.source.set_link('up')
+        world.assert_no_debris(timeout=60)
+
+
+def stop_at_rename(folder, pid, done):
+    """Stops process pid the moment a file is renamed in folder: the source's images lose their names
+    just before COMMITTED is journalled."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    watcher = libc.inotify_init1(os.O_CLOEXEC)
+    lib.check(libc.inotify_add_watch(watcher, folder.encode(), IN_MOVED_FROM) >= 0, 'no inotify')
+
+    def wait():
+        os.read(watcher, 4096)
+        os.kill(pid, signal.SIGSTOP)
+        os.close(watcher)
+        done.set()
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@lib.scenario(timeout=240)
+def link_is_cut_at_the_commit():
+    """From COMMITTED on nobody resumes by a guess: the command ends in doubt, status shows it, cancel is
+    refused, and the agents settle it once the link is back: exactly one guest runs."""
+    with Ready() as ready:
+        world = ready.world
+        stopped = threading.Event()
+        stop_at_rename(world.source.storage, world.source.agent.pid, stopped)
+        move = world.start_move('--progress')
+        lib.check(stopped.wait(90), 'no image was renamed: %s', world.source.agent_log())
+        world.source.set_link('down')
+        os.kill(world.source.agent.pid, signal.SIGCONT)
+        job = world.source.running_job()
+        cancel = world.source.command('cancel', job).result()
+        result = move.result(timeout=120)
+        world.assert_refused(result, 'in doubt')
+        lib.check(cancel.status == lib.EXIT['in doubt'], 'cancel ended with %d', cancel.status)
+        lib.check(result.detail['state'] in ('COMMITTED', 'IN_DOUBT'), 'the state is %s',
+                  result.detail['state'])
+        lib.check(world.guest.qmp('query-status')['status'] != 'running', 'the source runs')
+        lib.check(world.guest.is_running(), 'the source\'s QEMU is gone')
+        [agent] = world.source.command('status').result().events[-1]['agents']
+        lib.check(len(agent['in_doubt']) == 1, 'status shows %s', agent['in_doubt'])
+        world.source.set_link('up')
+        world.assert_moved()
+        lib.guestctl.wait_for(lambda: not world.source.command('status').result()
+                              .events[-1]['agents'][0]['in_doubt'], 30, 'the end of the doubt', 1)
+
+
+if __name__ == '__main__':
+    sys.exit(lib.run_main())

@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Moves that succeed: the product of what a VM may look like. Each is proven by the guest itself; where
+the guest was quiet, both sides' disks are compared as well."""
+import os
+import sys
+
+import lib
+
+IMAGES = {'raw': ('raw', False), 'dynamic': ('vhdx', False), 'fixed': ('vhdx', True)}
+IDLE = {'pages_per_tick': 0, 'writes_per_tick': 0, 'reads_per_tick': 0}
+SIZE = {'memory_mib': 192, 'disk_mib': 192, 'fill_mib': 24}
+
+
+def kept_aside(world):
+    """The source's images under the names that no supervisor starts."""
+    names = os.listdir(world.source.storage)
+    for disk in world.guest.options['disks']:
+        name = os.path.basename(disk['path'])
+        lib.check(name not in names, '%s keeps its name on the source', name)
+        aside = [one for one in names if one.startswith(name + '.godwit-')]
+        lib.check(len(aside) == 1, '%s: renamed to %s', name, aside)
+
+
+@lib.scenario(timeout=180, sample=8, secrecy=['clear', 'sealed'], machine=['pc', 'q35'],
+              image=sorted(IMAGES), iothread=['plain', 'iothread'], cache=['writeback', 'none'],
+              disks=[1, 2], guest=['idle', 'busy'])
+def move(secrecy, machine, image, iothread, cache, disks, guest):
+    image_format, is_fixed = IMAGES[image]
+    options = dict(SIZE, trusted=secrecy == 'clear', machine=machine, image_format=image_format,
+                   fixed=is_fixed, disk_count=disks,
+                   disk={'cache': cache, 'iothread': iothread == 'iothread'},
+                   workload=IDLE if guest == 'idle' else {})
+    with lib.World(**options) as world:
+        world.start_agents()
+        world.start_guest()
+        if guest == 'busy':
+            world.guest.serial.wait_tick(least=18)
+        result = world.move().expect('done')
+        numbers = world.assert_moved()
+        lib.check(numbers['pages'] > 0, 'the guest checked no page')
+        if guest == 'busy':
+            lib.check(numbers['blocks'] > 0, 'the guest checked no block')
+        kept_aside(world)
+        transport = result.detail['stats']['transport']
+        lib.check(('sealed' in transport or result.detail['path'] == 'sealed')
+                  == (secrecy == 'sealed'), 'the path was %s, %s', transport, result.detail['path'])
+        lib.check(len(result.detail['volumes']) == disks, 'volumes: %s', result.detail['volumes'])
+        if guest == 'idle':
+            world.assert_same_disks()
+
+
+@lib.scenario(image=['raw', 'dynamic'])
+def quieted_guest_leaves_equal_disks(image):
+    """A guest that wrote its disk up to the move and is quiet during it: every byte of both images is
+    equal, which the guest's own check (of the blocks it wrote) cannot say of the rest."""
+    with lib.World(image_format=IMAGES[image][0], **SIZE) as world:
+        world.start_agents()
+        world.start_guest()
+        world.guest.serial.wait_tick(least=36)
+        world.guest.serial.quiet()
+        world.move().expect('done')
+        numbers = world.assert_moved()
+        lib.check(numbers['blocks'] > 0, 'the guest wrote nothing before the move')
+        world.assert_same_disks()
+
+
+@lib.scenario()
+def paused_guest_arrives_paused():
+    with lib.World(**SIZE) as world:
+        world.start_agents()
+        world.start_guest()
+        world.guest.qmp('stop')
+        result = world.move().expect('done')
+        path = result.detail['target']['qmp']
+        status = lib.guestctl.qmp(path, 'query-status')
+        lib.check(not status['running'], 'the guest runs: %s', status)
+        serial = world.moved_guest()
+        lib.guestctl.qmp(path, 'cont')
+        lib.check(serial.wait_tick()['bad'] == 0, 'the guest found faults')
+        lib.check(serial.verify(60)[0], 'the guest\'s own check failed')
+
+
+@lib.scenario()
+def source_is_deleted_when_asked():
+    with lib.World(**SIZE) as world:
+        world.start_agents()
+        world.start_guest()
+        world.move('--delete-source').expect('done')
+        world.assert_moved()
+        lib.check(not world.source.storage_files(), 'the source keeps %s',
+                  world.source.storage_files())
+
+
+@lib.scenario()
+def two_rails_carry_a_move():
+    with lib.World(pairs=2, **SIZE) as world:
+        world.start_agents(source=['--listen', '10.78.0.1'], target=['--listen', '10.78.0.2'])
+        world.start_guest()
+        result = world.move().expect('done')
+        world.assert_moved()
+        lib.check(result.progress['channels'] == 4, '%d channels', result.progress['channels'])
+
+
+@lib.scenario()
+def disks_go_where_they_are_told():
+    with lib.World(disk_count=2, image_format='vhdx', **SIZE) as world:
+        world.start_agents()
+        os.makedirs(os.path.join(world.target.storage, 'fast'))
+        world.start_guest()
+        world.move('--storage', os.path.join(world.target.storage, 'fast'), '--disk',
+                   'vdb=' + os.path.join(world.target.storage, 'other.vhdx')).expect('done')
+        world.assert_moved()
+        lib.check(world.target.storage_files() == ['fast/web1-0.vhdx', 'other.vhdx'],
+                  'the target has %s', world.target.storage_files())
+
+
+@lib.scenario()
+def move_without_an_agent_starts_a_private_one():
+    with lib.World(**SIZE) as world:
+        world.make_key()
+        world.stack.callback(world.target.stop_agent)
+        world.target.start_agent()
+        world.start_guest()
+        environment = {name: value for name, value in world.source.environment().items()
+                       if name != 'GODWIT_SOCKET'}
+        environment['XDG_RUNTIME_DIR'] = world.source.folder
+        command = lib.Command(world.source.enter() + [
+            lib.godwit_binary(), 'move', '--json', '--psk', world.psk, '--qmp',
+            world.guest.qmp_path, '--to', world.target.address], environment)
+        world.stack.callback(command.end)
+        command.result().expect('done')
+        world.assert_moved()
+
+
+if __name__ == '__main__':
+    sys.exit(lib.run_main())
