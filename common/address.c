@@ -113,6 +113,15 @@ void gw_address_set_port(struct gw_address *address, unsigned port)
         ((struct sockaddr_in *)&address->storage)->sin_port = htons((uint16_t)port);
 }
 
+bool gw_address_is_any(const struct gw_address *address)
+{
+    static const unsigned char any[16];
+    const unsigned char *bytes;
+    int family = raw_bytes(address, &bytes);
+
+    return memcmp(bytes, any, family == AF_INET ? 4 : 16) == 0;
+}
+
 bool gw_address_same_host(const struct gw_address *a, const struct gw_address *b)
 {
     const unsigned char *a_bytes, *b_bytes;

@@ -34,6 +34,8 @@ int gw_address_parse(const char *text, unsigned default_port, struct gw_address 
 const char *gw_address_format(const struct gw_address *address, char *buffer, size_t size);
 unsigned gw_address_port(const struct gw_address *address);
 void gw_address_set_port(struct gw_address *address, unsigned port);
+/* 0.0.0.0 or [::]: every address of the host. */
+bool gw_address_is_any(const struct gw_address *address);
 bool gw_address_same_host(const struct gw_address *a, const struct gw_address *b);
 
 int gw_network_parse(const char *text, struct gw_network *out);

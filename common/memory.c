@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <stdint.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #include "common/error.h"
@@ -17,7 +16,6 @@ int gw_memory_new(size_t size, void **out)
         return gw_fail_errno(-ENOMEM, "no memory for buffers of %zu bytes", size);
     /* Advice only: without huge pages the buffers work as well. */
     madvise(memory, size, MADV_HUGEPAGE);
-    memset(memory, 0, size);
     *out = memory;
     return 0;
 }

@@ -31,10 +31,10 @@ static const struct {
         {"COMMIT_UNSURE",
          "paused; the journal failed at the commitment, the target is being asked to abort"},
     [GW_HANDOVER_IN_DOUBT] = {"IN_DOUBT", "in doubt: paused on the source; the target may run it; "
-                                          "waiting for its answer or for godwit resolve"},
+                                          "waiting for its answer"},
     [GW_HANDOVER_TARGET_LOST] =
         {"TARGET_LOST",
-         "in doubt: the target took the VM over and lost it; nobody resumes before godwit resolve"},
+         "in doubt: the target took the VM over and lost it; nobody resumes by itself"},
     [GW_HANDOVER_RECLAIMING] =
         {"RECLAIMING", "paused; the target will never run it, the source is taking it back"},
     [GW_HANDOVER_HANDED_OVER] = {"HANDED_OVER",
@@ -67,8 +67,7 @@ static const struct {
     [GW_HANDOVER_NEVER_RAN] =
         {"NEVER_RAN", "the VM could not be started on the target and never will run there"},
     [GW_HANDOVER_LOST] =
-        {"LOST",
-         "the target took the VM over and lost its QEMU; nobody resumes before godwit resolve"},
+        {"LOST", "the target took the VM over and lost its QEMU; nobody resumes by itself"},
     [GW_HANDOVER_YIELDING] =
         {"YIELDING",
          "a person gave the VM back to the source; the target is about to promise never to run it"},

@@ -26,6 +26,13 @@ int gw_rename_name(const char *path, const char *epoch, char *out, size_t size)
     return 0;
 }
 
+bool gw_rename_is_device(const char *path)
+{
+    struct stat status;
+
+    return lstat(path, &status) == 0 && S_ISBLK(status.st_mode);
+}
+
 /* The folder of path, opened; its name within. */
 static int open_folder(const char *path, char *name, size_t size)
 {

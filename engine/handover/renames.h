@@ -13,8 +13,11 @@
 #ifndef GODWIT_ENGINE_HANDOVER_RENAMES_H
 #define GODWIT_ENGINE_HANDOVER_RENAMES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
+/* A block device has a name of the system's: it is neither renamed nor removed. */
+bool gw_rename_is_device(const char *path);
 /* "PATH.godwit-EPOCH" into out. -ENAMETOOLONG. */
 int gw_rename_name(const char *path, const char *epoch, char *out, size_t size);
 /* from to to in the same folder, never over an existing name. */

@@ -11,10 +11,14 @@
 /* A round this much smaller than the one before is progress. */
 #define PROGRESS_PERCENT 80u
 /* Rounds without progress before the guest is slowed by a step. */
-#define PATIENCE 2u
+#define PATIENCE         2u
+#define RATE_INTERVAL_NS (100 * GW_NS_PER_MS)
 /* Disk rounds before memory begins: what is left then goes with the rounds of memory. */
 #define DISK_ROUNDS_MAX  4u
 #define SMALL_DISK_ROUND (64u << 20)
+/* Bytes per second, until a round has measured it: a first pass may have found nothing but holes.
+ */
+#define UNMEASURED_RATE (10u << 20)
 
 struct member {
     struct gw_source_volume *volume;
@@ -96,12 +100,11 @@ static void tell(struct gw_precopy *precopy)
 static void predict(struct gw_precopy *precopy)
 {
     struct gw_precopy_report *report = &precopy->report;
-    uint64_t copy_ns = 0;
+    uint64_t rate = report->rate > 0 ? report->rate : UNMEASURED_RATE;
 
-    if (report->rate > 0)
-        copy_ns =
-            (uint64_t)((double)report->dirty_bytes * (double)GW_NS_PER_S / (double)report->rate);
-    report->predicted_pause_ns = precopy->options.fixed_pause_ns + copy_ns;
+    report->predicted_pause_ns =
+        precopy->options.fixed_pause_ns +
+        (uint64_t)((double)report->dirty_bytes * (double)GW_NS_PER_S / (double)rate);
 }
 
 /* Reads the dirty maps of every copied volume, with the guest stopped when that is needed. */
@@ -128,7 +131,8 @@ static int collect(struct gw_precopy *precopy, bool is_stopped)
     if (error || cont_error)
         return error ? error : cont_error;
     precopy->report.dirty_bytes = dirty_bytes(precopy);
-    if (precopy->collected_ns)
+    /* Two looks right after each other say nothing of a rate. */
+    if (precopy->collected_ns && now - precopy->collected_ns > RATE_INTERVAL_NS)
         precopy->report.dirty_rate =
             (uint64_t)((double)precopy->report.dirty_bytes * (double)GW_NS_PER_S /
                        (double)gw_max(now - precopy->collected_ns, 1));

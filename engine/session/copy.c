@@ -32,7 +32,7 @@ static int describe(const struct gw_copy_request *request, struct gw_source_volu
     *out = (struct gw_offered_volume){
         .kind = GW_VOLUME_DISK,
         .size = volume->size,
-        .data_bytes = gw_min(info->file_size, volume->size),
+        .data_bytes = gw_source_data_bytes(volume),
         .is_fixed = request->is_fixed || info->is_fixed,
         .block_size = info->block_size,
         .logical_sector_size = info->logical_sector_size,
@@ -100,8 +100,11 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
                            source->epoch, "volumes", gw_offer_volume(offered));
     int error = gw_source_exchange(source, offer, "accepted", &reply);
 
-    if (error)
+    if (error) {
+        /* Nothing was copied: a check of the target says no. */
+        out->exit_code = error == -ECANCELED ? GW_EXIT_FAILED : GW_EXIT_BLOCKED;
         return error;
+    }
     json_object_set(out->detail, "volumes", json_object_get(reply, "volumes"));
     error = gw_source_open_channels(source, json_object_get(reply, "addresses"), request->channels,
                                     request->congestion);
@@ -231,6 +234,7 @@ int gw_copy_run(const struct gw_environment *environment, const struct gw_copy_r
     int error = 0;
 
     out->detail = json_object();
+    out->exit_code = GW_EXIT_FAILED;
     if (request->source_format)
         error = gw_image_format_parse(request->source_format, &options.format);
     if (!error)
@@ -246,6 +250,7 @@ int gw_copy_run(const struct gw_environment *environment, const struct gw_copy_r
     pthread_mutex_unlock(&progress->lock);
     json_object_set_new(out->detail, "seconds",
                         json_real((double)(gw_clock_ns() - progress->data.started_ns) / 1e9));
-    out->exit_code = exit_code_of(error);
+    if (!error || out->exit_code != GW_EXIT_BLOCKED)
+        out->exit_code = exit_code_of(error);
     return error;
 }

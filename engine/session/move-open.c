@@ -15,19 +15,30 @@
 #include "engine/session/offer.h"
 #include "engine/vmm/qemu/plan.h"
 
-/* The images whose disks this file can read beside QEMU. */
+/* Can it be read, beside QEMU or through it? */
+static void check_format(struct gw_move *move, const struct gw_vm_disk *disk)
+{
+    enum gw_image_format format;
+
+    if (gw_nbd_format_is_known(disk->format)) {
+        if (disk->is_on_iothread)
+            gw_reasons_add(&move->reasons,
+                           "disk %s is a %s image on an iothread: QEMU 7.2 ends when it is read "
+                           "through its NBD server there, and mirroring it is not done yet; start "
+                           "the VM without an iothread for this disk, or convert it to raw or VHDX",
+                           disk->name, disk->format);
+    } else if (gw_image_format_parse(disk->format, &format) || format == GW_IMAGE_PROBE) {
+        gw_reasons_add(&move->reasons,
+                       "disk %s is a %s image: a disk in use must be raw, VHDX or qcow2; convert "
+                       "it with qemu-img first",
+                       disk->name, disk->format);
+    }
+}
+
 static void check_disks(struct gw_move *move)
 {
-    for (unsigned i = 0; i < move->vm->disk_count; i++) {
-        const struct gw_vm_disk *disk = &move->vm->disks[i];
-        enum gw_image_format format;
-
-        if (gw_image_format_parse(disk->format, &format) || format == GW_IMAGE_PROBE)
-            gw_reasons_add(&move->reasons,
-                           "disk %s is a %s image: a disk in use must be raw or VHDX; convert it "
-                           "with qemu-img, or stop the VM and copy it",
-                           disk->name, disk->format);
-    }
+    for (unsigned i = 0; i < move->vm->disk_count; i++)
+        check_format(move, &move->vm->disks[i]);
     for (unsigned i = 0; i < move->request->disk_count; i++)
         if (!gw_vm_find_disk(move->vm, move->request->disks[i].from))
             gw_reasons_add(&move->reasons, "--disk %s=...: the VM has no disk of that name",
@@ -84,25 +95,42 @@ static const char *wanted_path(const struct gw_move *move, const struct gw_vm_di
     return NULL;
 }
 
+/* What the new image is to be: of a format that QEMU reads for us its size on disk counts. */
+static void offer_image(const struct gw_move *move, unsigned index, struct gw_offered_volume *out)
+{
+    const struct gw_vm_disk *disk = &move->vm->disks[index];
+    const struct gw_image_info *info;
+    struct stat status;
+
+    if (gw_nbd_format_is_known(disk->format)) {
+        memcpy(out->foreign, disk->format, sizeof(out->foreign));
+        out->block_size = disk->cluster_size;
+        out->data_bytes = stat(disk->path, &status) == 0 ? (uint64_t)status.st_blocks * 512 : 0;
+        out->data_bytes = gw_min(out->data_bytes, out->size);
+        return;
+    }
+    info = gw_disk_source_info(move->volumes[index]);
+    out->data_bytes = gw_min(info->file_size, out->size);
+    out->format = info->format;
+    out->is_fixed = info->is_fixed;
+    out->block_size = info->block_size;
+    out->logical_sector_size = info->logical_sector_size;
+    out->physical_sector_size = info->physical_sector_size;
+    out->has_disk_id = info->format == GW_IMAGE_VHDX;
+    memcpy(out->disk_id, info->disk_id, sizeof(out->disk_id));
+}
+
 static int offer_disk(const struct gw_move *move, unsigned index, json_t **out)
 {
     const struct gw_vm_disk *disk = &move->vm->disks[index];
-    const struct gw_image_info *info = gw_disk_source_info(move->volumes[index]);
     const char *path = wanted_path(move, disk);
     const char *folder = move->request->target_storage;
     struct gw_offered_volume offered = {
         .kind = GW_VOLUME_DISK,
         .size = move->volumes[index]->size,
-        .data_bytes = gw_min(info->file_size, move->volumes[index]->size),
-        .format = info->format,
-        .is_fixed = info->is_fixed,
-        .block_size = info->block_size,
-        .logical_sector_size = info->logical_sector_size,
-        .physical_sector_size = info->physical_sector_size,
-        .has_disk_id = info->format == GW_IMAGE_VHDX,
     };
 
-    memcpy(offered.disk_id, info->disk_id, sizeof(offered.disk_id));
+    offer_image(move, index, &offered);
     snprintf(offered.name, sizeof(offered.name), "%s", disk->name);
     snprintf(offered.file_name, sizeof(offered.file_name), "%s", disk->file_name);
     if (path)
@@ -126,6 +154,7 @@ static json_t *offer_volumes(const struct gw_move *move)
         } else {
             snprintf(offered.name, sizeof(offered.name), "%s", move->volumes[i]->name);
             item = gw_offer_volume(&offered);
+            json_object_set_new(item, "filled", gw_offer_filled(move->volumes[i]));
         }
         json_array_append_new(list, item);
     }
@@ -175,6 +204,20 @@ static int collect_disk(void *context, struct gw_bitmap *dirty)
     return gw_disk_tracker_collect(context, dirty);
 }
 
+static int open_exported(struct gw_move *move, unsigned index)
+{
+    const struct gw_vm_disk *disk = &move->vm->disks[index];
+    struct gw_disk_export *made = &move->exports[index];
+    struct gw_nbd_source_options options = {.name = disk->name,
+                                            .socket = made->socket,
+                                            .export = made->id,
+                                            .size = disk->virtual_size,
+                                            .dirty = &move->dirty[index]};
+    int error = gw_disk_export_open(move->qmp, disk, index, move->socket_dir, made);
+
+    return error ? error : gw_nbd_source_open(&options, &move->volumes[move->volume_count++]);
+}
+
 static int open_disk(struct gw_move *move, unsigned index)
 {
     const struct gw_vm_disk *disk = &move->vm->disks[index];
@@ -184,12 +227,15 @@ static int open_disk(struct gw_move *move, unsigned index)
     int error =
         gw_disk_tracker_open(move->qmp, disk, index, move->socket_dir, &move->trackers[index]);
 
-    if (!error)
-        error = gw_image_format_parse(disk->format, &options.format);
     if (error)
         return error;
     move->dirty[index] =
         (struct gw_disk_dirty){.collect = collect_disk, .context = move->trackers[index]};
+    if (gw_nbd_format_is_known(disk->format))
+        return open_exported(move, index);
+    error = gw_image_format_parse(disk->format, &options.format);
+    if (error)
+        return error;
     return gw_disk_source_open(&options, &move->volumes[move->volume_count++]);
 }
 
@@ -268,6 +314,8 @@ void gw_move_close(struct gw_move *move)
     for (unsigned i = 0; i < move->volume_count; i++)
         if (move->volumes[i])
             move->volumes[i]->ops->close(move->volumes[i]);
+    for (unsigned i = 0; move->vm && i < move->vm->disk_count; i++)
+        gw_disk_export_close(&move->exports[i]);
     for (unsigned i = 0; move->vm && i < move->vm->disk_count; i++)
         gw_disk_tracker_close(move->trackers[i]);
     for (unsigned i = 0; i < move->swap_count; i++)

@@ -48,8 +48,11 @@ int gw_source_steps_rename(struct gw_source_steps *steps)
         const char *path = json_string_value(image);
         char aside[4096];
         unsigned step = 0;
-        int error = gw_rename_name(path, steps->epoch, aside, sizeof(aside));
+        int error;
 
+        if (gw_rename_is_device(path))
+            continue;
+        error = gw_rename_name(path, steps->epoch, aside, sizeof(aside));
         if (!error)
             error = announce(steps, json_pack("{s:{s:s,s:s}}", "rename", "from", aside, "to", path),
                              &step);
@@ -74,7 +77,7 @@ int gw_source_steps_rename_back(struct gw_source_steps *steps)
         char aside[4096];
         int error = gw_rename_name(path, steps->epoch, aside, sizeof(aside));
 
-        if (!error)
+        if (!error && !gw_rename_is_device(path))
             error = gw_rename_file(aside, path);
         if (error)
             return error;
@@ -93,6 +96,8 @@ static int delete_images(struct gw_source_steps *steps)
     {
         char aside[4096];
 
+        if (gw_rename_is_device(json_string_value(image)))
+            continue;
         if (gw_rename_name(json_string_value(image), steps->epoch, aside, sizeof(aside)) ||
             unlink(aside))
             gw_log(GW_LOG_WARNING, "%s could not be deleted", json_string_value(image));
@@ -185,12 +190,15 @@ int gw_move_stop(struct gw_move *move)
     if (move->is_stopped || !move->vm->is_running)
         return 0;
     error = gw_guard_stopped(move->guard);
-    if (!error)
-        error = gw_vm_stop(move->qmp, &was_running);
     if (error)
         return error;
-    move->is_stopped = true;
-    return was_running ? 0 : gw_fail(-EBUSY, "somebody paused the VM during the move");
+    was_running = true;
+    error = gw_vm_stop(move->qmp, &was_running);
+    /* A stop that failed may have stopped the guest all the same, or may yet. */
+    move->is_stopped = was_running;
+    if (error || was_running)
+        return error;
+    return gw_fail(-EBUSY, "somebody paused the VM during the move");
 }
 
 int gw_move_cont(struct gw_move *move)
@@ -204,6 +212,21 @@ int gw_move_cont(struct gw_move *move)
         return error;
     move->is_stopped = false;
     return gw_guard_resumed(move->guard);
+}
+
+/* Last of an undo that has no CONT of its own: the guard is not told of a guest that runs while a
+ * barrier or the throttle has it stopped. */
+static int let_go(struct gw_move *move)
+{
+    if (move->is_stopped && move->vm->is_running &&
+        move->switchover.machine.state == GW_HANDOVER_UNDOING) {
+        int error = gw_vm_cont(move->qmp);
+
+        if (error)
+            return error;
+        move->is_stopped = false;
+    }
+    return gw_source_steps_act(&move->steps, GW_ACT_TELL_GUARD_RESUMED);
 }
 
 static int stop_guest(struct gw_move *move)
@@ -229,10 +252,15 @@ static int copy_last(struct gw_move *move)
 static int swap_disks(struct gw_move *move)
 {
     unsigned step = 0;
-    int error =
-        announce(&move->steps,
-                 json_pack("{s:O}", "disks", json_object_get(move->steps.detail, "undo")), &step);
+    int error = 0;
 
+    /* An export holds the node that is to go; the last byte was read through it. */
+    for (unsigned i = 0; !error && i < move->swap_count; i++)
+        error = gw_disk_export_close(&move->exports[i]);
+    if (!error)
+        error = announce(&move->steps,
+                         json_pack("{s:O}", "disks", json_object_get(move->steps.detail, "undo")),
+                         &step);
     for (unsigned i = 0; !error && i < move->swap_count; i++)
         error = gw_disk_swap_out(move->qmp, &move->swaps[i]);
     return error ? error : gw_guard_done(move->guard, step);
@@ -313,6 +341,14 @@ int gw_move_act(void *context, enum gw_handover_action action)
         return gw_guard_stopped(move->guard);
     case GW_ACT_STOP_GUEST:
         return stop_guest(move);
+    case GW_ACT_CONT: {
+        int error = gw_source_steps_act(&move->steps, action);
+
+        move->is_stopped = move->is_stopped && error;
+        return error;
+    }
+    case GW_ACT_TELL_GUARD_RESUMED:
+        return let_go(move);
     case GW_ACT_COPY_LAST:
         return copy_last(move);
     case GW_ACT_SWAP_DISKS:

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/checked.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "engine/session/attended.h"
@@ -16,9 +17,10 @@
 #define DEFAULT_PAUSE_MS 300u
 #define READY_TIMEOUT_MS                                                                           \
     20000 /* the target loads the state and syncs; then the source takes it back */
-#define ANSWER_TIMEOUT_MS 3000 /* then GO is said again */
-#define ANSWERS_MAX       10   /* before the command ends in doubt and the agent goes on asking */
-#define CLOSE_TIMEOUT_MS  5000
+#define VERIFY_BYTES_PER_MS 100000u /* a slow target, which reads back all that it has */
+#define ANSWER_TIMEOUT_MS   3000    /* then GO is said again */
+#define ANSWERS_MAX         10 /* before the command ends in doubt and the agent goes on asking */
+#define CLOSE_TIMEOUT_MS    5000
 
 /* ---- hooks of the pre-copy ---- */
 
@@ -58,7 +60,7 @@ static int hook_throttle(void *context, unsigned percent)
     pthread_mutex_lock(&move->progress->lock);
     move->progress->data.throttle_percent = percent;
     snprintf(move->progress->data.note, sizeof(move->progress->data.note),
-             "it does not converge: the guest is slowed to %u %%", 100 - percent);
+             percent ? "it does not converge: the guest is slowed to %u %%" : "", 100 - percent);
     pthread_mutex_unlock(&move->progress->lock);
     return percent ? 0 : gw_move_cont(move);
 }
@@ -226,6 +228,15 @@ static bool is_settled(enum gw_handover_state state)
     return gw_handover_is_ended(state) || state == GW_HANDOVER_HANDED_OVER;
 }
 
+static int ready_timeout_ms(const struct gw_move *move)
+{
+    uint64_t timeout = READY_TIMEOUT_MS;
+
+    for (unsigned i = 0; move->request->verify && i < move->volume_count; i++)
+        timeout += move->volumes[i]->size / VERIFY_BYTES_PER_MS;
+    return (int)gw_min(timeout, GW_SLOW_REPLY_TIMEOUT_MS);
+}
+
 static void hand_over(struct gw_move *move)
 {
     const enum gw_handover_state *state = &move->switchover.machine.state;
@@ -234,7 +245,7 @@ static void hand_over(struct gw_move *move)
     set_phase(move, GW_PHASE_HANDOVER);
     event(move, GW_EVENT_CONVERGED);
     while (*state == GW_HANDOVER_WAITING)
-        listen_once(move, READY_TIMEOUT_MS);
+        listen_once(move, ready_timeout_ms(move));
     while ((*state == GW_HANDOVER_COMMITTED || *state == GW_HANDOVER_IN_DOUBT ||
             *state == GW_HANDOVER_TARGET_LOST || *state == GW_HANDOVER_COMMIT_UNSURE) &&
            move->switchover.control && answers++ < ANSWERS_MAX)
@@ -280,16 +291,20 @@ static int begin(struct gw_move *move)
 
 static int run_move(struct gw_move *move)
 {
-    int error = gw_move_describe(move);
+    int error;
 
+    move->is_blocked = error != 0;
     if (error)
         return error;
+    move->is_check = false;
     error =
         gw_source_connect(move->environment, &move->request->peer, move->progress, &move->source);
     if (!error)
         error = gw_move_open_volumes(move);
-    if (!error)
+    if (!error) {
+        move->is_check = true;
         error = gw_move_offer(move);
+    move->is_blocked = error && move->source && move->source->blocked;
     if (!error)
         error = make_precopy(move);
     if (!error)
@@ -311,6 +326,40 @@ static int run_move(struct gw_move *move)
 
 /* ---- the account ---- */
 
+static double step_ms(const json_t *steps, const char *name)
+{
+    return json_number_value(json_object_get(steps, name));
+}
+
+/* Where the pause went, in words for people. What the target did between is in the target's steps. */
+static json_t *pause_parts(const struct gw_move *move, const json_t *steps)
+{
+    const json_t *target = move->switchover.peer_times;
+
+    return json_pack("{s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "stop", step_ms(steps, "STOP_GUEST"),
+                     "last round", step_ms(steps, "COPY_LAST"), "swap",
+                     step_ms(steps, "SWAP_DISKS"), "images",
+                     step_ms(target, "SYNC_IMAGES") + step_ms(target, "RENAME_FINAL") +
+                         step_ms(target, "SWAP_IN") + step_ms(steps, "RENAME_IMAGES"),
+                     "state", step_ms(target, "LOAD_STATE"), "journals",
+                     step_ms(steps, "JOURNAL_COMMITTED") + step_ms(target, "JOURNAL_PREPARED") +
+                         step_ms(target, "JOURNAL_OWNER"),
+                     "resume", step_ms(target, "CONT"));
+}
+
+static void report_pause(struct gw_move *move)
+{
+    json_t *steps = gw_switchover_times(&move->switchover);
+
+    pthread_mutex_lock(&move->progress->lock);
+    move->progress->data.pause_ns = move->pause_ns;
+    pthread_mutex_unlock(&move->progress->lock);
+    json_object_set_new(move->out->detail, "pause_ms", json_real((double)move->pause_ns / 1e6));
+    if (move->pause_ns)
+        json_object_set_new(move->out->detail, "pause", pause_parts(move, steps));
+    json_object_set_new(move->out->detail, "steps_ms", steps);
+}
+
 static void report(struct gw_move *move)
 {
     struct gw_precopy_report rounds = {0};
@@ -327,10 +376,9 @@ static void report(struct gw_move *move)
         json_object_set_new(detail, "first_ram_pass",
                             json_pack("{s:I,s:f}", "bytes", (json_int_t)rounds.ram_pass_bytes,
                                       "seconds", (double)rounds.ram_pass_ns / 1e9));
-    json_object_set_new(detail, "pause_ms", json_real((double)move->pause_ns / 1e6));
+    report_pause(move);
     json_object_set_new(detail, "last_round_bytes", json_integer((json_int_t)move->last_bytes));
     json_object_set_new(detail, "state_bytes", json_integer((json_int_t)move->state_bytes));
-    json_object_set_new(detail, "steps_ms", gw_switchover_times(&move->switchover));
     if (move->switchover.peer_times)
         json_object_set_new(detail, "target_steps_ms", move->switchover.peer_times);
     json_object_set_new(detail, "path", json_string(move->progress->data.path));
@@ -349,7 +397,7 @@ static int judge(struct gw_move *move, int error)
     enum gw_handover_state state = switchover->machine.state;
 
     if (!move->is_begun) {
-        move->out->exit_code = error ? GW_EXIT_BLOCKED : GW_EXIT_FAILED;
+        move->out->exit_code = move->is_blocked ? GW_EXIT_BLOCKED : GW_EXIT_FAILED;
         return error;
     }
     if (state == GW_HANDOVER_DONE || state == GW_HANDOVER_HANDED_OVER) {

@@ -18,6 +18,7 @@
 #include "engine/vmm/qemu/disks.h"
 #include "engine/vmm/qemu/migrate.h"
 #include "engine/volume/disk.h"
+#include "engine/volume/nbd.h"
 #include "engine/volume/ram.h"
 
 #define GW_THROTTLE_PERIOD_NS (100 * GW_NS_PER_MS)
@@ -51,13 +52,16 @@ struct gw_move {
     unsigned volume_count; /* disks first, in the order of vm->disks, then memories */
     struct gw_disk_tracker *trackers[GW_VM_DISKS_MAX];
     struct gw_disk_dirty dirty[GW_VM_DISKS_MAX];
+    struct gw_disk_export exports[GW_VM_DISKS_MAX]; /* of disks that are read through QEMU */
     struct gw_disk_swap swaps[GW_VM_DISKS_MAX];
     unsigned swap_count;
     struct gw_precopy *precopy;
     struct gw_guard *guard;
     struct gw_switchover switchover;
     struct gw_source_steps steps;
+    bool is_check;   /* what fails now is a check: nothing was copied, exit code 3 */
     bool is_begun;   /* the switchover's machine is */
+    bool is_blocked; /* a check said no, here or at the target */
     bool is_stopped; /* by us: a barrier, the throttle or the handover */
     unsigned throttle_percent;
     uint64_t throttle_since_ns;

@@ -8,6 +8,15 @@
 
 #include "common/error.h"
 #include "engine/session/message.h"
+#include "engine/volume/nbd.h"
+#include "engine/volume/ram.h"
+
+#define SMALL_GAP (2u << 20) /* between two ranges: they are told as one */
+
+const char *gw_offer_format(const struct gw_offered_volume *volume)
+{
+    return volume->foreign[0] ? volume->foreign : gw_image_format_name(volume->format);
+}
 
 json_t *gw_offer_volume(const struct gw_offered_volume *volume)
 {
@@ -16,13 +25,13 @@ json_t *gw_offer_volume(const struct gw_offered_volume *volume)
 
     if (volume->has_disk_id)
         gw_id_format(volume->disk_id, id);
-    return json_pack(
-        "{s:s,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:i,s:i,s:i,s:s}", "kind", is_ram ? "ram" : "disk",
-        "name", volume->name, "file", volume->file_name, "target", volume->target, "size",
-        (json_int_t)volume->size, "data", (json_int_t)volume->data_bytes, "format",
-        is_ram ? "" : gw_image_format_name(volume->format), "fixed", volume->is_fixed, "block_size",
-        (int)volume->block_size, "logical_sector", (int)volume->logical_sector_size,
-        "physical_sector", (int)volume->physical_sector_size, "disk_id", id);
+    return json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:i,s:i,s:i,s:s}", "kind",
+                     is_ram ? "ram" : "disk", "name", volume->name, "file", volume->file_name,
+                     "target", volume->target, "size", (json_int_t)volume->size, "data",
+                     (json_int_t)volume->data_bytes, "format",
+                     is_ram ? "" : gw_offer_format(volume), "fixed", volume->is_fixed, "block_size",
+                     (int)volume->block_size, "logical_sector", (int)volume->logical_sector_size,
+                     "physical_sector", (int)volume->physical_sector_size, "disk_id", id);
 }
 
 static int copy_text(const json_t *object, const char *member, char *out, size_t size)
@@ -38,6 +47,15 @@ static int copy_text(const json_t *object, const char *member, char *out, size_t
     return 0;
 }
 
+static int parse_format(const char *format, struct gw_offered_volume *out)
+{
+    if (!gw_nbd_format_is_known(format))
+        return gw_image_format_parse(format, &out->format);
+    out->format = GW_IMAGE_PROBE;
+    snprintf(out->foreign, sizeof(out->foreign), "%s", format);
+    return 0;
+}
+
 static int parse_disk(const json_t *object, struct gw_offered_volume *out)
 {
     uint64_t block = 0, logical = 0, physical = 0;
@@ -45,8 +63,8 @@ static int parse_disk(const json_t *object, struct gw_offered_volume *out)
     int error = gw_message_text(object, "format", &format);
 
     if (!error)
-        error = gw_image_format_parse(format, &out->format);
-    if (!error && out->format == GW_IMAGE_PROBE)
+        error = parse_format(format, out);
+    if (!error && out->format == GW_IMAGE_PROBE && !out->foreign[0])
         error = gw_fail(-EPROTO, "volume %s: no format", out->name);
     if (!error)
         error = gw_message_bool(object, "fixed", &out->is_fixed);
@@ -92,4 +110,54 @@ int gw_offer_parse_volume(const json_t *object, struct gw_offered_volume *out)
         return gw_fail(-EPROTO, "volume %s has no bytes", out->name);
     out->kind = strcmp(kind, "ram") == 0 ? GW_VOLUME_RAM : GW_VOLUME_DISK;
     return out->kind == GW_VOLUME_RAM ? 0 : parse_disk(object, out);
+}
+
+json_t *gw_offer_filled(struct gw_source_volume *ram)
+{
+    json_t *list = json_array();
+    struct gw_extent extent;
+    uint64_t begin = 0, end = 0;
+
+    for (uint64_t offset = 0; offset < ram->size; offset = extent.offset + extent.length) {
+        if (ram->ops->next_extent(ram, offset, &extent)) {
+            json_decref(list);
+            return NULL;
+        }
+        if (extent.kind != GW_EXTENT_DATA)
+            continue;
+        /* The last range that there is room for takes in what follows. */
+        if (end > begin && extent.offset - end > SMALL_GAP &&
+            json_array_size(list) + 1 < GW_FILLED_MAX) {
+            json_array_append_new(list,
+                                  json_pack("[I,I]", (json_int_t)begin, (json_int_t)(end - begin)));
+            begin = extent.offset;
+        } else if (end == begin) {
+            begin = extent.offset;
+        }
+        end = extent.offset + extent.length;
+    }
+    if (end > begin)
+        json_array_append_new(list,
+                              json_pack("[I,I]", (json_int_t)begin, (json_int_t)(end - begin)));
+    return list;
+}
+
+int gw_offer_populate(const json_t *object, struct gw_target_volume *ram)
+{
+    json_t *list;
+    int error = 0;
+
+    if (!json_object_get(object, "filled"))
+        return 0;
+    error = gw_message_array(object, "filled", GW_FILLED_MAX, &list);
+    for (size_t i = 0; !error && i < json_array_size(list); i++) {
+        const json_t *range = json_array_get(list, i);
+        json_int_t offset = json_integer_value(json_array_get(range, 0));
+        json_int_t length = json_integer_value(json_array_get(range, 1));
+
+        if (offset < 0 || length <= 0)
+            return gw_fail(-EPROTO, "%s: a range of the offer is out of bounds", ram->name);
+        error = gw_ram_target_populate(ram, (uint64_t)offset, (uint64_t)length);
+    }
+    return error;
 }

@@ -14,14 +14,16 @@
 #include "engine/volume/volume.h"
 
 #define GW_VOLUME_SIZE_MAX (64ull << 40) /* bytes: the largest VHDX */
+#define GW_FILLED_MAX      128u          /* ranges of a memory that an offer lists */
 
 struct gw_offered_volume {
     enum gw_volume_kind kind;
     char name[GW_VOLUME_NAME_MAX];
-    char file_name[256];       /* the image's name on the source, without its folder */
-    char target[4096];         /* what the user asked for, or "" */
-    uint64_t size, data_bytes; /* data_bytes: allocated on the source, for the check of space */
-    enum gw_image_format format;
+    char file_name[256];         /* the image's name on the source, without its folder */
+    char target[4096];           /* what the user asked for, or "" */
+    uint64_t size, data_bytes;   /* data_bytes: allocated on the source, for the check of space */
+    enum gw_image_format format; /* GW_IMAGE_PROBE when foreign says which */
+    char foreign[16];            /* a format that goes through NBD at both ends ("qcow2"), or "" */
     bool is_fixed;
     uint32_t block_size, logical_sector_size, physical_sector_size;
     bool has_disk_id;
@@ -29,6 +31,14 @@ struct gw_offered_volume {
 };
 
 json_t *gw_offer_volume(const struct gw_offered_volume *volume);
+/* What the offer calls the disk's format. */
+const char *gw_offer_format(const struct gw_offered_volume *volume);
 int gw_offer_parse_volume(const json_t *object, struct gw_offered_volume *out);
+
+/* Where a memory holds data, roughly: [[offset, length], ...], small gaps left out. NULL when that
+ * cannot be told. */
+json_t *gw_offer_filled(struct gw_source_volume *ram);
+/* The target makes those pages ready. No list in the offer is fine. */
+int gw_offer_populate(const json_t *object, struct gw_target_volume *ram);
 
 #endif

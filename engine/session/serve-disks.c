@@ -11,6 +11,7 @@
 #include "engine/session/serve.h"
 #include "engine/session/storage.h"
 #include "engine/volume/disk.h"
+#include "engine/volume/nbd.h"
 
 static int check_space(const struct gw_offered_volume *offered, const char *path)
 {
@@ -31,13 +32,29 @@ static void default_name(const struct gw_offered_volume *offered, char *out, siz
 {
     const char *dot = strrchr(offered->file_name, '.');
     size_t stem = dot ? (size_t)(dot - offered->file_name) : strlen(offered->file_name);
-    bool keeps = !dot || (strcmp(dot, ".vhdx") == 0) == (offered->format == GW_IMAGE_VHDX);
+    bool keeps = !dot || offered->foreign[0] ||
+                 (strcmp(dot, ".vhdx") == 0) == (offered->format == GW_IMAGE_VHDX);
 
     if (keeps)
         snprintf(out, size, "%s", offered->file_name);
     else
         snprintf(out, size, "%.*s.%s", (int)stem, offered->file_name,
                  gw_image_format_name(offered->format));
+}
+
+static int make_foreign(struct gw_serve *serve, const struct gw_offered_volume *offered,
+                        const char *path, struct gw_target_volume **out)
+{
+    struct gw_nbd_target_options options = {
+        .name = offered->name,
+        .path = path,
+        .epoch = serve->epoch,
+        .format = offered->foreign,
+        .size = offered->size,
+        .cluster_size = offered->block_size,
+    };
+
+    return gw_nbd_target_create(&options, out);
 }
 
 static int make_disk(struct gw_serve *serve, const struct gw_offered_volume *offered, char *path,
@@ -62,7 +79,10 @@ static int make_disk(struct gw_serve *serve, const struct gw_offered_volume *off
     error = gw_storage_resolve(serve->environment, offered->target, name, path);
     if (!error)
         error = check_space(offered, path);
-    return error ? error : gw_disk_target_create(&options, out);
+    if (error)
+        return error;
+    return offered->foreign[0] ? make_foreign(serve, offered, path, out)
+                               : gw_disk_target_create(&options, out);
 }
 
 int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names)
@@ -86,11 +106,14 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
         }
         if (!error) {
             serve->paths[i] = strdup(path);
+            if (!serve->paths[i])
+                error = gw_fail(-ENOMEM, "no memory for a path");
             serve->formats[i] = offered.format;
+            memcpy(serve->foreign[i], offered.foreign, sizeof(serve->foreign[i]));
         }
-        if (!error)
-            json_array_append_new(names,
-                                  json_pack("{s:s,s:s}", "name", offered.name, "path", path));
+        if (!error && json_array_append_new(
+                          names, json_pack("{s:s,s:s}", "name", offered.name, "path", path)))
+            error = gw_fail(-EILSEQ, "the path of %s on this host is not UTF-8 text", offered.name);
     }
     return error;
 }
@@ -129,8 +152,12 @@ static int verify(struct gw_serve *serve, unsigned index)
 
     if (!serve->has_digest[index])
         return 0;
-    error = volume->memory ? gw_verify_memory(volume->memory, volume->size, digest)
-                           : gw_verify_image(serve->paths[index], serve->formats[index], digest);
+    if (volume->memory)
+        error = gw_verify_memory(volume->memory, volume->size, digest);
+    else if (serve->foreign[index][0])
+        error = gw_verify_foreign(serve->paths[index], serve->foreign[index], digest);
+    else
+        error = gw_verify_image(serve->paths[index], serve->formats[index], digest);
     if (error || memcmp(digest, serve->digests[index], GW_VERIFY_SIZE) == 0)
         return error;
     return gw_fail(-EBADMSG, "%s: what the target holds differs from the source", volume->name);

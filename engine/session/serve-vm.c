@@ -34,6 +34,8 @@ struct gw_serve_vm {
     struct gw_switchover switchover;
     struct gw_target_steps steps;
     bool is_begun, is_attended;
+    bool was_prepared; /* the source may have been told READY */
+    bool has_run_dir, has_ram_dir;
     char run_dir[PATH_SIZE], ram_dir[PATH_SIZE];
     char ram_paths[GW_VM_MEMORIES_MAX][PATH_SIZE];
     char images[GW_VM_DISKS_MAX][PATH_MAX];
@@ -80,14 +82,20 @@ static int check_volumes(const struct gw_vm *vm, const json_t *offer)
         if (!error && ((offered.kind == GW_VOLUME_DISK) != is_disk ||
                        strcmp(offered.name, name) != 0 || offered.size < size))
             error = gw_fail(-EPROTO, "volume %s of the offer does not fit the VM", offered.name);
+        /* Raw bytes that QEMU took for another format could name any file of this host. */
+        if (!error && is_disk && strcmp(gw_offer_format(&offered), vm->disks[i].format) != 0)
+            error = gw_fail(-EPROTO, "disk %s is offered as %s and described as %s", offered.name,
+                            gw_offer_format(&offered), vm->disks[i].format);
     }
     return error;
 }
 
-static int make_folder(const char *path)
+/* A folder that is there already is another VM's, which a peer named by choosing its epoch. */
+static int make_own_folder(const char *path, bool *is_made)
 {
-    if (mkdir(path, 0700) && errno != EEXIST)
+    if (mkdir(path, 0700))
         return gw_fail_errno(-errno, "cannot make the folder %s", path);
+    *is_made = true;
     return 0;
 }
 
@@ -96,10 +104,11 @@ static int make_folders(struct gw_serve_vm *vm)
     const struct gw_environment *environment = vm->serve->environment;
     const char *ram = environment->ram_dir ? environment->ram_dir : DEFAULT_RAM_DIR;
     char parent[PATH_SIZE];
-    int error;
+    int error = 0;
 
     snprintf(parent, sizeof(parent), "%s/vm", environment->state_dir);
-    error = make_folder(parent);
+    if (mkdir(parent, 0700) && errno != EEXIST)
+        error = gw_fail_errno(-errno, "cannot make the folder %s", parent);
     /* UNIX sockets go in there: their paths are short. */
     if (snprintf(vm->run_dir, PATH_SIZE, "%s/%.12s", parent, vm->serve->epoch) > 80)
         error = gw_fail(-ENAMETOOLONG,
@@ -108,14 +117,16 @@ static int make_folders(struct gw_serve_vm *vm)
                         environment->state_dir);
     snprintf(vm->ram_dir, PATH_SIZE, "%s/godwit-%s", ram, vm->serve->epoch);
     if (!error)
-        error = make_folder(vm->run_dir);
-    return error ? error : make_folder(vm->ram_dir);
+        error = make_own_folder(vm->run_dir, &vm->has_run_dir);
+    return error ? error : make_own_folder(vm->ram_dir, &vm->has_ram_dir);
 }
 
 /* The QEMU that already waits has its RAM files; ours are made where this host puts them. */
-static int make_memories(struct gw_serve_vm *vm)
+static int make_memories(struct gw_serve_vm *vm, const json_t *offer)
 {
+    const json_t *offered = json_object_get(offer, "volumes");
     struct gw_serve *serve = vm->serve;
+    uint64_t started = gw_clock_ns();
     bool is_adopted = serve->environment->to_qmp != NULL;
     int error = 0;
 
@@ -128,7 +139,11 @@ static int make_memories(struct gw_serve_vm *vm)
         error = is_adopted
                     ? gw_ram_target_open(memory->id, vm->ram_paths[i], memory->size, volume)
                     : gw_ram_target_create(memory->id, vm->ram_paths[i], memory->size, volume);
+        if (!error)
+            error = gw_offer_populate(json_array_get(offered, vm->vm->disk_count + i), *volume);
     }
+    json_object_set_new(serve->outcome->detail, "allocate_s",
+                        json_real((double)(gw_clock_ns() - started) / 1e9));
     return error;
 }
 
@@ -146,7 +161,7 @@ static int start_vmm(struct gw_serve_vm *vm)
 }
 
 /* Memory, then the QEMU that maps it; or the other way round when the QEMU is there already. */
-static int make_vmm(struct gw_serve_vm *vm, struct gw_reasons *reasons)
+static int make_vmm(struct gw_serve_vm *vm, const json_t *offer, struct gw_reasons *reasons)
 {
     const char *waiting = vm->serve->environment->to_qmp;
     int error = 0;
@@ -154,31 +169,30 @@ static int make_vmm(struct gw_serve_vm *vm, struct gw_reasons *reasons)
     if (waiting)
         error = gw_vm_adopt(waiting, vm->vm, vm->ram_paths, reasons, &vm->steps.launched);
     if (!error)
-        error = make_memories(vm);
+        error = make_memories(vm, offer);
     return error || waiting ? error : start_vmm(vm);
 }
 
 static json_t *make_detail(struct gw_serve_vm *vm, bool is_paused)
 {
-    json_t *images = json_array(), *parts = json_array(), *identities = json_array();
-    json_t *ram = json_array();
+    json_t *images = json_array(), *parts = json_array(), *ram = json_array();
+    json_t *files = json_array();
 
     for (unsigned i = 0; i < vm->vm->disk_count; i++) {
-        char part[PATH_MAX + 64], identity[GW_FILE_IDENTITY_MAX];
+        char part[PATH_MAX + 64];
 
         snprintf(part, sizeof(part), "%s.godwit-%s.part", vm->images[i], vm->serve->epoch);
         json_array_append_new(images, json_string(vm->images[i]));
         json_array_append_new(parts, json_string(part));
-        gw_file_identify(part, identity);
-        json_array_append_new(identities, json_string(identity));
+        json_array_append_new(files, gw_target_steps_identity(part));
     }
     for (unsigned i = 0; vm->steps.launched.is_owned && i < vm->vm->memory_count; i++)
         json_array_append_new(ram, json_string(vm->ram_paths[i]));
     return json_pack("{s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:b,s:b,s:s}", "qmp",
                      vm->steps.launched.qmp_path, "pid", (int)vm->steps.launched.pid, "run_dir",
-                     vm->run_dir, "ram_dir", vm->ram_dir, "images", images, "parts", parts,
-                     "identities", identities, "ram", ram, "paused", is_paused, "owned",
-                     vm->steps.launched.is_owned, "vm", vm->vm->name);
+                     vm->run_dir, "ram_dir", vm->ram_dir, "images", images, "files", files, "parts",
+                     parts, "ram", ram, "paused", is_paused, "owned", vm->steps.launched.is_owned,
+                     "vm", vm->vm->name);
 }
 
 static int act(void *context, enum gw_handover_action action);
@@ -210,7 +224,9 @@ static json_t *describe_target(const struct gw_serve_vm *vm)
     char path[PATH_SIZE];
 
     for (unsigned i = 0; i < vm->vm->chardev_count; i++) {
-        snprintf(path, sizeof(path), "%.300s/%s", vm->run_dir, vm->vm->chardevs[i].id);
+        if (vm->vm->chardevs[i].kind != GW_VM_CHARDEV_SOCKET)
+            continue;
+        snprintf(path, sizeof(path), "%.300s/%s.sock", vm->run_dir, vm->vm->chardevs[i].id);
         json_object_set_new(chardevs, vm->vm->chardevs[i].id, json_string(path));
     }
     return json_pack("{s:s,s:s,s:i,s:o}", "qmp", vm->steps.launched.qmp_path, "run_dir",
@@ -236,12 +252,11 @@ static int make_ready(struct gw_serve_vm *vm, const json_t *offer, json_t *reply
     if (!error)
         error = gw_serve_make_volumes(serve, offer, names);
     for (unsigned i = 0; !error && i < vm->vm->disk_count; i++)
-        snprintf(vm->images[i], PATH_MAX, "%s",
-                 json_string_value(json_object_get(json_array_get(names, i), "path")));
+        snprintf(vm->images[i], PATH_MAX, "%s", serve->paths[i]);
     if (!error)
         error = make_folders(vm);
     if (!error)
-        error = make_vmm(vm, reasons);
+        error = make_vmm(vm, offer, reasons);
     if (!error)
         error = begin(vm, is_paused);
     if (!error && vm->switchover.machine.state != GW_HANDOVER_RECEIVING)
@@ -249,6 +264,19 @@ static int make_ready(struct gw_serve_vm *vm, const json_t *offer, json_t *reply
     if (!error)
         json_object_set_new(reply, "target", describe_target(vm));
     return error;
+}
+
+/* The epoch is the source's choice; one that the journal knows is another move's, whose record must
+ * not be replaced. */
+static int check_epoch(const struct gw_serve *serve)
+{
+    struct gw_journal_entry entry;
+    int error = gw_journal_find(serve->environment->journal, serve->epoch, GW_SIDE_TARGET, &entry);
+
+    if (error)
+        return error == -ENOENT ? 0 : error;
+    gw_journal_entry_free(&entry);
+    return gw_fail(-EEXIST, "a move with the id %s was here already: try again", serve->epoch);
 }
 
 int gw_serve_vm_offer(struct gw_serve *serve, const json_t *offer, json_t *reply)
@@ -267,6 +295,8 @@ int gw_serve_vm_offer(struct gw_serve *serve, const json_t *offer, json_t *reply
         return gw_fail(-ENOTSUP, "this agent has no state folder and receives no VMs");
     error = gw_attend(serve->environment->attended, serve->epoch, GW_SIDE_TARGET);
     vm->is_attended = !error;
+    if (!error)
+        error = check_epoch(serve);
     if (!error)
         error = make_ready(vm, offer, reply, &reasons);
     if (error) {
@@ -381,9 +411,12 @@ static int swap_in(struct gw_serve_vm *vm)
 
 static int do_step(struct gw_serve_vm *vm, enum gw_handover_action action)
 {
+    int error;
+
     switch (action) {
     case GW_ACT_SYNC_IMAGES:
-        return gw_serve_sync(vm->serve);
+        error = gw_serve_end_path(vm->serve);
+        return error ? error : gw_serve_sync(vm->serve);
     case GW_ACT_RENAME_FINAL:
         return gw_serve_finish(vm->serve);
     case GW_ACT_LOAD_STATE:
@@ -412,6 +445,19 @@ static int act(void *context, enum gw_handover_action action)
 
 /* ---- messages ---- */
 
+/* The journal's entry, for the very source that it is about: another peer is told nothing, and does
+ * not keep that source waiting. */
+static int find_own(const struct gw_serve *serve, const char *epoch, struct gw_journal_entry *out)
+{
+    const struct gw_peer *peer = gw_control_peer(serve->control);
+    int error = gw_journal_find(serve->environment->journal, epoch, GW_SIDE_TARGET, out);
+
+    if (error || memcmp(out->peer_instance, peer->instance_id, sizeof(out->peer_instance)) == 0)
+        return error;
+    gw_journal_entry_free(out);
+    return gw_fail(-EACCES, "move %.40s is not one of this host's agent", epoch);
+}
+
 /* A question about a move of an earlier session: the journal answers. */
 static int reopen(struct gw_serve *serve, const char *epoch)
 {
@@ -424,8 +470,10 @@ static int reopen(struct gw_serve *serve, const char *epoch)
     error = gw_attend(serve->environment->attended, epoch, GW_SIDE_TARGET);
     if (error)
         return error;
-    error = gw_journal_find(serve->environment->journal, epoch, GW_SIDE_TARGET, &entry);
+    error = find_own(serve, epoch, &entry);
     vm = error ? NULL : calloc(1, sizeof(*vm));
+    if (!error && !vm)
+        gw_journal_entry_free(&entry);
     if (!vm) {
         gw_unattend(serve->environment->attended, epoch, GW_SIDE_TARGET);
         return error ? error : gw_fail(-ENOMEM, "no memory for a VM");
@@ -434,6 +482,7 @@ static int reopen(struct gw_serve *serve, const char *epoch)
     vm->serve = serve;
     vm->is_attended = true;
     vm->is_begun = true;
+    vm->was_prepared = true;
     snprintf(serve->epoch, sizeof(serve->epoch), "%s", epoch);
     vm->steps.epoch = serve->epoch;
     vm->steps.detail = json_incref(entry.detail);
@@ -464,6 +513,8 @@ int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
 
     if (error)
         return error;
+    if (!serve->vm && serve->is_offered)
+        return gw_fail(-EPROTO, "a handover in the session of a copy");
     if (!serve->vm) {
         error = reopen(serve, epoch);
         if (error == -ENOENT)
@@ -477,6 +528,7 @@ int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
     error = gw_switchover_hear(&serve->vm->switchover, gw_control_peer(serve->control)->instance_id,
                                message);
     serve->is_finished = serve->vm->switchover.machine.state == GW_HANDOVER_RUNNING;
+    serve->vm->was_prepared |= serve->vm->switchover.machine.state == GW_HANDOVER_PREPARED;
     return error;
 }
 
@@ -485,13 +537,15 @@ int gw_serve_vm_bytes(struct gw_serve *serve, const void *bytes, uint32_t length
     return gw_fail(-EPROTO, "device state before the handover");
 }
 
-/* What an offer that failed before its first journal record leaves. */
+/* What an offer that failed leaves, when no record of the journal will clean it. */
 static void clean_unbegun(struct gw_serve_vm *vm)
 {
     gw_vm_end(&vm->steps.launched);
     gw_serve_drop_volumes(vm->serve, false);
     vm->steps.epoch = vm->serve->epoch;
-    vm->steps.detail = json_pack("{s:s,s:s}", "run_dir", vm->run_dir, "ram_dir", vm->ram_dir);
+    if (!vm->steps.detail)
+        vm->steps.detail = json_pack("{s:s,s:s}", "run_dir", vm->has_run_dir ? vm->run_dir : "",
+                                     "ram_dir", vm->has_ram_dir ? vm->ram_dir : "");
     gw_target_steps_act(&vm->steps, GW_ACT_DISCARD);
 }
 
@@ -521,12 +575,18 @@ void gw_serve_vm_end(struct gw_serve *serve, int error)
                                             ? GW_EVENT_LINK_LOST
                                             : GW_EVENT_CANCEL);
         serve->is_finished |= switchover->machine.state == GW_HANDOVER_PREPARED;
+        if (switchover->machine.state == GW_HANDOVER_ABORTING && !vm->was_prepared)
+            clean_unbegun(vm); /* the journal takes no records */
         report(vm);
     }
+    /* What was to go went with DISCARD. Every other state, a lost owner's too, may need its images.
+     */
+    gw_serve_drop_volumes(serve, true);
     gw_vm_leave(&vm->steps.launched);
     if (vm->is_attended)
         gw_unattend(serve->environment->attended, serve->epoch, GW_SIDE_TARGET);
     json_decref(vm->steps.detail);
+    json_decref(switchover->peer_times);
     gw_vm_free(vm->vm);
     free(vm);
     serve->vm = NULL;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The receiving side's conversation and its data channels. */
 #include "engine/session/serve.h"
+#include "transport/link/rails.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -207,14 +208,34 @@ static int bury(struct gw_serve *serve, const json_t *message)
 
 /* ---- the conversation ---- */
 
-static json_t *listen_addresses(const struct gw_serve *serve)
+static void add_address(json_t *list, const struct gw_address *address)
 {
-    json_t *list = json_array();
     char text[GW_ADDRESS_TEXT_MAX];
 
-    for (unsigned i = 0; i < serve->environment->listen_count; i++) {
-        gw_address_format(&serve->environment->listen[i], text, sizeof(text));
-        json_array_append_new(list, json_string(text));
+    gw_address_format(address, text, sizeof(text));
+    json_array_append_new(list, json_string(text));
+}
+
+/* Where data channels may dial: what the agent listens on, every address of this host for a wildcard. */
+static json_t *listen_addresses(const struct gw_serve *serve)
+{
+    const struct gw_environment *environment = serve->environment;
+    struct gw_address locals[GW_RAILS_MAX];
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < environment->listen_count; i++) {
+        const struct gw_address *listen = &environment->listen[i];
+        int count;
+
+        if (!gw_address_is_any(listen)) {
+            add_address(list, listen);
+            continue;
+        }
+        count = gw_rails_local(gw_control_local(serve->control), locals, GW_RAILS_MAX);
+        for (int j = 0; j < count; j++) {
+            gw_address_set_port(&locals[j], gw_address_port(listen));
+            add_address(list, &locals[j]);
+        }
     }
     return list;
 }
@@ -227,7 +248,7 @@ static int take_offer(struct gw_serve *serve, const json_t *offer)
     const char *epoch, *kind;
     int error;
 
-    if (serve->is_offered) {
+    if (serve->is_offered || serve->vm) {
         json_decref(reply);
         return gw_fail(-EPROTO, "a second offer in one session");
     }
@@ -254,44 +275,6 @@ static int take_offer(struct gw_serve *serve, const json_t *offer)
     return gw_message_send(serve->control, reply);
 }
 
-static int take_finish(struct gw_serve *serve)
-{
-    int error = gw_serve_finish(serve);
-
-    if (error)
-        return error;
-    serve->is_finished = true;
-    return gw_message_send_type(serve->control, "finished");
-}
-
-/* 1: the session is over. */
-static int take_message(struct gw_serve *serve, const json_t *message)
-{
-    int error;
-
-    if (gw_message_is(message, "bye"))
-        return 1;
-    if (gw_message_is(message, "error"))
-        return gw_message_raise(message);
-    if (gw_message_is(message, "offer"))
-        return take_offer(serve, message);
-    if (gw_message_is(message, "handover"))
-        return gw_serve_vm_message(serve, message);
-    if (!serve->receiver)
-        return gw_fail(-EPROTO, "message '%s' before any offer", gw_message_type(message));
-    if (gw_message_is(message, "bury"))
-        return bury(serve, message);
-    if (gw_message_is(message, "digests"))
-        return gw_serve_take_digests(serve, message);
-    if (gw_message_is(message, "sync")) {
-        error = gw_serve_sync(serve);
-        return error ? error : gw_message_send_type(serve->control, "synced");
-    }
-    if (gw_message_is(message, "finish") && !serve->vm)
-        return take_finish(serve);
-    return gw_fail(-EPROTO, "unknown message '%s'", gw_message_type(message));
-}
-
 static int take_events(struct gw_serve *serve)
 {
     struct gw_path_event event;
@@ -316,6 +299,56 @@ static void update_progress(struct gw_serve *serve)
     serve->progress->data.bytes_done = stats.data_bytes;
     serve->progress->data.bytes_zero = stats.zero_bytes;
     pthread_mutex_unlock(&serve->progress->lock);
+}
+
+int gw_serve_end_path(struct gw_serve *serve)
+{
+    int error = take_events(serve);
+
+    update_progress(serve);
+    gw_serve_free_path(serve);
+    return error;
+}
+
+static int take_finish(struct gw_serve *serve)
+{
+    int error = gw_serve_end_path(serve);
+
+    if (!error)
+        error = gw_serve_finish(serve);
+    if (error)
+        return error;
+    serve->is_finished = true;
+    return gw_message_send_type(serve->control, "finished");
+}
+
+/* 1: the session is over. */
+static int take_message(struct gw_serve *serve, const json_t *message)
+{
+    int error;
+
+    if (gw_message_is(message, "bye"))
+        return 1;
+    if (gw_message_is(message, "error"))
+        return gw_message_raise(message);
+    if (gw_message_is(message, "offer"))
+        return take_offer(serve, message);
+    if (gw_message_is(message, "handover"))
+        return gw_serve_vm_message(serve, message);
+    if (!serve->receiver)
+        return gw_fail(-EPROTO, "message '%.32s' before any offer, or after its end",
+                       gw_message_type(message));
+    if (gw_message_is(message, "bury"))
+        return bury(serve, message);
+    if (gw_message_is(message, "digests"))
+        return gw_serve_take_digests(serve, message);
+    if (gw_message_is(message, "sync")) {
+        error = gw_serve_sync(serve);
+        return error ? error : gw_message_send_type(serve->control, "synced");
+    }
+    if (gw_message_is(message, "finish") && !serve->vm)
+        return take_finish(serve);
+    return gw_fail(-EPROTO, "unknown message '%.32s'", gw_message_type(message));
 }
 
 static int wait_for_something(struct gw_serve *serve)

@@ -41,7 +41,8 @@ struct gw_serve {
     unsigned volume_count;
     char *paths[GW_VOLUMES_MAX]; /* of disks, once finished */
     enum gw_image_format formats[GW_VOLUMES_MAX];
-    bool has_digest[GW_VOLUMES_MAX]; /* the source asked for --verify */
+    char foreign[GW_VOLUMES_MAX][16]; /* as gw_offered_volume.foreign */
+    bool has_digest[GW_VOLUMES_MAX];  /* the source asked for --verify */
     uint8_t digests[GW_VOLUMES_MAX][GW_VERIFY_SIZE];
     bool is_told;     /* the source has heard the error */
     bool is_finished; /* the images have their final names and belong to the user */
@@ -56,6 +57,9 @@ struct gw_serve {
 
 /* serve.c: ends every lane, so that no worker is in a volume any more. */
 void gw_serve_free_path(struct gw_serve *serve);
+/* As above, before volumes are finished: a source that goes on writing must not reach them. The
+ * error is that of a volume that failed. */
+int gw_serve_end_path(struct gw_serve *serve);
 
 /* serve-disks.c: makes the volumes that the offer lists. names says what each became. */
 int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names);

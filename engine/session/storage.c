@@ -20,6 +20,8 @@ static bool is_beneath(const char *path, const char *folder)
 
     while (length > 1 && folder[length - 1] == '/')
         length--;
+    if (length == 1 && folder[0] == '/')
+        return true;
     return strncmp(path, folder, length) == 0 && (path[length] == '/' || path[length] == '\0');
 }
 

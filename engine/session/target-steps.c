@@ -11,8 +11,10 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/error.h"
 #include "common/log.h"
 #include "engine/handover/renames.h"
@@ -43,6 +45,42 @@ static int cont(struct gw_target_steps *steps)
     return gw_vm_cont(steps->launched.qmp);
 }
 
+json_t *gw_target_steps_identity(const char *path)
+{
+    struct statx status;
+
+    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS | STATX_BTIME, &status) ||
+        !S_ISREG(status.stx_mode))
+        return json_null();
+    /* The time of birth tells it from a later file that was given the same inode. */
+    return json_pack("{s:I,s:I,s:I}", "device",
+                     (json_int_t)makedev(status.stx_dev_major, status.stx_dev_minor), "inode",
+                     (json_int_t)status.stx_ino, "born",
+                     (json_int_t)(status.stx_mask & STATX_BTIME
+                                      ? (uint64_t)status.stx_btime.tv_sec * GW_NS_PER_S +
+                                            status.stx_btime.tv_nsec
+                                      : 0));
+}
+
+/* The finished images, which have names that others may use too: only the very files that were made
+ * for this move go. A block device was never made. */
+static void unlink_images(const struct gw_target_steps *steps)
+{
+    const json_t *files = json_object_get(steps->detail, "files"), *image;
+    size_t index;
+
+    json_array_foreach(json_object_get(steps->detail, "images"), index, image)
+    {
+        const char *path = json_string_value(image);
+        json_t *found = gw_target_steps_identity(path);
+
+        if (json_is_object(found) && json_equal(found, json_array_get(files, index)) &&
+            unlink(path) && errno != ENOENT)
+            gw_log(GW_LOG_WARNING, "%s could not be removed: %s", path, strerror(errno));
+        json_decref(found);
+    }
+}
+
 static void unlink_all(const json_t *paths)
 {
     const json_t *path;
@@ -69,38 +107,10 @@ static void remove_run_dir(const char *folder)
         gw_log(GW_LOG_WARNING, "%s is not empty and stays", folder);
 }
 
-void gw_file_identify(const char *path, char out[GW_FILE_IDENTITY_MAX])
-{
-    struct statx info;
-
-    out[0] = '\0';
-    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &info) == 0)
-        snprintf(out, GW_FILE_IDENTITY_MAX, "%llu %lld.%u", (unsigned long long)info.stx_ino,
-                 (long long)info.stx_btime.tv_sec, info.stx_btime.tv_nsec);
-}
-
-/* A finished image is the part under another name: a file of somebody else's that has taken the
- * name meanwhile is not ours to remove. */
-static void unlink_images(struct gw_target_steps *steps)
-{
-    const json_t *identities = json_object_get(steps->detail, "identities"), *path;
-    size_t index;
-
-    json_array_foreach(json_object_get(steps->detail, "images"), index, path)
-    {
-        const char *name = json_string_value(path);
-        const char *ours = json_string_value(json_array_get(identities, index));
-        char found[GW_FILE_IDENTITY_MAX];
-
-        gw_file_identify(name, found);
-        if (ours && ours[0] && strcmp(ours, found) == 0 && unlink(name))
-            gw_log(GW_LOG_WARNING, "%s could not be removed: %s", name, strerror(errno));
-    }
-}
-
 static int discard(struct gw_target_steps *steps)
 {
     unlink_images(steps);
+    /* These names have the epoch in them: they are nobody else's. */
     unlink_all(json_object_get(steps->detail, "parts"));
     unlink_all(json_object_get(steps->detail, "ram"));
     if (text_of(steps, "ram_dir")[0])
@@ -117,11 +127,12 @@ static int set_aside(struct gw_target_steps *steps)
 
     json_array_foreach(json_object_get(steps->detail, "images"), index, image)
     {
+        const char *path = json_string_value(image);
         char aside[4096];
-        int error = gw_rename_name(json_string_value(image), steps->epoch, aside, sizeof(aside));
+        int error = gw_rename_name(path, steps->epoch, aside, sizeof(aside));
 
-        if (!error)
-            error = gw_rename_file(json_string_value(image), aside);
+        if (!error && !gw_rename_is_device(path))
+            error = gw_rename_file(path, aside);
         if (error)
             return error;
     }

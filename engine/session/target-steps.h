@@ -5,9 +5,9 @@
  *
  * detail, as the journal keeps it:
  *   "qmp" path   "pid"   "run_dir"   "ram_dir"   "ram" [files]   "images" [final paths]
- *   "parts" [their names until they are finished]   "identities" [of the parts: what may be
- * removed] "paused" by its owner   "owned": QEMU was started here Errors: 0 or -errno with a
- * message.
+ *   "files" [what the images are, see identity]   "parts" [their paths before they are finished]
+ *   "paused" by its owner   "owned": QEMU was started here
+ * Errors: 0 or -errno with a message.
  * Threads: one per object.
  */
 #ifndef GODWIT_ENGINE_SESSION_TARGET_STEPS_H
@@ -22,9 +22,9 @@ struct gw_target_steps {
     struct gw_launched launched; /* qmp NULL: gone, or not connected */
 };
 
-/* What tells one file from another of the same name: inode and time of birth. "" for no file. */
-#define GW_FILE_IDENTITY_MAX 64u
-void gw_file_identify(const char *path, char out[GW_FILE_IDENTITY_MAX]);
+/* What tells the file at path from every other, or JSON null when it is no regular file. The caller
+ * decrefs. */
+json_t *gw_target_steps_identity(const char *path);
 /* CONT, ANNOUNCE, CHECK_VMM, END_VMM, DISCARD, SET_ASIDE. Idempotent. */
 int gw_target_steps_act(struct gw_target_steps *steps, enum gw_handover_action action);
 /* From the journal: finds the QEMU again. qmp stays NULL when it is gone. */

@@ -10,10 +10,10 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "common/hash.h"
 #include "common/memory.h"
 #include "engine/vmm/mappers.h"
 #include "engine/vmm/tracker_kind.h"

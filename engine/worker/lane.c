@@ -3,9 +3,9 @@
 #include "engine/worker/lane.h"
 
 #include <errno.h>
-#include <xxhash.h>
 
 #include "common/clock.h"
+#include "common/hash.h"
 
 static void proof_done(struct gw_op *op, int status)
 {

@@ -135,13 +135,25 @@ static int fill_lane(struct gw_receiver_lane *lane)
     return error;
 }
 
+static unsigned count_lanes(const struct gw_receiver *receiver)
+{
+    unsigned count = 0;
+
+    for (const struct gw_receiver_lane *lane = receiver->lanes; lane; lane = lane->next)
+        count++;
+    return count;
+}
+
 int gw_receiver_prepare(struct gw_receiver *receiver, struct gw_worker *worker,
                         struct gw_domain *domain, uint32_t number, bool allow_direct,
                         struct gw_lane **out)
 {
-    struct gw_receiver_lane *lane = calloc(1, sizeof(*lane));
+    struct gw_receiver_lane *lane;
     int error;
 
+    if (count_lanes(receiver) >= GW_LANES_MAX)
+        return gw_fail(-EBUSY, "more than %u data channels in one migration", GW_LANES_MAX);
+    lane = calloc(1, sizeof(*lane));
     if (!lane)
         return gw_fail(-ENOMEM, "no memory for a lane");
     lane->talk.lane.ops = &gw_receiver_lane_ops;

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import statistics
@@ -19,6 +20,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(ROOT, 'tests', 'guest'))
+import guestctl  # noqa: E402 (its folder is known only now)
 SOURCE, TARGET = '10.77.0.1', '10.77.0.2'
 NETWORK = '10.77.0.0/16'
 CPU = {'a': '0', 'b': '1'}
@@ -118,6 +121,13 @@ class Lab:
                                                       (result.stderr or result.stdout)[-1000:]))
         return result.stdout
 
+    def timed(self, side, *command, env=None):
+        """As run; (standard output, CPU seconds that the command took)."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        text = self.run(side, *command, env=env)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return text, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
     def start(self, side, *command, env=None, out=None):
         """Starts a server on one side. out: a file for its standard output."""
         child = subprocess.Popen(self.on(side, *command), stdin=subprocess.DEVNULL,
@@ -149,6 +159,7 @@ class Agent:
 
     def __init__(self, lab, side, trusted=True, ram_dir=None):
         self.lab, self.side = lab, side
+        self.last_job = None
         self.folder = lab.path('agent-' + side, 'x')[:-2]
         self.storage = os.path.join(self.folder, 'storage')
         self.socket = os.path.join(self.folder, 'admin')
@@ -168,15 +179,60 @@ class Agent:
             self.child = lab.start(side, *command, out=out)
         lab.wait_port(side, 13560)
 
-    def last_stats(self, kind='serve'):
-        """"stats" of the newest migration that this agent took part in."""
-        text = self.lab.run(self.side, self.lab.tool('cli', 'godwit'), 'history', '--json', '--socket',
-                            self.socket)
-        return json.loads(text), kind
+    def pid(self):
+        """ip netns exec and taskset become the agent itself."""
+        return self.child.pid
+
+    def last_stats(self):
+        """"stats" of the newest session that this agent served."""
+        for _ in range(200):
+            text = subprocess.run([self.lab.tool('cli', 'godwit'), 'history', '--json', '--limit', '1',
+                                   '--socket', self.socket], stdout=subprocess.PIPE, text=True,
+                                  check=True).stdout
+            jobs = json.loads(text)['history']
+            if jobs and jobs[0].get('job') != self.last_job and (jobs[0].get('detail') or {}).get('stats'):
+                self.last_job = jobs[0]['job']
+                return {**jobs[0]['detail']['stats'], 'allocate_s': jobs[0]['detail'].get('allocate_s', 0.0)}
+            time.sleep(0.02)
+        raise RuntimeError('the agent on %s told no figures: %s' % (self.side, text[-500:]))
 
     def stop(self):
         stop(self.child)
         shutil.rmtree(self.state, ignore_errors=True)
+
+
+def pin(guest, side):
+    """All threads of a guest's QEMU on its side's CPU."""
+    subprocess.run(['taskset', '-a', '-p', '-c', CPU[side], str(guest.pid)], check=True,
+                   stdout=subprocess.DEVNULL)
+
+
+def move(lab, guest, agents, *more):
+    """godwit move from a to b; (seconds, the detail of its result). The target's QEMU is ended."""
+    environment = {'GODWIT_SOCKET': agents['a'].socket}
+    started = time.monotonic()
+    text = lab.run('a', lab.tool('cli', 'godwit'), 'move', '--json', '--psk', lab.key(), '--qmp',
+                   guest.qmp_path, '--to', TARGET, '--trusted-network', NETWORK, *more, env=environment)
+    seconds = time.monotonic() - started
+    ended = json.loads(text.splitlines()[-1])
+    return seconds, ended['detail']
+
+
+def end_target(detail, agents):
+    """Ends the QEMU that a move left on the target and removes what it had."""
+    guestctl.end_process(detail['target']['pid'])
+    for name in os.listdir(agents['b'].storage):
+        os.unlink(os.path.join(agents['b'].storage, name))
+    for name in os.listdir('/dev/shm'):
+        if name.startswith('godwit-') and name[7:19] == os.path.basename(detail['target']['run_dir']):
+            shutil.rmtree(os.path.join('/dev/shm', name), ignore_errors=True)
+
+
+def cpu_of(pid):
+    """CPU seconds of a process so far."""
+    with open('/proc/%d/stat' % pid) as handle:
+        words = handle.read().rpartition(')')[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def stop(child):

@@ -244,6 +244,50 @@ static void set_nodes(const struct context *context, struct gw_vm_disk *disk,
     set_path(context, disk, file);
 }
 
+static unsigned count_persistent(const json_t *bitmaps)
+{
+    unsigned count = 0;
+    json_t *bitmap;
+    size_t index;
+
+    json_array_foreach((json_t *)bitmaps, index, bitmap)
+    {
+        count += json_is_true(json_object_get(bitmap, "persistent"));
+    }
+    return count;
+}
+
+/* What an image holds besides the disk's bytes does not arrive with them. */
+static void refuse_extras(const struct context *context, const struct gw_vm_disk *disk,
+                          const json_t *inserted)
+{
+    const json_t *image = json_object_get(inserted, "image");
+    const json_t *specific = json_object_get(json_object_get(image, "format-specific"), "data");
+    size_t snapshots = json_array_size(json_object_get(image, "snapshots"));
+    unsigned bitmaps = count_persistent(json_object_get(inserted, "dirty-bitmaps"));
+
+    if (snapshots > 0)
+        gw_reasons_add(context->refused,
+                       "disk %s: the %zu snapshots within its image (the first is \"%.64s\") would "
+                       "be lost; delete them with qemu-img snapshot -d or QMP first",
+                       disk->name, snapshots,
+                       text_of(json_array_get(json_object_get(image, "snapshots"), 0), "name"));
+    if (bitmaps > 0)
+        gw_reasons_add(context->refused,
+                       "disk %s: the %u persistent bitmaps within its image (of backups?) would be "
+                       "lost; remove them with block-dirty-bitmap-remove first",
+                       disk->name, bitmaps);
+    if (json_object_get(specific, "data-file"))
+        gw_reasons_add(context->refused,
+                       "disk %s: its data lies in a file beside the image (%.200s); convert it to "
+                       "a single image first",
+                       disk->name, text_of(specific, "data-file"));
+    if (json_is_true(json_object_get(specific, "corrupt")))
+        gw_reasons_add(context->refused,
+                       "disk %s: its image is marked corrupt; repair it with qemu-img check -r all",
+                       disk->name);
+}
+
 static void set_common(const struct context *context, struct gw_vm_disk *disk,
                        const json_t *inserted)
 {
@@ -257,7 +301,12 @@ static void set_common(const struct context *context, struct gw_vm_disk *disk,
         gw_reasons_add(context->refused,
                        "disk %s: a chain of images is not moved; flatten it first", disk->name);
     if (json_is_true(json_object_get(inserted, "encrypted")))
-        gw_reasons_add(context->refused, "disk %s: encrypted images are not moved yet", disk->name);
+        gw_reasons_add(context->refused,
+                       "disk %s: encrypted images are not moved yet; decrypt it with qemu-img "
+                       "convert first",
+                       disk->name);
+    refuse_extras(context, disk, inserted);
+    disk->cluster_size = (uint32_t)json_integer_value(json_object_get(image, "cluster-size"));
     set_nodes(context, disk, inserted);
 }
 

@@ -137,30 +137,11 @@ static int swap_periods(struct gw_disk_tracker *tracker)
     return run(tracker, "transaction", json_pack("{s:[o, o]}", "actions", merge, clear));
 }
 
-static bool is_of_export(const json_t *event, void *context)
-{
-    const json_t *id = json_object_get(json_object_get(event, "data"), "id");
-
-    return json_is_string(id) && strcmp(json_string_value(id), context) == 0;
-}
-
 static int add_export(struct gw_disk_tracker *tracker)
 {
     return run(tracker, "block-export-add",
                json_pack("{s:s, s:s, s:s, s:s, s:[s]}", "type", "nbd", "id", tracker->map,
                          "node-name", tracker->map, "name", tracker->map, "bitmaps", ROUND_BITMAP));
-}
-
-static int delete_export(struct gw_qmp *qmp, const char *id)
-{
-    int ret;
-
-    gw_qmp_drop_events(qmp, "BLOCK_EXPORT_DELETED");
-    ret = gw_qmp_execute(qmp, "block-export-del", json_pack("{s:s, s:s}", "id", id, "mode", "hard"),
-                         NULL);
-    if (ret < 0)
-        return ret;
-    return gw_qmp_wait_event(qmp, "BLOCK_EXPORT_DELETED", is_of_export, (void *)id, 5000, NULL);
 }
 
 /* What a reply about a range adds to. */
@@ -265,18 +246,55 @@ static int read_map(struct gw_disk_tracker *tracker, struct gw_bitmap *dirty)
     return ret;
 }
 
+/* Is nothing in the period that just ended? Asked before the export is made, which costs many times
+ * as much, also in the pause. 1, 0 or -errno. */
+static int is_clean(struct gw_disk_tracker *tracker)
+{
+    json_t *nodes, *node, *bitmap;
+    size_t index, place;
+    int clean = 0, ret;
+
+    ret = gw_qmp_execute(tracker->qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", 1),
+                         &nodes);
+    if (ret < 0)
+        return ret;
+    json_array_foreach(nodes, index, node)
+    {
+        const char *name = json_string_value(json_object_get(node, "node-name"));
+
+        if (!name || strcmp(name, tracker->map) != 0)
+            continue;
+        json_array_foreach(json_object_get(node, "dirty-bitmaps"), place, bitmap)
+        {
+            const char *bitmap_name = json_string_value(json_object_get(bitmap, "name"));
+            const json_t *count = json_object_get(bitmap, "count");
+
+            if (bitmap_name && strcmp(bitmap_name, ROUND_BITMAP) == 0)
+                clean = json_is_integer(count) && json_integer_value(count) == 0;
+        }
+    }
+    json_decref(nodes);
+    return clean;
+}
+
 int gw_disk_tracker_collect(struct gw_disk_tracker *tracker, struct gw_bitmap *dirty)
 {
     struct gw_error error;
     int ret = swap_periods(tracker), deleted;
 
     if (ret == 0)
+        ret = is_clean(tracker);
+    if (ret > 0) {
+        tracker->was_delivered = true;
+        return 0;
+    }
+    if (ret == 0)
         ret = add_export(tracker);
     if (ret < 0)
         return ret;
     ret = read_map(tracker, dirty);
     gw_error_take(ret, &error);
-    deleted = delete_export(tracker->qmp, tracker->map);
+    deleted = gw_disk_export_delete(tracker->qmp, tracker->map);
     if (ret < 0)
         return gw_error_raise(&error);
     tracker->was_delivered = deleted == 0;
@@ -358,8 +376,9 @@ int gw_disk_tracker_clean(struct gw_qmp *qmp)
     {
         const char *id = json_string_value(json_object_get(item, "id")) ?: "";
 
-        if (ret == 0 && strncmp(id, MAP_PREFIX, strlen(MAP_PREFIX)) == 0)
-            ret = delete_export(qmp, id);
+        if (ret == 0 && (strncmp(id, MAP_PREFIX, strlen(MAP_PREFIX)) == 0 ||
+                         strncmp(id, GW_READ_PREFIX, strlen(GW_READ_PREFIX)) == 0))
+            ret = gw_disk_export_delete(qmp, id);
     }
     json_decref(exports);
     if (ret == 0)

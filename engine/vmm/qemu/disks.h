@@ -26,6 +26,7 @@
 
 #define GW_DISK_GRANULE 65536u
 #define GW_HOLD_PREFIX  "godwit-hold-" /* node names of the null-co nodes of a swap */
+#define GW_READ_PREFIX  "godwit-read-" /* names of the exports of disks */
 
 /* An image that a device is to read and write. */
 struct gw_disk_image {
@@ -94,8 +95,26 @@ int gw_disk_tracker_collect(struct gw_disk_tracker *tracker, struct gw_bitmap *d
 void gw_disk_tracker_close(
     struct gw_disk_tracker *tracker); /* takes NULL, and a QEMU that is gone */
 uint64_t gw_disk_granules(uint64_t size);
-/* Removes what a tracker of a process that died left behind in QEMU (exports, nodes, bitmaps,
- * server). */
+/* Removes what trackers and exports of a process that died left behind in QEMU (exports, nodes,
+ * bitmaps, server). */
 int gw_disk_tracker_clean(struct gw_qmp *qmp);
+
+/* The bytes of a disk in use, for formats that only QEMU reads: its node, exported read-only on the
+ * tracker's NBD server. */
+struct gw_disk_export {
+    struct gw_qmp *qmp;       /* lent; NULL: not open */
+    char id[GW_VM_NODE_SIZE]; /* and the export's name */
+    char socket[108];
+};
+
+/* The disk's tracker is open, with the same socket_dir. -ENOTSUP for a disk on an iothread: QEMU
+ * 7.2 aborts when the client of such an export disconnects while the guest runs. */
+int gw_disk_export_open(struct gw_qmp *qmp, const struct gw_vm_disk *disk, unsigned index,
+                        const char *socket_dir, struct gw_disk_export *out);
+/* Cuts the clients off; before the disk is swapped out, and before its tracker is closed. Takes one
+ * that is not open, and a QEMU that is gone. */
+int gw_disk_export_close(struct gw_disk_export *disk_export);
+/* Deletes an export of that id, and returns when QEMU has let go of its node. */
+int gw_disk_export_delete(struct gw_qmp *qmp, const char *id);
 
 #endif

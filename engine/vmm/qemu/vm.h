@@ -83,6 +83,7 @@ struct gw_vm_disk {
     char file_node[GW_VM_NODE_SIZE]; /* local: the protocol node below, or "" */
     char file_driver[20];            /* local: "file", "host_device", ... */
     char path[1024];                 /* local */
+    uint32_t cluster_size;           /* local: of the image, 0 where the format has none */
 };
 
 enum gw_vm_net_kind { GW_VM_NET_USER, GW_VM_NET_TAP };

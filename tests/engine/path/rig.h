@@ -23,7 +23,12 @@ struct path_rig {
     struct gw_worker *near_worker, *far_worker;
     struct gw_sender *sender;
     struct gw_receiver *receiver;
+    /* Called often while a round runs, or NULL. */
+    void (*look)(void *context);
+    void *look_context;
 };
+
+#define PATH_DEATHS_MAX 8u
 
 /* transport: "loop" or "tcp". */
 void path_rig_open(struct path_rig *rig, const char *transport, bool is_clear);

@@ -55,6 +55,8 @@ static int collect(struct gw_source_volume *volume, struct gw_bitmap *dirty)
 {
     struct fake_volume *fake = of(volume);
 
+    if (fake->before_collect)
+        fake->before_collect(fake);
     if (fake->collect_code)
         return gw_fail(fake->collect_code, "the fake tracker breaks");
     if (!fake->written)

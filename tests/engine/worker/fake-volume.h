@@ -21,6 +21,8 @@ struct fake_volume {
     /* collect ORs this in and clears it; NULL: -ENOTSUP. */
     struct gw_bitmap *written;
     int collect_code;
+    void (*before_collect)(struct fake_volume *fake); /* or NULL */
+    void *context;
 };
 
 /* size is where the last extent ends. */

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* NBD requests with a deadline, on a small pool of connections. */
+#include "engine/volume/nbd-client.h"
+
+#include <errno.h>
+#include <libnbd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "common/checked.h"
+#include "common/clock.h"
+#include "common/error.h"
+
+#define ZERO_MAX (256ull << 20) /* bytes of one request */
+
+struct gw_nbd_client {
+    char name[GW_VOLUME_NAME_MAX];
+    uint64_t size;
+    /* Protects idle, idle_count and count; held for a few instructions, no lock is taken under it.
+     */
+    pthread_mutex_t lock;
+    pthread_cond_t is_given;
+    struct nbd_handle *idle[GW_NBD_CONNECTIONS];
+    unsigned idle_count, count; /* count: those that have not failed */
+};
+
+/* ---- one connection ---- */
+
+static int failed(const char *name, const char *step)
+{
+    int error = nbd_get_errno();
+
+    return gw_fail(error == ENOSPC ? -ENOSPC : -EIO, "%s: NBD: %s: %s", name, step,
+                   nbd_get_error() ? nbd_get_error() : "no reason given");
+}
+
+/* Runs the connection until the command, or with cookie 0 the connecting, is done. */
+static int work_until(const char *name, struct nbd_handle *nbd, int64_t cookie, const char *step)
+{
+    uint64_t deadline = gw_clock_ns() + GW_NBD_TIMEOUT_S * GW_NS_PER_S;
+
+    for (;;) {
+        int done =
+            cookie ? nbd_aio_command_completed(nbd, (uint64_t)cookie) : nbd_aio_is_ready(nbd);
+        int left = gw_clock_left_ms(deadline);
+
+        if (done == 1)
+            return 0;
+        if (done < 0 || nbd_aio_is_dead(nbd) || nbd_aio_is_closed(nbd))
+            return failed(name, step);
+        if (left == 0)
+            return gw_fail(-ETIMEDOUT, "%s: NBD: %s: no answer within %u s", name, step,
+                           GW_NBD_TIMEOUT_S);
+        if (nbd_poll(nbd, left) < 0)
+            return failed(name, step);
+    }
+}
+
+/* A server that is only starting has no socket yet. */
+static int connect_socket(const struct gw_nbd_client_options *options, uint64_t deadline, int *out)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct pollfd process = {.fd = options->pid_fd, .events = POLLIN};
+    int fd, error;
+
+    if (snprintf(address.sun_path, sizeof(address.sun_path), "%s", options->socket) >=
+        (int)sizeof(address.sun_path))
+        return gw_fail(-ENAMETOOLONG, "%s: the socket's name %s is too long", options->name,
+                       options->socket);
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return gw_fail_errno(-errno, "%s: no socket", options->name);
+    for (;;) {
+        if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0) {
+            *out = fd;
+            return 0;
+        }
+        error = -errno;
+        if ((error != -ENOENT && error != -ECONNREFUSED) || gw_clock_left_ms(deadline) == 0)
+            break;
+        if (options->pid_fd < 0)
+            usleep(5000);
+        else if (poll(&process, 1, 5) == 1)
+            break;
+    }
+    close(fd);
+    return gw_fail_errno(error, "%s: NBD server at %s", options->name, options->socket);
+}
+
+static int negotiate(const struct gw_nbd_client_options *options, struct nbd_handle *nbd, int fd)
+{
+    int error;
+
+    if (nbd_set_export_name(nbd, options->export) < 0 ||
+        (options->has_allocation && nbd_add_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0))
+        return failed(options->name, "preparing");
+    if (nbd_aio_connect_socket(nbd, fd) < 0)
+        return failed(options->name, "connecting");
+    error = work_until(options->name, nbd, 0, "connecting");
+    if (!error && options->has_allocation &&
+        nbd_can_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) != 1)
+        error =
+            gw_fail(-ENOTSUP, "%s: the NBD server does not tell what is allocated", options->name);
+    return error;
+}
+
+static int connect_one(struct gw_nbd_client *client, const struct gw_nbd_client_options *options,
+                       uint64_t deadline)
+{
+    struct nbd_handle *nbd;
+    int fd, error = connect_socket(options, deadline, &fd);
+
+    if (error)
+        return error;
+    nbd = nbd_create();
+    if (!nbd) {
+        close(fd);
+        return failed(options->name, "libnbd");
+    }
+    error = negotiate(options, nbd, fd);
+    if (!error) {
+        int64_t size = nbd_get_size(nbd);
+
+        client->size = (uint64_t)size;
+        error = size < 0 ? failed(options->name, "size") : 0;
+    }
+    if (error) {
+        nbd_close(nbd);
+        return error;
+    }
+    client->idle[client->idle_count++] = nbd;
+    client->count++;
+    return 0;
+}
+
+int gw_nbd_client_open(const struct gw_nbd_client_options *options, struct gw_nbd_client **out)
+{
+    uint64_t deadline = gw_clock_ns() + (uint64_t)options->start_ms * GW_NS_PER_MS;
+    struct gw_nbd_client *client = calloc(1, sizeof(*client));
+    int error = 0;
+
+    if (!client)
+        return gw_fail(-ENOMEM, "no memory for an NBD client");
+    snprintf(client->name, sizeof(client->name), "%s", options->name);
+    pthread_mutex_init(&client->lock, NULL);
+    pthread_cond_init(&client->is_given, NULL);
+    while (!error && client->count < GW_NBD_CONNECTIONS)
+        error = connect_one(client, options, deadline);
+    if (error) {
+        struct gw_error kept;
+
+        gw_error_take(error, &kept);
+        gw_nbd_client_close(client);
+        return gw_error_raise(&kept);
+    }
+    *out = client;
+    return 0;
+}
+
+void gw_nbd_client_close(struct gw_nbd_client *client)
+{
+    if (!client)
+        return;
+    for (unsigned i = 0; i < client->idle_count; i++) {
+        /* The goodbye is a courtesy: a server that is gone does not hear it. */
+        nbd_aio_disconnect(client->idle[i], 0);
+        nbd_close(client->idle[i]);
+    }
+    pthread_cond_destroy(&client->is_given);
+    pthread_mutex_destroy(&client->lock);
+    free(client);
+}
+
+uint64_t gw_nbd_client_size(const struct gw_nbd_client *client)
+{
+    return client->size;
+}
+
+/* ---- the pool ---- */
+
+static struct nbd_handle *take(struct gw_nbd_client *client)
+{
+    struct nbd_handle *nbd = NULL;
+
+    pthread_mutex_lock(&client->lock);
+    while (client->idle_count == 0 && client->count > 0)
+        pthread_cond_wait(&client->is_given, &client->lock);
+    if (client->idle_count > 0)
+        nbd = client->idle[--client->idle_count];
+    pthread_mutex_unlock(&client->lock);
+    if (!nbd)
+        gw_fail(-EIO, "%s: NBD: every connection to the server is lost", client->name);
+    return nbd;
+}
+
+static void give(struct gw_nbd_client *client, struct nbd_handle *nbd, bool is_good)
+{
+    if (!is_good)
+        nbd_close(nbd);
+    pthread_mutex_lock(&client->lock);
+    if (is_good)
+        client->idle[client->idle_count++] = nbd;
+    else
+        client->count--;
+    pthread_mutex_unlock(&client->lock);
+    if (is_good)
+        pthread_cond_signal(&client->is_given);
+    else /* whoever waits may have nothing left to wait for */
+        pthread_cond_broadcast(&client->is_given);
+}
+
+/* ---- requests ---- */
+
+struct request {
+    enum { READ, WRITE, ZERO, FLUSH, STATUS } kind;
+    uint64_t offset, length;
+    void *into;
+    const void *from;
+    nbd_extent_callback extent;
+};
+
+static int64_t start(struct nbd_handle *nbd, const struct request *request)
+{
+    uint64_t offset = request->offset, length = request->length;
+
+    switch (request->kind) {
+    case READ:
+        return nbd_aio_pread(nbd, request->into, length, offset, NBD_NULL_COMPLETION, 0);
+    case WRITE:
+        return nbd_aio_pwrite(nbd, request->from, length, offset, NBD_NULL_COMPLETION, 0);
+    case ZERO:
+        return nbd_aio_zero(nbd, length, offset, NBD_NULL_COMPLETION, 0);
+    case FLUSH:
+        return nbd_aio_flush(nbd, NBD_NULL_COMPLETION, 0);
+    case STATUS:
+        return nbd_aio_block_status(nbd, length, offset, request->extent, NBD_NULL_COMPLETION, 0);
+    }
+    return -1;
+}
+
+static int run(struct gw_nbd_client *client, const struct request *request)
+{
+    static const char *const steps[] = {"read", "write", "zero", "flush", "allocation"};
+    struct nbd_handle *nbd = take(client);
+    const char *step = steps[request->kind];
+    int64_t cookie;
+    int error;
+
+    if (!nbd)
+        return -EIO;
+    cookie = start(nbd, request);
+    error = cookie < 0 ? failed(client->name, step) : work_until(client->name, nbd, cookie, step);
+    give(client, nbd, error == 0);
+    return error;
+}
+
+int gw_nbd_client_read(struct gw_nbd_client *client, uint64_t offset, void *into, uint64_t length)
+{
+    struct request request = {.kind = READ, .offset = offset, .length = length, .into = into};
+
+    return run(client, &request);
+}
+
+int gw_nbd_client_write(struct gw_nbd_client *client, uint64_t offset, const void *from,
+                        uint64_t length)
+{
+    struct request request = {.kind = WRITE, .offset = offset, .length = length, .from = from};
+
+    return run(client, &request);
+}
+
+int gw_nbd_client_zero(struct gw_nbd_client *client, uint64_t offset, uint64_t length)
+{
+    int error = 0;
+
+    while (!error && length > 0) {
+        struct request request = {
+            .kind = ZERO, .offset = offset, .length = gw_min(length, ZERO_MAX)};
+
+        error = run(client, &request);
+        offset += request.length;
+        length -= request.length;
+    }
+    return error;
+}
+
+int gw_nbd_client_flush(struct gw_nbd_client *client)
+{
+    struct request request = {.kind = FLUSH};
+
+    return run(client, &request);
+}
+
+struct status {
+    void (*each)(void *context, const struct gw_extent *run);
+    void *context;
+    uint64_t next, end;
+    bool is_broken;
+};
+
+/* NBD protocol, "base:allocation": bit 0 is a hole, bit 1 reads as zeroes. A hole that need not
+ * read as zeroes is data. */
+static int take_extents(void *context, const char *metacontext, uint64_t offset, uint32_t *entries,
+                        size_t entry_count, int *error)
+{
+    struct status *status = context;
+
+    status->is_broken |= offset != status->next || *error;
+    for (size_t i = 0; i + 1 < entry_count && !status->is_broken && status->next < status->end;
+         i += 2) {
+        uint32_t flags = entries[i + 1];
+        struct gw_extent extent = {
+            .offset = status->next,
+            .length = gw_min(entries[i], status->end - status->next),
+            .kind = !(flags & LIBNBD_STATE_ZERO)  ? GW_EXTENT_DATA
+                    : (flags & LIBNBD_STATE_HOLE) ? GW_EXTENT_ABSENT
+                                                  : GW_EXTENT_ZERO,
+        };
+
+        status->is_broken = extent.length == 0;
+        if (!status->is_broken)
+            status->each(status->context, &extent);
+        status->next += extent.length;
+    }
+    return 0;
+}
+
+int gw_nbd_client_status(struct gw_nbd_client *client, uint64_t offset, uint64_t length,
+                         void (*each)(void *context, const struct gw_extent *run), void *context)
+{
+    struct status status = {.each = each, .context = context, .next = offset};
+    struct request request = {
+        .kind = STATUS,
+        .offset = offset,
+        .length = gw_min(length, GW_NBD_STATUS_MAX),
+        .extent = {.callback = take_extents, .user_data = &status},
+    };
+    int error;
+
+    status.end = offset + request.length;
+    error = run(client, &request);
+    if (!error && (status.is_broken || status.next == offset))
+        error = gw_fail(-EPROTO, "%s: the NBD server tells of an allocation that makes no sense",
+                        client->name);
+    return error;
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * QEMU's tools as children: qemu-img for one task, qemu-nbd to serve an image in a format that
+ * godwit does not read or write itself. Private to engine/volume.
+ *
+ * Errors: -errno with a message; what the tool said last is part of it. -ENOENT when the tool is
+ * not installed. Units: bytes. Threads: one at a time per child; the thread that starts a child must outlive it
+ * (the kernel ends the child with that thread, so that no agent that dies leaves one behind).
+ */
+#ifndef GODWIT_ENGINE_VOLUME_NBD_SERVER_H
+#define GODWIT_ENGINE_VOLUME_NBD_SERVER_H
+
+#include <sys/types.h>
+
+#include "engine/volume/nbd-client.h"
+
+/* Runs a tool to its end; status is its exit code. timeout_s: -ETIMEDOUT, and it is killed. */
+int gw_tool_run(const char *const *words, unsigned timeout_s, int *status);
+
+struct gw_tool {
+    pid_t pid;  /* -1 when it has ended and was reaped */
+    int pid_fd; /* -1: no child at all */
+    int log_fd; /* what it wrote */
+};
+
+struct gw_nbd_server {
+    struct gw_nbd_client *client;
+    struct gw_tool tool;
+};
+
+struct gw_nbd_server_options {
+    const char *name, *path, *format;
+    bool is_read_only;
+};
+
+/* Starts qemu-nbd for one image and connects. It ends by itself with its last connection. */
+int gw_nbd_server_start(const struct gw_nbd_server_options *options, struct gw_nbd_server *out);
+/* Disconnects and waits until it has closed the image properly; -EIO when it says otherwise. */
+int gw_nbd_server_finish(struct gw_nbd_server *server, const char *name);
+/* Ends it in whatever state. Takes a finished one too. */
+void gw_nbd_server_kill(struct gw_nbd_server *server);
+
+#endif

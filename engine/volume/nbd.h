@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Disks in formats that godwit does not read or write itself, as volumes. In use: through an NBD
+ * export of the hypervisor. As a target, and at rest: through a qemu-nbd of its own.
+ *
+ * Errors: -errno with a message that names the volume or the file.
+ * Threads: as volume.h; the thread that opens an image or creates a target must live as long as
+ *   the volume.
+ * Units: bytes.
+ */
+#ifndef GODWIT_ENGINE_VOLUME_NBD_H
+#define GODWIT_ENGINE_VOLUME_NBD_H
+
+#include "engine/volume/disk.h"
+#include "engine/volume/volume.h"
+
+/* May an image of that format be made and served here? An allow-list: the name may be a peer's. */
+bool gw_nbd_format_is_known(const char *format);
+
+struct gw_nbd_source_options {
+    const char *name;
+    const char *socket, *export; /* the server may be told to drop the export before the close */
+    uint64_t size;               /* what the export must have: -ESTALE */
+    const struct gw_disk_dirty *dirty; /* lent until close; NULL: at rest */
+};
+
+int gw_nbd_source_open(const struct gw_nbd_source_options *options, struct gw_source_volume **out);
+/* An image file at rest, read-only, as the hypervisor would read it. */
+int gw_nbd_source_open_image(const char *path, const char *format, struct gw_source_volume **out);
+
+struct gw_nbd_target_options {
+    const char *name;
+    const char *path;   /* final name; nothing may be there */
+    const char *epoch;  /* part of the name until the end */
+    const char *format; /* -ENOTSUP unless gw_nbd_format_is_known */
+    uint64_t size;
+    uint32_t cluster_size; /* qcow2: 0 for the format's own choice */
+};
+
+/* Makes PATH.godwit-EPOCH.part with qemu-img and writes it through a qemu-nbd. finish ends that,
+ * has the image checked, renames it to PATH, never over an existing file, and syncs the folder.
+ * abort removes whichever is there. */
+int gw_nbd_target_create(const struct gw_nbd_target_options *options,
+                         struct gw_target_volume **out);
+
+#endif

@@ -1,0 +1,572 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Images as volumes, on a real file system and in memory. */
+#include <criterion/criterion.h>
+#include <criterion/parameterized.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/error.h"
+#include "engine/volume/disk.h"
+#include "tests/engine/volume/place.h"
+
+#define KIB  1024ull
+#define MIB  (1024 * KIB)
+#define SIZE (4 * MIB)
+#define PART ".godwit-0123abcd.part"
+
+TestSuite(disk, .timeout = 60);
+
+static struct gw_disk_target_options options_of(const char *path, enum gw_image_format format)
+{
+    return (struct gw_disk_target_options){.name = "vda",
+                                           .path = path,
+                                           .epoch = "0123abcd",
+                                           .format = format,
+                                           .size = SIZE,
+                                           .block_size = format == GW_IMAGE_VHDX ? 1u << 20 : 0};
+}
+
+static struct gw_target_volume *create(const struct place *place, enum gw_image_format format)
+{
+    struct gw_disk_target_options options = options_of(place_path(place, "disk"), format);
+    struct gw_target_volume *volume = NULL;
+
+    cr_assert_eq(gw_disk_target_create(&options, &volume), 0, "%s", gw_error_message());
+    return volume;
+}
+
+/* Writes as a worker does: where locate says, in page-aligned pieces. */
+static void write_range(struct gw_target_volume *volume, uint64_t offset, uint64_t length,
+                        unsigned seed)
+{
+    uint8_t *bytes = NULL;
+    struct gw_location to;
+
+    cr_assert_eq(posix_memalign((void **)&bytes, 4096, length), 0);
+    for (uint64_t i = 0; i < length; i++)
+        bytes[i] = place_byte(seed, offset + i);
+    for (uint64_t moved = 0; moved < length; moved += to.length) {
+        cr_assert_eq(volume->ops->locate(volume, offset + moved, length - moved, &to), 0, "%s",
+                     gw_error_message());
+        cr_assert_eq(to.where, GW_IN_FILE);
+        cr_assert_gt(to.length, 0);
+        cr_assert_eq(pwrite(to.fd, bytes + moved, to.length, (off_t)to.file_offset),
+                     (ssize_t)to.length, "%s", strerror(errno));
+    }
+    free(bytes);
+}
+
+struct kind {
+    bool in_memory;
+    enum gw_image_format format;
+};
+
+static void make_place(struct place *place, const struct kind *kind)
+{
+    if (kind->in_memory)
+        place_in_memory(place);
+    else
+        place_on_disk(place);
+}
+
+static struct kind kinds[] = {
+    {false, GW_IMAGE_RAW}, {false, GW_IMAGE_VHDX}, {true, GW_IMAGE_RAW}, {true, GW_IMAGE_VHDX}};
+
+#define EACH_KIND(name)                                                                            \
+    ParameterizedTestParameters(disk, name)                                                        \
+    {                                                                                              \
+        return cr_make_param_array(struct kind, kinds, sizeof(kinds) / sizeof(*kinds));            \
+    }                                                                                              \
+    ParameterizedTest(struct kind *kind, disk, name, .timeout = 60)
+
+EACH_KIND(target_holds_what_was_written_as_qemu_img_reads_it)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+
+    make_place(&place, kind);
+    place_fill(place_path(&place, "wanted"), 1 * MIB, 1 * MIB + 128 * KIB, 7);
+    place_truncate(place_path(&place, "wanted"), SIZE);
+    volume = create(&place, kind->format);
+    write_range(volume, 1 * MIB, 1 * MIB + 128 * KIB, 7);
+    cr_assert_eq(volume->ops->sync(volume), 0);
+    cr_assert_eq(volume->ops->finish(volume), 0, "%s", gw_error_message());
+    volume->ops->close(volume);
+    cr_assert_eq(place_run("qemu-img compare -q -f %s -F raw '%s' '%s'",
+                           gw_image_format_name(kind->format), place_path(&place, "disk"),
+                           place_path(&place, "wanted")),
+                 0);
+    /* The negative control. */
+    place_fill(place_path(&place, "wanted"), 3 * MIB, 512, 1);
+    cr_assert_eq(place_run("qemu-img compare -q -f %s -F raw '%s' '%s'",
+                           gw_image_format_name(kind->format), place_path(&place, "disk"),
+                           place_path(&place, "wanted")),
+                 1);
+    place_end(&place);
+}
+
+EACH_KIND(target_zeroes_what_was_written)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+
+    make_place(&place, kind);
+    place_truncate(place_path(&place, "wanted"), SIZE);
+    place_fill(place_path(&place, "wanted"), 0, 64 * KIB, 7);
+    volume = create(&place, kind->format);
+    write_range(volume, 0, 2 * MIB, 7);
+    cr_assert_eq(volume->ops->zero(volume, 64 * KIB, SIZE - 64 * KIB), 0);
+    cr_assert_eq(volume->ops->finish(volume), 0, "%s", gw_error_message());
+    volume->ops->close(volume);
+    cr_assert_eq(place_run("qemu-img compare -q -f %s -F raw '%s' '%s'",
+                           gw_image_format_name(kind->format), place_path(&place, "disk"),
+                           place_path(&place, "wanted")),
+                 0);
+    place_end(&place);
+}
+
+EACH_KIND(target_has_another_name_until_finish)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+
+    make_place(&place, kind);
+    volume = create(&place, kind->format);
+    write_range(volume, 0, 64 * KIB, 7);
+    cr_assert_eq(volume->ops->sync(volume), 0);
+    cr_assert_not(place_has(&place, "disk"));
+    cr_assert(place_has(&place, "disk" PART));
+    cr_assert_eq(volume->ops->finish(volume), 0);
+    cr_assert(place_has(&place, "disk"));
+    cr_assert_eq(place_count(&place), 1);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+EACH_KIND(target_abort_before_finish_leaves_nothing)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+
+    make_place(&place, kind);
+    volume = create(&place, kind->format);
+    write_range(volume, 0, 64 * KIB, 7);
+    volume->ops->abort(volume);
+    cr_assert_eq(place_count(&place), 0);
+    volume->ops->close(volume);
+    cr_assert_eq(place_count(&place), 0);
+    place_end(&place);
+}
+
+EACH_KIND(target_abort_after_finish_leaves_nothing)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+
+    make_place(&place, kind);
+    volume = create(&place, kind->format);
+    cr_assert_eq(volume->ops->finish(volume), 0);
+    volume->ops->abort(volume);
+    cr_assert_eq(place_count(&place), 0);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+EACH_KIND(target_close_without_finish_never_gives_the_final_name)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+
+    make_place(&place, kind);
+    volume = create(&place, kind->format);
+    volume->ops->close(volume);
+    cr_assert_not(place_has(&place, "disk"));
+    place_end(&place);
+}
+
+EACH_KIND(target_refuses_a_name_that_is_taken)
+{
+    struct gw_disk_target_options options;
+    struct gw_target_volume *volume;
+    struct place place;
+
+    make_place(&place, kind);
+    place_fill(place_path(&place, "disk"), 0, 4096, 1);
+    options = options_of(place_path(&place, "disk"), kind->format);
+    cr_assert_eq(gw_disk_target_create(&options, &volume), -EEXIST);
+    cr_assert_eq(place_count(&place), 1);
+    place_end(&place);
+}
+
+/* A name that appears between create and finish belongs to somebody else too. */
+EACH_KIND(target_never_replaces_a_name_that_appeared_meanwhile)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+
+    make_place(&place, kind);
+    volume = create(&place, kind->format);
+    place_fill(place_path(&place, "disk"), 0, 4096, 1);
+    place_fill(place_path(&place, "same"), 0, 4096, 1);
+    cr_assert_eq(volume->ops->finish(volume), -EEXIST);
+    cr_assert(place_same(place_path(&place, "disk"), place_path(&place, "same")));
+    volume->ops->abort(volume);
+    volume->ops->close(volume);
+    cr_assert(place_same(place_path(&place, "disk"), place_path(&place, "same")),
+              "abort took somebody's file");
+    cr_assert_eq(place_count(&place), 2);
+    place_end(&place);
+}
+
+Test(disk, target_refuses_a_dangling_link_as_a_name)
+{
+    struct gw_disk_target_options options;
+    struct gw_target_volume *volume;
+    struct place place;
+
+    place_on_disk(&place);
+    cr_assert_eq(symlink("/nowhere/at/all", place_path(&place, "disk")), 0);
+    options = options_of(place_path(&place, "disk"), GW_IMAGE_RAW);
+    cr_assert_eq(gw_disk_target_create(&options, &volume), -EEXIST);
+    place_end(&place);
+}
+
+Test(disk, target_refuses_a_temporary_name_that_is_taken)
+{
+    struct gw_disk_target_options options;
+    struct gw_target_volume *volume;
+    struct place place;
+
+    place_on_disk(&place);
+    place_fill(place_path(&place, "disk" PART), 0, 4096, 1);
+    options = options_of(place_path(&place, "disk"), GW_IMAGE_RAW);
+    cr_assert_eq(gw_disk_target_create(&options, &volume), -EEXIST);
+    cr_assert_eq(place_allocated(place_path(&place, "disk" PART)), 4096);
+    place_end(&place);
+}
+
+Test(disk, target_in_a_missing_folder_is_enoent)
+{
+    struct gw_disk_target_options options;
+    struct gw_target_volume *volume;
+    struct place place;
+
+    place_on_disk(&place);
+    options = options_of(place_path(&place, "no/disk"), GW_IMAGE_RAW);
+    cr_assert_eq(gw_disk_target_create(&options, &volume), -ENOENT);
+    place_end(&place);
+}
+
+Test(disk, target_on_a_real_file_system_goes_past_the_page_cache)
+{
+    struct gw_target_volume *volume;
+    struct gw_location to;
+    struct place place;
+
+    place_on_disk(&place);
+    volume = create(&place, GW_IMAGE_RAW);
+    cr_assert_eq(volume->ops->locate(volume, 0, 64 * KIB, &to), 0);
+    if (!(fcntl(to.fd, F_GETFL) & O_DIRECT) &&
+        place_run("dd if=/dev/zero of='%s' bs=4096 count=1 oflag=direct 2>/dev/null",
+                  place_path(&place, "probe")) != 0)
+        cr_skip_test("this file system has no O_DIRECT");
+    cr_assert(fcntl(to.fd, F_GETFL) & O_DIRECT);
+    cr_assert_not(to.is_memory_file);
+    volume->ops->abort(volume);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+Test(disk, target_in_memory_says_that_writes_never_wait)
+{
+    struct gw_target_volume *volume;
+    struct gw_location to;
+    struct place place;
+
+    place_in_memory(&place);
+    volume = create(&place, GW_IMAGE_RAW);
+    cr_assert_eq(volume->ops->locate(volume, 0, 64 * KIB, &to), 0);
+    cr_assert_eq(to.where, GW_IN_FILE);
+    cr_assert(to.is_memory_file);
+    volume->ops->abort(volume);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+Test(disk, target_with_a_tail_has_its_exact_size)
+{
+    struct gw_disk_target_options options;
+    struct gw_target_volume *volume;
+    struct place place;
+    struct stat info;
+
+    place_on_disk(&place);
+    options = options_of(place_path(&place, "disk"), GW_IMAGE_RAW);
+    options.size = 1 * MIB + 700;
+    place_fill(place_path(&place, "wanted"), 0, 1 * MIB + 700, 5);
+    cr_assert_eq(gw_disk_target_create(&options, &volume), 0);
+    write_range(volume, 0, 1 * MIB + 700, 5);
+    cr_assert_eq(volume->ops->finish(volume), 0, "%s", gw_error_message());
+    volume->ops->close(volume);
+    cr_assert_eq(stat(place_path(&place, "disk"), &info), 0);
+    cr_assert_eq(info.st_size, 1 * MIB + 700);
+    cr_assert(place_same(place_path(&place, "disk"), place_path(&place, "wanted")));
+    place_end(&place);
+}
+
+Test(disk, target_that_does_not_fit_is_enospc_and_abort_leaves_nothing)
+{
+    struct gw_disk_target_options options;
+    struct gw_target_volume *volume;
+    struct gw_location to;
+    struct place place;
+    int error;
+
+    place_small(&place, 2 * MIB);
+    options = options_of(place_path(&place, "disk"), GW_IMAGE_RAW);
+    options.is_fixed = true;
+    error = gw_disk_target_create(&options, &volume);
+    if (!error) {
+        error = volume->ops->locate(volume, 0, SIZE, &to);
+        volume->ops->abort(volume);
+        volume->ops->close(volume);
+    }
+    cr_assert_eq(error, -ENOSPC, "%s", gw_error_message());
+    cr_assert_eq(place_count(&place), 0);
+    place_end(&place);
+}
+
+Test(disk, thin_target_stays_thin)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+
+    place_on_disk(&place);
+    volume = create(&place, GW_IMAGE_RAW);
+    write_range(volume, 1 * MIB, 64 * KIB, 7);
+    cr_assert_eq(volume->ops->zero(volume, 2 * MIB, 2 * MIB), 0);
+    cr_assert_eq(volume->ops->finish(volume), 0);
+    volume->ops->close(volume);
+    cr_assert_leq(place_allocated(place_path(&place, "disk")), 128 * KIB);
+    place_end(&place);
+}
+
+Test(disk, target_is_not_written_by_call)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+
+    place_in_memory(&place);
+    volume = create(&place, GW_IMAGE_RAW);
+    cr_assert_eq(volume->ops->write(volume, 0, "x", 1), -ENOTSUP);
+    volume->ops->abort(volume);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+/* ---- source ---- */
+
+static int no_collect(void *context, struct gw_bitmap *dirty)
+{
+    gw_bitmap_set_range(dirty, *(const uint64_t *)context, 1);
+    return 0;
+}
+
+static struct gw_source_volume *open_source(const struct place *place, const char *name,
+                                            const struct gw_disk_dirty *dirty)
+{
+    struct gw_disk_source_options options = {
+        .name = "vda", .path = place_path(place, name), .dirty = dirty};
+    struct gw_source_volume *volume = NULL;
+
+    cr_assert_eq(gw_disk_source_open(&options, &volume), 0, "%s", gw_error_message());
+    return volume;
+}
+
+static void expect_bytes(const struct gw_location *from, uint64_t offset, unsigned seed)
+{
+    static uint8_t room[128 << 10];
+    uint8_t *bytes = (uint8_t *)(((uintptr_t)room + 4095) & ~(uintptr_t)4095);
+
+    if (from->where == GW_IN_MEMORY)
+        bytes = from->memory;
+    else
+        cr_assert_eq(pread(from->fd, bytes, from->length, (off_t)from->file_offset),
+                     (ssize_t)from->length, "%s", strerror(errno));
+    for (uint64_t i = 0; i < from->length; i++)
+        cr_assert_eq(bytes[i], place_byte(seed, offset + i), "at %llu",
+                     (unsigned long long)(offset + i));
+}
+
+EACH_KIND(source_reads_what_qemu_img_wrote)
+{
+    struct gw_source_volume *volume;
+    struct gw_location from;
+    struct place place;
+
+    make_place(&place, kind);
+    place_fill(place_path(&place, "raw"), 1 * MIB, 1 * MIB, 9);
+    place_truncate(place_path(&place, "raw"), SIZE);
+    cr_assert_eq(place_run("qemu-img convert -f raw -O %s '%s' '%s'",
+                           gw_image_format_name(kind->format), place_path(&place, "raw"),
+                           place_path(&place, "disk")),
+                 0);
+    volume = open_source(&place, "disk", NULL);
+    cr_assert_eq(volume->size, SIZE);
+    cr_assert(volume->is_still);
+    for (uint64_t at = 1 * MIB; at < 2 * MIB; at += from.length) {
+        cr_assert_eq(volume->ops->locate(volume, at, 64 * KIB, &from), 0);
+        cr_assert_eq(from.kind, GW_EXTENT_DATA);
+        cr_assert_eq(from.where, kind->in_memory ? GW_IN_MEMORY : GW_IN_FILE);
+        expect_bytes(&from, at, 9);
+    }
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+Test(disk, source_on_a_real_file_system_goes_past_the_page_cache)
+{
+    struct gw_source_volume *volume;
+    struct gw_location from;
+    struct place place;
+
+    place_on_disk(&place);
+    place_fill(place_path(&place, "disk"), 0, SIZE, 9);
+    if (place_run("dd if='%s' of=/dev/null bs=4096 count=1 iflag=direct 2>/dev/null",
+                  place_path(&place, "disk")) != 0)
+        cr_skip_test("this file system has no O_DIRECT");
+    volume = open_source(&place, "disk", NULL);
+    cr_assert_eq(volume->ops->locate(volume, 0, 64 * KIB, &from), 0);
+    cr_assert(fcntl(from.fd, F_GETFL) & O_DIRECT);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+/* Bytes that a guest may change must be taken before they are digested. */
+Test(disk, source_in_use_is_not_mapped)
+{
+    uint64_t granule = 3;
+    struct gw_disk_dirty dirty = {no_collect, &granule};
+    struct gw_source_volume *volume;
+    struct gw_location from;
+    struct place place;
+
+    place_in_memory(&place);
+    place_fill(place_path(&place, "disk"), 0, SIZE, 9);
+    volume = open_source(&place, "disk", &dirty);
+    cr_assert_not(volume->is_still);
+    cr_assert_eq(volume->ops->locate(volume, 0, 64 * KIB, &from), 0);
+    cr_assert_eq(from.where, GW_IN_FILE);
+    cr_assert(from.is_memory_file);
+    expect_bytes(&from, 0, 9);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+Test(disk, source_in_use_tells_what_its_tracker_tells)
+{
+    uint64_t granule = 3;
+    struct gw_disk_dirty dirty = {no_collect, &granule};
+    struct gw_source_volume *volume;
+    struct gw_bitmap bitmap;
+    struct place place;
+
+    place_in_memory(&place);
+    place_fill(place_path(&place, "disk"), 0, SIZE, 9);
+    volume = open_source(&place, "disk", &dirty);
+    cr_assert_eq(gw_bitmap_init(&bitmap, SIZE / GW_DISK_GRANULARITY), 0);
+    gw_bitmap_set_range(&bitmap, 9, 1);
+    cr_assert_eq(volume->ops->collect(volume, &bitmap), 0, "%s", gw_error_message());
+    cr_assert(gw_bitmap_test(&bitmap, 3));
+    cr_assert(gw_bitmap_test(&bitmap, 9), "what was set stays");
+    cr_assert_eq(gw_bitmap_count(&bitmap), 2);
+    gw_bitmap_free(&bitmap);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+Test(disk, source_at_rest_has_no_tracker)
+{
+    struct gw_source_volume *volume;
+    struct gw_bitmap bitmap = {0};
+    struct place place;
+
+    place_in_memory(&place);
+    place_fill(place_path(&place, "disk"), 0, SIZE, 9);
+    volume = open_source(&place, "disk", NULL);
+    cr_assert_eq(volume->ops->collect(volume, &bitmap), -ENOTSUP);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+Test(disk, source_at_rest_that_changed_is_stale)
+{
+    struct gw_source_volume *volume;
+    struct place place;
+
+    place_on_disk(&place);
+    place_fill(place_path(&place, "disk"), 0, SIZE, 9);
+    volume = open_source(&place, "disk", NULL);
+    cr_assert_eq(volume->ops->unchanged(volume), 0);
+    usleep(20000);
+    place_fill(place_path(&place, "disk"), 1 * MIB, 512, 10);
+    cr_assert_eq(volume->ops->unchanged(volume), -ESTALE);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+Test(disk, source_in_use_may_change)
+{
+    uint64_t granule = 0;
+    struct gw_disk_dirty dirty = {no_collect, &granule};
+    struct gw_source_volume *volume;
+    struct place place;
+
+    place_on_disk(&place);
+    place_fill(place_path(&place, "disk"), 0, SIZE, 9);
+    volume = open_source(&place, "disk", &dirty);
+    usleep(20000);
+    place_fill(place_path(&place, "disk"), 1 * MIB, 512, 10);
+    cr_assert_eq(volume->ops->unchanged(volume), 0);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+Test(disk, source_that_is_missing_is_enoent)
+{
+    struct gw_disk_source_options options = {.name = "vda"};
+    struct gw_source_volume *volume;
+    struct place place;
+
+    place_on_disk(&place);
+    options.path = place_path(&place, "disk");
+    cr_assert_eq(gw_disk_source_open(&options, &volume), -ENOENT);
+    place_end(&place);
+}
+
+/* ---- null ---- */
+
+Test(null, takes_everything_and_makes_no_file)
+{
+    struct gw_target_volume *volume;
+    struct gw_location to;
+
+    cr_assert_eq(gw_null_target_create("vda", 1ull << 45, &volume), 0);
+    cr_assert_eq(volume->size, 1ull << 45);
+    cr_assert_str_eq(volume->name, "vda");
+    cr_assert_eq(volume->ops->locate(volume, 1ull << 44, 123, &to), 0);
+    cr_assert_eq(to.kind, GW_EXTENT_DATA);
+    cr_assert_eq(to.where, GW_BY_CALL);
+    cr_assert_eq(to.length, 123);
+    cr_assert_eq(volume->ops->write(volume, 0, "x", 1), 0);
+    cr_assert_eq(volume->ops->zero(volume, 0, 1ull << 45), 0);
+    cr_assert_eq(volume->ops->sync(volume), 0);
+    cr_assert_eq(volume->ops->finish(volume), 0);
+    volume->ops->abort(volume);
+    volume->ops->close(volume);
+}
