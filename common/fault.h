@@ -6,8 +6,10 @@
  * The first call installs a handler for SIGBUS in the process. A SIGBUS outside of gw_fault_run
  * goes to whoever had the signal before.
  *
- * Errors: -EFAULT. Order: none. Threads: any; calls may nest. What touch had begun when the memory
- * failed is left as it is: it must hold no lock and own nothing while it touches such memory.
+ * Errors: -EFAULT.
+ * Order: none.
+ * Threads: any; calls may nest. What touch had begun when the memory failed is left as it is: it
+ *   must hold no lock and own nothing while it touches such memory.
  */
 #ifndef GODWIT_COMMON_FAULT_H
 #define GODWIT_COMMON_FAULT_H

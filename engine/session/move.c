@@ -291,18 +291,16 @@ static int begin(struct gw_move *move)
 
 static int run_move(struct gw_move *move)
 {
-    int error;
+    int error = gw_move_describe(move);
 
     move->is_blocked = error != 0;
     if (error)
         return error;
-    move->is_check = false;
     error =
         gw_source_connect(move->environment, &move->request->peer, move->progress, &move->source);
     if (!error)
         error = gw_move_open_volumes(move);
-    if (!error) {
-        move->is_check = true;
+    if (!error)
         error = gw_move_offer(move);
     move->is_blocked = error && move->source && move->source->blocked;
     if (!error)

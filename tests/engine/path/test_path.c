@@ -158,7 +158,7 @@ ParameterizedTest(struct flavour *flavour, path, dead_channels_lose_nothing)
     set_up(&bench, flavour);
     /* Every channel dies again and again, until a few have carried it all. Runs of RAM pages are
      * smaller than chunks of disks, so they take more ops. */
-    gw_faulty_drop_after(bench.rig.faulty, flavour->kind == GW_VOLUME_RAM ? 500 : 100);
+    gw_faulty_drop_after(bench.rig.faulty, flavour->kind == GW_VOLUME_RAM ? 150 : 40);
     cr_assert_eq(first_pass(&bench), 0, "%s", gw_error_message());
     gw_faulty_drop_after(bench.rig.faulty, UINT64_MAX);
     cr_assert_gt(bench.rig.deaths, 0);
