@@ -137,7 +137,7 @@ def unknown_bridge_is_refused_and_mapped():
 
 # --------------------------------------------------------------------------------------------- full
 
-@lib.scenario(what=['storage', 'memory', 'storage while it moves'])
+@lib.scenario(sample=2, what=['storage', 'memory', 'storage while it moves'])
 def target_is_full(what):
     with lib.World(**SIZE) as world:
         folder = world.target.storage if what.startswith('storage') else '/dev/shm'
@@ -187,7 +187,7 @@ def foreign_image_that_appears_is_kept():
 
 # --------------------------------------------------------------------------------------------- died
 
-@lib.scenario(sample=3, phase=PHASES)
+@lib.scenario(sample=2, phase=PHASES)
 def target_vmm_dies(phase):
     with Ready() as ready:
         move = ready.go_to(phase)
@@ -198,7 +198,7 @@ def target_vmm_dies(phase):
         can_still_move(ready)
 
 
-@lib.scenario(sample=3, phase=PHASES)
+@lib.scenario(sample=2, phase=PHASES)
 def target_agent_dies(phase):
     with Ready() as ready:
         world = ready.world
@@ -214,7 +214,7 @@ def target_agent_dies(phase):
         world.assert_still_on_source()
 
 
-@lib.scenario(sample=3, phase=PHASES)
+@lib.scenario(sample=2, phase=PHASES)
 def source_agent_dies(phase):
     """The guard lets the guest run on, on its real disk; the agent that comes back cleans up."""
     with Ready() as ready:
@@ -236,7 +236,7 @@ def source_agent_dies(phase):
 
 # --------------------------------------------------------------------------------- cancelled, cut off
 
-@lib.scenario(sample=4, phase=PHASES, paused=['running', 'paused'])
+@lib.scenario(sample=3, phase=PHASES, paused=['running', 'paused'])
 def cancelled(phase, paused):
     with Ready() as ready:
         world = ready.world
@@ -272,7 +272,7 @@ def cancelled_with_control_c_goes_on():
         world.assert_moved()
 
 
-@lib.scenario(sample=3, phase=['disks', 'memory'], secrecy=['clear', 'sealed'])
+@lib.scenario(sample=2, phase=['disks', 'memory'], secrecy=['clear', 'sealed'])
 def cut_data_channel_is_replaced(phase, secrecy):
     """ss -K kills one data channel in the middle; what it had not delivered goes over another."""
     with Ready(trusted=secrecy == 'clear') as ready:
@@ -303,7 +303,7 @@ def data_port(world, ports):
     return max(ports, key=lambda port: sent.get(port, 0))
 
 
-@lib.scenario(sample=3, timeout=180, phase=PHASES)
+@lib.scenario(sample=1, timeout=180, phase=PHASES)
 def link_is_lost_for_good(phase):
     with Ready() as ready:
         world = ready.world
