@@ -289,6 +289,13 @@ static int begin(struct gw_move *move)
     return gw_switchover_begin(switchover, gw_control_peer(move->source->control)->instance_id);
 }
 
+static bool is_vmm_gone(struct gw_move *move)
+{
+    char state[32];
+
+    return gw_vm_status(move->qmp, state, sizeof(state)) == -EPIPE;
+}
+
 static int run_move(struct gw_move *move)
 {
     int error = gw_move_describe(move);
@@ -314,10 +321,12 @@ static int run_move(struct gw_move *move)
     keep_cause(move, error);
     if (move->throttle_percent || error)
         keep_cause(move, hook_throttle(move, 0));
-    if (error)
-        event(move, error == -ECONNRESET || error == -EPIPE ? GW_EVENT_TIMEOUT : GW_EVENT_CANCEL);
-    else
+    if (!error)
         hand_over(move);
+    else if (is_vmm_gone(move))
+        event(move, GW_EVENT_VMM_GONE);
+    else
+        event(move, GW_EVENT_CANCEL);
     close_attempt(move);
     return 0;
 }
@@ -407,6 +416,8 @@ static int judge(struct gw_move *move, int error)
         return gw_fail(-EINPROGRESS, "%s", gw_handover_state_meaning(state));
     }
     move->out->exit_code = switchover->cause.code == -EBADMSG ? GW_EXIT_VERIFY : GW_EXIT_FAILED;
+    if (state == GW_HANDOVER_GONE)
+        return gw_fail(-ESRCH, "the VM's QEMU ended by itself during the move");
     return switchover->cause.code ? gw_error_raise(&switchover->cause)
                                   : gw_fail(-EIO, "the move was given up; the source runs");
 }
