@@ -62,7 +62,8 @@ static int parse_disk(const json_t *object, struct gw_offered_volume *out)
     const char *format, *id;
     int error = gw_message_text(object, "format", &format);
 
-    if (!error && (gw_image_format_parse(format, &out->format) || out->format == GW_IMAGE_PROBE))
+    if (!error &&
+        (parse_format(format, out) || (out->format == GW_IMAGE_PROBE && !out->foreign[0])))
         error = gw_fail(-EPROTO, "volume %s: there is no image format '%.32s'", out->name, format);
     if (!error)
         error = gw_message_bool(object, "fixed", &out->is_fixed);
