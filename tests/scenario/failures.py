@@ -105,7 +105,7 @@ def target_refuses():
         with open(other, 'w') as handle:
             subprocess.run([lib.godwit_binary(), 'key', 'lab'], stdout=handle, check=True)
         os.chmod(other, 0o600)
-        world.assert_refused(world.move('--psk', other), 'blocked', 'key|refused|authent')
+        world.assert_refused(world.move('--psk', other), 'failed', 'key|refused|authent')
         ready.nothing_happened()
         can_still_move(ready)
 
