@@ -4,8 +4,10 @@
  * godwit does not read or write itself. Private to engine/volume.
  *
  * Errors: -errno with a message; what the tool said last is part of it. -ENOENT when the tool is
- * not installed. Units: bytes. Threads: one at a time per child; the thread that starts a child must outlive it
- * (the kernel ends the child with that thread, so that no agent that dies leaves one behind).
+ *   not installed.
+ * Units: seconds.
+ * Threads: one at a time per child; the thread that starts a child must outlive it (the kernel
+ *   ends the child with that thread, so that no agent that dies leaves one behind).
  */
 #ifndef GODWIT_ENGINE_VOLUME_NBD_SERVER_H
 #define GODWIT_ENGINE_VOLUME_NBD_SERVER_H
