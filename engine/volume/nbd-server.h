@@ -5,7 +5,7 @@
  *
  * Errors: -errno with a message; what the tool said last is part of it. -ENOENT when the tool is
  *   not installed.
- * Units: bytes.
+ * Units: seconds.
  * Threads: one at a time per child; the thread that starts a child must outlive it (the kernel
  *   ends the child with that thread, so that no agent that dies leaves one behind).
  */

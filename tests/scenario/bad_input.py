@@ -116,16 +116,6 @@ def vm_with_a_vfio_device_is_refused():
 
 
 @lib.scenario()
-def other_image_format_is_refused():
-    with lib.World(**dict(SIZE, image_format='qcow2')) as world:
-        world.start_agents()
-        world.start_guest()
-        before = world.source_state()
-        world.assert_refused(world.move(), 'blocked', 'qcow2', 'raw or VHDX')
-        world.assert_nothing_happened(before)
-
-
-@lib.scenario()
 def migration_blocker_is_named():
     """A device that QEMU itself cannot migrate blocks the plan with QEMU's own reason."""
     with lib.World(**dict(SIZE, guest={'extra': ['-device', 'ivshmem-plain,memdev=shm', '-object',

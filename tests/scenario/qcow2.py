@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Moves of guests whose disks are qcow2 images: read through QEMU's NBD server, written through a
+qemu-nbd. Besides the guest's own check, the images are checked and compared by qemu-img."""
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import failures
+import lib
+
+SIZE = {'memory_mib': 160, 'disk_mib': 192, 'fill_mib': 24, 'image_format': 'qcow2'}
+
+
+def tool(*words):
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    lib.check(answer.returncode == 0, '%s: %s', ' '.join(words), answer.stdout + answer.stderr)
+    return answer.stdout
+
+
+def information(path):
+    return json.loads(tool('qemu-img', 'info', '-U', '--output=json', path))
+
+
+def assert_sound(world, name='web1-0.qcow2'):
+    """The target's image, with its QEMU ended: no fault, no leak; and as thin as the source's."""
+    for pid, _ in world.target.qemus():
+        lib.guestctl.end_process(pid)
+    path = os.path.join(world.target.storage, name)
+    tool('qemu-img', 'check', '-f', 'qcow2', path)
+    aside = [one for one in os.listdir(world.source.storage) if one.startswith(name + '.godwit-')]
+    lib.check(len(aside) == 1, '%s was renamed to %s', name, aside)
+    before = information(os.path.join(world.source.storage, aside[0]))
+    after = information(path)
+    lib.check(after['format'] == 'qcow2', 'the target has a %s image', after['format'])
+    lib.check(after['virtual-size'] == before['virtual-size'], 'size %d', after['virtual-size'])
+    lib.check(after['cluster-size'] == before['cluster-size'], 'cluster %d', after['cluster-size'])
+    lib.check(after['actual-size'] < before['actual-size'] + (96 << 20),
+              'thin no more: %d bytes, before %d', after['actual-size'], before['actual-size'])
+
+
+def nbd_servers(world):
+    """Every qemu-nbd and qemu-img of this world."""
+    return [' '.join(words) for host in world.hosts.values() for _, words in host.processes()
+            if words and os.path.basename(words[0]) in ('qemu-nbd', 'qemu-img')]
+
+
+def assert_no_servers(world):
+    try:
+        lib.guestctl.wait_for(lambda: not nbd_servers(world), 10, 'the end of qemu-nbd', 0.2)
+    except lib.guestctl.GuestError:
+        raise lib.Failure('left running: %s' % nbd_servers(world)) from None
+
+
+@lib.scenario(timeout=180, sample=3, secrecy=['clear', 'sealed'], cache=['writeback', 'none'],
+              machine=['pc', 'q35'])
+def busy_guest_with_qcow2(secrecy, cache, machine):
+    with lib.World(trusted=secrecy == 'clear', machine=machine, disk={'cache': cache},
+                   **SIZE) as world:
+        world.start_agents()
+        world.start_guest()
+        world.guest.serial.wait_tick(least=18)
+        world.move('--verify').expect('done')
+        numbers = world.assert_moved()
+        lib.check(numbers['blocks'] > 0, 'the guest checked no block')
+        assert_no_servers(world)
+        assert_sound(world)
+
+
+@lib.scenario()
+def quieted_guest_leaves_equal_qcow2():
+    """Every byte of both images is equal; and a byte that differs is noticed by the same comparison."""
+    with lib.World(**SIZE) as world:
+        world.start_agents()
+        world.start_guest()
+        world.guest.serial.wait_tick(least=36)
+        world.guest.serial.quiet()
+        world.move().expect('done')
+        numbers = world.assert_moved()
+        lib.check(numbers['blocks'] > 0, 'the guest wrote nothing before the move')
+        world.assert_same_disks()
+        assert_sound(world)
+        tool('qemu-io', '-f', 'qcow2', '-c', 'write -P 171 100M 512',
+             os.path.join(world.target.storage, 'web1-0.qcow2'))
+        try:
+            world.assert_same_disks()
+        except lib.Failure:
+            return
+        raise lib.Failure('images that differ compare as equal')
+
+
+@lib.scenario(timeout=180)
+def qcow2_and_raw_move_together():
+    """Two disks of two formats; the second image has small clusters, which arrive as they are."""
+    with lib.World(**dict(SIZE, disk_count=2)) as world:
+        world.start_agents()
+        make_disks = world.make_disks
+
+        def mixed():
+            disks = make_disks()
+            raw = disks[1]['path'][:-len('qcow2')] + 'raw'
+            tool('qemu-img', 'convert', '-f', 'qcow2', '-O', 'raw', disks[1]['path'], raw)
+            os.unlink(disks[1]['path'])
+            small = disks[0]['path'] + '.small'
+            tool('qemu-img', 'convert', '-O', 'qcow2', '-o', 'cluster_size=4k', disks[0]['path'],
+                 small)
+            os.rename(small, disks[0]['path'])
+            disks[1].update(path=raw, format='raw')
+            return disks
+        world.make_disks = mixed
+        world.start_guest()
+        world.guest.serial.wait_tick(least=18)
+        world.move('--verify').expect('done')
+        world.assert_moved()
+        lib.check(world.target.storage_files() == ['web1-0.qcow2', 'web1-1.raw'],
+                  'the target has %s', world.target.storage_files())
+        assert_sound(world)
+
+
+@lib.scenario()
+def qcow2_on_an_iothread_is_refused():
+    with lib.World(disk={'iothread': True}, **SIZE) as world:
+        world.start_agents()
+        world.start_guest()
+        before = world.source_state()
+        world.assert_refused(world.move(), 'blocked', 'vda.*qcow2.*iothread', 'without an iothread')
+        world.assert_nothing_happened(before)
+
+
+@lib.scenario(what=['snapshot', 'bitmap', 'data file', 'vdi'])
+def what_would_be_lost_is_refused(what):
+    words = {'snapshot': ['vda', 'snapshot', 'keep-me', 'qemu-img snapshot -d'],
+             'bitmap': ['vda', '1 persistent bitmap', 'block-dirty-bitmap-remove'],
+             'data file': ['vda', 'in a file beside the image'],
+             'vdi': ['vda is a vdi image', 'raw, VHDX or qcow2']}[what]
+    with lib.World(**dict(SIZE, image_format='vdi' if what == 'vdi' else 'qcow2')) as world:
+        world.start_agents()
+        make_disks = world.make_disks
+
+        def marked():
+            disks = make_disks()
+            path = disks[0]['path']
+            if what == 'snapshot':
+                tool('qemu-img', 'snapshot', '-c', 'keep-me', path)
+            elif what == 'bitmap':
+                tool('qemu-img', 'bitmap', '--add', path, 'backup')
+            elif what == 'data file':
+                tool('qemu-img', 'convert', '-O', 'qcow2', '-o',
+                     'data_file=%s.data' % path, path, path + '.new')
+                os.rename(path + '.new', path)
+            return disks
+        world.make_disks = marked
+        world.start_guest()
+        before = world.source_state()
+        world.assert_refused(world.move(), 'blocked', *words)
+        world.assert_nothing_happened(before)
+
+
+@lib.scenario(timeout=180, sample=3, phase=failures.PHASES,
+              what=['cancel', 'source agent dies', 'target agent dies', 'qemu-nbd dies'])
+def failure_leaves_nothing(phase, what):
+    """No export, bitmap or node in the source's QEMU, no qemu-nbd, no part of an image."""
+    with failures.Ready(image_format='qcow2') as ready:
+        world = ready.world
+        move = ready.go_to(phase)
+        if what == 'cancel':
+            world.source.command('cancel', ready.job(move)).result()
+        elif what == 'source agent dies':
+            world.source.stop_agent(kill=True)
+        elif what == 'target agent dies':
+            world.target.stop_agent(kill=True)
+        else:
+            servers = [pid for pid, words in world.target.processes()
+                       if words and os.path.basename(words[0]) == 'qemu-nbd']
+            lib.check(servers or phase == 'handover', 'no qemu-nbd runs')
+            for pid in servers or [ready.target_vmm()]:
+                os.kill(pid, signal.SIGKILL)
+        world.source.limit_rate(None)
+        result = move.result()
+        lib.check(result.status != lib.EXIT['done'], 'the move says done')
+        ready.release()
+        for host in world.hosts.values():
+            if not host.agent:
+                host.start_agent()
+        world.assert_source_clean(ready.before, timeout=40)
+        world.assert_no_debris(timeout=40)
+        assert_no_servers(world)
+        world.assert_still_on_source()
+
+
+if __name__ == '__main__':
+    sys.exit(lib.run_main())
