@@ -145,7 +145,7 @@ ParameterizedTestParameters(offer, bad_member_is_refused)
         {"format", ""},
         {"format", "\"\""},
         {"format", "\"probe\""},
-        {"format", "\"qcow2\""},
+        {"format", "\"parallels\""},
         {"format", "\"VHDX\""},
         {"format", "1"},
         {"fixed", "1"},
