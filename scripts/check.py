@@ -38,8 +38,8 @@ GOOD_LINE = re.compile(r'\[RUN \]|\[PASS\]|\[SKIP\]|ok \w|PASS: |.*\.\.\. ok$|\s
 PARTS = [
     ('style', 'release', ['style'], 2, 180, True),
     ('unit', 'release', ['unit'], 2, 240, True),
-    ('contract', 'release', ['contract'], 1, 400, True),
-    ('qemu', 'release', ['qemu'], 2, 400, False),
+    ('contract', 'release', ['contract'], 2, 600, True),
+    ('qemu', 'release', ['qemu'], 2, 500, False),
     ('net', 'release', ['net'], 1, 400, False),
     ('scenario', 'release', ['scenario'], 1, 600, False),
     ('sanitized', 'sanitized', ['unit', 'contract'], 1, 600, False),

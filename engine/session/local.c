@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/checked.h"
+#include "common/fault.h"
 #include "common/clock.h"
 #include "common/memory.h"
 #include "engine/session/verify.h"
@@ -129,6 +130,19 @@ static void report(struct local *local)
     pthread_mutex_unlock(&local->progress->lock);
 }
 
+struct touch {
+    struct local *local;
+    const struct gw_piece *piece;
+    uint8_t *buffer;
+};
+
+static int touch_piece(void *context)
+{
+    struct touch *touch = context;
+
+    return move_piece(touch->local, touch->piece, touch->buffer);
+}
+
 static int check_cancel(const struct local *local)
 {
     struct pollfd fd = {.fd = local->progress->cancel_fd, .events = POLLIN};
@@ -145,8 +159,11 @@ static int work(struct local *local, uint8_t *buffer)
            (count = gw_round_claim(local->round, pieces, GW_ARRAY_LENGTH(pieces), 4u << 20)) != 0) {
         int error = count < 0 ? count : check_cancel(local);
 
-        for (int i = 0; !error && i < count; i++)
-            error = move_piece(local, &pieces[i], buffer);
+        for (int i = 0; !error && i < count; i++) {
+            struct touch touch = {.local = local, .piece = &pieces[i], .buffer = buffer};
+
+            error = gw_fault_run(local->source->name, touch_piece, &touch);
+        }
         if (error)
             return error;
         report(local);

@@ -25,14 +25,27 @@ int gw_message_send_type(struct gw_control *control, const char *type)
     return gw_message_send(control, json_pack("{s:s}", "type", type));
 }
 
+/* JSON is UTF-8: the name of a file need not be, and a long text may be cut within a character. */
+static json_t *text_of(const struct gw_error *error)
+{
+    json_t *text = json_string(error->text);
+    char plain[GW_ERROR_TEXT_MAX];
+
+    if (text)
+        return text;
+    for (unsigned i = 0; i < sizeof(plain); i++)
+        plain[i] = (char)((unsigned char)error->text[i] < 0x80 ? error->text[i] : '?');
+    return json_string(plain);
+}
+
 int gw_message_send_error(struct gw_control *control, int code)
 {
     struct gw_error error;
 
     gw_error_take(code, &error);
     /* The peer may be gone already; the error itself is what counts. */
-    gw_message_send(control, json_pack("{s:s,s:i,s:s%}", "type", "error", "code", -code, "message",
-                                       error.text, strlen(error.text)));
+    gw_message_send(control, json_pack("{s:s,s:i,s:o}", "type", "error", "code", -code, "message",
+                                       text_of(&error)));
     return gw_error_raise(&error);
 }
 
@@ -41,8 +54,8 @@ int gw_message_send_blocked(struct gw_control *control, int code, json_t *reason
     struct gw_error error;
 
     gw_error_take(code, &error);
-    gw_message_send(control, json_pack("{s:s,s:i,s:s,s:O}", "type", "error", "code", -code,
-                                       "message", error.text, "blocked", reasons));
+    gw_message_send(control, json_pack("{s:s,s:i,s:o,s:O}", "type", "error", "code", -code,
+                                       "message", text_of(&error), "blocked", reasons));
     return gw_error_raise(&error);
 }
 

@@ -154,6 +154,7 @@ static json_t *offer_volumes(const struct gw_move *move)
         } else {
             snprintf(offered.name, sizeof(offered.name), "%s", move->volumes[i]->name);
             item = gw_offer_volume(&offered);
+            json_object_set_new(item, "filled", gw_offer_filled(move->volumes[i]));
         }
         json_array_append_new(list, item);
     }

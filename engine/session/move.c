@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/checked.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "engine/session/attended.h"
@@ -16,9 +17,10 @@
 #define DEFAULT_PAUSE_MS 300u
 #define READY_TIMEOUT_MS                                                                           \
     20000 /* the target loads the state and syncs; then the source takes it back */
-#define ANSWER_TIMEOUT_MS 3000 /* then GO is said again */
-#define ANSWERS_MAX       10   /* before the command ends in doubt and the agent goes on asking */
-#define CLOSE_TIMEOUT_MS  5000
+#define VERIFY_BYTES_PER_MS 100000u /* a slow target, which reads back all that it has */
+#define ANSWER_TIMEOUT_MS   3000    /* then GO is said again */
+#define ANSWERS_MAX         10 /* before the command ends in doubt and the agent goes on asking */
+#define CLOSE_TIMEOUT_MS    5000
 
 /* ---- hooks of the pre-copy ---- */
 
@@ -226,6 +228,15 @@ static bool is_settled(enum gw_handover_state state)
     return gw_handover_is_ended(state) || state == GW_HANDOVER_HANDED_OVER;
 }
 
+static int ready_timeout_ms(const struct gw_move *move)
+{
+    uint64_t timeout = READY_TIMEOUT_MS;
+
+    for (unsigned i = 0; move->request->verify && i < move->volume_count; i++)
+        timeout += move->volumes[i]->size / VERIFY_BYTES_PER_MS;
+    return (int)gw_min(timeout, GW_SLOW_REPLY_TIMEOUT_MS);
+}
+
 static void hand_over(struct gw_move *move)
 {
     const enum gw_handover_state *state = &move->switchover.machine.state;
@@ -234,7 +245,7 @@ static void hand_over(struct gw_move *move)
     set_phase(move, GW_PHASE_HANDOVER);
     event(move, GW_EVENT_CONVERGED);
     while (*state == GW_HANDOVER_WAITING)
-        listen_once(move, READY_TIMEOUT_MS);
+        listen_once(move, ready_timeout_ms(move));
     while ((*state == GW_HANDOVER_COMMITTED || *state == GW_HANDOVER_IN_DOUBT ||
             *state == GW_HANDOVER_TARGET_LOST || *state == GW_HANDOVER_COMMIT_UNSURE) &&
            move->switchover.control && answers++ < ANSWERS_MAX)
@@ -278,27 +289,29 @@ static int begin(struct gw_move *move)
     return gw_switchover_begin(switchover, gw_control_peer(move->source->control)->instance_id);
 }
 
+static bool is_vmm_gone(struct gw_move *move)
+{
+    char state[32];
+
+    return gw_vm_status(move->qmp, state, sizeof(state)) == -EPIPE;
+}
+
 static int run_move(struct gw_move *move)
 {
-    int error;
+    int error = gw_move_describe(move);
 
-    move->is_check = true;
-    error = gw_move_describe(move);
+    move->is_blocked = error != 0;
     if (error)
         return error;
-    move->is_check = false;
     error =
         gw_source_connect(move->environment, &move->request->peer, move->progress, &move->source);
     if (!error)
         error = gw_move_open_volumes(move);
-    if (!error) {
-        move->is_check = true;
+    if (!error)
         error = gw_move_offer(move);
-    }
-    if (error)
-        return error;
-    move->is_check = false;
-    error = make_precopy(move);
+    move->is_blocked = error && move->source && move->source->blocked;
+    if (!error)
+        error = make_precopy(move);
     if (!error)
         error = begin(move);
     if (error)
@@ -308,10 +321,12 @@ static int run_move(struct gw_move *move)
     keep_cause(move, error);
     if (move->throttle_percent || error)
         keep_cause(move, hook_throttle(move, 0));
-    if (error)
-        event(move, error == -ECONNRESET || error == -EPIPE ? GW_EVENT_TIMEOUT : GW_EVENT_CANCEL);
-    else
+    if (!error)
         hand_over(move);
+    else if (is_vmm_gone(move))
+        event(move, GW_EVENT_VMM_GONE);
+    else
+        event(move, GW_EVENT_CANCEL);
     close_attempt(move);
     return 0;
 }
@@ -389,8 +404,7 @@ static int judge(struct gw_move *move, int error)
     enum gw_handover_state state = switchover->machine.state;
 
     if (!move->is_begun) {
-        move->out->exit_code =
-            move->is_check && error != -ECANCELED ? GW_EXIT_BLOCKED : GW_EXIT_FAILED;
+        move->out->exit_code = move->is_blocked ? GW_EXIT_BLOCKED : GW_EXIT_FAILED;
         return error;
     }
     if (state == GW_HANDOVER_DONE || state == GW_HANDOVER_HANDED_OVER) {
@@ -402,6 +416,8 @@ static int judge(struct gw_move *move, int error)
         return gw_fail(-EINPROGRESS, "%s", gw_handover_state_meaning(state));
     }
     move->out->exit_code = switchover->cause.code == -EBADMSG ? GW_EXIT_VERIFY : GW_EXIT_FAILED;
+    if (state == GW_HANDOVER_GONE)
+        return gw_fail(-ESRCH, "the VM's QEMU ended by itself during the move");
     return switchover->cause.code ? gw_error_raise(&switchover->cause)
                                   : gw_fail(-EIO, "the move was given up; the source runs");
 }

@@ -59,8 +59,8 @@ struct gw_move {
     struct gw_guard *guard;
     struct gw_switchover switchover;
     struct gw_source_steps steps;
-    bool is_check;   /* what fails now is a check: nothing was copied, exit code 3 */
     bool is_begun;   /* the switchover's machine is */
+    bool is_blocked; /* a check said no, here or at the target */
     bool is_stopped; /* by us: a barrier, the throttle or the handover */
     unsigned throttle_percent;
     uint64_t throttle_since_ns;

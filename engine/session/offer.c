@@ -9,6 +9,9 @@
 #include "common/error.h"
 #include "engine/session/message.h"
 #include "engine/volume/nbd.h"
+#include "engine/volume/ram.h"
+
+#define SMALL_GAP (2u << 20) /* between two ranges: they are told as one */
 
 const char *gw_offer_format(const struct gw_offered_volume *volume)
 {
@@ -59,10 +62,9 @@ static int parse_disk(const json_t *object, struct gw_offered_volume *out)
     const char *format, *id;
     int error = gw_message_text(object, "format", &format);
 
-    if (!error)
-        error = parse_format(format, out);
-    if (!error && out->format == GW_IMAGE_PROBE && !out->foreign[0])
-        error = gw_fail(-EPROTO, "volume %s: no format", out->name);
+    if (!error &&
+        (parse_format(format, out) || (out->format == GW_IMAGE_PROBE && !out->foreign[0])))
+        error = gw_fail(-EPROTO, "volume %s: there is no image format '%.32s'", out->name, format);
     if (!error)
         error = gw_message_bool(object, "fixed", &out->is_fixed);
     if (!error)
@@ -107,4 +109,54 @@ int gw_offer_parse_volume(const json_t *object, struct gw_offered_volume *out)
         return gw_fail(-EPROTO, "volume %s has no bytes", out->name);
     out->kind = strcmp(kind, "ram") == 0 ? GW_VOLUME_RAM : GW_VOLUME_DISK;
     return out->kind == GW_VOLUME_RAM ? 0 : parse_disk(object, out);
+}
+
+json_t *gw_offer_filled(struct gw_source_volume *ram)
+{
+    json_t *list = json_array();
+    struct gw_extent extent;
+    uint64_t begin = 0, end = 0;
+
+    for (uint64_t offset = 0; offset < ram->size; offset = extent.offset + extent.length) {
+        if (ram->ops->next_extent(ram, offset, &extent)) {
+            json_decref(list);
+            return NULL;
+        }
+        if (extent.kind != GW_EXTENT_DATA)
+            continue;
+        /* The last range that there is room for takes in what follows. */
+        if (end > begin && extent.offset - end > SMALL_GAP &&
+            json_array_size(list) + 1 < GW_FILLED_MAX) {
+            json_array_append_new(list,
+                                  json_pack("[I,I]", (json_int_t)begin, (json_int_t)(end - begin)));
+            begin = extent.offset;
+        } else if (end == begin) {
+            begin = extent.offset;
+        }
+        end = extent.offset + extent.length;
+    }
+    if (end > begin)
+        json_array_append_new(list,
+                              json_pack("[I,I]", (json_int_t)begin, (json_int_t)(end - begin)));
+    return list;
+}
+
+int gw_offer_populate(const json_t *object, struct gw_target_volume *ram)
+{
+    json_t *list;
+    int error = 0;
+
+    if (!json_object_get(object, "filled"))
+        return 0;
+    error = gw_message_array(object, "filled", GW_FILLED_MAX, &list);
+    for (size_t i = 0; !error && i < json_array_size(list); i++) {
+        const json_t *range = json_array_get(list, i);
+        json_int_t offset = json_integer_value(json_array_get(range, 0));
+        json_int_t length = json_integer_value(json_array_get(range, 1));
+
+        if (offset < 0 || length <= 0)
+            return gw_fail(-EPROTO, "%s: a range of the offer is out of bounds", ram->name);
+        error = gw_ram_target_populate(ram, (uint64_t)offset, (uint64_t)length);
+    }
+    return error;
 }

@@ -14,6 +14,7 @@
 #include "engine/volume/volume.h"
 
 #define GW_VOLUME_SIZE_MAX (64ull << 40) /* bytes: the largest VHDX */
+#define GW_FILLED_MAX      128u          /* ranges of a memory that an offer lists */
 
 struct gw_offered_volume {
     enum gw_volume_kind kind;
@@ -33,5 +34,11 @@ json_t *gw_offer_volume(const struct gw_offered_volume *volume);
 /* What the offer calls the disk's format. */
 const char *gw_offer_format(const struct gw_offered_volume *volume);
 int gw_offer_parse_volume(const json_t *object, struct gw_offered_volume *out);
+
+/* Where a memory holds data, roughly: [[offset, length], ...], small gaps left out. NULL when that
+ * cannot be told. */
+json_t *gw_offer_filled(struct gw_source_volume *ram);
+/* The target makes those pages ready. No list in the offer is fine. */
+int gw_offer_populate(const json_t *object, struct gw_target_volume *ram);
 
 #endif

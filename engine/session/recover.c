@@ -103,6 +103,7 @@ static void recover_source(const struct gw_environment *environment,
             ask(environment, &switchover);
     }
     gw_qmp_close(steps.qmp);
+    json_decref(switchover.peer_times);
 }
 
 static void recover_target(const struct gw_environment *environment,

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The target's volumes that are files: made from the offer, finished or dropped. */
 #include <errno.h>
+#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/error.h"
 #include "engine/session/offer.h"
@@ -13,17 +15,42 @@
 #include "engine/volume/disk.h"
 #include "engine/volume/nbd.h"
 
-static int check_space(const struct gw_offered_volume *offered, const char *path)
+/* What the disks of one offer need of each file system, so that two that fit alone do not fail together. */
+struct space {
+    unsigned count;
+    struct {
+        dev_t device;
+        uint64_t needed;
+    } places[GW_VOLUMES_MAX];
+};
+
+static int check_space(struct space *space, const struct gw_offered_volume *offered,
+                       const char *path)
 {
     uint64_t needed = offered->is_fixed ? offered->size : offered->data_bytes, available;
+    char folder[PATH_MAX];
+    struct stat info;
+    unsigned i = 0;
     int error = gw_storage_free(path, &available);
 
-    if (error || needed <= available)
+    snprintf(folder, sizeof(folder), "%s", path);
+    if (!error && stat(dirname(folder), &info))
+        error = gw_fail_errno(-errno, "the folder of %s", path);
+    if (error)
         return error;
+    while (i < space->count && space->places[i].device != info.st_dev)
+        i++;
+    if (i == space->count) {
+        space->places[space->count].device = info.st_dev;
+        space->places[space->count++].needed = 0;
+    }
+    space->places[i].needed += needed;
+    if (space->places[i].needed <= available)
+        return 0;
     return gw_fail(-ENOSPC,
-                   "%s needs %llu MiB, but only %llu MiB are free at %s: free some, or choose "
-                   "another folder",
-                   offered->name, (unsigned long long)(needed >> 20),
+                   "%s and the disks before it need %llu MiB, but only %llu MiB are free at %s: "
+                   "free some, or choose another folder",
+                   offered->name, (unsigned long long)(space->places[i].needed >> 20),
                    (unsigned long long)(available >> 20), path);
 }
 
@@ -57,7 +84,8 @@ static int make_foreign(struct gw_serve *serve, const struct gw_offered_volume *
     return gw_nbd_target_create(&options, out);
 }
 
-static int make_disk(struct gw_serve *serve, const struct gw_offered_volume *offered, char *path,
+static int make_disk(struct gw_serve *serve, struct space *space,
+                     const struct gw_offered_volume *offered, char *path,
                      struct gw_target_volume **out)
 {
     struct gw_disk_target_options options = {
@@ -78,7 +106,7 @@ static int make_disk(struct gw_serve *serve, const struct gw_offered_volume *off
     default_name(offered, name, sizeof(name));
     error = gw_storage_resolve(serve->environment, offered->target, name, path);
     if (!error)
-        error = check_space(offered, path);
+        error = check_space(space, offered, path);
     if (error)
         return error;
     return offered->foreign[0] ? make_foreign(serve, offered, path, out)
@@ -87,6 +115,7 @@ static int make_disk(struct gw_serve *serve, const struct gw_offered_volume *off
 
 int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names)
 {
+    struct space space = {0};
     json_t *list;
     int error = gw_message_array(offer, "volumes", GW_VOLUMES_MAX, &list);
 
@@ -102,16 +131,18 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
             error = gw_null_target_create(offered.name, offered.size, &serve->volumes[i]);
             snprintf(path, sizeof(path), "dropped");
         } else {
-            error = make_disk(serve, &offered, path, &serve->volumes[i]);
+            error = make_disk(serve, &space, &offered, path, &serve->volumes[i]);
         }
         if (!error) {
             serve->paths[i] = strdup(path);
+            if (!serve->paths[i])
+                error = gw_fail(-ENOMEM, "no memory for a path");
             serve->formats[i] = offered.format;
             memcpy(serve->foreign[i], offered.foreign, sizeof(serve->foreign[i]));
         }
-        if (!error)
-            json_array_append_new(names,
-                                  json_pack("{s:s,s:s}", "name", offered.name, "path", path));
+        if (!error && json_array_append_new(
+                          names, json_pack("{s:s,s:s}", "name", offered.name, "path", path)))
+            error = gw_fail(-EILSEQ, "the path of %s on this host is not UTF-8 text", offered.name);
     }
     return error;
 }

@@ -122,9 +122,11 @@ static int make_folders(struct gw_serve_vm *vm)
 }
 
 /* The QEMU that already waits has its RAM files; ours are made where this host puts them. */
-static int make_memories(struct gw_serve_vm *vm)
+static int make_memories(struct gw_serve_vm *vm, const json_t *offer)
 {
+    const json_t *offered = json_object_get(offer, "volumes");
     struct gw_serve *serve = vm->serve;
+    uint64_t started = gw_clock_ns();
     bool is_adopted = serve->environment->to_qmp != NULL;
     int error = 0;
 
@@ -137,7 +139,11 @@ static int make_memories(struct gw_serve_vm *vm)
         error = is_adopted
                     ? gw_ram_target_open(memory->id, vm->ram_paths[i], memory->size, volume)
                     : gw_ram_target_create(memory->id, vm->ram_paths[i], memory->size, volume);
+        if (!error)
+            error = gw_offer_populate(json_array_get(offered, vm->vm->disk_count + i), *volume);
     }
+    json_object_set_new(serve->outcome->detail, "allocate_s",
+                        json_real((double)(gw_clock_ns() - started) / 1e9));
     return error;
 }
 
@@ -155,7 +161,7 @@ static int start_vmm(struct gw_serve_vm *vm)
 }
 
 /* Memory, then the QEMU that maps it; or the other way round when the QEMU is there already. */
-static int make_vmm(struct gw_serve_vm *vm, struct gw_reasons *reasons)
+static int make_vmm(struct gw_serve_vm *vm, const json_t *offer, struct gw_reasons *reasons)
 {
     const char *waiting = vm->serve->environment->to_qmp;
     int error = 0;
@@ -163,7 +169,7 @@ static int make_vmm(struct gw_serve_vm *vm, struct gw_reasons *reasons)
     if (waiting)
         error = gw_vm_adopt(waiting, vm->vm, vm->ram_paths, reasons, &vm->steps.launched);
     if (!error)
-        error = make_memories(vm);
+        error = make_memories(vm, offer);
     return error || waiting ? error : start_vmm(vm);
 }
 
@@ -218,7 +224,9 @@ static json_t *describe_target(const struct gw_serve_vm *vm)
     char path[PATH_SIZE];
 
     for (unsigned i = 0; i < vm->vm->chardev_count; i++) {
-        snprintf(path, sizeof(path), "%.300s/%s", vm->run_dir, vm->vm->chardevs[i].id);
+        if (vm->vm->chardevs[i].kind != GW_VM_CHARDEV_SOCKET)
+            continue;
+        snprintf(path, sizeof(path), "%.300s/%s.sock", vm->run_dir, vm->vm->chardevs[i].id);
         json_object_set_new(chardevs, vm->vm->chardevs[i].id, json_string(path));
     }
     return json_pack("{s:s,s:s,s:i,s:o}", "qmp", vm->steps.launched.qmp_path, "run_dir",
@@ -248,7 +256,7 @@ static int make_ready(struct gw_serve_vm *vm, const json_t *offer, json_t *reply
     if (!error)
         error = make_folders(vm);
     if (!error)
-        error = make_vmm(vm, reasons);
+        error = make_vmm(vm, offer, reasons);
     if (!error)
         error = begin(vm, is_paused);
     if (!error && vm->switchover.machine.state != GW_HANDOVER_RECEIVING)

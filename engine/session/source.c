@@ -104,9 +104,15 @@ int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out)
         fds[0] = (struct pollfd){.fd = gw_control_arm(source->control), .events = POLLIN};
         fds[1] = (struct pollfd){.fd = source->progress->cancel_fd, .events = POLLIN};
         error = gw_control_receive(source->control, 0, &frame);
-        if (error == -ETIMEDOUT)
+        if (error == -ETIMEDOUT) {
+            /* A throttled guest must not stay stopped while a target takes its time. */
+            if (source->tick && left > TICK_MS)
+                left = TICK_MS;
             poll(fds, source->is_cancel_ignored ? 1 : 2, left);
-        else if (!error && frame.message) {
+            error = source->tick ? source->tick(source->tick_context) : 0;
+            if (error)
+                return error;
+        } else if (!error && frame.message) {
             *out = frame.message;
             return 0;
         } else {
@@ -117,11 +123,13 @@ int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out)
 
 int gw_source_exchange(struct gw_source *source, json_t *request, const char *type, json_t **reply)
 {
+    bool is_slow = strcmp(type, "accepted") == 0 || strcmp(type, "finished") == 0;
+    int timeout_ms = is_slow ? GW_SLOW_REPLY_TIMEOUT_MS : GW_REPLY_TIMEOUT_MS;
     json_t *message;
     int error = gw_message_send(source->control, request);
 
     if (!error)
-        error = gw_source_receive(source, GW_REPLY_TIMEOUT_MS, &message);
+        error = gw_source_receive(source, timeout_ms, &message);
     if (error)
         return error;
     if (gw_message_is(message, type)) {
@@ -426,6 +434,9 @@ void gw_source_report(struct gw_source *source, json_t *detail)
 
     gw_sender_stats(source->sender, &stats);
     gw_sender_describe(source->sender, transport, sizeof(transport));
+    /* The target closes the channels before it finishes its images. */
+    if (!transport[0])
+        snprintf(transport, sizeof(transport), "%s", source->progress->data.transport);
     for (unsigned i = 0; i < source->worker_count; i++)
         cpu += (double)gw_worker_cpu_ns(source->workers[i]) / 1e9;
     json_object_set_new(

@@ -19,9 +19,12 @@
 
 #define GW_CONNECT_TIMEOUT_MS 10000
 #define GW_REPLY_TIMEOUT_MS   60000 /* a target that syncs a disk may take this long */
-#define GW_WORKERS_MAX        16u
-#define GW_CHANNELS_DEFAULT   2u
-#define GW_CHANNELS_MAX       16u /* per rail */
+/* One that sets aside hundreds of gigabytes of memory, or reads all of an image back to verify it,
+ * takes its time; a peer that is gone is found by the transport. */
+#define GW_SLOW_REPLY_TIMEOUT_MS (60 * 60 * 1000)
+#define GW_WORKERS_MAX           16u
+#define GW_CHANNELS_DEFAULT      2u
+#define GW_CHANNELS_MAX          16u /* per rail */
 
 struct gw_source {
     const struct gw_environment *environment;

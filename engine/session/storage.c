@@ -20,6 +20,8 @@ static bool is_beneath(const char *path, const char *folder)
 
     while (length > 1 && folder[length - 1] == '/')
         length--;
+    if (length == 1 && folder[0] == '/')
+        return path[0] == '/';
     return strncmp(path, folder, length) == 0 && (path[length] == '/' || path[length] == '\0');
 }
 
@@ -50,7 +52,8 @@ static int resolve_folder(const char *path, char *folder, char *name)
     char copy[PATH_MAX];
 
     snprintf(copy, sizeof(copy), "%s", path);
-    snprintf(name, NAME_MAX + 1, "%s", basename(copy));
+    if (snprintf(name, NAME_MAX + 1, "%s", basename(copy)) > NAME_MAX)
+        return gw_fail(-ENAMETOOLONG, "the name '%.64s...' is too long", name);
     snprintf(copy, sizeof(copy), "%s", path);
     if (!realpath(dirname(copy), folder))
         return gw_fail_errno(-errno, "the folder of '%s'", path);

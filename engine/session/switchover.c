@@ -140,8 +140,8 @@ int gw_switchover_hear(struct gw_switchover *switchover, const uint8_t *instance
     if (!error && strcmp(epoch, switchover->epoch) != 0)
         error = gw_fail(-EPROTO, "a message of migration %.40s in the session of %s", epoch,
                         switchover->epoch);
-    if (!error)
-        error = gw_handover_message_parse(name, &event);
+    if (!error && gw_handover_message_parse(name, &event))
+        error = gw_fail(-EPROTO, "handover: '%.40s' is not a message", name);
     if (!error)
         error = gw_handover_hear(&switchover->machine, instance, event, &actions);
     return error ? error : run(switchover, &actions);

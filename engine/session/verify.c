@@ -10,6 +10,7 @@
 #include "common/bytes.h"
 #include "common/checked.h"
 #include "common/error.h"
+#include "common/fault.h"
 #include "common/memory.h"
 #include "engine/volume/disk.h"
 #include "engine/volume/nbd.h"
@@ -58,18 +59,35 @@ static void end(struct digest *digest, uint8_t *out)
     XXH3_freeState(digest->state);
 }
 
+/* What is digested, for a call that may lose its memory. */
+struct subject {
+    struct digest digest;
+    const uint8_t *memory;
+    struct gw_source_volume *volume;
+    uint8_t *buffer;
+};
+
+static int touch_memory(void *context)
+{
+    struct subject *subject = context;
+    uint64_t size = subject->digest.size;
+
+    for (uint64_t at = 0; at < size; at += GW_VERIFY_GRANULE)
+        add(&subject->digest, at / GW_VERIFY_GRANULE, subject->memory + at,
+            gw_min(GW_VERIFY_GRANULE, size - at));
+    return 0;
+}
+
 int gw_verify_memory(const void *memory, uint64_t size, uint8_t *out)
 {
-    struct digest digest;
-    int error = begin(&digest, size);
+    struct subject subject = {.memory = memory};
+    int error = begin(&subject.digest, size);
 
     if (error)
         return error;
-    for (uint64_t at = 0; at < size; at += GW_VERIFY_GRANULE)
-        add(&digest, at / GW_VERIFY_GRANULE, (const uint8_t *)memory + at,
-            gw_min(GW_VERIFY_GRANULE, size - at));
-    end(&digest, out);
-    return 0;
+    error = gw_fault_run("RAM", touch_memory, &subject);
+    end(&subject.digest, out);
+    return error;
 }
 
 /* The bytes of one location into the granule's buffer. */
@@ -146,18 +164,26 @@ static int walk(struct gw_source_volume *volume, struct digest *digest, uint8_t 
     return 0;
 }
 
+static int touch_volume(void *context)
+{
+    struct subject *subject = context;
+
+    return walk(subject->volume, &subject->digest, subject->buffer);
+}
+
 int gw_verify_source(struct gw_source_volume *volume, uint8_t *out)
 {
-    struct digest digest;
+    struct subject subject = {.volume = volume};
     void *buffer;
     int error = gw_memory_new(GW_VERIFY_GRANULE + 4096, &buffer);
 
     if (error)
         return error;
-    error = begin(&digest, volume->size);
+    subject.buffer = buffer;
+    error = begin(&subject.digest, volume->size);
     if (!error) {
-        error = walk(volume, &digest, buffer);
-        end(&digest, out);
+        error = gw_fault_run(volume->name, touch_volume, &subject);
+        end(&subject.digest, out);
     }
     gw_memory_free(buffer, GW_VERIFY_GRANULE + 4096);
     return error;

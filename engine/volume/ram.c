@@ -14,6 +14,7 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "common/fault.h"
 #include "common/memory.h"
 #include "engine/volume/filesystem.h"
 
@@ -78,9 +79,24 @@ static void source_copied(struct gw_source_volume *volume, uint64_t offset, cons
     gw_tracker_copied(source_of(volume)->tracker, offset, bytes, length);
 }
 
+struct collection {
+    struct gw_tracker *tracker;
+    struct gw_bitmap *dirty;
+};
+
+static int touch_collection(void *context)
+{
+    struct collection *collection = context;
+
+    return gw_tracker_collect(collection->tracker, collection->dirty);
+}
+
 static int source_collect(struct gw_source_volume *volume, struct gw_bitmap *dirty)
 {
-    return gw_tracker_collect(source_of(volume)->tracker, dirty);
+    struct collection collection = {.tracker = source_of(volume)->tracker, .dirty = dirty};
+
+    /* The tracker that compares reads all of the memory. */
+    return gw_fault_run(volume->name, touch_collection, &collection);
 }
 
 static int source_unchanged(struct gw_source_volume *volume)
@@ -326,4 +342,17 @@ int gw_ram_target_open(const char *name, const char *path, uint64_t size,
                        struct gw_target_volume **out)
 {
     return make_target(name, path, size, true, out);
+}
+
+int gw_ram_target_populate(struct gw_target_volume *volume, uint64_t offset, uint64_t length)
+{
+    uint64_t page = gw_align_down(offset, SMALL_PAGE);
+
+    if (!gw_range_fits(offset, length, volume->size))
+        return gw_fail(-EINVAL, "%s: %llu bytes at %llu are not within it", volume->name,
+                       (unsigned long long)length, (unsigned long long)offset);
+    if (madvise((char *)volume->memory + page, offset + length - page, MADV_POPULATE_WRITE) == 0 ||
+        errno == EINVAL)
+        return 0;
+    return gw_fail_errno(-errno, "%s: its memory cannot be had", volume->name);
 }

@@ -32,6 +32,9 @@ const void *gw_ram_source_memory(const struct gw_source_volume *volume);
  * s per GiB. abort unlinks; close leaves the file to the hypervisor. */
 int gw_ram_target_create(const char *name, const char *path, uint64_t size,
                          struct gw_target_volume **out);
+/* Clears and maps pages that will be written soon: at once about half of what it costs page by page
+ * while the bytes arrive. A kernel that cannot do it (before Linux 5.14) leaves it for later. */
+int gw_ram_target_populate(struct gw_target_volume *volume, uint64_t offset, uint64_t length);
 /* The same with a file that is there already and belongs to somebody else: abort leaves it. */
 int gw_ram_target_open(const char *name, const char *path, uint64_t size,
                        struct gw_target_volume **out);

@@ -8,6 +8,7 @@
 
 #include "common/checked.h"
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/memory.h"
 #include "engine/worker/receiver.h"
 
@@ -221,18 +222,30 @@ static int check_entry(const struct gw_receiver_lane *lane, const struct gw_reco
     return 0;
 }
 
+struct touch {
+    struct gw_receiver_lane *lane;
+    const struct gw_record_entry *entry;
+};
+
+static int touch_entry(void *context)
+{
+    struct touch *touch = context;
+
+    if (touch->entry->kind == GW_ENTRY_ZERO)
+        return take_zero(touch->lane, touch->entry);
+    if (touch->entry->kind == GW_ENTRY_DIRECT)
+        return take_direct(touch->lane, touch->entry);
+    return take_ring(touch->lane, touch->entry);
+}
+
 static int take_entry(struct gw_receiver_lane *lane, const struct gw_record_entry *entry)
 {
+    struct touch touch = {.lane = lane, .entry = entry};
     int error = check_entry(lane, entry);
 
     if (error)
         return error;
-    if (entry->kind == GW_ENTRY_ZERO)
-        error = take_zero(lane, entry);
-    else if (entry->kind == GW_ENTRY_DIRECT)
-        error = take_direct(lane, entry);
-    else
-        error = take_ring(lane, entry);
+    error = gw_fault_run(lane->receiver->volumes[entry->volume]->name, touch_entry, &touch);
     if (error)
         return failed(lane, error);
     atomic_fetch_add_explicit(entry->kind == GW_ENTRY_ZERO ? &lane->counters.zero_bytes

@@ -9,6 +9,7 @@
 
 #include "common/checked.h"
 #include "common/clock.h"
+#include "common/fault.h"
 #include "common/memory.h"
 #include "engine/worker/sender.h"
 
@@ -237,6 +238,20 @@ static struct gw_piece *current_piece(struct gw_sender_lane *lane, struct gw_rou
     return count > 0 ? &lane->batch[0] : NULL;
 }
 
+struct touch {
+    struct gw_sender_lane *lane;
+    struct gw_round *round;
+    struct gw_piece *piece;
+    struct gw_sender_entry *entry;
+};
+
+static int touch_front(void *context)
+{
+    struct touch *touch = context;
+
+    return take_front(touch->lane, touch->round, touch->piece);
+}
+
 /* Claims as much as there is room for. */
 static bool take_work(struct gw_sender_lane *lane, int *error)
 {
@@ -247,11 +262,13 @@ static bool take_work(struct gw_sender_lane *lane, int *error)
     while (round && lane->claimed - lane->freed < GW_ENTRIES_OUT_MAX &&
            lane->claimed - lane->posted < 128) {
         struct gw_piece *piece = current_piece(lane, round, error);
+        struct touch touch;
         int taken;
 
         if (!piece)
             return any;
-        taken = take_front(lane, round, piece);
+        touch = (struct touch){.lane = lane, .round = round, .piece = piece};
+        taken = gw_fault_run(lane->sender->volumes[piece->volume]->name, touch_front, &touch);
         if (taken < 0)
             *error = taken;
         if (taken <= 0)
@@ -290,6 +307,13 @@ static int finish_entry(struct gw_sender_lane *lane, struct gw_sender_entry *ent
     entry->is_final = true;
     gw_lane_account(&lane->counters, GW_STAGE_DIGEST, started);
     return error;
+}
+
+static int touch_entry(void *context)
+{
+    struct touch *touch = context;
+
+    return finish_entry(touch->lane, touch->entry);
 }
 
 static int post_bytes(struct gw_sender_lane *lane, struct gw_sender_entry *entry)
@@ -387,8 +411,13 @@ static int post_one(struct gw_sender_lane *lane, struct gw_sender_entry *entry)
                               (unsigned long long)entry->piece.offset);
         return volume_failed(lane, error);
     }
-    if (!entry->is_final)
-        error = finish_entry(lane, entry);
+    if (!entry->is_final) {
+        struct touch touch = {.lane = lane, .entry = entry};
+
+        error = gw_fault_run(lane->sender->volumes[entry->piece.volume]->name, touch_entry, &touch);
+        if (error == -EFAULT)
+            return volume_failed(lane, error);
+    }
     if (!error && entry->kind != GW_ENTRY_ZERO)
         error = post_bytes(lane, entry);
     if (error)

@@ -12,6 +12,7 @@
 #ifndef GODWIT_ENGINE_WORKER_WORKER_H
 #define GODWIT_ENGINE_WORKER_WORKER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -38,7 +39,7 @@ struct gw_lane {
     struct gw_worker *worker;
     struct gw_channel *channel; /* NULL until attached */
     struct gw_lane *next;       /* the worker's list */
-    bool is_dead;
+    atomic_bool is_dead;        /* the control thread counts those that live */
 };
 
 /* One read or write of a file. The owner keeps it until done, which gets the bytes moved (all of

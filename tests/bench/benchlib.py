@@ -20,6 +20,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(ROOT, 'tests', 'guest'))
+import guestctl  # noqa: E402 (its folder is known only now)
 SOURCE, TARGET = '10.77.0.1', '10.77.0.2'
 NETWORK = '10.77.0.0/16'
 CPU = {'a': '0', 'b': '1'}
@@ -190,13 +192,40 @@ class Agent:
             jobs = json.loads(text)['history']
             if jobs and jobs[0].get('job') != self.last_job and (jobs[0].get('detail') or {}).get('stats'):
                 self.last_job = jobs[0]['job']
-                return jobs[0]['detail']['stats']
+                return {**jobs[0]['detail']['stats'], 'allocate_s': jobs[0]['detail'].get('allocate_s', 0.0)}
             time.sleep(0.02)
         raise RuntimeError('the agent on %s told no figures: %s' % (self.side, text[-500:]))
 
     def stop(self):
         stop(self.child)
         shutil.rmtree(self.state, ignore_errors=True)
+
+
+def pin(guest, side):
+    """All threads of a guest's QEMU on its side's CPU."""
+    subprocess.run(['taskset', '-a', '-p', '-c', CPU[side], str(guest.pid)], check=True,
+                   stdout=subprocess.DEVNULL)
+
+
+def move(lab, guest, agents, *more):
+    """godwit move from a to b; (seconds, the detail of its result). The target's QEMU is ended."""
+    environment = {'GODWIT_SOCKET': agents['a'].socket}
+    started = time.monotonic()
+    text = lab.run('a', lab.tool('cli', 'godwit'), 'move', '--json', '--psk', lab.key(), '--qmp',
+                   guest.qmp_path, '--to', TARGET, '--trusted-network', NETWORK, *more, env=environment)
+    seconds = time.monotonic() - started
+    ended = json.loads(text.splitlines()[-1])
+    return seconds, ended['detail']
+
+
+def end_target(detail, agents):
+    """Ends the QEMU that a move left on the target and removes what it had."""
+    guestctl.end_process(detail['target']['pid'])
+    for name in os.listdir(agents['b'].storage):
+        os.unlink(os.path.join(agents['b'].storage, name))
+    for name in os.listdir('/dev/shm'):
+        if name.startswith('godwit-') and name[7:19] == os.path.basename(detail['target']['run_dir']):
+            shutil.rmtree(os.path.join('/dev/shm', name), ignore_errors=True)
 
 
 def cpu_of(pid):

@@ -182,8 +182,8 @@ def no_agent_at_the_target():
         world.source.start_agent()
         world.start_guest()
         before = world.source_state()
-        world.assert_refused(world.move(), 'blocked', '10.77.0.2', 'agent|refused')
-        world.assert_refused(world.move('--to', '10.77.0.9'), 'blocked', '10.77.0.9')
+        world.assert_refused(world.move(), 'failed', '10.77.0.2', 'agent|refused')
+        world.assert_refused(world.move('--to', '10.77.0.9'), 'failed', '10.77.0.9')
         world.assert_refused(world.move('--to', 'no-such-host.invalid'), 'failed',
                              'no-such-host')
         world.assert_nothing_happened(before)
@@ -195,7 +195,7 @@ def own_address_is_refused():
         world.start_agents()
         world.start_guest()
         before = world.source_state()
-        world.assert_refused(world.move('--to', world.source.address), 'blocked', 'same agent|itself')
+        world.assert_refused(world.move('--to', world.source.address), 'failed', 'same agent|itself')
         path = make_image(world, 'disk.raw')
         world.assert_refused(copy(world, path, world.source.address + ':copy.raw'), 'failed',
                              'same agent|itself')
@@ -233,7 +233,7 @@ def other_wire_version_is_refused():
         world.start_guest()
         before = world.source_state()
         start_other_version(world)
-        world.assert_refused(world.move(), 'blocked', 'wire version 99, this side 1', 'same godwit')
+        world.assert_refused(world.move(), 'failed', 'wire version 99, this side 1', 'same godwit')
         world.assert_nothing_happened(before)
         ask = ('import socket, struct; s = socket.create_connection(("10.77.0.1", 13560)); '
                's.sendall(b"godwit\\r\\n" + struct.pack("<II", 99, 0) + bytes(56)); '

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copies of images that nobody uses: on one host and to another, raw and VHDX. Compared by qemu-img and
 sha256sum; what was thin stays thin, as du says."""
-import hashlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -111,7 +111,7 @@ mount -t tmpfs none /srv && mkdir -p /srv/vm && mount --bind "$W/srv/vm" /srv/vm
 mkdir -p /var/lib/godwit && mount --bind "$W/var/lib/godwit" /var/lib/godwit
 cd "$W"
 exec "$G" agent --listen 10.77.0.2 --psk lab.psk --storage /srv/vm --state /var/lib/godwit \\
-    --socket "$W/agent.sock" --ready-fd 1
+    --socket "$W/agent.sock" --ready-fd 3 3>&1
 '''
         folder = world.folder
         binary = lib.godwit_binary()
@@ -194,14 +194,14 @@ def cancelled_copy_leaves_nothing(way):
     with lib.World() as world:
         path = os.path.join(world.source.storage, 'disk.raw')
         lib.guestimage.make_data_image(path, SIZE_MIB * lib.MIB, 'raw', False, 96)
-        before = hashlib.sha256(open(path, 'rb').read()).hexdigest()
+        before = digest(path)
         if way == 'local':
             written = os.path.join(world.source.folder, 'out', 'copy.raw')
             os.mkdir(os.path.dirname(written))
-            # A reader that is slow: one device of the copy is limited by a cgroup at best, so end it early.
             command = lib.Command([lib.godwit_binary(), 'copy', '--json', '--progress', path, written],
                                   dict(os.environ, GODWIT_STATE_HOME=world.source.state))
-            lib.os.kill(command.process.pid, lib.signal.SIGINT)
+            command.wait_event(lambda event: True)
+            os.kill(command.process.pid, signal.SIGINT)
             result = command.result()
             lib.check(result.status != 0 or digest(written) == before, 'neither ended nor whole')
             left = os.listdir(os.path.dirname(written))
@@ -213,8 +213,7 @@ def cancelled_copy_leaves_nothing(way):
                                        world.target.address + ':copy.raw')
         world.stack.callback(command.end)
         lib.check(command.wait_phase('disks'), 'it ended before its disk')
-        job = [event['job'] for event in command.events if event.get('job')][0]
-        world.source.command('cancel', job).result()
+        world.source.command('cancel', world.source.running_job()).result()
         world.assert_refused(command.result(), 'failed', 'cancel')
         world.assert_no_debris()
 

@@ -207,6 +207,14 @@ class Host:
         return Command(self.enter() + [godwit_binary(), name, '--json'] + list(words),
                        self.environment())
 
+    def running_job(self):
+        """The number of the one job that runs in this host's agent."""
+        answer = self.command('status').result()
+        [agent] = answer.events[-1]['agents']
+        jobs = [job['job'] for job in agent['jobs'] if job['state'] == 'running']
+        check(len(jobs) == 1, '%d jobs run: %s', len(jobs), agent['jobs'])
+        return jobs[0]
+
     def processes(self):
         """(pid, words) of everything that runs in this host's namespace."""
         answer = subprocess.run(['ip', 'netns', 'pids', self.namespace], capture_output=True,
@@ -429,7 +437,8 @@ class World:
             'bandwidth': guest.qmp('query-migrate-parameters')['max-bandwidth'],
             'announce': guest.qmp('query-migrate-parameters')['announce-rounds'],
             'objects': sorted(one['name'] for one in guest.qmp('qom-list', path='/objects')),
-            'status': guest.qmp('query-status')['status'],
+            # What QEMU calls a paused guest once its state has been saved, until it goes on.
+            'status': guest.qmp('query-status')['status'].replace('postmigrate', 'paused'),
         }
 
     def assert_source_clean(self, before, timeout=15):

@@ -50,7 +50,7 @@ def move(secrecy, machine, image, iothread, cache, disks, guest):
             world.assert_same_disks()
 
 
-@lib.scenario(image=['raw', 'dynamic'])
+@lib.scenario(sample=1, image=['raw', 'dynamic'])
 def quieted_guest_leaves_equal_disks(image):
     """A guest that wrote its disk up to the move and is quiet during it: every byte of both images is
     equal, which the guest's own check (of the blocks it wrote) cannot say of the rest."""

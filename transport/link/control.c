@@ -239,12 +239,21 @@ static void tell_why(struct gw_control *control)
         gw_poll(control->wire.poller, &ready, 1);
 }
 
+/* A host that is gone lets its channel die of ETIMEDOUT; whoever receives would take that for "nothing
+ * yet" and wait for ever. */
+static int dead_receive(const struct gw_control *control)
+{
+    int rc = gw_error_raise(&control->death);
+
+    return rc == -ETIMEDOUT ? -ECONNRESET : rc;
+}
+
 int gw_control_receive(struct gw_control *control, int timeout_ms, struct gw_control_frame *out)
 {
     int rc;
 
     if (control->death.code)
-        return gw_error_raise(&control->death);
+        return dead_receive(control);
     rc = await_frame(control, deadline_of(timeout_ms));
     if (rc == -ETIMEDOUT && !control->wire.death.code)
         return gw_fail(rc, "%s: no message within %d ms", control->peer_text, timeout_ms);
@@ -254,7 +263,7 @@ int gw_control_receive(struct gw_control *control, int timeout_ms, struct gw_con
         return 0;
     die(control, rc);
     tell_why(control);
-    return gw_error_raise(&control->death);
+    return dead_receive(control);
 }
 
 int gw_control_arm(struct gw_control *control)

@@ -7,7 +7,8 @@
  *   unknown certificate, oneself); -EPROTO for what is not our protocol; -ETIMEDOUT; -ECONNRESET
  *   and others when the channel died; -ESHUTDOWN when the peer closed the session in order. Every
  *   call after one of these answers the same. A send that answers -EINVAL or -EMSGSIZE (not JSON,
- *   too long) and a receive that answers -ETIMEDOUT leave the session whole.
+ *   too long) and a receive that answers -ETIMEDOUT leave the session whole; a receive on a session
+ *   that died of a timeout answers -ECONNRESET.
  * Order: frames arrive whole and in order.
  * Threads: one thread (the session's) uses a control. gw_seal_dial, gw_seal_admit,
  *   gw_control_peer, _link_id and _local may be called by any while the control is open.

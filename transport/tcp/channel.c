@@ -100,7 +100,12 @@ void gw_tcp_info(struct gw_channel *base, struct gw_channel_info *out)
     struct tcp_channel *channel = gw_tcp_channel_of(base);
     char local[GW_ADDRESS_TEXT_MAX], peer[GW_ADDRESS_TEXT_MAX];
 
-    *out = channel->info;
+    out->local = channel->info.local;
+    out->peer = channel->info.peer;
+    out->bytes_sent = __atomic_load_n(&channel->info.bytes_sent, __ATOMIC_RELAXED);
+    out->bytes_received = __atomic_load_n(&channel->info.bytes_received, __ATOMIC_RELAXED);
+    out->messages_sent = __atomic_load_n(&channel->info.messages_sent, __ATOMIC_RELAXED);
+    out->messages_received = __atomic_load_n(&channel->info.messages_received, __ATOMIC_RELAXED);
     gw_address_format(&out->local, local, sizeof(local));
     gw_address_format(&out->peer, peer, sizeof(peer));
     snprintf(out->description, sizeof(out->description), "tcp %.47s > %.47s, %s, %s", local, peer,

@@ -165,7 +165,7 @@ static void frame_burst(struct tcp_channel *channel)
         if (write->length >= TCP_LARGE_WRITE && !sender->has_fast_ways)
             open_fast_ways(channel);
         burst->method = method_of(sender, write);
-        sender->used_methods |= 1u << burst->method;
+        gw_tcp_note_method(sender, burst->method);
         frame_writes(sender, burst->method);
         if (burst->method != TCP_COPY)
             return;
@@ -281,10 +281,10 @@ static void count_sent(struct tcp_channel *channel, struct gw_op *op)
     struct gw_write *write = as_write(op);
 
     if (write) {
-        channel->info.bytes_sent += write->length;
+        gw_tcp_count(&channel->info.bytes_sent, write->length);
     } else {
-        channel->info.bytes_sent += gw_container_of(op, struct gw_send, op)->length;
-        channel->info.messages_sent++;
+        gw_tcp_count(&channel->info.bytes_sent, gw_container_of(op, struct gw_send, op)->length);
+        gw_tcp_count(&channel->info.messages_sent, 1);
     }
 }
 

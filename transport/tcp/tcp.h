@@ -99,14 +99,15 @@ struct tcp_burst {
 };
 
 struct tcp_splicer {
-    bool is_open, is_usable;
+    bool is_open;
+    atomic_bool is_usable; /* others ask how a channel sends */
     int read_fd, write_fd; /* of the pipe */
     uint32_t in_pipe;      /* bytes between vmsplice and splice */
 };
 
 /* MSG_ZEROCOPY numbers its calls from 0; the kernel reports which are finished. */
 struct tcp_zerocopy {
-    bool is_usable;
+    atomic_bool is_usable;
     bool has_news;       /* an event says that the error queue holds something */
     uint32_t next;       /* number of the next call */
     uint32_t first_open; /* every call below it is finished */
@@ -118,12 +119,12 @@ struct tcp_zerocopy {
 struct tcp_sender {
     bool is_writable;
     struct gw_op *first, **last;
-    struct gw_op *unsent;   /* the first that the kernel has not taken whole */
-    struct gw_op *unframed; /* the first that no burst holds */
-    unsigned posted;        /* all in the list */
-    unsigned sent;          /* those before unsent */
-    unsigned used_methods;  /* bits by enum tcp_method, for people to read */
-    bool has_fast_ways;     /* splicer and zerocopy were opened, at the first large write */
+    struct gw_op *unsent;     /* the first that the kernel has not taken whole */
+    struct gw_op *unframed;   /* the first that no burst holds */
+    unsigned posted;          /* all in the list */
+    unsigned sent;            /* those before unsent */
+    atomic_uint used_methods; /* bits by enum tcp_method, for people to read */
+    bool has_fast_ways;       /* splicer and zerocopy were opened, at the first large write */
     struct tcp_burst burst;
     struct tcp_splicer splicer;
     struct tcp_zerocopy zerocopy;
@@ -220,5 +221,19 @@ int gw_tcp_accept(struct gw_request *request, const struct gw_channel_options *o
 void gw_tcp_reject(struct gw_request *request, const char *reason);
 int gw_tcp_connect(struct gw_transport *transport, const struct gw_connect_options *options,
                    struct gw_channel **out);
+
+/* Figures that any thread may ask for while the owner counts. */
+static inline void gw_tcp_count(uint64_t *counter, uint64_t more)
+{
+    __atomic_store_n(counter, *counter + more, __ATOMIC_RELAXED);
+}
+
+static inline void gw_tcp_note_method(struct tcp_sender *sender, enum tcp_method method)
+{
+    unsigned used = atomic_load_explicit(&sender->used_methods, memory_order_relaxed);
+
+    if (!(used & 1u << method))
+        atomic_store_explicit(&sender->used_methods, used | 1u << method, memory_order_relaxed);
+}
 
 #endif

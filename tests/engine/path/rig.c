@@ -184,7 +184,9 @@ int path_rig_run(struct path_rig *rig, struct gw_round *round)
                                {gw_receiver_event_fd(rig->receiver), POLLIN, 0}};
 
         assert(gw_clock_ns() < deadline);
-        poll(fds, 2, 100);
+        poll(fds, 2, rig->look ? 1 : 100);
+        if (rig->look)
+            rig->look(rig->look_context);
         while (result > 0 && gw_receiver_next_event(rig->receiver, &event))
             if (event.kind == GW_PATH_FAILED)
                 result = gw_error_raise(&event.error);

@@ -11,6 +11,8 @@
 #include "engine/worker/path.h"
 #include "tests/transport/faulty.h"
 
+#define PATH_DEATHS_MAX 8u
+
 struct path_rig {
     struct gw_transport *faulty;
     struct gw_listener *listener;
@@ -25,6 +27,9 @@ struct path_rig {
     struct gw_receiver *receiver;
     unsigned
         deaths; /* channels that died and were replaced; from PATH_DEATHS_MAX on none is dropped */
+    /* Called often while a round runs, or NULL. */
+    void (*look)(void *context);
+    void *look_context;
 };
 
 #define PATH_DEATHS_MAX 8u

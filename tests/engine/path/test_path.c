@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "common/memory.h"
 #include "tests/engine/path/rig.h"
@@ -205,5 +207,57 @@ ParameterizedTest(struct flavour *flavour, path, corrupt_records_cost_a_channel_
     gw_faulty_corrupt_messages(bench.rig.faulty, 1);
     cr_assert_eq(first_pass(&bench), 0, "%s", gw_error_message());
     cr_assert(is_same(&bench));
+    tear_down(&bench);
+}
+
+static int all_data(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+{
+    *out = (struct gw_extent){
+        .offset = offset, .length = volume->size - offset, .kind = GW_EXTENT_DATA};
+    return 0;
+}
+
+/* Puts a mapping of a file in the place of bytes, and cuts the file in the middle. */
+static void cut_under(void *bytes, uint64_t size)
+{
+    char path[] = "/dev/shm/godwit-path-XXXXXX";
+    int fd = mkstemp(path);
+
+    cr_assert_geq(fd, 0);
+    unlink(path);
+    cr_assert_eq(ftruncate(fd, (off_t)size), 0);
+    cr_assert_eq(mmap(bytes, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0), bytes);
+    memset(bytes, 0x5a, size);
+    cr_assert_eq(ftruncate(fd, (off_t)size / 2), 0);
+    close(fd);
+}
+
+PARAMETERS(a_source_that_is_cut_fails_alone)
+ParameterizedTest(struct flavour *flavour, path, a_source_that_is_cut_fails_alone)
+{
+    struct gw_source_ops ops;
+    struct bench bench;
+
+    set_up(&bench, flavour);
+    ops = *bench.source->ops;
+    ops.next_extent = all_data;
+    bench.source->ops = &ops;
+    cut_under(bench.bytes, SIZE);
+    cr_assert_eq(first_pass(&bench), -EFAULT, "%s", gw_error_message());
+    tear_down(&bench);
+}
+
+PARAMETERS(a_target_that_is_cut_fails_alone)
+ParameterizedTest(struct flavour *flavour, path, a_target_that_is_cut_fails_alone)
+{
+    struct bench bench;
+
+    /* A channel that writes into the mapping by itself dies of it instead, again and again. */
+    if (flavour->kind == GW_VOLUME_RAM &&
+        (flavour->is_clear || strcmp(flavour->transport, "loop") == 0))
+        return;
+    set_up(&bench, flavour);
+    cut_under((void *)path_target_bytes(bench.target), SIZE);
+    cr_assert_eq(first_pass(&bench), -EFAULT, "%s", gw_error_message());
     tear_down(&bench);
 }

@@ -224,6 +224,27 @@ Test(serve, a_sync_after_the_finish_is_refused)
     close_host(&host);
 }
 
+Test(serve, a_refusal_in_other_bytes_than_utf8_arrives)
+{
+    struct host host;
+    char type[32], folder[128];
+
+    open_host(&host);
+    snprintf(folder, sizeof(folder), "%s/\xff\xfe", host.storage);
+    cr_assert_eq(mkdir(folder, 0700), 0);
+    host.environment.storage[0] = folder;
+    begin_session(&host, 1);
+    say(&host, offer(json_pack("[o]", volume("x.raw"))));
+    cr_assert_str_eq(answer(&host, type, sizeof(type)), "error");
+    end_session(&host);
+    cr_assert_eq(count_files(host.storage), 0);
+    begin_session(&host, 1);
+    say(&host, offer(json_pack("[o]", volume("../../../x.raw"))));
+    cr_assert_str_eq(answer(&host, type, sizeof(type)), "error");
+    end_session(&host);
+    close_host(&host);
+}
+
 Test(serve, two_volumes_of_one_name_leave_nothing)
 {
     struct host host;
