@@ -166,7 +166,8 @@ def failure_leaves_nothing(phase, what):
         world = ready.world
         move = ready.go_to(phase)
         if what == 'cancel':
-            world.source.command('cancel', ready.job(move)).result()
+            cancel = world.source.command('cancel', world.source.running_job()).result()
+            lib.check(cancel.status == 0, 'cancel ended with %d: %s', cancel.status, cancel.errors)
         elif what == 'source agent dies':
             world.source.stop_agent(kill=True)
         elif what == 'target agent dies':

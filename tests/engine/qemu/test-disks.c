@@ -19,6 +19,7 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "engine/vmm/qemu/disks.h"
+#include "engine/volume/nbd.h"
 #include "tests/engine/qemu/move.h"
 
 TestSuite(disks, .timeout = 180);
@@ -150,6 +151,72 @@ ParameterizedTest(struct setting *setting, disks, tracker_tells_what_was_written
                  gw_error_message());
     gw_disk_tracker_close(tracker);
     json_decref(qemu_run(&qemu, "query-status", NULL));
+    gw_vm_free(vm);
+    qemu_end(&qemu);
+}
+
+static int collect_for(void *context, struct gw_bitmap *dirty)
+{
+    return gw_disk_tracker_collect(context, dirty);
+}
+
+static void expect_exports(struct qemu *qemu, size_t count)
+{
+    json_t *exports = qemu_run(qemu, "query-block-exports", NULL);
+
+    cr_expect_eq(json_array_size(exports), count);
+    json_decref(exports);
+}
+
+/* A hole that is written to is no hole after the next collect, whatever was asked before. */
+Test(disks, export_reads_what_was_written)
+{
+    struct setting setting = {"qcow2", "none", 0, 0};
+    struct gw_disk_export exported = {0};
+    struct gw_disk_tracker *tracker;
+    struct gw_nbd_source_options options = {
+        .name = "vda", .socket = exported.socket, .export = exported.id, .size = DISK_SIZE};
+    struct gw_disk_dirty who = {.collect = collect_for};
+    struct gw_source_volume *volume;
+    struct qemu qemu = {.pid = -1};
+    struct gw_extent extent;
+    struct gw_bitmap dirty;
+    uint8_t bytes[4096];
+    struct gw_vm *vm;
+
+    start_disk(&qemu, &setting);
+    vm = describe(&qemu);
+    cr_assert_eq(gw_disk_tracker_open(qemu.qmp, disk_of(vm), 3, qemu.dir, &tracker), 0, "%s",
+                 gw_error_message());
+    cr_assert_eq(gw_disk_export_open(qemu.qmp, disk_of(vm), 3, qemu.dir, &exported), 0, "%s",
+                 gw_error_message());
+    who.context = tracker;
+    options.dirty = &who;
+    cr_assert_eq(gw_nbd_source_open(&options, &volume), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_bitmap_init(&dirty, gw_disk_granules(DISK_SIZE)), 0);
+    cr_assert_eq(volume->ops->next_extent(volume, 0, &extent), 0, "%s", gw_error_message());
+    cr_assert(extent.kind == GW_EXTENT_ABSENT && extent.length == DISK_SIZE);
+    io(&qemu, "write -P 5 10M 64k");
+    cr_assert_eq(volume->ops->collect(volume, &dirty), 0, "%s", gw_error_message());
+    cr_assert(gw_bitmap_test(&dirty, 160) && gw_bitmap_count(&dirty) == 1);
+    cr_assert_eq(volume->ops->next_extent(volume, 10u << 20, &extent), 0);
+    cr_assert(extent.kind == GW_EXTENT_DATA && extent.length == 65536);
+    cr_assert_eq(volume->ops->read(volume, 10u << 20, bytes, sizeof(bytes)), 0);
+    cr_assert(bytes[0] == 5 && bytes[4095] == 5);
+    expect_exports(&qemu, 1);
+    cr_assert_eq(gw_disk_export_close(&exported), 0, "%s", gw_error_message());
+    expect_exports(&qemu, 0);
+    cr_assert_lt(volume->ops->read(volume, 10u << 20, bytes, sizeof(bytes)), 0);
+    volume->ops->close(volume);
+    /* What a process that died leaves is found by its name. */
+    cr_assert_eq(gw_disk_export_open(qemu.qmp, disk_of(vm), 3, qemu.dir, &exported), 0, "%s",
+                 gw_error_message());
+    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp), 0, "%s", gw_error_message());
+    expect_exports(&qemu, 0);
+    gw_disk_tracker_close(tracker);
+    disk_of(vm)->is_on_iothread = true;
+    cr_assert_eq(gw_disk_export_open(qemu.qmp, disk_of(vm), 3, qemu.dir, &exported), -ENOTSUP);
+    gw_bitmap_free(&dirty);
     gw_vm_free(vm);
     qemu_end(&qemu);
 }
