@@ -11,6 +11,7 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,13 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+
+/* Data found by a seek. Looking for the next hole makes tmpfs walk every page up to it, so asking
+ * anew for each block of one long run would take the square of its length. */
+struct gw_image_file_run {
+    pthread_mutex_t lock; /* protects the rest; leaf */
+    uint64_t begin, end;
+};
 
 /* What O_DIRECT asks for at the most on the file systems of today, for kernels whose statx does not
  * say (before 6.1). */
@@ -204,6 +212,10 @@ int gw_image_file_open(const char *path, enum gw_image_file_mode mode, bool is_d
     }
     if (is_direct)
         open_direct(&file, is_writer);
+    /* Only a file that nobody changes keeps its runs. Without the memory it is slower. */
+    file.run = mode == GW_FILE_READ ? calloc(1, sizeof(*file.run)) : NULL;
+    if (file.run)
+        pthread_mutex_init(&file.run->lock, NULL);
     *out = file;
     return 0;
 }
@@ -216,6 +228,9 @@ void gw_image_file_close(struct gw_image_file *file)
         close(file->data_fd);
     if (file->table_fd >= 0)
         close(file->table_fd);
+    if (file->run)
+        pthread_mutex_destroy(&file->run->lock);
+    free(file->run);
     free(file->path);
     memset(file, 0, sizeof(*file));
 }
@@ -386,14 +401,44 @@ int gw_image_file_zero(const struct gw_image_file *file, uint64_t offset, uint64
     return rc;
 }
 
+/* The end of the run of data around offset, when it is known; otherwise 0. */
+static uint64_t known_end(const struct gw_image_file *file, uint64_t offset)
+{
+    uint64_t end = 0;
+
+    if (!file->run)
+        return 0;
+    pthread_mutex_lock(&file->run->lock);
+    if (offset >= file->run->begin && offset < file->run->end)
+        end = file->run->end;
+    pthread_mutex_unlock(&file->run->lock);
+    return end;
+}
+
+static void keep_run(const struct gw_image_file *file, uint64_t begin, uint64_t end)
+{
+    if (!file->run)
+        return;
+    pthread_mutex_lock(&file->run->lock);
+    file->run->begin = begin;
+    file->run->end = end;
+    pthread_mutex_unlock(&file->run->lock);
+}
+
 bool gw_image_file_is_data(const struct gw_image_file *file, uint64_t offset, uint64_t end,
                            uint64_t *run_end)
 {
+    uint64_t known;
     off_t found;
 
     *run_end = end;
     if (file->is_block_device)
         return true;
+    known = known_end(file, offset);
+    if (known) {
+        *run_end = gw_min(known, end);
+        return true;
+    }
     found = lseek(file->table_fd, (off_t)offset, SEEK_DATA);
     if (found < 0)
         return errno != ENXIO; /* ENXIO: nothing but a hole up to the end of the file */
@@ -403,8 +448,10 @@ bool gw_image_file_is_data(const struct gw_image_file *file, uint64_t offset, ui
     }
     found = lseek(file->table_fd, (off_t)offset, SEEK_HOLE);
     /* A writer beside us may have made the hole that was here into data, or the reverse. */
-    if (found > (off_t)offset)
+    if (found > (off_t)offset) {
         *run_end = gw_min((uint64_t)found, end);
+        keep_run(file, offset, (uint64_t)found);
+    }
     return true;
 }
 

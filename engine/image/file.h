@@ -29,6 +29,7 @@ struct gw_image_file {
     dev_t device;
     ino_t inode;
     struct timespec modified;
+    struct gw_image_file_run *run; /* of a file at rest: the data last seen; else NULL */
 };
 
 enum gw_image_file_mode {

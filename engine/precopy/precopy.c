@@ -13,6 +13,10 @@
 /* Rounds without progress before the guest is slowed by a step. */
 #define PATIENCE         2u
 #define RATE_INTERVAL_NS (100 * GW_NS_PER_MS)
+/* What is left fits the allowed pause already: more rounds while they shorten it, until the copy in
+ * the pause takes no more than this part of what is allowed. */
+#define SHORT_SHARE       16u
+#define SHORTENING_ROUNDS 4u
 /* Disk rounds before memory begins: what is left then goes with the rounds of memory. */
 #define DISK_ROUNDS_MAX  4u
 #define SMALL_DISK_ROUND (64u << 20)
@@ -260,9 +264,22 @@ static int push_back(struct gw_precopy *precopy)
     return precopy->options.hooks->throttle(precopy->options.context, report->throttle_percent);
 }
 
+/* Is it worth another round, though what is left fits? The allowed pause is a limit, not a wish. */
+static bool can_be_shorter(const struct gw_precopy *precopy, uint64_t before, unsigned rounds)
+{
+    const struct gw_precopy_report *report = &precopy->report;
+    uint64_t fixed = precopy->options.fixed_pause_ns;
+    uint64_t allowed = precopy->options.max_pause_ns - gw_min(fixed, precopy->options.max_pause_ns);
+
+    return !precopy->options.is_paused && rounds < SHORTENING_ROUNDS &&
+           report->predicted_pause_ns - fixed > allowed / SHORT_SHARE &&
+           report->dirty_bytes <= before / 100 * PROGRESS_PERCENT;
+}
+
 int gw_precopy_converge(struct gw_precopy *precopy)
 {
     uint64_t before = UINT64_MAX;
+    unsigned rounds = 0;
 
     for (;;) {
         int error = collect(precopy, false);
@@ -270,7 +287,8 @@ int gw_precopy_converge(struct gw_precopy *precopy)
         if (error)
             return error;
         tell(precopy);
-        if (precopy->report.predicted_pause_ns <= precopy->options.max_pause_ns)
+        if (precopy->report.predicted_pause_ns <= precopy->options.max_pause_ns &&
+            !can_be_shorter(precopy, before, rounds++))
             return 0;
         precopy->stalls =
             precopy->report.dirty_bytes > before / 100 * PROGRESS_PERCENT ? precopy->stalls + 1 : 0;

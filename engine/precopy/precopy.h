@@ -74,7 +74,7 @@ int gw_precopy_add(struct gw_precopy *precopy, uint16_t index, struct gw_source_
 /* First pass over the volumes of that kind that have had none, then rounds over every volume that
  * has, until the next one would be small. */
 int gw_precopy_first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind);
-/* Rounds over everything until the predicted pause fits. */
+/* Rounds over everything until the predicted pause fits, and a few more while they shorten it. */
 int gw_precopy_converge(struct gw_precopy *precopy);
 /* The guest is stopped: the last round, with digests. Returns its bytes in *last_bytes. */
 int gw_precopy_last_round(struct gw_precopy *precopy, uint64_t *last_bytes);
