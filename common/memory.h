@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Anonymous shared memory (so that it may be registered and survive a fork), page aligned, touched,
+/* Anonymous shared memory (so that it may be registered and survive a fork), page aligned,
  * advised to use huge pages. The caller releases it with gw_memory_free and the same size. */
 int gw_memory_new(size_t size, void **out);
 void gw_memory_free(void *memory, size_t size);
