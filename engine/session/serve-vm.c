@@ -411,12 +411,11 @@ static int swap_in(struct gw_serve_vm *vm)
 
 static int do_step(struct gw_serve_vm *vm, enum gw_handover_action action)
 {
-    int error;
-
     switch (action) {
     case GW_ACT_SYNC_IMAGES:
-        error = gw_serve_end_path(vm->serve);
-        return error ? error : gw_serve_sync(vm->serve);
+        /* Finishing, which comes next, makes everything durable before the names change; a sync of its
+         * own here would only lengthen the pause. */
+        return gw_serve_end_path(vm->serve);
     case GW_ACT_RENAME_FINAL:
         return gw_serve_finish(vm->serve);
     case GW_ACT_LOAD_STATE:

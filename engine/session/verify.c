@@ -142,26 +142,29 @@ static int read_granule(struct gw_source_volume *volume, uint64_t offset, uint64
 /* Every granule that is not wholly within a hole, in order. */
 static int walk(struct gw_source_volume *volume, struct digest *digest, uint8_t *buffer)
 {
+    struct gw_extent extent = {0};
     uint64_t offset = 0;
+    int error = 0;
 
-    while (offset < volume->size) {
-        uint64_t length = gw_min(GW_VERIFY_GRANULE, volume->size - offset);
-        struct gw_extent extent;
-        int error = volume->ops->next_extent(volume, offset, &extent);
+    while (!error && offset < volume->size) {
+        uint64_t length = gw_min(GW_VERIFY_GRANULE, volume->size - offset), left;
 
+        /* Once for each extent: a look for holes costs more the longer the run of data is. */
+        if (offset >= extent.offset + extent.length)
+            error = volume->ops->next_extent(volume, offset, &extent);
         if (error)
-            return error;
-        if (extent.kind != GW_EXTENT_DATA && extent.length >= length) {
-            offset += gw_max(gw_align_down(extent.length, GW_VERIFY_GRANULE), length);
+            break;
+        left = extent.offset + extent.length - offset;
+        if (extent.kind != GW_EXTENT_DATA && left >= length) {
+            offset += gw_max(gw_align_down(left, GW_VERIFY_GRANULE), length);
             continue;
         }
         error = read_granule(volume, offset, length, buffer);
-        if (error)
-            return error;
-        add(digest, offset / GW_VERIFY_GRANULE, buffer, length);
+        if (!error)
+            add(digest, offset / GW_VERIFY_GRANULE, buffer, length);
         offset += length;
     }
-    return 0;
+    return error;
 }
 
 static int touch_volume(void *context)

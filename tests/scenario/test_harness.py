@@ -77,7 +77,7 @@ class Harness(unittest.TestCase):
             self.assertIsNotNone(move.wait_phase('disks', 10))
             result = move.result(10).expect('blocked')
             self.assertEqual((result.error, result.detail), ('no storage', {'blocked': ['x']}))
-            with self.assertRaisesRegex(lib.Failure, 'exit status 3, expected 0'):
+            with self.assertRaisesRegex(lib.Failure, 'exit status 3, expected done'):
                 result.expect('done')
             world.assert_still_on_source()
 
