@@ -13,6 +13,7 @@
 #include "common/clock.h"
 #include "engine/session/move.h"
 #include "engine/session/offer.h"
+#include "engine/session/storage.h"
 #include "engine/vmm/qemu/plan.h"
 
 /* Can it be read, beside QEMU or through it? */
@@ -321,8 +322,9 @@ void gw_move_close(struct gw_move *move)
     for (unsigned i = 0; i < move->swap_count; i++)
         gw_disk_swap_free(&move->swaps[i]);
     gw_guard_stop(move->guard);
+    /* A QEMU that has ended leaves its socket behind. */
     if (move->socket_dir[0])
-        rmdir(move->socket_dir);
+        gw_folder_remove(move->socket_dir);
     gw_vm_free(move->vm);
     gw_qmp_close(move->qmp);
     gw_reasons_free(&move->reasons);

@@ -3,6 +3,7 @@
  */
 #include "engine/session/storage.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <libgen.h>
 #include <limits.h>
@@ -11,8 +12,10 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "common/error.h"
+#include "common/log.h"
 
 static bool is_beneath(const char *path, const char *folder)
 {
@@ -104,4 +107,18 @@ int gw_storage_free(const char *path, uint64_t *out)
         return gw_fail_errno(-errno, "free space for %s", path);
     *out = (uint64_t)info.f_bavail * info.f_frsize;
     return 0;
+}
+
+void gw_folder_remove(const char *folder)
+{
+    DIR *entries = opendir(folder);
+    const struct dirent *entry;
+
+    while (entries && (entry = readdir(entries)) != NULL)
+        if (entry->d_type != DT_DIR)
+            unlinkat(dirfd(entries), entry->d_name, 0);
+    if (entries)
+        closedir(entries);
+    if (rmdir(folder) && errno != ENOENT)
+        gw_log(GW_LOG_WARNING, "%s is not empty and stays", folder);
 }

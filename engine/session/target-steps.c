@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The steps of the target's handover that need only the journal's detail. */
+#include "engine/session/storage.h"
 #include "engine/session/target-steps.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -92,21 +92,6 @@ static void unlink_all(const json_t *paths)
                strerror(errno));
 }
 
-/* Sockets, files and log of the VM, then the folder itself, which is private to this VM. */
-static void remove_run_dir(const char *folder)
-{
-    DIR *entries = opendir(folder);
-    const struct dirent *entry;
-
-    while (entries && (entry = readdir(entries)) != NULL)
-        if (entry->d_type != DT_DIR)
-            unlinkat(dirfd(entries), entry->d_name, 0);
-    if (entries)
-        closedir(entries);
-    if (rmdir(folder) && errno != ENOENT)
-        gw_log(GW_LOG_WARNING, "%s is not empty and stays", folder);
-}
-
 static int discard(struct gw_target_steps *steps)
 {
     unlink_images(steps);
@@ -116,7 +101,7 @@ static int discard(struct gw_target_steps *steps)
     if (text_of(steps, "ram_dir")[0])
         rmdir(text_of(steps, "ram_dir"));
     if (text_of(steps, "run_dir")[0])
-        remove_run_dir(text_of(steps, "run_dir"));
+        gw_folder_remove(text_of(steps, "run_dir"));
     return 0;
 }
 

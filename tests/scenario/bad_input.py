@@ -69,11 +69,11 @@ def bad_targets_are_refused():
         with open(taken, 'w') as handle:
             handle.write('somebody\'s')
         os.symlink('/etc', os.path.join(world.target.storage, 'link'))
-        world.assert_refused(copy(world, path, to + ':taken.raw'), 'failed', 'taken.raw.*exists')
+        world.assert_refused(copy(world, path, to + ':taken.raw'), 'blocked', 'taken.raw.*exists')
         with open(taken) as handle:
             lib.check(handle.read() == 'somebody\'s', 'the file that was there is changed')
         for name in ('/etc/disk.raw', '../disk.raw', 'link/disk.raw'):
-            world.assert_refused(copy(world, path, to + ':' + name), 'failed', 'outside the storage',
+            world.assert_refused(copy(world, path, to + ':' + name), 'blocked', 'outside the storage',
                                  '--storage')
         local = os.path.join(world.source.folder, 'here.raw')
         with open(local, 'w') as handle:

@@ -3,6 +3,7 @@
 """Moves that fail: refused, full, killed, cancelled, cut off. Each ends with the guest running on the
 source, whole, its QEMU as it was before, a clean target, the right exit code and one line of error."""
 import ctypes
+import contextlib
 import os
 import signal
 import subprocess
@@ -159,12 +160,11 @@ def target_is_full(what):
         move = world.start_move('--progress')
         lib.check(move.wait_phase('disks'), 'the move ended before its disks')
         filler = os.path.join(folder, 'filler')
-        with open(filler, 'wb') as handle:
-            space = os.statvfs(folder)
-            try:
-                os.posix_fallocate(handle.fileno(), 0, space.f_bavail * space.f_frsize)
-            except OSError:
-                pass
+        # Piece by piece: the move takes its own share meanwhile.
+        with open(filler, 'wb', buffering=0) as handle:
+            with contextlib.suppress(OSError):
+                while True:
+                    handle.write(bytes(65536))
         world.assert_refused(move.result(), 'failed', '[Nn]o space left')
         world.assert_nothing_happened(before, files=['filler'])
 
