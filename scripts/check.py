@@ -267,7 +267,10 @@ class Check:
         if seconds < 5:
             self.report(name, Count(failed=1), began, ['not run: the time of this check is up'])
             return
-        results = os.path.join(self.folder(build), 'meson-logs', 'testlog-%s.json' % name)
+        # Meson adds the wrapper's name to that of the log.
+        wrapped = '-setarch' if build == 'threads' else ''
+        results = os.path.join(self.folder(build), 'meson-logs',
+                               'testlog-%s%s.json' % (name, wrapped))
         log = os.path.join(LOGS, 'test-%s.log' % name)
         for path in (results, log):
             if os.path.exists(path):
