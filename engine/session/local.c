@@ -13,6 +13,7 @@
 #include "common/clock.h"
 #include "common/memory.h"
 #include "engine/session/verify.h"
+#include "engine/volume/location.h"
 #include "engine/worker/record.h"
 #include "engine/worker/round.h"
 
@@ -29,44 +30,6 @@ struct local {
     struct gw_error error;
 };
 
-static int read_all(int fd, uint8_t *into, uint64_t length, uint64_t offset)
-{
-    uint64_t moved = 0;
-
-    while (moved < length) {
-        /* O_DIRECT wants whole sectors; the buffer has room for the last one. */
-        uint64_t wanted = gw_align_up(length - moved, GW_RING_ALIGNMENT);
-        ssize_t got = pread(fd, into + moved, wanted, (off_t)(offset + moved));
-
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return gw_fail_errno(-errno, "read at file offset %llu",
-                                 (unsigned long long)(offset + moved));
-        if (got == 0) {
-            memset(into + moved, 0, length - moved);
-            break;
-        }
-        moved += (uint64_t)got;
-    }
-    return 0;
-}
-
-static int write_all(int fd, const uint8_t *from, uint64_t length, uint64_t offset)
-{
-    uint64_t moved = 0;
-
-    while (moved < length) {
-        ssize_t got = pwrite(fd, from + moved, length - moved, (off_t)(offset + moved));
-
-        if (got < 0 && errno != EINTR)
-            return gw_fail_errno(-errno, "write at file offset %llu",
-                                 (unsigned long long)(offset + moved));
-        moved += got > 0 ? (uint64_t)got : 0;
-    }
-    return 0;
-}
-
 static int write_piece(struct local *local, uint64_t offset, const uint8_t *bytes, uint64_t length)
 {
     struct gw_target_volume *target = local->target;
@@ -80,7 +43,7 @@ static int write_piece(struct local *local, uint64_t offset, const uint8_t *byte
         if (error)
             return error;
         to.length = gw_min(to.length, length - moved);
-        error = write_all(to.fd, bytes + moved, to.length, to.file_offset);
+        error = gw_location_write(&to, bytes + moved);
         if (error)
             return error;
     }
@@ -107,7 +70,7 @@ static int move_piece(struct local *local, const struct gw_piece *piece, uint8_t
         } else if (from.where == GW_IN_MEMORY) {
             error = write_piece(local, offset, from.memory, from.length);
         } else {
-            error = read_all(from.fd, buffer, from.length, from.file_offset);
+            error = gw_location_read(&from, buffer);
             if (!error)
                 error = write_piece(local, offset, buffer, from.length);
         }

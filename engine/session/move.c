@@ -15,8 +15,8 @@
 
 #define FIXED_PAUSE_NS   (50 * GW_NS_PER_MS) /* stop, swap, device state, journals: usual */
 #define DEFAULT_PAUSE_MS 300u
-#define READY_TIMEOUT_MS                                                                           \
-    20000 /* the target loads the state and syncs; then the source takes it back */
+/* The target loads the state and syncs; then the source takes the VM back. */
+#define READY_TIMEOUT_MS    20000
 #define VERIFY_BYTES_PER_MS 100000u /* a slow target, which reads back all that it has */
 #define ANSWER_TIMEOUT_MS   3000    /* then GO is said again */
 #define ANSWERS_MAX         10 /* before the command ends in doubt and the agent goes on asking */

@@ -13,6 +13,7 @@
 #include "common/fault.h"
 #include "common/memory.h"
 #include "engine/volume/disk.h"
+#include "engine/volume/location.h"
 #include "engine/volume/nbd.h"
 
 struct digest {
@@ -93,8 +94,6 @@ int gw_verify_memory(const void *memory, uint64_t size, uint8_t *out)
 /* The bytes of one location into the granule's buffer. */
 static int read_location(const struct gw_location *from, uint8_t *into)
 {
-    uint64_t moved = 0;
-
     if (from->kind != GW_EXTENT_DATA) {
         memset(into, 0, from->length);
         return 0;
@@ -103,19 +102,7 @@ static int read_location(const struct gw_location *from, uint8_t *into)
         memcpy(into, from->memory, from->length);
         return 0;
     }
-    while (moved < from->length) {
-        /* Past the page cache whole sectors are read; the buffer has room behind the granule. */
-        ssize_t got = pread(from->fd, into + moved, gw_align_up(from->length - moved, 4096),
-                            (off_t)(from->file_offset + moved));
-
-        if (got < 0 && errno != EINTR)
-            return gw_fail_errno(-errno, "reading back at file offset %llu",
-                                 (unsigned long long)(from->file_offset + moved));
-        if (got == 0)
-            memset(into + moved, 0, from->length - moved);
-        moved = got == 0 ? from->length : moved + (got > 0 ? (uint64_t)got : 0);
-    }
-    return 0;
+    return gw_location_read(from, into);
 }
 
 static int read_granule(struct gw_source_volume *volume, uint64_t offset, uint64_t length,

@@ -10,6 +10,7 @@
 #include "common/clock.h"
 #include "common/fault.h"
 #include "common/memory.h"
+#include "engine/volume/location.h"
 #include "engine/worker/receiver.h"
 
 static struct gw_receiver_lane *of(struct gw_lane *base)
@@ -65,18 +66,9 @@ static int write_file(struct gw_receiver_lane *lane, uint16_t volume, const stru
                       const uint8_t *bytes)
 {
     struct gw_receiver_write *write;
-    uint64_t moved = 0;
 
-    while (to->is_memory_file && moved < to->length) {
-        ssize_t got =
-            pwrite(to->fd, bytes + moved, to->length - moved, (off_t)(to->file_offset + moved));
-
-        if (got < 0 && errno != EINTR)
-            return gw_fail_errno(-errno, "%s: write", lane->receiver->volumes[volume]->name);
-        moved += got > 0 ? (uint64_t)got : 0;
-    }
     if (to->is_memory_file)
-        return 0;
+        return gw_location_write(to, bytes);
     if (!lane->free_writes)
         gw_worker_drain(lane->talk.lane.worker, has_free_write, lane);
     write = lane->free_writes;

@@ -11,15 +11,14 @@
 #include "common/clock.h"
 #include "common/fault.h"
 #include "common/memory.h"
+#include "engine/volume/location.h"
 #include "engine/worker/sender.h"
 
 #define RAM_PAGE 4096u
 #define COPY_MAX (64u << 10) /* of live RAM that is copied before it is looked at */
-#define RECORD_BYTES_GOAL                                                                          \
-    (512u                                                                                          \
-     << 10) /* data described by one record when there is more to come                        \
-                  */
-#define CLAIM_BYTES (2u << 20)
+/* Data described by one record when there is more to come. */
+#define RECORD_BYTES_GOAL (512u << 10)
+#define CLAIM_BYTES       (2u << 20)
 
 static struct gw_sender_lane *of(struct gw_lane *base)
 {
@@ -113,7 +112,7 @@ static int read_file(struct gw_sender_lane *lane, struct gw_sender_entry *entry,
                      const struct gw_location *from, void *into)
 {
     uint64_t started = gw_clock_ns();
-    ssize_t got;
+    int error;
 
     entry->io = (struct gw_io){
         .done = read_done,
@@ -129,14 +128,9 @@ static int read_file(struct gw_sender_lane *lane, struct gw_sender_entry *entry,
         gw_worker_submit(lane->talk.lane.worker, &entry->io);
         return 0;
     }
-    got = pread(from->fd, into, entry->piece.length, (off_t)from->file_offset);
-    if (got < 0)
-        return gw_fail_errno(-errno, "%s: read at %llu",
-                             lane->sender->volumes[entry->piece.volume]->name,
-                             (unsigned long long)entry->piece.offset);
-    memset((uint8_t *)into + got, 0, entry->piece.length - (uint64_t)got);
+    error = gw_location_read(from, into);
     gw_lane_account(&lane->counters, GW_STAGE_READ, started);
-    return 0;
+    return error;
 }
 
 /* Gets the bytes of a ring entry to where they are digested and sealed from. */
