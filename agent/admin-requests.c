@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent/lines.h"
+#include "agent/settle.h"
 #include "agent/snapshot.h"
 #include "common/checked.h"
 
@@ -154,9 +155,15 @@ static int answer_history(const struct gw_admin_options *options, int fd, json_t
     return send_answer(fd, json_pack("{s:b, s:o}", "ok", 1, "history", list));
 }
 
+static int answer_resolve(const struct gw_admin_options *options, int fd, json_t *request)
+{
+    return send_answer(fd, gw_settle(options->environment, request));
+}
+
 static const struct request_kind kinds[] = {
-    {"move", answer_submit},   {"copy", answer_submit},   {"watch", answer_watch},
-    {"cancel", answer_cancel}, {"status", answer_status}, {"history", answer_history},
+    {"move", answer_submit},     {"copy", answer_submit},   {"watch", answer_watch},
+    {"cancel", answer_cancel},   {"status", answer_status}, {"history", answer_history},
+    {"resolve", answer_resolve},
 };
 
 int gw_admin_answer(const struct gw_admin_options *options, int fd, json_t *request)

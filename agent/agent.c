@@ -219,6 +219,7 @@ static int start(struct agent *agent)
     struct gw_jobs_options jobs = {.environment = &agent->environment};
     struct gw_admin_options admin = {
         .socket_path = agent->options->socket,
+        .environment = &agent->environment,
         .describe = describe,
         .context = agent,
     };

@@ -12,6 +12,7 @@ const struct gw_command gw_commands[] = {
     {"copy", gw_command_copy, "copies a disk image that no VM uses, to a host or on this one"},
     {"status", gw_command_status, "what runs, what waits, what is in doubt"},
     {"cancel", gw_command_cancel, "ends a migration; its source runs on"},
+    {"resolve", gw_command_resolve, "settles a move in doubt by a person's word"},
     {"history", gw_command_history, "what was migrated, newest first"},
     {"key", gw_command_key, "makes a pre-shared key"},
     {"version", gw_command_version, NULL},

@@ -9,10 +9,12 @@
 #include "common/log.h"
 #include "engine/session/attended.h"
 #include "engine/session/move.h"
+#include "engine/session/recover.h"
 #include "engine/session/target-steps.h"
 
 #define DIAL_TIMEOUT_MS  3000
 #define ANSWER_LIMIT_NS  (5 * GW_NS_PER_S)
+#define QUIET_MS         400 /* an answer that changes nothing was all that there is to come */
 #define GUARD_TIMEOUT_MS 20000
 
 static int act_source(void *context, enum gw_handover_action action)
@@ -36,31 +38,15 @@ static void prepare(const struct gw_environment *environment, const struct gw_jo
     snprintf(out->epoch, sizeof(out->epoch), "%s", entry->epoch);
 }
 
-/* Asks the target, for a few seconds; the machine decides what its answers mean. */
-static void ask(const struct gw_environment *environment, struct gw_switchover *switchover)
+/* What the target says, until it is settled or nothing more comes. */
+static void hear(struct gw_switchover *switchover, int timeout_ms)
 {
-    struct gw_control_options options = {
-        .credentials = environment->credentials,
-        .trusted = environment->trusted,
-        .trusted_count = environment->trusted_count,
-        .timeout_ms = DIAL_TIMEOUT_MS,
-    };
-    const char *peer = json_string_value(json_object_get(switchover->detail, "peer"));
     uint64_t deadline = gw_clock_ns() + ANSWER_LIMIT_NS;
-    struct gw_address address;
 
-    memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);
-    if (!peer || !environment->credentials || gw_address_parse(peer, GW_DEFAULT_PORT, &address) ||
-        gw_control_connect(environment->transport, &address, &options, &switchover->control)) {
-        gw_log(GW_LOG_INFO, "move %s: the target cannot be asked: %s", switchover->epoch,
-               gw_error_message());
-        return;
-    }
-    gw_switchover_event(switchover, GW_EVENT_LINK_UP);
     while (!gw_handover_is_ended(switchover->machine.state) && gw_clock_ns() < deadline) {
         struct gw_control_frame frame;
 
-        if (gw_control_receive(switchover->control, 1000, &frame))
+        if (gw_control_receive(switchover->control, timeout_ms, &frame))
             break;
         if (!frame.message)
             continue;
@@ -70,13 +56,69 @@ static void ask(const struct gw_environment *environment, struct gw_switchover *
             gw_log(GW_LOG_WARNING, "move %s: %s", switchover->epoch, gw_error_message());
         json_decref(frame.message);
     }
+}
+
+/* A person's word counts only where the other host has not settled it meanwhile. */
+static void tell(struct gw_switchover *switchover, enum gw_handover_event person)
+{
+    if (person != GW_EVENT_COUNT && gw_handover_expects(&switchover->machine, person) &&
+        gw_switchover_event(switchover, person))
+        gw_log(GW_LOG_WARNING, "move %s: %s", switchover->epoch, gw_error_message());
+}
+
+static int dial(const struct gw_environment *environment, struct gw_switchover *switchover)
+{
+    struct gw_control_options options = {
+        .credentials = environment->credentials,
+        .trusted = environment->trusted,
+        .trusted_count = environment->trusted_count,
+        .timeout_ms = DIAL_TIMEOUT_MS,
+    };
+    const char *peer = json_string_value(json_object_get(switchover->detail, "peer"));
+    struct gw_address address;
+    int error;
+
+    memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);
+    if (!peer || !environment->credentials || !environment->transport)
+        return gw_fail(-ENOTCONN, "there are no credentials for it here");
+    error = gw_address_parse(peer, GW_DEFAULT_PORT, &address);
+    return error ? error
+                 : gw_control_connect(environment->transport, &address, &options,
+                                      &switchover->control);
+}
+
+/* Asks the target, for a few seconds; the machine decides what its answers mean. */
+static void ask(const struct gw_environment *environment, struct gw_switchover *switchover,
+                enum gw_handover_event person)
+{
+    bool has_word = person != GW_EVENT_COUNT;
+
+    if (dial(environment, switchover)) {
+        gw_log(GW_LOG_INFO, "move %s: the target cannot be asked: %s", switchover->epoch,
+               gw_error_message());
+        tell(switchover, person);
+        return;
+    }
+    gw_switchover_event(switchover, GW_EVENT_LINK_UP);
+    hear(switchover, has_word ? QUIET_MS : 1000);
+    tell(switchover, person);
+    if (has_word)
+        hear(switchover, QUIET_MS);
     gw_message_send_type(switchover->control, "bye");
     gw_control_close(switchover->control);
     switchover->control = NULL;
 }
 
+static void report(const struct gw_switchover *switchover, struct gw_recovered *out)
+{
+    out->state = switchover->machine.state;
+    out->is_contradicted = switchover->machine.is_contradicted;
+    out->cause = switchover->cause;
+}
+
 static void recover_source(const struct gw_environment *environment,
-                           const struct gw_journal_entry *entry)
+                           const struct gw_journal_entry *entry, enum gw_handover_event person,
+                           struct gw_recovered *out)
 {
     struct gw_source_steps steps = {.epoch = entry->epoch, .detail = entry->detail};
     const char *qmp = json_string_value(json_object_get(entry->detail, "qmp"));
@@ -85,8 +127,10 @@ static void recover_source(const struct gw_environment *environment,
     struct gw_switchover switchover;
 
     /* The guard of the agent that died may still be undoing. */
-    if (log && gw_guard_wait(log, GUARD_TIMEOUT_MS))
+    if (log && gw_guard_wait(log, GUARD_TIMEOUT_MS)) {
+        gw_error_take(-ETIMEDOUT, &out->cause);
         return;
+    }
     if (qmp && gw_qmp_open(qmp, &steps.qmp) == 0 && gw_qmp_pid(steps.qmp) != pid) {
         gw_qmp_close(steps.qmp);
         steps.qmp = NULL;
@@ -100,22 +144,24 @@ static void recover_source(const struct gw_environment *environment,
         if (!steps.qmp)
             gw_switchover_event(&switchover, GW_EVENT_VMM_GONE);
         if (!gw_handover_is_ended(switchover.machine.state))
-            ask(environment, &switchover);
+            ask(environment, &switchover, person);
+        report(&switchover, out);
     }
     gw_qmp_close(steps.qmp);
     json_decref(switchover.peer_times);
 }
 
 static void recover_target(const struct gw_environment *environment,
-                           const struct gw_journal_entry *entry)
+                           const struct gw_journal_entry *entry, enum gw_handover_event person,
+                           struct gw_recovered *out)
 {
     struct gw_target_steps steps = {.epoch = entry->epoch, .detail = entry->detail};
     struct gw_switchover switchover;
     enum gw_handover_state state;
 
     /* These wait for their source, or for a person. */
-    if (gw_handover_state_parse(entry->state, &state) || state == GW_HANDOVER_PREPARED ||
-        state == GW_HANDOVER_LOST)
+    if (gw_handover_state_parse(entry->state, &state) ||
+        (person == GW_EVENT_COUNT && (state == GW_HANDOVER_PREPARED || state == GW_HANDOVER_LOST)))
         return;
     gw_target_steps_reconnect(&steps);
     prepare(environment, entry, &switchover);
@@ -125,19 +171,30 @@ static void recover_target(const struct gw_environment *environment,
         gw_log(GW_LOG_ERROR, "move %s cannot be taken up: %s", entry->epoch, gw_error_message());
     else if (!steps.launched.qmp)
         gw_switchover_event(&switchover, GW_EVENT_VMM_GONE);
+    tell(&switchover, person);
+    report(&switchover, out);
     gw_vm_leave(&steps.launched);
+}
+
+void gw_recover_entry(const struct gw_environment *environment,
+                      const struct gw_journal_entry *entry, enum gw_handover_event person,
+                      struct gw_recovered *out)
+{
+    memset(out, 0, sizeof(*out));
+    if (entry->side == GW_SIDE_SOURCE)
+        recover_source(environment, entry, person, out);
+    else
+        recover_target(environment, entry, person, out);
 }
 
 static int recover_one(const struct gw_journal_entry *entry, void *context)
 {
     const struct gw_environment *environment = context;
+    struct gw_recovered recovered;
 
     if (gw_attend(environment->attended, entry->epoch, entry->side))
         return 0;
-    if (entry->side == GW_SIDE_SOURCE)
-        recover_source(environment, entry);
-    else
-        recover_target(environment, entry);
+    gw_recover_entry(environment, entry, GW_EVENT_COUNT, &recovered);
     gw_unattend(environment->attended, entry->epoch, entry->side);
     return 0;
 }

@@ -24,14 +24,14 @@ struct gw_switchover {
     struct gw_progress *progress;
     struct gw_control *control; /* NULL while the link is down */
     char epoch[2 * GW_ID_SIZE + 1];
-    json_t *detail; /* what a restart needs; recorded with every state */
+    json_t
+        *detail; /* what a restart needs; recorded with every state; GW_CONTRADICTED is kept here */
     /* Does one step. Notes and journal records are done here. */
     int (*act)(void *context, enum gw_handover_action action);
     void *context;
     struct gw_error cause; /* of the first step that failed */
     bool
         wants_redial; /* the machine asked for the link again; recovery dials every few seconds anyway */
-    bool is_alarmed;
     json_t *peer_times;               /* the target's steps, as it told them; the owner decrefs */
     uint64_t heard_ns;                /* when the newest message of the peer came */
     uint64_t action_ns[GW_ACT_COUNT]; /* how long each step took, the last time */
