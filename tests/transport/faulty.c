@@ -608,6 +608,8 @@ int gw_faulty_new(struct gw_transport *inner, struct gw_transport **out)
     transport->ops = faulty_ops;
     transport->ops.name = inner->ops->name;
     transport->ops.needs_local_region = inner->ops->needs_local_region;
+    transport->ops.is_rdma = inner->ops->is_rdma;
+    transport->ops.has_channel_keys = inner->ops->has_channel_keys;
     transport->base.ops = &transport->ops;
     transport->inner = inner;
     atomic_store(&transport->drop_after, UINT64_MAX);
