@@ -192,8 +192,7 @@ int gw_move_offer(struct gw_move *move)
         return error;
     json_object_set(move->out->detail, "volumes", json_object_get(reply, "volumes"));
     json_object_set(move->out->detail, "target", json_object_get(reply, "target"));
-    error = gw_source_open_channels(move->source, json_object_get(reply, "addresses"),
-                                    move->request->channels, move->request->congestion);
+    error = gw_source_open_channels(move->source, reply);
     json_decref(reply);
     return error;
 }
