@@ -145,14 +145,14 @@ class TwoHosts(unittest.TestCase):
 
     def test_d_a_power_loss_keeps_what_was_written(self):
         self.lab.run(1, 'echo kept > $LAB_DISK/kept; sync $LAB_DISK/kept; echo lost > $LAB_DISK/lost; '
-                        'echo lost > /root/lost', is_checked=True)
+                        'echo lost > /var/lost', is_checked=True)
         job = self.lab.start(1, 'sleep 300')
         self.lab.kill(1)
         self.assertEqual((job.wait(10), job.is_lost), (125, True))
         self.assertRaises(LabError, self.lab.run, 1, 'true')
         self.assertNotEqual(self.lab.run(0, PING).status, 0)
         self.lab.restart(1)
-        self.assertEqual(self.lab.run(1, 'cat $LAB_DISK/kept $LAB_DISK/lost /root/lost').out, 'kept\n')
+        self.assertEqual(self.lab.run(1, 'cat $LAB_DISK/kept $LAB_DISK/lost /var/lost').out, 'kept\n')
         self.lab.run(0, PING, is_checked=True)
 
     def test_e_the_same_from_inside(self):
