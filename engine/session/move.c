@@ -303,7 +303,7 @@ static int run_move(struct gw_move *move)
 
     set_phase(move, GW_PHASE_PLAN);
     error = gw_move_describe(move);
-    move->is_blocked = error != 0;
+    move->is_blocked = error && error != -EPIPE;
     if (error)
         return error;
     error = gw_source_connect(move->environment, &move->request->peer, &move->request->link,
