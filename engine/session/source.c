@@ -187,7 +187,7 @@ static int open_channel(struct gw_source *source)
     struct gw_channel *channel;
     struct gw_lane *lane;
     struct gw_seal *seal;
-    int error = gw_sender_prepare(source->sender, worker, &lane);
+    int error = gw_sender_prepare(source->sender, worker, source->domains[rail], &lane);
 
     if (error)
         return error;

@@ -152,7 +152,7 @@ void path_rig_add_channel(struct path_rig *rig)
     pthread_t thread;
 
     pthread_create(&thread, NULL, admit_channel, rig);
-    MUST(gw_sender_prepare(rig->sender, rig->near_worker, &lane));
+    MUST(gw_sender_prepare(rig->sender, rig->near_worker, rig->near_domain, &lane));
     options.channel.context = lane;
     MUST(gw_seal_dial(rig->near, &options, &channel, &seal));
     gw_sender_start(lane, channel, seal);
