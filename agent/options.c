@@ -17,6 +17,7 @@
 #define DEFAULT_LIMIT 2u
 
 static_assert(GW_LISTEN_MAX <= GW_TRUSTED_MAX, "lists share one type");
+static_assert(GW_TRANSPORTS_MAX <= GW_TRUSTED_MAX, "lists share one type");
 static_assert(GW_STORAGE_MAX <= GW_TRUSTED_MAX, "lists share one type");
 static_assert(GW_FINGERPRINTS_MAX <= GW_TRUSTED_MAX, "lists share one type");
 
@@ -44,6 +45,7 @@ static const struct text_option text_options[] = {
 
 static const struct list_option list_options[] = {
     {"listen", offsetof(struct gw_agent_options, listen), GW_LISTEN_MAX},
+    {"transport", offsetof(struct gw_agent_options, transports), GW_TRANSPORTS_MAX},
     {"storage", offsetof(struct gw_agent_options, storage), GW_STORAGE_MAX},
     {"trusted-network", offsetof(struct gw_agent_options, trusted), GW_TRUSTED_MAX},
     {"fingerprint", offsetof(struct gw_agent_options, fingerprints), GW_FINGERPRINTS_MAX},

@@ -32,7 +32,7 @@ struct gw_limits {
 };
 
 struct gw_agent_options {
-    struct gw_texts listen, storage, trusted, fingerprints;
+    struct gw_texts listen, transports, storage, trusted, fingerprints;
     char *psk, *cert, *key, *ca;
     char *state, *socket, *launch, *to_qmp;
     struct gw_limits limits;

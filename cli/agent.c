@@ -46,6 +46,7 @@ static int take(void *context, const char *name, const char *value)
 static const struct gw_usage_option options[] = {
     {"listen", "ADDRESS[:PORT]",
      "where peers reach this host (repeatable); all addresses, port 13560"},
+    {"transport", "NAME", "use this transport (repeatable, best first); auto: all that work here"},
     {"psk", "FILE", "pre-shared key, see godwit key"},
     {"cert", "FILE", "this host's certificate (PEM), with --key"},
     {"key", "FILE", "the private key of --cert (PEM)"},

@@ -114,6 +114,12 @@ static void print_agent(const json_t *answer, bool shows_ended)
            text_of(answer, "socket"));
     json_array_foreach(json_object_get(agent, "listen"), i, item)
         printf("  listens on %s\n", json_string_value(item));
+    json_array_foreach(json_object_get(agent, "transports"), i, item)
+    {
+        if (*text_of(item, "reason"))
+            printf("  transport %s is not used: %s\n", text_of(item, "name"),
+                   text_of(item, "reason"));
+    }
     json_array_foreach(json_object_get(answer, "jobs"), i, item)
     {
         active += strcmp(text_of(item, "state"), "ended") != 0;

@@ -18,7 +18,7 @@
 #include <stdint.h>
 
 #include "engine/handover/journal.h"
-#include "transport/link/control.h"
+#include "transport/link/transports.h"
 
 enum gw_exit {
     GW_EXIT_DONE = 0,
@@ -34,9 +34,15 @@ enum gw_exit {
 #define GW_DISKS_MAX   32u
 #define GW_LISTEN_MAX  16u
 
+/* An address that this process listens on, and with which back end. */
+struct gw_listening {
+    struct gw_transport *transport;
+    struct gw_address address;
+};
+
 /* What a process that runs migrations has, whatever it runs. Lent to every run. */
 struct gw_environment {
-    struct gw_transport *transport;
+    struct gw_transports transports;          /* lent */
     const struct gw_credentials *credentials; /* NULL: local copies only */
     uint8_t instance_id[GW_ID_SIZE];
     struct gw_network trusted[GW_TRUSTED_MAX];
@@ -51,7 +57,8 @@ struct gw_environment {
     struct gw_attended *attended; /* which moves this process has in hand; NULL: copies only */
     struct gw_journal *journal;   /* NULL: copies only */
     unsigned worker_count;        /* 0: half the CPUs, at most one per channel */
-    struct gw_address listen[GW_LISTEN_MAX]; /* where data channels may dial too */
+    struct gw_listening
+        listen[GW_LISTEN_MAX * GW_TRANSPORTS_MAX]; /* where data channels may dial too */
     unsigned listen_count;
     bool drop_disks; /* for measuring only: disks that arrive are checked and dropped */
 };
@@ -66,6 +73,13 @@ struct gw_mapping {
     const char *from, *to;
 };
 
+/* How the source reaches its target. */
+struct gw_link_request {
+    const char *transports; /* names with commas, best first; NULL: all that work */
+    unsigned channels;      /* per rail; 0: 2 */
+    const char *congestion; /* TCP_CONGESTION or NULL */
+};
+
 struct gw_move_request {
     const char *qmp_path;
     struct gw_address peer;
@@ -76,9 +90,8 @@ struct gw_move_request {
     const char *target_storage; /* --storage DIR, within the target's own folders; or NULL */
     uint32_t max_pause_ms;      /* 0: 300 */
     bool no_throttle, delete_source, verify;
-    const char *tracker;    /* NULL: auto */
-    unsigned channels;      /* per rail; 0: 2 */
-    const char *congestion; /* TCP_CONGESTION or NULL */
+    const char *tracker; /* NULL: auto */
+    struct gw_link_request link;
 };
 
 struct gw_copy_request {
@@ -91,8 +104,7 @@ struct gw_copy_request {
     const char *target_format; /* NULL: as the source */
     bool is_fixed;             /* VHDX fixed, raw preallocated */
     bool verify;
-    unsigned channels;
-    const char *congestion;
+    struct gw_link_request link;
 };
 
 enum gw_phase {

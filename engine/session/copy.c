@@ -106,8 +106,7 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
         return error;
     }
     json_object_set(out->detail, "volumes", json_object_get(reply, "volumes"));
-    error = gw_source_open_channels(source, json_object_get(reply, "addresses"), request->channels,
-                                    request->congestion);
+    error = gw_source_open_channels(source, reply);
     json_decref(reply);
     if (error)
         return error;
@@ -143,7 +142,7 @@ static int copy_remote(const struct gw_environment *environment,
 
     if (error)
         return error;
-    error = gw_source_connect(environment, &request->peer, progress, &source);
+    error = gw_source_connect(environment, &request->peer, &request->link, progress, &source);
     if (error)
         return error;
     error = send_copy(source, request, volume, &offered, out);

@@ -303,8 +303,8 @@ static int run_move(struct gw_move *move)
     move->is_blocked = error != 0;
     if (error)
         return error;
-    error =
-        gw_source_connect(move->environment, &move->request->peer, move->progress, &move->source);
+    error = gw_source_connect(move->environment, &move->request->peer, &move->request->link,
+                              move->progress, &move->source);
     if (!error)
         error = gw_move_open_volumes(move);
     if (!error)

@@ -47,11 +47,12 @@ static void ask(const struct gw_environment *environment, struct gw_switchover *
     };
     const char *peer = json_string_value(json_object_get(switchover->detail, "peer"));
     uint64_t deadline = gw_clock_ns() + ANSWER_LIMIT_NS;
+    struct gw_transports transports = environment->transports;
     struct gw_address address;
 
     memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);
     if (!peer || !environment->credentials || gw_address_parse(peer, GW_DEFAULT_PORT, &address) ||
-        gw_control_connect(environment->transport, &address, &options, &switchover->control)) {
+        gw_transports_dial(&transports, &address, &options, &switchover->control)) {
         gw_log(GW_LOG_INFO, "move %s: the target cannot be asked: %s", switchover->epoch,
                gw_error_message());
         return;

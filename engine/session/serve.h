@@ -48,7 +48,7 @@ struct gw_serve {
     bool is_finished; /* the images have their final names and belong to the user */
     struct gw_receiver *receiver;
     struct gw_domain *domains[GW_SERVE_DOMAINS_MAX];
-    struct gw_address domain_addresses[GW_SERVE_DOMAINS_MAX];
+    struct gw_address domain_addresses[GW_SERVE_DOMAINS_MAX]; /* with its transport: a rail */
     unsigned domain_count;
     struct gw_worker *workers[GW_SERVE_WORKERS_MAX];
     unsigned worker_count, next_worker;

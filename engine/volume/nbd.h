@@ -20,8 +20,15 @@ bool gw_nbd_format_is_known(const char *format);
 struct gw_nbd_source_options {
     const char *name;
     const char *socket, *export; /* the server may be told to drop the export before the close */
-    uint64_t size;               /* what the export must have: -ESTALE */
+    uint64_t size;               /* what the disk must have: -ESTALE */
     const struct gw_disk_dirty *dirty; /* lent until close; NULL: at rest */
+    /* Beside the hypervisor, which gives no export of this disk: a qemu-nbd of our own on the same
+     * image, in place of socket and export. It knows the image's tables as they were when it
+     * began; so after each collect settle has the hypervisor write out its own, and a new one
+     * begins. What changes later is dirty. Both are lent until close. */
+    const char *path, *format;
+    int (*settle)(void *context);
+    void *settle_context;
 };
 
 int gw_nbd_source_open(const struct gw_nbd_source_options *options, struct gw_source_volume **out);

@@ -85,8 +85,8 @@ void path_rig_open(struct path_rig *rig, const char *transport, bool is_clear)
     pthread_join(thread, NULL);
     MUST(gw_domain_open(rig->faulty, &rig->address, &rig->near_domain));
     MUST(gw_domain_open(rig->faulty, &rig->address, &rig->far_domain));
-    MUST(gw_worker_new(rig->faulty, -1, &rig->near_worker));
-    MUST(gw_worker_new(rig->faulty, -1, &rig->far_worker));
+    MUST(gw_worker_new(-1, &rig->near_worker));
+    MUST(gw_worker_new(-1, &rig->far_worker));
     MUST(gw_sender_new(migration_id, &rig->sender));
     MUST(gw_receiver_new(migration_id, &rig->receiver));
 }
@@ -118,7 +118,6 @@ static void *admit_channel(void *argument)
     struct path_rig *rig = argument;
     struct gw_channel_options options = {
         .domain = rig->far_domain,
-        .poller = gw_worker_poller(rig->far_worker),
         .timeout_ms = WAIT_MS,
     };
     struct gw_request *request;
@@ -127,6 +126,7 @@ static void *admit_channel(void *argument)
     struct gw_hello hello;
     struct gw_seal *seal;
 
+    MUST(gw_worker_poller(rig->far_worker, rig->faulty, &options.poller));
     MUST(gw_next_request(rig->listener, WAIT_MS, &request));
     MUST(gw_hello_parse(request, &hello));
     MUST(gw_receiver_prepare(rig->receiver, rig->far_worker, rig->far_domain, hello.channel_number,
@@ -141,9 +141,7 @@ static void *admit_channel(void *argument)
 void path_rig_add_channel(struct path_rig *rig)
 {
     struct gw_connect_options options = {
-        .channel = {.domain = rig->near_domain,
-                    .poller = gw_worker_poller(rig->near_worker),
-                    .timeout_ms = WAIT_MS},
+        .channel = {.domain = rig->near_domain, .timeout_ms = WAIT_MS},
         .peer = rig->address,
     };
     struct gw_channel *channel;
@@ -152,6 +150,7 @@ void path_rig_add_channel(struct path_rig *rig)
     pthread_t thread;
 
     pthread_create(&thread, NULL, admit_channel, rig);
+    MUST(gw_worker_poller(rig->near_worker, rig->faulty, &options.channel.poller));
     MUST(gw_sender_prepare(rig->sender, rig->near_worker, rig->near_domain, &lane));
     options.channel.context = lane;
     MUST(gw_seal_dial(rig->near, &options, &channel, &seal));
