@@ -106,8 +106,9 @@ struct gw_window {
 void gw_sender_set_pins(struct gw_sender *sender, struct gw_pins *pins);
 enum gw_window_use {
     GW_WINDOWS_NONE,    /* no lane will ever use a window */
-    GW_WINDOWS_PENDING, /* a lane has not joined yet that may */
-    GW_WINDOWS_READY,   /* there are lanes for windows, and all lanes have joined */
+    GW_WINDOWS_PENDING, /* lanes that may have not joined yet */
+    GW_WINDOWS_PARTLY,  /* some have, some have not joined yet */
+    GW_WINDOWS_READY,
 };
 enum gw_window_use gw_sender_window_use(struct gw_sender *sender);
 /* Registers the range in the domain of each such lane and numbers it. -ENOMEM: the limit. */
@@ -118,6 +119,7 @@ bool gw_sender_window_is_told(struct gw_sender *sender, uint32_t number);
 void gw_sender_window_close(struct gw_sender *sender, uint32_t number); /* once */
 /* gw_round_set_horizon of the round that runs, and wakes the lanes. */
 void gw_sender_set_horizon(struct gw_sender *sender, uint16_t volume, uint64_t horizon);
+bool gw_sender_window_is_known(struct gw_sender *sender, uint32_t number); /* it has a region */
 bool gw_sender_window_is_left(struct gw_sender *sender, uint32_t number); /* by every lane */
 void gw_sender_window_drop(struct gw_sender *sender, uint32_t number);    /* once it is left */
 

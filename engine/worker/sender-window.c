@@ -27,14 +27,15 @@ static bool has_windows(const struct gw_sender_lane *lane)
 
 enum gw_window_use gw_sender_window_use(struct gw_sender *sender)
 {
-    enum gw_window_use use = GW_WINDOWS_NONE;
+    bool any = false, is_pending = false;
 
-    for (struct gw_sender_lane *lane = sender->lanes; lane; lane = lane->next)
-        if (may_have_windows(lane) && !lane->has_regions)
-            return GW_WINDOWS_PENDING;
-        else if (has_windows(lane))
-            use = GW_WINDOWS_READY;
-    return use;
+    for (struct gw_sender_lane *lane = sender->lanes; lane; lane = lane->next) {
+        any |= has_windows(lane);
+        is_pending |= may_have_windows(lane) && !lane->has_regions;
+    }
+    if (any)
+        return is_pending ? GW_WINDOWS_PARTLY : GW_WINDOWS_READY;
+    return is_pending ? GW_WINDOWS_PENDING : GW_WINDOWS_NONE;
 }
 
 static int locate_window(struct gw_sender *sender, const struct gw_window *window, void **out)
@@ -123,6 +124,11 @@ bool gw_sender_window_is_left(struct gw_sender *sender, uint32_t number)
     is_left = !entry || (entry->is_closing && entry->holders == 0);
     pthread_mutex_unlock(&sender->windows.lock);
     return is_left;
+}
+
+bool gw_sender_window_is_known(struct gw_sender *sender, uint32_t number)
+{
+    return gw_window_set_find(&sender->windows, number) != NULL;
 }
 
 void gw_sender_window_drop(struct gw_sender *sender, uint32_t number)
