@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <linux/capability.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -88,4 +90,24 @@ void gw_pins_give(struct gw_pins *pins, uint64_t bytes)
         return;
     before = atomic_fetch_sub(&pins->used, bytes);
     assert(before >= bytes);
+}
+
+int gw_pins_parse(const char *text, uint64_t *out)
+{
+    static const char units[] = "KMGT";
+    unsigned long long value;
+    const char *unit;
+    char *end;
+    unsigned shift = 0;
+
+    errno = 0;
+    value = strtoull(text, &end, 10);
+    unit = *end ? strchr(units, *end) : NULL;
+    if (unit)
+        shift = 10 * (unsigned)(unit - units + 1);
+    if (errno || end == text || text[0] == '-' || (*end && (!unit || end[1])) || value == 0 ||
+        value > UINT64_MAX >> shift)
+        return gw_fail(-EINVAL, "pin-limit: '%.32s' is not a size such as 512M or 8G", text);
+    *out = value << shift;
+    return 0;
 }

@@ -22,6 +22,8 @@ struct gw_pins {
 };
 
 /* limit 0: gw_pins_default_limit. */
+/* "512M", "8G", "1T"; at least 1. -EINVAL. */
+int gw_pins_parse(const char *text, uint64_t *out);
 void gw_pins_init(struct gw_pins *pins, uint64_t limit);
 /* Half of the memory that is free now; less when RLIMIT_MEMLOCK says so and the process has no
  * CAP_IPC_LOCK, which ignores it. */

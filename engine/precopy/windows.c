@@ -53,7 +53,7 @@ struct gw_windows {
     uint64_t window_bytes, begun_ns;
     bool is_target_full;
     unsigned failures; /* pieces in a row that could not be registered, however small */
-    char reason[256]; /* why the target opened no more */
+    char reason[256];  /* why the target opened no more */
     char note[320];
 };
 
@@ -86,6 +86,27 @@ static void set_note(struct gw_windows *windows, const char *volume, const char 
 }
 
 /* ---- the volumes of a round ---- */
+
+/* Says of the RAM of a first pass why it is copied, where it is. */
+static void note_copied(struct gw_windows *windows)
+{
+    struct gw_source_volume *volume;
+    bool is_first_pass;
+    uint16_t index;
+
+    for (unsigned i = 0; gw_round_member(windows->round, i, &index, &volume, &is_first_pass); i++) {
+        if (!is_first_pass || volume->kind != GW_VOLUME_RAM)
+            continue;
+        if (volume->is_punched)
+            snprintf(windows->note, sizeof(windows->note),
+                     "memory %s goes through slots: the VM's balloon may take pages out of it",
+                     volume->name);
+        else if (volume->needs_copy)
+            snprintf(windows->note, sizeof(windows->note),
+                     "memory %s goes through slots: its tracker compares what is sent",
+                     volume->name);
+    }
+}
 
 /* The next volume from member on that windows are for; false when there is none. */
 static bool find_member(struct gw_windows *windows, uint16_t *index,
@@ -120,6 +141,7 @@ void gw_windows_begin(struct gw_windows *windows, struct gw_round *round)
     windows->begun_ns = gw_clock_ns();
     if (gw_sender_window_use(windows->options.sender) == GW_WINDOWS_NONE)
         return;
+    note_copied(windows);
     for (; find_member(windows, &index, &volume); windows->member++) {
         gw_round_set_horizon(round, index, 0);
         ram_bytes += volume->size;
@@ -192,8 +214,8 @@ static bool advance(struct gw_windows *windows, struct item *item)
     struct gw_sender *sender = windows->options.sender;
     uint32_t number = item->window.number;
 
-    if (item->state == STATE_TELLING && (gw_sender_window_is_told(sender, number) ||
-                                         gw_clock_ns() - item->since_ns > PATIENCE_NS))
+    if (item->state == STATE_TELLING &&
+        (gw_sender_window_is_told(sender, number) || gw_clock_ns() - item->since_ns > PATIENCE_NS))
         set_state(item, STATE_OPEN);
     if (item->state == STATE_CLOSING && !item->is_left &&
         gw_sender_window_is_left(sender, number)) {
@@ -276,8 +298,8 @@ static bool make_room(struct gw_windows *windows)
 
         if (item->state == STATE_CLOSING)
             return true;
-        if (item->state == STATE_OPEN && gw_round_position(windows->round, window->volume) >=
-                                             window->offset + window->length) {
+        if (item->state == STATE_OPEN &&
+            gw_round_position(windows->round, window->volume) >= window->offset + window->length) {
             close_item(windows, item);
             return true;
         }
@@ -346,8 +368,7 @@ static void pass_by(struct gw_windows *windows, const char *name, const struct g
 }
 
 /* There is no room, and nothing that will make any: smaller windows, or none. */
-static void go_without(struct gw_windows *windows, const char *name,
-                       const struct gw_window *window)
+static void go_without(struct gw_windows *windows, const char *name, const struct gw_window *window)
 {
     windows->is_target_full = false;
     if (windows->window_bytes > GW_WINDOW_MIN) {
@@ -362,9 +383,10 @@ static void go_without(struct gw_windows *windows, const char *name,
 static int open_one(struct gw_windows *windows, const char *name, struct gw_window *window)
 {
     struct item *item = &windows->items[windows->count];
-    int error = windows->is_target_full || windows->count == GW_WINDOWS_MAX
-                    ? gw_fail(-ENOMEM, "%s", windows->is_target_full ? windows->reason : "too many windows")
-                    : gw_sender_window_open(windows->options.sender, window);
+    int error =
+        windows->is_target_full || windows->count == GW_WINDOWS_MAX
+            ? gw_fail(-ENOMEM, "%s", windows->is_target_full ? windows->reason : "too many windows")
+            : gw_sender_window_open(windows->options.sender, window);
 
     if (error == -ENOMEM) {
         if (make_room(windows))
@@ -415,8 +437,7 @@ static int walk(struct gw_windows *windows)
         return 0;
     }
     while (result > 0 && windows->is_walking && windows->position < volume->size &&
-           count_in(windows, STATE_ASKED) < ASKED_MAX &&
-           count_ahead(windows, index) < AHEAD_MAX) {
+           count_in(windows, STATE_ASKED) < ASKED_MAX && count_ahead(windows, index) < AHEAD_MAX) {
         struct gw_window window;
 
         result = next_run(windows, index, volume, &window);
@@ -446,8 +467,8 @@ int gw_windows_step(struct gw_windows *windows)
     use = gw_sender_window_use(windows->options.sender);
     if (use == GW_WINDOWS_NONE)
         lift(windows);
-    else if (use == GW_WINDOWS_READY || (use == GW_WINDOWS_PARTLY &&
-                                         gw_clock_ns() - windows->begun_ns > PATIENCE_NS))
+    else if (use == GW_WINDOWS_READY ||
+             (use == GW_WINDOWS_PARTLY && gw_clock_ns() - windows->begun_ns > PATIENCE_NS))
         return walk(windows);
     return 0;
 }

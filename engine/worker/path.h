@@ -84,6 +84,7 @@ void gw_sender_end(struct gw_sender *sender);
 int gw_sender_bury(struct gw_sender *sender, uint32_t number, uint64_t applied);
 unsigned gw_sender_lane_count(struct gw_sender *sender);
 void gw_sender_stats(struct gw_sender *sender, struct gw_path_stats *out);
+const char *gw_sender_volume_name(const struct gw_sender *sender, uint16_t index); /* or NULL */
 /* "direct", "slots" or "sealed": how the volume's bytes travel over the newest lane. With windows
  * it is "direct" once one was opened. */
 const char *gw_sender_path(struct gw_sender *sender, uint16_t index);
@@ -120,8 +121,8 @@ void gw_sender_window_close(struct gw_sender *sender, uint32_t number); /* once 
 /* gw_round_set_horizon of the round that runs, and wakes the lanes. */
 void gw_sender_set_horizon(struct gw_sender *sender, uint16_t volume, uint64_t horizon);
 bool gw_sender_window_is_known(struct gw_sender *sender, uint32_t number); /* it has a region */
-bool gw_sender_window_is_left(struct gw_sender *sender, uint32_t number); /* by every lane */
-void gw_sender_window_drop(struct gw_sender *sender, uint32_t number);    /* once it is left */
+bool gw_sender_window_is_left(struct gw_sender *sender, uint32_t number);  /* by every lane */
+void gw_sender_window_drop(struct gw_sender *sender, uint32_t number);     /* once it is left */
 
 /* ---- target ---- */
 int gw_receiver_new(const uint8_t *migration_id, struct gw_receiver **out);

@@ -247,6 +247,11 @@ void gw_sender_stats(struct gw_sender *sender, struct gw_path_stats *out)
         gw_lane_add_path(&lane->counters, out);
 }
 
+const char *gw_sender_volume_name(const struct gw_sender *sender, uint16_t index)
+{
+    return sender->volumes[index] ? sender->volumes[index]->name : NULL;
+}
+
 const char *gw_sender_path(struct gw_sender *sender, uint16_t index)
 {
     struct gw_sender_lane *lane = sender->lanes;

@@ -107,10 +107,12 @@ static void set_up(struct bench *bench, const struct flavour *flavour)
                        flavour->target_limit);
     bench->guest.fd = memfd_create("guest", MFD_CLOEXEC);
     cr_assert_eq(ftruncate(bench->guest.fd, SIZE), 0);
-    bench->guest.memory =
-        mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, bench->guest.fd, 0);
-    bench->guest.volume = (struct gw_source_volume){
-        .ops = &guest_ops, .kind = GW_VOLUME_RAM, .name = "ram0", .size = SIZE, .granularity = PAGE};
+    bench->guest.memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, bench->guest.fd, 0);
+    bench->guest.volume = (struct gw_source_volume){.ops = &guest_ops,
+                                                    .kind = GW_VOLUME_RAM,
+                                                    .name = "ram0",
+                                                    .size = SIZE,
+                                                    .granularity = PAGE};
     bench->target = path_target_new(GW_VOLUME_RAM, SIZE);
     fill(bench);
     gw_faulty_rdma_guest(bench->rig.faulty, bench->guest.memory, SIZE);
@@ -171,8 +173,14 @@ static struct gw_volume_stats got(struct bench *bench)
 static const char *const transports[] = {"loop", "tcp"};
 
 #define EACH_TRANSPORT(name)                                                                       \
-    Test(windows, name##_over_loop) { name("loop"); }                                              \
-    Test(windows, name##_over_tcp) { name("tcp"); }
+    Test(windows, name##_over_loop)                                                                \
+    {                                                                                              \
+        name("loop");                                                                              \
+    }                                                                                              \
+    Test(windows, name##_over_tcp)                                                                 \
+    {                                                                                              \
+        name("tcp");                                                                               \
+    }
 
 /* What is long enough goes straight into place, and no processor copies it at either end. */
 static void clear_memory_is_not_copied(const char *transport)
