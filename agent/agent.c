@@ -22,6 +22,7 @@
 #include "common/checked.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "engine/volume/nbd.h"
 
 #define TICK_MS 250
 
@@ -107,12 +108,13 @@ static int check_storage(struct agent *agent)
     const struct gw_texts *storage = &agent->options->storage;
 
     for (unsigned i = 0; i < storage->count; i++) {
+        bool is_uri = gw_nbd_is_uri(storage->items[i]);
         struct stat status;
 
-        agent->storage[i] = realpath(storage->items[i], NULL);
+        agent->storage[i] = is_uri ? strdup(storage->items[i]) : realpath(storage->items[i], NULL);
         if (!agent->storage[i])
             return gw_fail_errno(-errno, "storage %s", storage->items[i]);
-        if (stat(agent->storage[i], &status) != 0 || !S_ISDIR(status.st_mode))
+        if (!is_uri && (stat(agent->storage[i], &status) != 0 || !S_ISDIR(status.st_mode)))
             return gw_fail(-ENOTDIR, "storage %s is not a folder", storage->items[i]);
         agent->environment.storage[i] = agent->storage[i];
     }

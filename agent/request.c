@@ -262,8 +262,9 @@ static int parse_move(struct gw_job_request *request)
 
 static int parse_format(const char *format)
 {
-    if (format && strcmp(format, "raw") != 0 && strcmp(format, "vhdx") != 0)
-        return gw_fail(-EINVAL, "format '%.32s' is neither raw nor vhdx", format);
+    if (format && strcmp(format, "raw") != 0 && strcmp(format, "vhdx") != 0 &&
+        strcmp(format, "qcow2") != 0)
+        return gw_fail(-EINVAL, "format '%.32s' is none of raw, vhdx and qcow2", format);
     return 0;
 }
 

@@ -49,8 +49,9 @@ struct gw_environment {
     uint8_t instance_id[GW_ID_SIZE];
     struct gw_network trusted[GW_TRUSTED_MAX];
     unsigned trusted_count;
-    const char
-        *storage[GW_STORAGE_MAX]; /* folders that peers may write beneath; the first is default */
+    /* Folders that peers may write beneath, the first is the default; and URIs of NBD exports that
+     * they may write to. */
+    const char *storage[GW_STORAGE_MAX];
     unsigned storage_count;
     const char *state_dir;        /* journal, sockets of VMs that arrived */
     const char *ram_dir;          /* where RAM files of VMs that arrive are put; NULL: /dev/shm */
@@ -99,12 +100,13 @@ struct gw_move_request {
 };
 
 struct gw_copy_request {
-    const char *source_path;
+    const char *source_path;   /* or an NBD URI */
     const char *source_format; /* NULL: probe */
     bool is_remote;
     struct gw_address peer; /* is_remote */
     const char
-        *target_path; /* remote: relative to the peer's storage; a folder or "" keeps the name */
+        *target_path; /* remote: relative to the peer's storage; a folder or "" keeps the name; or
+                         an NBD URI */
     const char *target_format; /* NULL: as the source */
     bool is_fixed;             /* VHDX fixed, raw preallocated */
     bool verify;

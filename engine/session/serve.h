@@ -10,6 +10,7 @@
 #ifndef GODWIT_ENGINE_SESSION_SERVE_H
 #define GODWIT_ENGINE_SESSION_SERVE_H
 
+#include "engine/image/image.h"
 #include "engine/migration.h"
 #include "engine/session/message.h"
 #include "engine/session/verify.h"
