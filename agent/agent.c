@@ -33,6 +33,7 @@ struct agent {
     struct gw_attended *attended;
     struct gw_credentials *credentials;
     struct gw_environment environment;
+    struct gw_pins pins;
     char *storage[GW_STORAGE_MAX];
     struct gw_jobs *jobs;
     struct gw_sessions *sessions;
@@ -151,6 +152,8 @@ static int fill_environment(struct agent *agent)
         error = gw_network_parse(trusted->items[i], &environment->trusted[i]);
         environment->trusted_count++;
     }
+    gw_pins_init(&agent->pins, agent->options->pin_limit);
+    environment->pins = &agent->pins;
     environment->credentials = agent->credentials;
     environment->state_dir = agent->state.folder;
     environment->journal = agent->state.journal;

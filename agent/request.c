@@ -14,12 +14,11 @@
 #define MAX_PAUSE_MS_MAX 600000u
 
 static const char *const move_keys[] = {
-    "request",          "qmp",         "to",
-    "storage",          "disks",       "nets",
-    "max_pause_ms",     "no_throttle", "delete_source",
-    "verify",           "tracker",     "channels",
-    "congestion",       "transport",   "credentials",
-    "trusted_networks", NULL,
+    "request",       "qmp",       "to",           "storage",
+    "disks",         "nets",      "max_pause_ms", "no_throttle",
+    "delete_source", "verify",    "tracker",      "channels",
+    "congestion",    "transport", "credentials",  "trusted_networks",
+    "pin_limit",     NULL,
 };
 
 static const char *const copy_keys[] = {
@@ -225,6 +224,7 @@ static int parse_move(struct gw_job_request *request)
 {
     struct gw_move_request *move = &request->move;
     json_t *text = request->text;
+    const char *pin_limit = NULL;
     int error = refuse_unknown(text, move_keys);
 
     if (!error)
@@ -253,6 +253,10 @@ static int parse_move(struct gw_job_request *request)
         error = parse_tracker(&move->tracker);
     if (!error)
         error = get_link(text, &move->link);
+    if (!error)
+        error = get_text(text, "pin_limit", &pin_limit);
+    if (!error && pin_limit)
+        error = gw_pins_parse(pin_limit, &move->link.pin_limit);
     request->what = move->qmp_path;
     return error;
 }

@@ -163,6 +163,10 @@ struct gw_channel_info {
 struct gw_transport_ops {
     const char *name;
     bool needs_local_region;
+    /* Writes are placed by a device: registered memory is pinned, untouched pages would be filled
+     * by registering, and the peer can change a region's bytes at any time while its key is good.
+     */
+    bool is_rdma;
 
     int (*open_domain)(struct gw_transport *transport, const struct gw_address *local,
                        struct gw_domain **out);

@@ -268,7 +268,12 @@ static int open_memory(struct gw_move *move, const struct gw_vm_memory *memory)
 
     if (!error && move->request->tracker)
         error = gw_tracker_kind_parse(move->request->tracker, &options.tracker);
-    return error ? error : gw_ram_source_open(&options, &move->volumes[move->volume_count++]);
+    if (!error)
+        error = gw_ram_source_open(&options, &move->volumes[move->volume_count]);
+    if (error)
+        return error;
+    move->volumes[move->volume_count++]->is_punched = gw_plan_punches_memory(move->vm);
+    return 0;
 }
 
 static json_t *make_detail(struct gw_move *move)

@@ -283,6 +283,7 @@ static int begin(struct gw_move *move)
     memcpy(switchover->epoch, move->source->epoch, sizeof(switchover->epoch));
     move->source->tick = tick;
     move->source->tick_context = move;
+    move->source->is_stopped = &move->is_stopped;
     error = gw_attend(move->environment->attended, move->source->epoch, GW_SIDE_SOURCE);
     if (error)
         return error;

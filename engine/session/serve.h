@@ -48,6 +48,7 @@ struct gw_serve {
     bool is_told;     /* the source has heard the error */
     bool is_finished; /* the images have their final names and belong to the user */
     struct gw_receiver *receiver;
+    bool is_path_ended; /* its channels are closed for good */
     struct gw_domain *domains[GW_SERVE_DOMAINS_MAX];
     struct gw_address domain_addresses[GW_SERVE_DOMAINS_MAX]; /* with its transport: a rail */
     unsigned domain_count;
