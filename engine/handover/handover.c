@@ -117,7 +117,7 @@ static const struct gw_handover_actions lists[LIST_COUNT] = {
     [RECORD_RESUMED] = {1, {A(JOURNAL_RESUMED)}},
     [PUT_BACK] = {4, {A(SEND_ABORT), A(RENAME_BACK), A(TELL_GUARD_RESUMED), A(JOURNAL_GONE)}},
     [CLOSE] = {1, {A(JOURNAL_CLOSED)}},
-    /* The rename is for a source that had taken the VM back (enter): no supervisor is to find the
+    /* The rename is for a source whose images may have their own names (enter): no supervisor is to find the
      * images under their own names once its QEMU is ended. GO once more: a person may have given
      * the VM to a target that never had the first one. It is sent behind the durable record only. */
     [HAND_OVER] = {4, {A(RENAME_IMAGES), A(JOURNAL_HANDED_OVER), A(END_VMM), A(SEND_GO)}},
@@ -220,8 +220,9 @@ static const struct rule rules[] = {
     {S(COMMIT_UNSURE), E(FAILED), BUSY, SAME, NO_ACTION},
     {S(COMMIT_UNSURE), PROMISES, IDLE, NEXT(UNDOING), UNDO},
     {S(COMMIT_UNSURE), E(RUNNING), IDLE, NEXT(HANDED_OVER), HAND_OVER},
+    /* Nothing was given away, and after a restart the VM may run from its images by now: there is
+     * nothing for a person to give. */
     {S(COMMIT_UNSURE), E(RETRY) | E(RESOLVE_SOURCE), IDLE, SAME, FORGET_COMMIT},
-    {S(COMMIT_UNSURE), E(RESOLVE_TARGET), IDLE, NEXT(HANDED_OVER), HAND_OVER},
     {S(COMMIT_UNSURE), E(LINK_UP) | E(READY), ALWAYS, SAME, ASK_ABORT},
     {S(COMMIT_UNSURE), E(LINK_LOST), ALWAYS, SAME, REDIAL},
     {S(COMMIT_UNSURE), E(LOST), ALWAYS, SAME, ALARM},
@@ -253,13 +254,14 @@ static const struct rule rules[] = {
     {S(HANDED_OVER), E(DONE), TARGET_RUNS, NEXT(DONE), FINISH},
     {S(HANDED_OVER), RESULTS, UNLINKED, SAME, REDIAL},
     {S(HANDED_OVER), RESULTS, BUSY, SAME, NO_ACTION},
-    {S(HANDED_OVER), E(RETRY) | E(RUNNING), IDLE, SAME, HAND_OVER},
+    /* Never GO before the QEMU of a source that may still run it has ended: the whole list again. */
+    {S(HANDED_OVER), E(RETRY) | E(RUNNING) | E(READY) | E(LINK_UP), IDLE, SAME, HAND_OVER},
     {S(HANDED_OVER), E(RESOLVE_SOURCE), UNANSWERED, NEXT(RECLAIMING), RECLAIM},
     {S(HANDED_OVER), E(LINK_LOST), ALWAYS, SAME, REDIAL},
     {S(DONE), RESULTS, BUSY, SAME, NO_ACTION},
     {S(DONE), E(RETRY), IDLE, SAME, FINISH},
     {S(HANDED_OVER) | S(DONE), PROMISES, ALWAYS, SAME, ALARM},
-    {S(HANDED_OVER) | S(DONE), E(READY) | E(LINK_UP), ALWAYS, SAME, GO},
+    {S(DONE), E(READY) | E(LINK_UP), ALWAYS, SAME, GO},
     {S(HANDED_OVER) | S(DONE), WEATHER | ANSWERS | E(VMM_GONE), ALWAYS, SAME, NO_ACTION},
 
     /* ---- source, going on ---- */
@@ -451,8 +453,6 @@ static void remember(struct gw_handover *handover, enum gw_handover_event event)
     case GW_EVENT_RESOLVE_TARGET:
         /* What the target said before counts no more: it is asked again. */
         handover->is_target_running = handover->is_target_clean = false;
-        handover->is_taken_back =
-            handover->state == GW_HANDOVER_RESUMED || handover->state == GW_HANDOVER_GONE;
         handover->is_contradicted = false;
         break;
     case GW_EVENT_RESOLVE_SOURCE:
@@ -542,6 +542,9 @@ int gw_handover_step(struct gw_handover *handover, enum gw_handover_event event,
     remember(handover, event);
     if (handover->is_busy && is_abort_asked(handover->state, event))
         handover->is_abort_wanted = true;
+    if (rule->next == GW_HANDOVER_HANDED_OVER)
+        handover->is_taken_back =
+            ((S(RESUMED) | S(GONE) | S(COMMIT_UNSURE)) >> handover->state & 1);
     enter(handover, rule->next, rule->list, out);
     return 0;
 }

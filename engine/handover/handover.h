@@ -189,8 +189,8 @@ struct gw_handover {
     bool is_guest_paused;   /* the VM was paused by its owner: it is never continued by godwit */
     bool is_contradicted;   /* the other host said the opposite (GW_ACT_ALARM), and nobody has
                              * settled it since */
-    bool is_taken_back;     /* source: the images had their own names again when it was told to give
-                             * the VM away */
+    bool is_taken_back;     /* source: the images may have had their own names again when it was to
+                             * give the VM away */
 };
 
 /* A new migration: the link is up. Leaves the machine busy with the first record. */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/log.h"
@@ -75,16 +76,16 @@ static int dial(const struct gw_environment *environment, struct gw_switchover *
         .timeout_ms = DIAL_TIMEOUT_MS,
     };
     const char *peer = json_string_value(json_object_get(switchover->detail, "peer"));
+    struct gw_transports transports = environment->transports;
     struct gw_address address;
     int error;
 
     memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);
-    if (!peer || !environment->credentials || !environment->transport)
+    if (!peer || !environment->credentials)
         return gw_fail(-ENOTCONN, "there are no credentials for it here");
     error = gw_address_parse(peer, GW_DEFAULT_PORT, &address);
     return error ? error
-                 : gw_control_connect(environment->transport, &address, &options,
-                                      &switchover->control);
+                 : gw_transports_dial(&transports, &address, &options, &switchover->control);
 }
 
 /* Asks the target, for a few seconds; the machine decides what its answers mean. */
@@ -120,7 +121,7 @@ static void recover_source(const struct gw_environment *environment,
                            const struct gw_journal_entry *entry, enum gw_handover_event person,
                            struct gw_recovered *out)
 {
-    struct gw_source_steps steps = {.epoch = entry->epoch, .detail = entry->detail};
+    struct gw_source_steps steps = {.epoch = entry->epoch, .detail = entry->detail, .pid_fd = -1};
     const char *qmp = json_string_value(json_object_get(entry->detail, "qmp"));
     const char *log = json_string_value(json_object_get(entry->detail, "log"));
     pid_t pid = (pid_t)json_integer_value(json_object_get(entry->detail, "pid"));
@@ -131,7 +132,8 @@ static void recover_source(const struct gw_environment *environment,
         gw_error_take(-ETIMEDOUT, &out->cause);
         return;
     }
-    if (qmp && gw_qmp_open(qmp, &steps.qmp) == 0 && gw_qmp_pid(steps.qmp) != pid) {
+    if (qmp && gw_qmp_open(qmp, &steps.qmp) == 0 &&
+        (gw_qmp_pid(steps.qmp) != pid || gw_source_steps_hold(steps.qmp, &steps.pid_fd))) {
         gw_qmp_close(steps.qmp);
         steps.qmp = NULL;
     }
@@ -147,7 +149,11 @@ static void recover_source(const struct gw_environment *environment,
             ask(environment, &switchover, person);
         report(&switchover, out);
     }
+    if (log && gw_handover_is_ended(switchover.machine.state))
+        gw_guard_close_log(log);
     gw_qmp_close(steps.qmp);
+    if (steps.pid_fd >= 0)
+        close(steps.pid_fd);
     json_decref(switchover.peer_times);
 }
 

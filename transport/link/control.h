@@ -36,7 +36,7 @@ struct gw_hello {
         link_id[GW_ID_SIZE]; /* chosen by the dialling side for control; names the link for data */
     uint32_t channel_number; /* data: 1 to 65535, never reused in a session */
     uint8_t nonce[16];       /* fresh for every request */
-    uint8_t ticket[16];      /* data: shows that the sender has the session's keys; see seal.h */
+    uint8_t ticket[12];      /* data: shows that the sender has the session's keys; see seal.h */
 };
 int gw_hello_parse(const struct gw_request *request, struct gw_hello *out); /* -EPROTO */
 
@@ -70,6 +70,7 @@ void gw_control_close(
 const struct gw_peer *gw_control_peer(const struct gw_control *control);
 const uint8_t *gw_control_link_id(const struct gw_control *control);
 const struct gw_address *gw_control_local(const struct gw_control *control);
+struct gw_transport *gw_control_transport(const struct gw_control *control);
 
 /* One frame. send blocks until the transport has taken all of it (10 s without progress:
  * -ETIMEDOUT, and the session is over); up to 8 MiB that the peer sends meanwhile are taken in, so

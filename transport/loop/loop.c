@@ -99,6 +99,8 @@ static void destroy(struct gw_transport *base)
 static const struct gw_transport_ops loop_ops = {
     .name = "loop",
     .needs_local_region = false,
+    .is_rdma = false,
+    .has_channel_keys = true,
     .open_domain = open_domain,
     .close_domain = close_domain,
     .open_poller = open_poller,
@@ -141,4 +143,5 @@ static int create(struct gw_transport **out)
 }
 
 extern const struct gw_transport_maker gw_loop_maker;
-const struct gw_transport_maker gw_loop_maker = {.name = "loop", .create = create};
+const struct gw_transport_maker gw_loop_maker = {
+    .name = "loop", .create = create, .is_only_by_name = true};

@@ -71,9 +71,8 @@ static const struct {
     {"COMMIT_UNSURE", "FAILED", 'b', 'u', "=", "REDIAL"},
     {"COMMIT_UNSURE", "FAILED", 'b', '-', "=", ""},
     {"COMMIT_UNSURE", "ABORTED NEVER_RAN", 'i', '-', "UNDOING", UNDO},
-    {"COMMIT_UNSURE", "RUNNING", 'i', '-', "HANDED_OVER", HANDED},
+    {"COMMIT_UNSURE", "RUNNING", 'i', '-', "HANDED_OVER", "RENAME_IMAGES " HANDED},
     {"COMMIT_UNSURE", "RETRY RESOLVE_SOURCE", 'i', '-', "=", "SEND_ABORT JOURNAL_UNDOING"},
-    {"COMMIT_UNSURE", "RESOLVE_TARGET", 'i', '-', "HANDED_OVER", HANDED},
     {"COMMIT_UNSURE", "LINK_UP READY", '*', '-', "=", "SEND_ABORT"},
     {"COMMIT_UNSURE", "LINK_LOST", '*', '-', "=", "REDIAL"},
     {"COMMIT_UNSURE", "LOST", '*', '-', "=", "ALARM"},
@@ -101,7 +100,7 @@ static const struct {
     {"HANDED_OVER", "DONE", 'b', 'R', "DONE", "DELETE_IMAGES JOURNAL_DONE"},
     {"HANDED_OVER", "DONE FAILED", 'b', 'u', "=", "REDIAL"},
     {"HANDED_OVER", "DONE FAILED", 'b', '-', "=", ""},
-    {"HANDED_OVER", "RETRY RUNNING", 'i', '-', "=", HANDED},
+    {"HANDED_OVER", "RETRY RUNNING READY LINK_UP", 'i', '-', "=", HANDED},
     /* once it has said that it runs, there is nothing to settle */
     {"HANDED_OVER", "RESOLVE_SOURCE", 'i', 'R', NULL, NULL},
     {"HANDED_OVER", "RESOLVE_SOURCE", 'i', '-', "RECLAIMING", "JOURNAL_UNDOING"},
@@ -110,7 +109,7 @@ static const struct {
     {"DONE", "RETRY", 'i', 'R', "=", "DELETE_IMAGES JOURNAL_DONE"},
     {"DONE", "RETRY", 'i', '-', "=", "JOURNAL_DONE"},
     {"HANDED_OVER DONE", "ABORTED NEVER_RAN", '*', '-', "=", "ALARM"},
-    {"HANDED_OVER DONE", "READY LINK_UP", '*', '-', "=", "SEND_GO"},
+    {"DONE", "READY LINK_UP", '*', '-', "=", "SEND_GO"},
     {"HANDED_OVER DONE", WEATHER " " ANSWERS " VMM_GONE", '*', '-', "=", ""},
     /* source, going on */
     {"UNDOING", "DONE FAILED", 'b', 'g', "GONE", PUT},
