@@ -57,6 +57,7 @@ struct gw_environment {
     struct gw_attended *attended; /* which moves this process has in hand; NULL: copies only */
     struct gw_journal *journal;   /* NULL: copies only */
     unsigned worker_count;        /* 0: half the CPUs, at most one per channel */
+    const struct gw_topology *topology; /* where workers go; NULL: anywhere */
     struct gw_listening
         listen[GW_LISTEN_MAX * GW_TRANSPORTS_MAX]; /* where data channels may dial too */
     unsigned listen_count;
