@@ -71,10 +71,15 @@ int gw_move_describe(struct gw_move *move)
 {
     int error = gw_qmp_open(move->request->qmp_path, &move->qmp);
 
+    /* First, so that nothing which happens from here on is missed. */
+    if (!error)
+        error = gw_vm_watch_open(move->qmp, true, &move->watch);
     if (!error)
         error = gw_vm_describe(move->qmp, &move->reasons, &move->vm);
     if (error)
         return error;
+    move->watch.is_running = move->vm->is_running;
+    move->is_told_paused = !move->vm->is_running;
     check_disks(move);
     check_mappers(move);
     error = gw_plan_source(move->qmp, move->vm, &move->reasons);
@@ -326,6 +331,7 @@ void gw_move_close(struct gw_move *move)
     if (move->socket_dir[0])
         gw_folder_remove(move->socket_dir);
     gw_vm_free(move->vm);
+    gw_vm_watch_close(&move->watch);
     gw_qmp_close(move->qmp);
     gw_reasons_free(&move->reasons);
     json_decref(move->steps.detail);
