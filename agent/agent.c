@@ -19,8 +19,10 @@
 #include "agent/sessions.h"
 #include "agent/snapshot.h"
 #include "agent/state.h"
+#include "common/checked.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "engine/volume/nbd.h"
 
 #define TICK_MS 250
 
@@ -28,10 +30,10 @@ struct agent {
     struct gw_agent_options *options;
     struct gw_state state;
     struct gw_history *history;
-    struct gw_transport *transport;
     struct gw_attended *attended;
     struct gw_credentials *credentials;
     struct gw_environment environment;
+    struct gw_pins pins;
     char *storage[GW_STORAGE_MAX];
     struct gw_jobs *jobs;
     struct gw_sessions *sessions;
@@ -106,12 +108,13 @@ static int check_storage(struct agent *agent)
     const struct gw_texts *storage = &agent->options->storage;
 
     for (unsigned i = 0; i < storage->count; i++) {
+        bool is_uri = gw_nbd_is_uri(storage->items[i]);
         struct stat status;
 
-        agent->storage[i] = realpath(storage->items[i], NULL);
+        agent->storage[i] = is_uri ? strdup(storage->items[i]) : realpath(storage->items[i], NULL);
         if (!agent->storage[i])
             return gw_fail_errno(-errno, "storage %s", storage->items[i]);
-        if (stat(agent->storage[i], &status) != 0 || !S_ISDIR(status.st_mode))
+        if (!is_uri && (stat(agent->storage[i], &status) != 0 || !S_ISDIR(status.st_mode)))
             return gw_fail(-ENOTDIR, "storage %s is not a folder", storage->items[i]);
         agent->environment.storage[i] = agent->storage[i];
     }
@@ -139,7 +142,8 @@ static int fill_environment(struct agent *agent)
     int error = load_credentials(agent);
 
     if (!error)
-        error = gw_transport_new("tcp", &agent->transport);
+        error = gw_transports_open(agent->options->transports.items,
+                                   agent->options->transports.count, &environment->transports);
     if (!error)
         error = gw_attended_new(&agent->attended);
     if (!error)
@@ -148,7 +152,8 @@ static int fill_environment(struct agent *agent)
         error = gw_network_parse(trusted->items[i], &environment->trusted[i]);
         environment->trusted_count++;
     }
-    environment->transport = agent->transport;
+    gw_pins_init(&agent->pins, agent->options->pin_limit);
+    environment->pins = &agent->pins;
     environment->credentials = agent->credentials;
     environment->state_dir = agent->state.folder;
     environment->journal = agent->state.journal;
@@ -159,16 +164,70 @@ static int fill_environment(struct agent *agent)
     return error;
 }
 
-/* Listens, and tells the engine: data channels may be dialled there too. */
-static int listen_on(struct agent *agent, const struct gw_address *address)
+/* Listens with one transport, and tells the engine: data channels may be dialled there too. */
+static int listen_with(struct agent *agent, struct gw_transport *transport,
+                       struct gw_address *address)
 {
     struct gw_environment *environment = &agent->environment;
     struct gw_address bound;
-    int error = gw_sessions_listen(agent->sessions, address, &bound);
+    int error = gw_sessions_listen(agent->sessions, transport, address, &bound);
 
-    if (!error && environment->listen_count < GW_LISTEN_MAX)
-        environment->listen[environment->listen_count++] = bound;
-    return error;
+    if (error)
+        return error;
+    /* One port for all, also when the first has chosen it. */
+    gw_address_set_port(address, gw_address_port(&bound));
+    if (environment->listen_count < GW_ARRAY_LENGTH(environment->listen))
+        environment->listen[environment->listen_count++] =
+            (struct gw_listening){.transport = transport, .address = bound};
+    return 0;
+}
+
+/* The last transport is the one that works anywhere: it must. Others serve the addresses that they
+ * can, and those that were asked for by name at least one (see check_named). */
+static int listen_on(struct agent *agent, const struct gw_address *wanted)
+{
+    struct gw_transports *transports = &agent->environment.transports;
+    struct gw_address address = *wanted;
+
+    for (unsigned i = transports->count; i-- > 0;) {
+        struct gw_transport *transport = transports->list[i];
+        int error = listen_with(agent, transport, &address);
+
+        if (error && (i + 1 == transports->count || error == -EADDRINUSE))
+            return error;
+        if (!error)
+            continue;
+        gw_transports_pass_over(transports, transport->ops->name);
+        gw_log(GW_LOG_INFO, "transport %s does not listen there: %s", transport->ops->name,
+               gw_error_message());
+    }
+    return 0;
+}
+
+static bool is_listened_with(const struct agent *agent, const struct gw_transport *transport)
+{
+    for (unsigned i = 0; i < agent->environment.listen_count; i++)
+        if (agent->environment.listen[i].transport == transport)
+            return true;
+    return false;
+}
+
+/* What was asked for by name and listens nowhere is an error. */
+static int check_named(const struct agent *agent)
+{
+    const struct gw_transports *transports = &agent->environment.transports;
+
+    if (agent->options->transports.count == 0 || agent->environment.listen_count == 0)
+        return 0;
+    for (unsigned i = 0; i < transports->passed_count; i++) {
+        const struct gw_transport *transport =
+            gw_transports_find(transports, transports->passed[i].name);
+
+        if (transport && !is_listened_with(agent, transport))
+            return gw_fail(-ENODEV, "transport %s: %s", transports->passed[i].name,
+                           transports->passed[i].reason);
+    }
+    return 0;
 }
 
 static int listen_all(struct agent *agent)
@@ -183,15 +242,35 @@ static int listen_all(struct agent *agent)
             error = listen_on(agent, &address);
     }
     if (listen->count || agent->options->is_private)
-        return error;
+        return error ? error : check_named(agent);
     error = gw_address_parse("::", GW_DEFAULT_PORT, &address);
     if (!error)
         error = listen_on(agent, &address);
-    if (!error || error == -EADDRINUSE)
-        return error;
     /* A host without IPv6. */
-    error = gw_address_parse("0.0.0.0", GW_DEFAULT_PORT, &address);
-    return error ? error : listen_on(agent, &address);
+    if (error && error != -EADDRINUSE) {
+        error = gw_address_parse("0.0.0.0", GW_DEFAULT_PORT, &address);
+        if (!error)
+            error = listen_on(agent, &address);
+    }
+    return error ? error : check_named(agent);
+}
+
+/* Which back ends there are, where they listen, and why others are not used. */
+static json_t *describe_transports(const struct agent *agent)
+{
+    const struct gw_transports *transports = &agent->environment.transports;
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < transports->count; i++)
+        json_array_append_new(list, json_pack("{s:s,s:b}", "name", transports->list[i]->ops->name,
+                                              "listens",
+                                              (int)is_listened_with(agent, transports->list[i])));
+    for (unsigned i = 0; i < transports->passed_count; i++)
+        if (!gw_transports_find(transports, transports->passed[i].name))
+            json_array_append_new(list,
+                                  json_pack("{s:s,s:o}", "name", transports->passed[i].name,
+                                            "reason", gw_json_text(transports->passed[i].reason)));
+    return list;
 }
 
 static json_t *describe(void *context)
@@ -205,13 +284,14 @@ static json_t *describe(void *context)
         json_array_append_new(storage, gw_json_text(agent->storage[i]));
     for (unsigned i = 0; i < agent->options->trusted.count; i++)
         json_array_append_new(trusted, gw_json_text(agent->options->trusted.items[i]));
-    return json_pack(
-        "{s:{s:s, s:i, s:b, s:o, s:o, s:o, s:o, s:{s:i, s:i, s:i, s:i}}, s:o}", "agent", "version",
-        GODWIT_VERSION, "pid", (int)getpid(), "private", (int)agent->options->is_private, "state",
-        gw_json_text(agent->state.folder), "listen", listen, "storage", storage, "trusted_networks",
-        trusted, "limits", "live_out", (int)limits->live_out, "live_in", (int)limits->live_in,
-        "storage_out", (int)limits->storage_out, "storage_in", (int)limits->storage_in, "in_doubt",
-        gw_state_describe(&agent->state, gw_jobs_active(agent->jobs) == 0));
+    return json_pack("{s:{s:s, s:i, s:b, s:o, s:o, s:o, s:o, s:o, s:{s:i, s:i, s:i, s:i}}, s:o}",
+                     "agent", "version", GODWIT_VERSION, "pid", (int)getpid(), "private",
+                     (int)agent->options->is_private, "state", gw_json_text(agent->state.folder),
+                     "listen", listen, "transports", describe_transports(agent), "storage", storage,
+                     "trusted_networks", trusted, "limits", "live_out", (int)limits->live_out,
+                     "live_in", (int)limits->live_in, "storage_out", (int)limits->storage_out,
+                     "storage_in", (int)limits->storage_in, "in_doubt",
+                     gw_state_describe(&agent->state, gw_jobs_active(agent->jobs) == 0));
 }
 
 static int start(struct agent *agent)
@@ -263,7 +343,7 @@ static bool stop(struct agent *agent)
         gw_sessions_stop(agent->sessions);
     gw_sessions_free(agent->sessions);
     gw_jobs_free(agent->jobs);
-    gw_transport_free(agent->transport);
+    gw_transports_close(&agent->environment.transports);
     gw_attended_free(agent->attended);
     gw_credentials_free(agent->credentials);
     gw_history_close(agent->history);

@@ -68,11 +68,13 @@ int gw_here_run(const struct gw_here_options *options, struct gw_result *out,
                 struct gw_progress_data *last)
 {
     struct here here = {.ended_fds = {-1, -1}};
+    const char *names;
     int error = gw_job_request_parse(options->request, &here.request);
 
     if (error)
         return error;
-    error = gw_transport_new("tcp", &here.environment.transport);
+    names = here.request->copy.link.transports;
+    error = gw_transports_open(&names, names ? 1 : 0, &here.environment.transports);
     if (!error)
         error = gw_progress_init(&here.progress);
     if (!error) {
@@ -84,7 +86,7 @@ int gw_here_run(const struct gw_here_options *options, struct gw_result *out,
     }
     if (!error)
         *out = here.result;
-    gw_transport_free(here.environment.transport);
+    gw_transports_close(&here.environment.transports);
     gw_job_request_free(here.request);
     return error;
 }

@@ -21,7 +21,8 @@
 
 /* "--trusted-network" and "--fingerprint" may be there GW_TRUSTED_MAX times each, two words a time.
  */
-_Static_assert(ARGUMENTS_MAX > 4 * (int)GW_TRUSTED_MAX + 20, "every option fits");
+_Static_assert(ARGUMENTS_MAX > 4 * (int)GW_TRUSTED_MAX + 2 * (int)GW_TRANSPORTS_MAX + 14,
+               "every option fits");
 
 struct arguments {
     const char *words[ARGUMENTS_MAX];
@@ -167,6 +168,8 @@ int gw_private_start(const struct gw_agent_options *options, struct gw_client **
     add_option(&arguments, "--cert", options->cert);
     add_option(&arguments, "--key", options->key);
     add_option(&arguments, "--ca", options->ca);
+    for (unsigned i = 0; i < options->transports.count; i++)
+        add_option(&arguments, "--transport", options->transports.items[i]);
     for (unsigned i = 0; i < options->fingerprints.count; i++)
         add_option(&arguments, "--fingerprint", options->fingerprints.items[i]);
     for (unsigned i = 0; i < options->trusted.count; i++)

@@ -14,15 +14,16 @@
 #define MAX_PAUSE_MS_MAX 600000u
 
 static const char *const move_keys[] = {
-    "request", "qmp",          "to",          "storage",       "disks",
-    "nets",    "max_pause_ms", "no_throttle", "delete_source", "verify",
-    "tracker", "channels",     "congestion",  "credentials",   "trusted_networks",
-    NULL,
+    "request",       "qmp",       "to",           "storage",
+    "disks",         "nets",      "max_pause_ms", "no_throttle",
+    "delete_source", "verify",    "tracker",      "channels",
+    "congestion",    "transport", "credentials",  "trusted_networks",
+    "pin_limit",     NULL,
 };
 
 static const char *const copy_keys[] = {
-    "request", "source",   "source_format", "to",          "target",           "format", "fixed",
-    "verify",  "channels", "congestion",    "credentials", "trusted_networks", NULL,
+    "request", "source",   "source_format", "to",        "target",      "format",           "fixed",
+    "verify",  "channels", "congestion",    "transport", "credentials", "trusted_networks", NULL,
 };
 
 static const char *const credential_keys[] = {"psk", "cert", "key", "ca", "fingerprints", NULL};
@@ -194,6 +195,15 @@ static int get_peer(struct gw_job_request *request, struct gw_address *out)
     return error;
 }
 
+static int get_link(json_t *text, struct gw_link_request *out)
+{
+    int error = get_number(text, "channels", CHANNELS_MAX, &out->channels);
+
+    if (!error)
+        error = get_text(text, "congestion", &out->congestion);
+    return error ? error : get_text(text, "transport", &out->transports);
+}
+
 static int parse_tracker(const char **tracker)
 {
     static const char *const names[] = {"auto", "uffd", "softdirty", "compare"};
@@ -213,6 +223,7 @@ static int parse_move(struct gw_job_request *request)
 {
     struct gw_move_request *move = &request->move;
     json_t *text = request->text;
+    const char *pin_limit = NULL;
     int error = refuse_unknown(text, move_keys);
 
     if (!error)
@@ -240,17 +251,20 @@ static int parse_move(struct gw_job_request *request)
     if (!error)
         error = parse_tracker(&move->tracker);
     if (!error)
-        error = get_number(text, "channels", CHANNELS_MAX, &move->channels);
+        error = get_link(text, &move->link);
     if (!error)
-        error = get_text(text, "congestion", &move->congestion);
+        error = get_text(text, "pin_limit", &pin_limit);
+    if (!error && pin_limit)
+        error = gw_pins_parse(pin_limit, &move->link.pin_limit);
     request->what = move->qmp_path;
     return error;
 }
 
 static int parse_format(const char *format)
 {
-    if (format && strcmp(format, "raw") != 0 && strcmp(format, "vhdx") != 0)
-        return gw_fail(-EINVAL, "format '%.32s' is neither raw nor vhdx", format);
+    if (format && strcmp(format, "raw") != 0 && strcmp(format, "vhdx") != 0 &&
+        strcmp(format, "qcow2") != 0)
+        return gw_fail(-EINVAL, "format '%.32s' is none of raw, vhdx and qcow2", format);
     return 0;
 }
 
@@ -281,9 +295,7 @@ static int parse_copy(struct gw_job_request *request)
     if (!error)
         error = get_flag(text, "verify", &copy->verify);
     if (!error)
-        error = get_number(text, "channels", CHANNELS_MAX, &copy->channels);
-    if (!error)
-        error = get_text(text, "congestion", &copy->congestion);
+        error = get_link(text, &copy->link);
     request->what = copy->source_path;
     return error;
 }

@@ -38,7 +38,7 @@ struct gw_sessions {
     pthread_mutex_t lock; /* protects first, counts, is_stopping and each session's serve */
     pthread_cond_t changed;
     struct session *first;
-    struct listener listeners[GW_LISTEN_MAX];
+    struct listener listeners[GW_LISTEN_MAX * GW_TRANSPORTS_MAX];
     unsigned listener_count;
     bool is_stopping;
 };
@@ -294,17 +294,17 @@ static void *listener_thread(void *argument)
     return NULL;
 }
 
-int gw_sessions_listen(struct gw_sessions *sessions, const struct gw_address *address,
-                       struct gw_address *bound)
+int gw_sessions_listen(struct gw_sessions *sessions, struct gw_transport *transport,
+                       const struct gw_address *address, struct gw_address *bound)
 {
     struct listener *listener;
     int error;
 
-    if (sessions->listener_count == GW_LISTEN_MAX)
+    if (sessions->listener_count == GW_LISTEN_MAX * GW_TRANSPORTS_MAX)
         return gw_fail(-EINVAL, "more than %u addresses to listen on", GW_LISTEN_MAX);
     listener = &sessions->listeners[sessions->listener_count];
     listener->sessions = sessions;
-    error = gw_listen(sessions->environment->transport, address, &listener->listener);
+    error = gw_listen(transport, address, &listener->listener);
     if (error)
         return error;
     sessions->listener_count++;
@@ -324,14 +324,28 @@ int gw_sessions_start(struct gw_sessions *sessions)
     return 0;
 }
 
+static bool holds_text(const json_t *list, const char *text)
+{
+    const json_t *item;
+    size_t index;
+
+    json_array_foreach((json_t *)list, index, item)
+    {
+        if (strcmp(json_string_value(item), text) == 0)
+            return true;
+    }
+    return false;
+}
+
 void gw_sessions_describe(struct gw_sessions *sessions, json_t *list)
 {
     for (unsigned i = 0; i < sessions->listener_count; i++) {
         char text[GW_ADDRESS_TEXT_MAX];
         struct gw_address address;
 
-        if (gw_listener_address(sessions->listeners[i].listener, &address) == 0)
-            json_array_append_new(list, json_string(text_of(&address, text)));
+        if (gw_listener_address(sessions->listeners[i].listener, &address) == 0 &&
+            !holds_text(list, text_of(&address, text)))
+            json_array_append_new(list, json_string(text));
     }
 }
 

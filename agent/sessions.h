@@ -22,14 +22,14 @@
 
 struct gw_sessions;
 
-/* environment (with its transport and credentials) and jobs are lent until free. */
+/* environment (with its transports and credentials) and jobs are lent until free. */
 int gw_sessions_new(const struct gw_environment *environment, struct gw_jobs *jobs,
                     struct gw_sessions **out);
 /* Binds; peers wait until start. *bound is the address with its port. */
-int gw_sessions_listen(struct gw_sessions *sessions, const struct gw_address *address,
-                       struct gw_address *bound);
+int gw_sessions_listen(struct gw_sessions *sessions, struct gw_transport *transport,
+                       const struct gw_address *address, struct gw_address *bound);
 int gw_sessions_start(struct gw_sessions *sessions);
-/* Adds the addresses that are listened on to the array. */
+/* Adds the addresses that are listened on to the array, each once. */
 void gw_sessions_describe(struct gw_sessions *sessions, json_t *list);
 /* No new sessions. Those that run are the jobs' to end; waits for them. */
 void gw_sessions_stop(struct gw_sessions *sessions);

@@ -113,6 +113,20 @@ static int take_network(struct gw_task *task, const char *value)
     return gw_agent_options_set(&task->credentials, "trusted-network", value);
 }
 
+/* More than one option is a list, as commas make one. */
+static int take_transport(struct gw_task *task, const char *value)
+{
+    const char *before = json_string_value(json_object_get(task->request, "transport"));
+    char list[256];
+
+    if (snprintf(list, sizeof(list), "%s%s%s", before ? before : "", before ? "," : "", value) >=
+        (int)sizeof(list))
+        return gw_fail(-EINVAL, "transport: '%.32s...' is too long", value);
+    if (gw_task_set_text(task, "transport", list))
+        return -EINVAL;
+    return gw_agent_options_set(&task->credentials, "transport", value);
+}
+
 int gw_task_take(struct gw_task *task, const char *name, const char *value)
 {
     static const char *const credentials[] = {"psk", "cert", "key", "ca", "fingerprint"};
@@ -126,6 +140,8 @@ int gw_task_take(struct gw_task *task, const char *name, const char *value)
         return gw_task_set_number(task, "channels", value);
     if (strcmp(name, "congestion") == 0)
         return gw_task_set_text(task, "congestion", value);
+    if (strcmp(name, "transport") == 0)
+        return take_transport(task, value);
     if (strcmp(name, "verify") == 0)
         return gw_task_set_flag(task, "verify");
     if (strcmp(name, "socket") == 0)

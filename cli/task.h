@@ -37,6 +37,7 @@ struct gw_task {
         {"trusted-network", "NET",                                                                 \
          "bulk data may travel clear between hosts of NET (repeatable)"},                          \
         {"channels", "N", "connections on each pair of addresses; 2"},                             \
+        {"transport", "NAME", "tcp, ...: this one only (several with commas); auto"},              \
         {"congestion", "NAME", "TCP congestion control of the data channels"},                     \
         {"verify", NULL, "compare digests of everything at the end"},                              \
         {"socket", "PATH", "admin socket of the agent to use; also GODWIT_SOCKET"},                \

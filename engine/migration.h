@@ -17,8 +17,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/pins.h"
 #include "engine/handover/journal.h"
-#include "transport/link/control.h"
+#include "engine/volume/volume.h"
+#include "transport/link/transports.h"
 
 enum gw_exit {
     GW_EXIT_DONE = 0,
@@ -34,15 +36,22 @@ enum gw_exit {
 #define GW_DISKS_MAX   32u
 #define GW_LISTEN_MAX  16u
 
+/* An address that this process listens on, and with which back end. */
+struct gw_listening {
+    struct gw_transport *transport;
+    struct gw_address address;
+};
+
 /* What a process that runs migrations has, whatever it runs. Lent to every run. */
 struct gw_environment {
-    struct gw_transport *transport;
+    struct gw_transports transports;          /* lent */
     const struct gw_credentials *credentials; /* NULL: local copies only */
     uint8_t instance_id[GW_ID_SIZE];
     struct gw_network trusted[GW_TRUSTED_MAX];
     unsigned trusted_count;
-    const char
-        *storage[GW_STORAGE_MAX]; /* folders that peers may write beneath; the first is default */
+    /* Folders that peers may write beneath, the first is the default; and URIs of NBD exports that
+     * they may write to. */
+    const char *storage[GW_STORAGE_MAX];
     unsigned storage_count;
     const char *state_dir;        /* journal, sockets of VMs that arrived */
     const char *ram_dir;          /* where RAM files of VMs that arrive are put; NULL: /dev/shm */
@@ -50,8 +59,10 @@ struct gw_environment {
     const char *to_qmp;           /* a QEMU that already waits (-incoming defer -S), or NULL */
     struct gw_attended *attended; /* which moves this process has in hand; NULL: copies only */
     struct gw_journal *journal;   /* NULL: copies only */
+    struct gw_pins *pins;         /* memory registered for devices; lent; NULL: no limit */
     unsigned worker_count;        /* 0: half the CPUs, at most one per channel */
-    struct gw_address listen[GW_LISTEN_MAX]; /* where data channels may dial too */
+    struct gw_listening
+        listen[GW_LISTEN_MAX * GW_TRANSPORTS_MAX]; /* where data channels may dial too */
     unsigned listen_count;
     bool drop_disks; /* for measuring only: disks that arrive are checked and dropped */
 };
@@ -66,6 +77,14 @@ struct gw_mapping {
     const char *from, *to;
 };
 
+/* How the source reaches its target. */
+struct gw_link_request {
+    const char *transports; /* names with commas, best first; NULL: all that work */
+    unsigned channels;      /* per rail; 0: 2 */
+    const char *congestion; /* TCP_CONGESTION or NULL */
+    uint64_t pin_limit;     /* bytes registered for devices at once; 0: the environment's */
+};
+
 struct gw_move_request {
     const char *qmp_path;
     struct gw_address peer;
@@ -76,23 +95,22 @@ struct gw_move_request {
     const char *target_storage; /* --storage DIR, within the target's own folders; or NULL */
     uint32_t max_pause_ms;      /* 0: 300 */
     bool no_throttle, delete_source, verify;
-    const char *tracker;    /* NULL: auto */
-    unsigned channels;      /* per rail; 0: 2 */
-    const char *congestion; /* TCP_CONGESTION or NULL */
+    const char *tracker; /* NULL: auto */
+    struct gw_link_request link;
 };
 
 struct gw_copy_request {
-    const char *source_path;
+    const char *source_path;   /* or an NBD URI */
     const char *source_format; /* NULL: probe */
     bool is_remote;
     struct gw_address peer; /* is_remote */
     const char
-        *target_path; /* remote: relative to the peer's storage; a folder or "" keeps the name */
+        *target_path; /* remote: relative to the peer's storage; a folder or "" keeps the name; or
+                         an NBD URI */
     const char *target_format; /* NULL: as the source */
     bool is_fixed;             /* VHDX fixed, raw preallocated */
     bool verify;
-    unsigned channels;
-    const char *congestion;
+    struct gw_link_request link;
 };
 
 enum gw_phase {
@@ -101,6 +119,14 @@ enum gw_phase {
     GW_PHASE_MEMORY,   /* rounds over RAM (and disks) */
     GW_PHASE_HANDOVER, /* from stop on */
     GW_PHASE_ENDED,
+};
+
+/* How a volume's bytes travel, and what this side's processor copied of them on the way. */
+struct gw_volume_progress {
+    char name[GW_VOLUME_NAME_MAX];
+    char path[8]; /* "direct", "slots", "sealed", "none" yet */
+    uint64_t direct_bytes, slot_bytes, sealed_bytes;
+    uint64_t copied_bytes;
 };
 
 /* One snapshot of a migration. */
@@ -119,6 +145,9 @@ struct gw_progress_data {
     char path[32];  /* "direct", "slots", "sealed" */
     char transport[128];
     char note[256]; /* the newest thing a person should know */
+    unsigned volume_count;
+    struct gw_volume_progress volumes[GW_VOLUMES_MAX];
+    char path_note[320]; /* why memory goes through slots that could go directly */
 };
 
 struct gw_progress {

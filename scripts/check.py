@@ -167,16 +167,26 @@ def reap():
         pass
 
 
+def command_line(pid):
+    """What pid runs. In the middle of an exec it has no arguments yet: its short name, when that lasts."""
+    for _ in range(20):
+        with open('/proc/%d/cmdline' % pid, 'rb') as handle:
+            words = handle.read().replace(b'\0', b' ').decode(errors='replace').strip()
+        if words:
+            return words
+        time.sleep(0.01)
+    with open('/proc/%d/comm' % pid) as handle:
+        return '[%s]' % handle.read().strip()
+
+
 def end_descendants():
     """Ends what still runs below; the command lines of what there was."""
     names = []
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in descendants():
             try:
-                with open('/proc/%d/cmdline' % pid, 'rb') as handle:
-                    words = handle.read().replace(b'\0', b' ').decode(errors='replace')
                 if number == signal.SIGTERM:
-                    names.append('%d %s' % (pid, words[:120]))
+                    names.append('%d %s' % (pid, command_line(pid)[:120]))
                 os.kill(pid, number)
             except OSError:
                 pass

@@ -39,6 +39,7 @@
 #define GW_HELLO_MAX       56u        /* private data of a connection request (rdmacm's limit) */
 #define GW_SECRET_MAX      32u /* bytes from the link's key exchange, for back ends that need them */
 #define GW_REASON_MAX      200u  /* text of a refusal, terminator included */
+#define GW_TRANSPORTS_MAX  8u    /* back ends that one process uses beside each other */
 #define GW_CHANNEL_OPS_MAX 1024u /* ops that may be posted and not done on one channel */
 #define GW_WIRE_VERSION    1u    /* spoken before anything else; a mismatch is refused by name */
 
@@ -162,6 +163,10 @@ struct gw_channel_info {
 struct gw_transport_ops {
     const char *name;
     bool needs_local_region;
+    /* Writes are placed by a device: registered memory is pinned, untouched pages would be filled
+     * by registering, and the peer can change a region's bytes at any time while its key is good.
+     */
+    bool is_rdma;
 
     int (*open_domain)(struct gw_transport *transport, const struct gw_address *local,
                        struct gw_domain **out);
@@ -197,6 +202,8 @@ struct gw_transport_ops {
 struct gw_transport_maker {
     const char *name;
     int (*create)(struct gw_transport **out);
+    bool
+        is_only_by_name; /* never chosen by itself: it reaches no other host, or somebody must want it */
 };
 extern const struct gw_transport_maker *const gw_transport_makers[];
 int gw_transport_new(const char *name, struct gw_transport **out);

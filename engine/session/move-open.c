@@ -21,14 +21,9 @@ static void check_format(struct gw_move *move, const struct gw_vm_disk *disk)
 {
     enum gw_image_format format;
 
-    if (gw_nbd_format_is_known(disk->format)) {
-        if (disk->is_on_iothread)
-            gw_reasons_add(&move->reasons,
-                           "disk %s is a %s image on an iothread: QEMU 7.2 ends when it is read "
-                           "through its NBD server there, and mirroring it is not done yet; start "
-                           "the VM without an iothread for this disk, or convert it to raw or VHDX",
-                           disk->name, disk->format);
-    } else if (gw_image_format_parse(disk->format, &format) || format == GW_IMAGE_PROBE) {
+    if (gw_nbd_format_is_known(disk->format))
+        return;
+    if (gw_image_format_parse(disk->format, &format) || format == GW_IMAGE_PROBE) {
         gw_reasons_add(&move->reasons,
                        "disk %s is a %s image: a disk in use must be raw, VHDX or qcow2; convert "
                        "it with qemu-img first",
@@ -74,6 +69,8 @@ int gw_move_describe(struct gw_move *move)
     /* First, so that nothing which happens from here on is missed. */
     if (!error)
         error = gw_vm_watch_open(move->qmp, true, &move->watch);
+    if (!error)
+        error = gw_source_steps_hold(move->qmp, &move->steps.pid_fd);
     if (!error)
         error = gw_vm_describe(move->qmp, &move->reasons, &move->vm);
     if (error)
@@ -197,8 +194,7 @@ int gw_move_offer(struct gw_move *move)
         return error;
     json_object_set(move->out->detail, "volumes", json_object_get(reply, "volumes"));
     json_object_set(move->out->detail, "target", json_object_get(reply, "target"));
-    error = gw_source_open_channels(move->source, json_object_get(reply, "addresses"),
-                                    move->request->channels, move->request->congestion);
+    error = gw_source_open_channels(move->source, reply);
     json_decref(reply);
     return error;
 }
@@ -210,7 +206,22 @@ static int collect_disk(void *context, struct gw_bitmap *dirty)
     return gw_disk_tracker_collect(context, dirty);
 }
 
-static int open_exported(struct gw_move *move, unsigned index)
+/* A stop has QEMU write out what it knows of its images. A guest that is stopped wrote nothing
+ * since. */
+static int settle(void *context)
+{
+    struct gw_move *move = context;
+    int error;
+
+    if (move->watch.is_held)
+        return 0;
+    error = gw_move_stop(move);
+    return error ? error : gw_move_cont(move);
+}
+
+/* An image that only QEMU reads: through QEMU's own server, or, where that would abort (see
+ * gw_disk_export_open), through a qemu-nbd beside it. */
+static int open_foreign(struct gw_move *move, unsigned index)
 {
     const struct gw_vm_disk *disk = &move->vm->disks[index];
     struct gw_disk_export *made = &move->exports[index];
@@ -219,8 +230,16 @@ static int open_exported(struct gw_move *move, unsigned index)
                                             .export = made->id,
                                             .size = disk->virtual_size,
                                             .dirty = &move->dirty[index]};
-    int error = gw_disk_export_open(move->qmp, disk, index, move->socket_dir, made);
+    int error = 0;
 
+    if (disk->is_on_iothread) {
+        options.path = disk->path;
+        options.format = disk->format;
+        options.settle = settle;
+        options.settle_context = move;
+    } else {
+        error = gw_disk_export_open(move->qmp, disk, index, move->socket_dir, made);
+    }
     return error ? error : gw_nbd_source_open(&options, &move->volumes[move->volume_count++]);
 }
 
@@ -238,7 +257,7 @@ static int open_disk(struct gw_move *move, unsigned index)
     move->dirty[index] =
         (struct gw_disk_dirty){.collect = collect_disk, .context = move->trackers[index]};
     if (gw_nbd_format_is_known(disk->format))
-        return open_exported(move, index);
+        return open_foreign(move, index);
     error = gw_image_format_parse(disk->format, &options.format);
     if (error)
         return error;
@@ -253,7 +272,12 @@ static int open_memory(struct gw_move *move, const struct gw_vm_memory *memory)
 
     if (!error && move->request->tracker)
         error = gw_tracker_kind_parse(move->request->tracker, &options.tracker);
-    return error ? error : gw_ram_source_open(&options, &move->volumes[move->volume_count++]);
+    if (!error)
+        error = gw_ram_source_open(&options, &move->volumes[move->volume_count]);
+    if (error)
+        return error;
+    move->volumes[move->volume_count++]->is_punched = gw_plan_punches_memory(move->vm);
+    return 0;
 }
 
 static json_t *make_detail(struct gw_move *move)
@@ -291,20 +315,20 @@ static int open_guard(struct gw_move *move)
 
 int gw_move_open_volumes(struct gw_move *move)
 {
-    int error = 0;
+    int error;
 
     snprintf(move->socket_dir, sizeof(move->socket_dir), "/tmp/godwit-XXXXXX");
     if (!mkdtemp(move->socket_dir)) {
         move->socket_dir[0] = '\0';
         return gw_fail_errno(-errno, "no folder for QEMU's socket");
     }
+    /* First: opening a disk may stop the guest for a moment. */
+    error = open_guard(move);
+    move->steps.guard = move->guard;
     for (unsigned i = 0; !error && i < move->vm->disk_count; i++)
         error = open_disk(move, i);
     for (unsigned i = 0; !error && i < move->vm->memory_count; i++)
         error = open_memory(move, &move->vm->memories[i]);
-    if (!error)
-        error = open_guard(move);
-    move->steps.guard = move->guard;
     for (unsigned i = 0; !error && i < move->volume_count; i++)
         gw_sender_add_volume(move->source->sender, (uint16_t)i, move->volumes[i]);
     return error;
@@ -327,12 +351,17 @@ void gw_move_close(struct gw_move *move)
     for (unsigned i = 0; i < move->swap_count; i++)
         gw_disk_swap_free(&move->swaps[i]);
     gw_guard_stop(move->guard);
+    if (move->steps.detail &&
+        (!move->is_begun || gw_handover_is_ended(move->switchover.machine.state)))
+        gw_guard_close_log(json_string_value(json_object_get(move->steps.detail, "log")));
     /* A QEMU that has ended leaves its socket behind. */
     if (move->socket_dir[0])
         gw_folder_remove(move->socket_dir);
     gw_vm_free(move->vm);
     gw_vm_watch_close(&move->watch);
     gw_qmp_close(move->qmp);
+    if (move->steps.pid_fd >= 0)
+        close(move->steps.pid_fd);
     gw_reasons_free(&move->reasons);
     json_decref(move->steps.detail);
     json_decref(move->settings);

@@ -146,6 +146,7 @@ static int make_precopy(struct gw_move *move)
 
 static void set_phase(struct gw_move *move, enum gw_phase phase)
 {
+    gw_log(GW_LOG_DEBUG, "move of %s: phase %s", move->request->qmp_path, gw_phase_name(phase));
     pthread_mutex_lock(&move->progress->lock);
     move->progress->data.phase = phase;
     pthread_mutex_unlock(&move->progress->lock);
@@ -310,6 +311,7 @@ static int begin(struct gw_move *move)
     memcpy(switchover->epoch, move->source->epoch, sizeof(switchover->epoch));
     move->source->tick = tick;
     move->source->tick_context = move;
+    move->source->is_stopped = &move->watch.is_held;
     error = gw_attend(move->environment->attended, move->source->epoch, GW_SIDE_SOURCE);
     if (error)
         return error;
@@ -319,13 +321,15 @@ static int begin(struct gw_move *move)
 
 static int run_move(struct gw_move *move)
 {
-    int error = gw_move_describe(move);
+    int error;
 
-    move->is_blocked = error != 0;
+    set_phase(move, GW_PHASE_PLAN);
+    error = gw_move_describe(move);
+    move->is_blocked = error && error != -EPIPE;
     if (error)
         return error;
-    error =
-        gw_source_connect(move->environment, &move->request->peer, move->progress, &move->source);
+    error = gw_source_connect(move->environment, &move->request->peer, &move->request->link,
+                              move->progress, &move->source);
     if (!error)
         error = gw_move_open_volumes(move);
     if (!error)
@@ -464,6 +468,7 @@ int gw_move_run(const struct gw_environment *environment, const struct gw_move_r
     if (!move)
         return gw_fail(-ENOMEM, "no memory for a move");
     move->parting.fd = -1;
+    move->steps.pid_fd = -1;
     move->environment = environment;
     move->request = request;
     move->progress = progress;

@@ -18,6 +18,16 @@ const char *gw_offer_format(const struct gw_offered_volume *volume)
     return volume->foreign[0] ? volume->foreign : gw_image_format_name(volume->format);
 }
 
+int gw_offer_set_format(const char *name, struct gw_offered_volume *out)
+{
+    out->foreign[0] = '\0';
+    if (!gw_nbd_format_is_known(name))
+        return gw_image_format_parse(name, &out->format);
+    out->format = GW_IMAGE_PROBE;
+    snprintf(out->foreign, sizeof(out->foreign), "%s", name);
+    return 0;
+}
+
 json_t *gw_offer_volume(const struct gw_offered_volume *volume)
 {
     char id[2 * GW_ID_SIZE + 1] = "";
@@ -47,15 +57,6 @@ static int copy_text(const json_t *object, const char *member, char *out, size_t
     return 0;
 }
 
-static int parse_format(const char *format, struct gw_offered_volume *out)
-{
-    if (!gw_nbd_format_is_known(format))
-        return gw_image_format_parse(format, &out->format);
-    out->format = GW_IMAGE_PROBE;
-    snprintf(out->foreign, sizeof(out->foreign), "%s", format);
-    return 0;
-}
-
 static int parse_disk(const json_t *object, struct gw_offered_volume *out)
 {
     uint64_t block = 0, logical = 0, physical = 0;
@@ -63,7 +64,7 @@ static int parse_disk(const json_t *object, struct gw_offered_volume *out)
     int error = gw_message_text(object, "format", &format);
 
     if (!error &&
-        (parse_format(format, out) || (out->format == GW_IMAGE_PROBE && !out->foreign[0])))
+        (gw_offer_set_format(format, out) || (out->format == GW_IMAGE_PROBE && !out->foreign[0])))
         error = gw_fail(-EPROTO, "volume %s: there is no image format '%.32s'", out->name, format);
     if (!error)
         error = gw_message_bool(object, "fixed", &out->is_fixed);

@@ -33,6 +33,8 @@ struct gw_offered_volume {
 json_t *gw_offer_volume(const struct gw_offered_volume *volume);
 /* What the offer calls the disk's format. */
 const char *gw_offer_format(const struct gw_offered_volume *volume);
+/* The other way round: sets format and foreign. -EINVAL for a name of none. */
+int gw_offer_set_format(const char *name, struct gw_offered_volume *out);
 int gw_offer_parse_volume(const json_t *object, struct gw_offered_volume *out);
 
 /* Where a memory holds data, roughly: [[offset, length], ...], small gaps left out. NULL when that

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/log.h"
@@ -47,11 +48,12 @@ static void ask(const struct gw_environment *environment, struct gw_switchover *
     };
     const char *peer = json_string_value(json_object_get(switchover->detail, "peer"));
     uint64_t deadline = gw_clock_ns() + ANSWER_LIMIT_NS;
+    struct gw_transports transports = environment->transports;
     struct gw_address address;
 
     memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);
     if (!peer || !environment->credentials || gw_address_parse(peer, GW_DEFAULT_PORT, &address) ||
-        gw_control_connect(environment->transport, &address, &options, &switchover->control)) {
+        gw_transports_dial(&transports, &address, &options, &switchover->control)) {
         gw_log(GW_LOG_INFO, "move %s: the target cannot be asked: %s", switchover->epoch,
                gw_error_message());
         return;
@@ -78,7 +80,7 @@ static void ask(const struct gw_environment *environment, struct gw_switchover *
 static void recover_source(const struct gw_environment *environment,
                            const struct gw_journal_entry *entry)
 {
-    struct gw_source_steps steps = {.epoch = entry->epoch, .detail = entry->detail};
+    struct gw_source_steps steps = {.epoch = entry->epoch, .detail = entry->detail, .pid_fd = -1};
     const char *qmp = json_string_value(json_object_get(entry->detail, "qmp"));
     const char *log = json_string_value(json_object_get(entry->detail, "log"));
     pid_t pid = (pid_t)json_integer_value(json_object_get(entry->detail, "pid"));
@@ -87,7 +89,8 @@ static void recover_source(const struct gw_environment *environment,
     /* The guard of the agent that died may still be undoing. */
     if (log && gw_guard_wait(log, GUARD_TIMEOUT_MS))
         return;
-    if (qmp && gw_qmp_open(qmp, &steps.qmp) == 0 && gw_qmp_pid(steps.qmp) != pid) {
+    if (qmp && gw_qmp_open(qmp, &steps.qmp) == 0 &&
+        (gw_qmp_pid(steps.qmp) != pid || gw_source_steps_hold(steps.qmp, &steps.pid_fd))) {
         gw_qmp_close(steps.qmp);
         steps.qmp = NULL;
     }
@@ -102,7 +105,11 @@ static void recover_source(const struct gw_environment *environment,
         if (!gw_handover_is_ended(switchover.machine.state))
             ask(environment, &switchover);
     }
+    if (log && gw_handover_is_ended(switchover.machine.state))
+        gw_guard_close_log(log);
     gw_qmp_close(steps.qmp);
+    if (steps.pid_fd >= 0)
+        close(steps.pid_fd);
     json_decref(switchover.peer_times);
 }
 

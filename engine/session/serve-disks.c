@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 #include "common/error.h"
-#include "engine/session/offer.h"
+#include "engine/session/endpoint.h"
 #include "engine/session/serve.h"
 #include "engine/session/storage.h"
 #include "engine/volume/disk.h"
@@ -54,63 +54,18 @@ static int check_space(struct space *space, const struct gw_offered_volume *offe
                    (unsigned long long)(available >> 20), path);
 }
 
-/* The image's own name, with the ending of its new format when that differs. */
-static void default_name(const struct gw_offered_volume *offered, char *out, size_t size)
-{
-    const char *dot = strrchr(offered->file_name, '.');
-    size_t stem = dot ? (size_t)(dot - offered->file_name) : strlen(offered->file_name);
-    bool keeps = !dot || offered->foreign[0] ||
-                 (strcmp(dot, ".vhdx") == 0) == (offered->format == GW_IMAGE_VHDX);
-
-    if (keeps)
-        snprintf(out, size, "%s", offered->file_name);
-    else
-        snprintf(out, size, "%.*s.%s", (int)stem, offered->file_name,
-                 gw_image_format_name(offered->format));
-}
-
-static int make_foreign(struct gw_serve *serve, const struct gw_offered_volume *offered,
-                        const char *path, struct gw_target_volume **out)
-{
-    struct gw_nbd_target_options options = {
-        .name = offered->name,
-        .path = path,
-        .epoch = serve->epoch,
-        .format = offered->foreign,
-        .size = offered->size,
-        .cluster_size = offered->block_size,
-    };
-
-    return gw_nbd_target_create(&options, out);
-}
-
 static int make_disk(struct gw_serve *serve, struct space *space,
                      const struct gw_offered_volume *offered, char *path,
                      struct gw_target_volume **out)
 {
-    struct gw_disk_target_options options = {
-        .name = offered->name,
-        .path = path,
-        .epoch = serve->epoch,
-        .format = offered->format,
-        .is_fixed = offered->is_fixed,
-        .size = offered->size,
-        .block_size = offered->block_size,
-        .logical_sector_size = offered->logical_sector_size,
-        .physical_sector_size = offered->physical_sector_size,
-        .disk_id = offered->has_disk_id ? offered->disk_id : NULL,
-    };
     char name[256];
     int error;
 
-    default_name(offered, name, sizeof(name));
+    gw_endpoint_name(offered, name, sizeof(name));
     error = gw_storage_resolve(serve->environment, offered->target, name, path);
-    if (!error)
+    if (!error && !gw_nbd_is_uri(path))
         error = check_space(space, offered, path);
-    if (error)
-        return error;
-    return offered->foreign[0] ? make_foreign(serve, offered, path, out)
-                               : gw_disk_target_create(&options, out);
+    return error ? error : gw_endpoint_make(offered, path, serve->epoch, out);
 }
 
 int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names)
@@ -191,10 +146,12 @@ static int verify(struct gw_serve *serve, unsigned index)
         return 0;
     if (volume->memory)
         error = gw_verify_memory(volume->memory, volume->size, digest);
-    else if (serve->foreign[index][0])
-        error = gw_verify_foreign(serve->paths[index], serve->foreign[index], digest);
     else
-        error = gw_verify_image(serve->paths[index], serve->formats[index], digest);
+        error = gw_endpoint_digest(serve->paths[index],
+                                   serve->foreign[index][0]
+                                       ? serve->foreign[index]
+                                       : gw_image_format_name(serve->formats[index]),
+                                   volume->size, digest);
     if (error || memcmp(digest, serve->digests[index], GW_VERIFY_SIZE) == 0)
         return error;
     return gw_fail(-EBADMSG, "%s: what the target holds differs from the source", volume->name);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The receiving side's conversation and its data channels. */
 #include "engine/session/serve.h"
+#include "engine/session/windows.h"
 #include "transport/link/rails.h"
 
 #include <errno.h>
@@ -94,20 +95,22 @@ static void close_requests(struct gw_serve *serve)
 /* ---- channels ---- */
 
 /* The domain of the rail that the request came in by. */
-static int domain_for(struct gw_serve *serve, const struct gw_address *local,
+static int domain_for(struct gw_serve *serve, const struct gw_request *request,
                       struct gw_domain **out)
 {
+    const struct gw_address *local = &request->local;
     unsigned count = serve->domain_count;
     int error;
 
     for (unsigned i = 0; i < count; i++)
-        if (gw_address_same_host(&serve->domain_addresses[i], local)) {
+        if (serve->domains[i]->transport == request->transport &&
+            gw_address_same_host(&serve->domain_addresses[i], local)) {
             *out = serve->domains[i];
             return 0;
         }
     if (count == GW_SERVE_DOMAINS_MAX)
         return gw_fail(-E2BIG, "more than %u rails", GW_SERVE_DOMAINS_MAX);
-    error = gw_domain_open(serve->environment->transport, local, &serve->domains[count]);
+    error = gw_domain_open(request->transport, local, &serve->domains[count]);
     if (error)
         return error;
     serve->domain_addresses[count] = *local;
@@ -133,8 +136,7 @@ static int worker_for(struct gw_serve *serve, struct gw_worker **out)
         wanted = (unsigned)gw_max((uint64_t)(cpus > 0 ? cpus / 2 : 1), 1);
     wanted = (unsigned)gw_min(wanted, GW_SERVE_WORKERS_MAX);
     if (serve->worker_count < wanted) {
-        int error =
-            gw_worker_new(serve->environment->transport, -1, &serve->workers[serve->worker_count]);
+        int error = gw_worker_new(-1, &serve->workers[serve->worker_count]);
 
         if (error)
             return error;
@@ -156,12 +158,14 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
     struct gw_seal *seal;
     int error = gw_hello_parse(request, &hello);
 
-    if (!error && !serve->receiver)
-        error = gw_fail(-EPROTO, "a data channel before any offer");
+    if (!error && (!serve->receiver || serve->is_path_ended))
+        error = gw_fail(-EPROTO, "a data channel before any offer, or after the last round");
     if (!error)
-        error = domain_for(serve, &request->local, &options.domain);
+        error = domain_for(serve, request, &options.domain);
     if (!error)
         error = worker_for(serve, &worker);
+    if (!error)
+        error = gw_worker_poller(worker, request->transport, &options.poller);
     if (!error)
         error = gw_receiver_prepare(serve->receiver, worker, options.domain, hello.channel_number,
                                     allow_direct, &lane);
@@ -169,7 +173,6 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
         gw_reject(request, gw_error_message());
         return error;
     }
-    options.poller = gw_worker_poller(worker);
     options.number = hello.channel_number;
     options.context = lane;
     error = gw_seal_admit(serve->control, request, &options, &channel, &seal);
@@ -216,17 +219,19 @@ static void add_address(json_t *list, const struct gw_address *address)
     json_array_append_new(list, json_string(text));
 }
 
-/* Where data channels may dial: what the agent listens on, every address of this host for a wildcard. */
-static json_t *listen_addresses(const struct gw_serve *serve)
+/* What is listened on with one transport: every address of this host for a wildcard. */
+static json_t *addresses_of(const struct gw_serve *serve, const struct gw_transport *transport)
 {
     const struct gw_environment *environment = serve->environment;
     struct gw_address locals[GW_RAILS_MAX];
     json_t *list = json_array();
 
     for (unsigned i = 0; i < environment->listen_count; i++) {
-        const struct gw_address *listen = &environment->listen[i];
+        const struct gw_address *listen = &environment->listen[i].address;
         int count;
 
+        if (environment->listen[i].transport != transport)
+            continue;
         if (!gw_address_is_any(listen)) {
             add_address(list, listen);
             continue;
@@ -240,11 +245,24 @@ static json_t *listen_addresses(const struct gw_serve *serve)
     return list;
 }
 
+/* Where data channels may dial. */
+static json_t *describe_transports(const struct gw_serve *serve)
+{
+    const struct gw_transports *transports = &serve->environment->transports;
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < transports->count; i++)
+        json_array_append_new(list,
+                              json_pack("{s:s,s:o}", "name", transports->list[i]->ops->name,
+                                        "addresses", addresses_of(serve, transports->list[i])));
+    return list;
+}
+
 static int take_offer(struct gw_serve *serve, const json_t *offer)
 {
     json_t *names = json_array();
-    json_t *reply = json_pack("{s:s,s:o,s:o}", "type", "accepted", "addresses",
-                              listen_addresses(serve), "volumes", names);
+    json_t *reply = json_pack("{s:s,s:o,s:o}", "type", "accepted", "transports",
+                              describe_transports(serve), "volumes", names);
     const char *epoch, *kind;
     int error;
 
@@ -263,6 +281,8 @@ static int take_offer(struct gw_serve *serve, const json_t *offer)
         error = gw_receiver_new(serve->migration_id, &serve->receiver);
     }
     if (!error)
+        gw_receiver_set_pins(serve->receiver, serve->environment->pins);
+    if (!error)
         error = strcmp(kind, "move") == 0 ? gw_serve_vm_offer(serve, offer, reply)
                                           : gw_serve_make_volumes(serve, offer, names);
     if (error) {
@@ -280,8 +300,16 @@ static int take_events(struct gw_serve *serve)
     struct gw_path_event event;
 
     while (serve->receiver && gw_receiver_next_event(serve->receiver, &event)) {
+        int error = 0;
+
         if (event.kind == GW_PATH_FAILED)
             return gw_error_raise(&event.error);
+        if (event.kind == GW_PATH_WINDOW_CLOSED) {
+            error = gw_serve_window_closed(serve, event.number);
+            if (error)
+                return error;
+            continue;
+        }
         /* The source sees its end die too and asks for the burial. */
         gw_log(GW_LOG_WARNING, "data channel %u: %s", event.number, event.error.text);
     }
@@ -299,6 +327,7 @@ static void update_progress(struct gw_serve *serve)
     serve->progress->data.bytes_done = stats.data_bytes;
     serve->progress->data.bytes_zero = stats.zero_bytes;
     pthread_mutex_unlock(&serve->progress->lock);
+    gw_paths_of_target(serve, &stats);
 }
 
 int gw_serve_end_path(struct gw_serve *serve)
@@ -306,7 +335,9 @@ int gw_serve_end_path(struct gw_serve *serve)
     int error = take_events(serve);
 
     update_progress(serve);
-    gw_serve_free_path(serve);
+    /* The channels end here; what is registered ends when nobody waits for it. */
+    gw_receiver_close(serve->receiver);
+    serve->is_path_ended = true;
     return error;
 }
 
@@ -335,7 +366,7 @@ static int take_message(struct gw_serve *serve, const json_t *message)
         return take_offer(serve, message);
     if (gw_message_is(message, "handover"))
         return gw_serve_vm_message(serve, message);
-    if (!serve->receiver)
+    if (!serve->receiver || serve->is_path_ended)
         return gw_fail(-EPROTO, "message '%.32s' before any offer, or after its end",
                        gw_message_type(message));
     if (gw_message_is(message, "bury"))
@@ -344,6 +375,8 @@ static int take_message(struct gw_serve *serve, const json_t *message)
         return gw_serve_vm_stopping(serve);
     if (gw_message_is(message, "owner") && serve->vm)
         return gw_serve_vm_owner(serve, message);
+    if (gw_message_is(message, "window"))
+        return gw_serve_window(serve, message);
     if (gw_message_is(message, "digests"))
         return gw_serve_take_digests(serve, message);
     if (gw_message_is(message, "sync")) {

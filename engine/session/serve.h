@@ -10,6 +10,7 @@
 #ifndef GODWIT_ENGINE_SESSION_SERVE_H
 #define GODWIT_ENGINE_SESSION_SERVE_H
 
+#include "engine/image/image.h"
 #include "engine/migration.h"
 #include "engine/session/message.h"
 #include "engine/session/verify.h"
@@ -47,8 +48,9 @@ struct gw_serve {
     bool is_told;     /* the source has heard the error */
     bool is_finished; /* the images have their final names and belong to the user */
     struct gw_receiver *receiver;
+    bool is_path_ended; /* its channels are closed for good */
     struct gw_domain *domains[GW_SERVE_DOMAINS_MAX];
-    struct gw_address domain_addresses[GW_SERVE_DOMAINS_MAX];
+    struct gw_address domain_addresses[GW_SERVE_DOMAINS_MAX]; /* with its transport: a rail */
     unsigned domain_count;
     struct gw_worker *workers[GW_SERVE_WORKERS_MAX];
     unsigned worker_count, next_worker;

@@ -2,13 +2,13 @@
 /* The sending side's session. What is sent, and in which order, is decided by copy.c and move.c. */
 #include "engine/session/source.h"
 #include "engine/session/verify.h"
+#include "engine/session/windows.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/checked.h"
 #include "common/clock.h"
@@ -19,14 +19,9 @@
 #define RATE_INTERVAL_NS (250 * GW_NS_PER_MS)
 
 int gw_source_connect(const struct gw_environment *environment, const struct gw_address *peer,
-                      struct gw_progress *progress, struct gw_source **out)
+                      const struct gw_link_request *request, struct gw_progress *progress,
+                      struct gw_source **out)
 {
-    struct gw_control_options options = {
-        .credentials = environment->credentials,
-        .trusted = environment->trusted,
-        .trusted_count = environment->trusted_count,
-        .timeout_ms = GW_CONNECT_TIMEOUT_MS,
-    };
     struct gw_source *source;
     int error;
 
@@ -38,13 +33,20 @@ int gw_source_connect(const struct gw_environment *environment, const struct gw_
         return gw_fail(-ENOMEM, "no memory for a session");
     source->environment = environment;
     source->progress = progress;
-    memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);
-    error = gw_id_random(source->migration_id);
+    error = gw_link_init(&source->link, environment, progress, request->transports);
+    source->link.per_rail = request->channels;
+    source->link.congestion = request->congestion;
+    if (!error)
+        error = gw_id_random(source->migration_id);
     gw_id_format(source->migration_id, source->epoch);
     if (!error)
-        error = gw_control_connect(environment->transport, peer, &options, &source->control);
+        error = gw_link_dial(&source->link, peer, &source->control);
     if (!error)
         error = gw_sender_new(source->migration_id, &source->sender);
+    if (!error && request->pin_limit)
+        gw_pins_init(&source->pins, request->pin_limit);
+    if (!error)
+        gw_sender_set_pins(source->sender, request->pin_limit ? &source->pins : environment->pins);
     if (error) {
         gw_source_close(source);
         return error;
@@ -57,14 +59,10 @@ void gw_source_close(struct gw_source *source)
 {
     if (!source)
         return;
+    gw_windows_free(source->windows);
     gw_sender_free(source->sender);
-    for (unsigned i = 0; i < source->worker_count; i++)
-        gw_worker_free(source->workers[i]);
-    for (unsigned i = 0; i < source->rail_count; i++)
-        if (source->domains[i])
-            gw_domain_close(source->domains[i]);
-    if (source->control)
-        gw_control_close(source->control);
+    gw_link_free(&source->link);
+    gw_control_close(source->control);
     json_decref(source->blocked);
     free(source);
 }
@@ -78,7 +76,7 @@ int gw_source_check_cancel(struct gw_source *source)
     return gw_fail(-ECANCELED, "cancelled");
 }
 
-int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out)
+static int receive_next(struct gw_source *source, int timeout_ms, json_t **out)
 {
     uint64_t deadline = gw_clock_ns() + (uint64_t)timeout_ms * GW_NS_PER_MS;
 
@@ -121,6 +119,25 @@ int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out)
     }
 }
 
+int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out)
+{
+    int result;
+
+    do {
+        json_t *message;
+
+        result = receive_next(source, timeout_ms, &message);
+        if (result)
+            return result;
+        result = gw_source_windows_hear(source, message);
+        if (result)
+            json_decref(message);
+        else
+            *out = message;
+    } while (result > 0);
+    return result;
+}
+
 int gw_source_exchange(struct gw_source *source, json_t *request, const char *type, json_t **reply)
 {
     bool is_slow = strcmp(type, "accepted") == 0 || strcmp(type, "finished") == 0;
@@ -148,127 +165,29 @@ int gw_source_exchange(struct gw_source *source, json_t *request, const char *ty
 
 /* ---- channels ---- */
 
-static int start_workers(struct gw_source *source, unsigned channels)
+/* Which way the bytes take, in words, and how many channels there are. */
+static void note_channels(struct gw_source *source)
 {
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    unsigned wanted = source->environment->worker_count;
+    struct gw_progress_data *data = &source->progress->data;
+    char transport[sizeof(data->transport)];
 
-    /* A worker keeps a CPU busy; the guest and the control thread want theirs too. */
-    if (!wanted)
-        wanted = (unsigned)gw_max((uint64_t)(cpus > 0 ? cpus / 2 : 1), 1);
-    wanted = (unsigned)gw_min(gw_min(wanted, channels), GW_WORKERS_MAX);
-    while (source->worker_count < wanted) {
-        int error = gw_worker_new(source->environment->transport, -1,
-                                  &source->workers[source->worker_count]);
-
-        if (error)
-            return error;
-        source->worker_count++;
-    }
-    return 0;
-}
-
-/* Dials one more channel over the next rail. */
-static int open_channel(struct gw_source *source)
-{
-    struct gw_worker *worker = source->workers[source->next_worker++ % source->worker_count];
-    unsigned rail = source->next_rail++ % source->rail_count;
-    struct gw_connect_options options = {
-        .channel =
-            {
-                .domain = source->domains[rail],
-                .poller = gw_worker_poller(worker),
-                .timeout_ms = GW_CONNECT_TIMEOUT_MS,
-                .congestion = source->congestion,
-            },
-        .peer = source->rails[rail].peer,
-        .local = &source->rails[rail].local,
-    };
-    struct gw_channel *channel;
-    struct gw_lane *lane;
-    struct gw_seal *seal;
-    int error = gw_sender_prepare(source->sender, worker, &lane);
-
-    if (error)
-        return error;
-    options.channel.context = lane;
-    error = gw_seal_dial(source->control, &options, &channel, &seal);
-    if (error) {
-        gw_sender_cancel(lane);
-        return error;
-    }
-    gw_sender_start(lane, channel, seal);
-    return 0;
-}
-
-static int find_rails(struct gw_source *source, const json_t *addresses)
-{
-    struct gw_address peers[GW_RAILS_MAX];
-    struct gw_rail control = {
-        .local = *gw_control_local(source->control),
-        .peer = gw_control_peer(source->control)->address,
-    };
-    unsigned count = 0;
-    const json_t *item;
-    size_t index;
-    int found;
-
-    json_array_foreach((json_t *)addresses, index, item)
-    {
-        const char *text = json_string_value(item);
-
-        if (count == GW_RAILS_MAX || !text)
-            break;
-        found = gw_address_parse(text, GW_DEFAULT_PORT, &peers[count]);
-        if (found)
-            return found;
-        count++;
-    }
-    gw_address_set_port(&control.local, 0);
-    found = gw_rails_pair(&control, peers, count, source->rails, GW_RAILS_MAX);
-    if (found < 0)
-        return found;
-    for (source->rail_count = 0; source->rail_count < (unsigned)found; source->rail_count++) {
-        unsigned rail = source->rail_count;
-        int error = gw_domain_open(source->environment->transport, &source->rails[rail].local,
-                                   &source->domains[rail]);
-
-        if (error)
-            return error;
-    }
-    return 0;
-}
-
-int gw_source_open_channels(struct gw_source *source, const json_t *addresses, unsigned per_rail,
-                            const char *congestion)
-{
-    int error = find_rails(source, addresses), last = 0;
-    unsigned opened = 0;
-
-    if (error)
-        return error;
-    source->congestion = congestion;
-    source->channels_wanted = (unsigned)gw_min(
-        (per_rail ? per_rail : GW_CHANNELS_DEFAULT) * source->rail_count, GW_LANES_MAX);
-    error = start_workers(source, source->channels_wanted);
-    for (unsigned i = 0; !error && i < source->channels_wanted; i++) {
-        int result = open_channel(source);
-
-        if (result)
-            last = result;
-        else
-            opened++;
-        if (result == -ECONNREFUSED || result == -EACCES)
-            break;
-        /* A rail that cannot be used is passed over; the others carry its share. */
-        if (result)
-            gw_log(GW_LOG_WARNING, "a data channel is passed over: %s", gw_error_message());
-    }
-    if (!error && opened == 0)
-        error = last;
+    gw_sender_describe(source->sender, transport, sizeof(transport));
     pthread_mutex_lock(&source->progress->lock);
-    source->progress->data.channel_count = opened;
+    data->channel_count = gw_sender_lane_count(source->sender);
+    memcpy(data->transport, transport, sizeof(transport));
     pthread_mutex_unlock(&source->progress->lock);
+}
+
+int gw_source_open_channels(struct gw_source *source, const json_t *accepted)
+{
+    int error =
+        gw_link_find_ways(&source->link, source->control, json_object_get(accepted, "transports"));
+    unsigned opened;
+
+    if (!error)
+        error = gw_link_open_channels(&source->link, source->control, source->sender, &opened);
+    if (!error)
+        note_channels(source);
     return error;
 }
 
@@ -291,7 +210,9 @@ static int replace_channel(struct gw_source *source, const struct gw_path_event 
         error = gw_sender_bury(source->sender, event->number, applied);
     if (error)
         return error;
-    error = open_channel(source);
+    error = gw_link_open_channel(&source->link, source->control, source->sender);
+    if (!error)
+        note_channels(source);
     if (error && gw_sender_lane_count(source->sender) > 0) {
         gw_log(GW_LOG_WARNING, "no new data channel, the others go on: %s", gw_error_message());
         error = 0;
@@ -321,6 +242,7 @@ void gw_source_update_progress(struct gw_source *source)
         source->sent_before_ns = now;
     }
     pthread_mutex_unlock(&source->progress->lock);
+    gw_paths_of_source(source, &stats);
 }
 
 /* Events of the data path. 1: the round is done. */
@@ -344,7 +266,7 @@ static int take_events(struct gw_source *source, unsigned *redials)
     return 0;
 }
 
-/* What the target says by itself during a round is that it failed. */
+/* What the target says by itself during a round is that it failed, or about windows. */
 static int take_control(struct gw_source *source)
 {
     struct gw_control_frame frame;
@@ -354,18 +276,21 @@ static int take_control(struct gw_source *source)
         return error == -ETIMEDOUT ? 0 : error;
     if (!frame.message)
         return gw_fail(-EPROTO, "the target sent raw bytes out of turn");
-    error = gw_message_is(frame.message, "error")
-                ? gw_message_raise(frame.message)
-                : gw_fail(-EPROTO, "the target sent '%s' during a round",
-                          gw_message_type(frame.message));
+    error = gw_source_windows_hear(source, frame.message);
+    if (error == 0)
+        error = gw_message_is(frame.message, "error")
+                    ? gw_message_raise(frame.message)
+                    : gw_fail(-EPROTO, "the target sent '%s' during a round",
+                              gw_message_type(frame.message));
     json_decref(frame.message);
-    return error;
+    return error < 0 ? error : 0;
 }
 
 static int wait_for_round(struct gw_source *source)
 {
     uint64_t updated = gw_clock_ns();
     unsigned redials = 0;
+    bool is_done = false;
 
     for (;;) {
         struct pollfd fds[] = {
@@ -376,12 +301,18 @@ static int wait_for_round(struct gw_source *source)
 
         if (!result)
             result = take_events(source, &redials);
+        if (result > 0) {
+            is_done = true;
+            result = 0;
+        }
+        if (!result)
+            result = gw_source_windows_step(source);
         if (!result)
             result = gw_source_check_cancel(source);
         if (!result && source->tick)
             result = source->tick(source->tick_context);
-        if (result)
-            return result > 0 ? 0 : result;
+        if (result || (is_done && gw_source_windows_are_settled(source)))
+            return result;
         poll(fds, GW_ARRAY_LENGTH(fds), TICK_MS);
         if (gw_clock_ns() - updated > 100 * GW_NS_PER_MS) {
             gw_source_update_progress(source);
@@ -393,10 +324,13 @@ static int wait_for_round(struct gw_source *source)
 int gw_source_run_round(struct gw_source *source, struct gw_round *round)
 {
     uint64_t started = gw_clock_ns();
-    int error;
+    int error = gw_source_windows_begin(source, round);
 
+    if (error)
+        return error;
     gw_sender_begin(source->sender, round);
     error = wait_for_round(source);
+    gw_source_windows_end(source);
     gw_sender_end(source->sender);
     source->rounds_ns += gw_clock_ns() - started;
     gw_source_update_progress(source);
@@ -429,22 +363,23 @@ int gw_source_send_digests(struct gw_source *source, struct gw_source_volume *co
 void gw_source_report(struct gw_source *source, json_t *detail)
 {
     struct gw_path_stats stats;
+    json_t *passed_over = gw_link_passed_over(&source->link);
     char transport[160];
-    double cpu = 0;
 
     gw_sender_stats(source->sender, &stats);
     gw_sender_describe(source->sender, transport, sizeof(transport));
     /* The target closes the channels before it finishes its images. */
     if (!transport[0])
         snprintf(transport, sizeof(transport), "%s", source->progress->data.transport);
-    for (unsigned i = 0; i < source->worker_count; i++)
-        cpu += (double)gw_worker_cpu_ns(source->workers[i]) / 1e9;
     json_object_set_new(
         detail, "stats",
         json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:s}", "wire_bytes",
                   (json_int_t)stats.wire_bytes, "data_bytes", (json_int_t)stats.data_bytes,
                   "zero_bytes", (json_int_t)stats.zero_bytes, "records", (json_int_t)stats.records,
-                  "worker_cpu_s", cpu, "read_s", (double)stats.stage_ns[GW_STAGE_READ] / 1e9,
-                  "digest_s", (double)stats.stage_ns[GW_STAGE_DIGEST] / 1e9, "rounds_s",
+                  "worker_cpu_s", gw_link_cpu_seconds(&source->link), "read_s",
+                  (double)stats.stage_ns[GW_STAGE_READ] / 1e9, "digest_s",
+                  (double)stats.stage_ns[GW_STAGE_DIGEST] / 1e9, "rounds_s",
                   (double)source->rounds_ns / 1e9, "transport", transport));
+    if (passed_over)
+        json_object_set_new(detail, "passed_over", passed_over);
 }

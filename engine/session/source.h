@@ -13,18 +13,14 @@
 #define GODWIT_ENGINE_SESSION_SOURCE_H
 
 #include "engine/migration.h"
+#include "engine/session/link.h"
+#include "engine/precopy/windows.h"
 #include "engine/session/message.h"
-#include "engine/worker/path.h"
-#include "transport/link/rails.h"
 
-#define GW_CONNECT_TIMEOUT_MS 10000
-#define GW_REPLY_TIMEOUT_MS   60000 /* a target that syncs a disk may take this long */
+#define GW_REPLY_TIMEOUT_MS 60000 /* a target that syncs a disk may take this long */
 /* One that sets aside hundreds of gigabytes of memory, or reads all of an image back to verify it,
  * takes its time; a peer that is gone is found by the transport. */
 #define GW_SLOW_REPLY_TIMEOUT_MS (60 * 60 * 1000)
-#define GW_WORKERS_MAX           16u
-#define GW_CHANNELS_DEFAULT      2u
-#define GW_CHANNELS_MAX          16u /* per rail */
 
 struct gw_source {
     const struct gw_environment *environment;
@@ -32,14 +28,11 @@ struct gw_source {
     struct gw_control *control;
     uint8_t migration_id[GW_ID_SIZE];
     char epoch[2 * GW_ID_SIZE + 1];
-    struct gw_worker *workers[GW_WORKERS_MAX];
-    unsigned worker_count, next_worker;
-    struct gw_rail rails[GW_RAILS_MAX];
-    struct gw_domain *domains[GW_RAILS_MAX];
-    unsigned rail_count, next_rail;
-    unsigned channels_wanted;
-    const char *congestion;
+    struct gw_link link;
     struct gw_sender *sender;
+    struct gw_windows *windows;           /* NULL until the first round */
+    struct gw_pins pins;                  /* with a limit of its own */
+    const bool *is_stopped;               /* the guest, by us; NULL where there is none */
     json_t *blocked;                      /* the target's reasons against the offer, or NULL */
     bool is_cancel_ignored;               /* from COMMITTED on */
     uint64_t sent_before_ns, sent_before; /* for the rate of the last second */
@@ -49,17 +42,18 @@ struct gw_source {
     void *tick_context;
 };
 
+/* request is lent until close. */
 int gw_source_connect(const struct gw_environment *environment, const struct gw_address *peer,
-                      struct gw_progress *progress, struct gw_source **out);
+                      const struct gw_link_request *request, struct gw_progress *progress,
+                      struct gw_source **out);
 void gw_source_close(struct gw_source *source); /* takes NULL */
 /* Sends request (taken over) and waits for a reply of that type, which the caller decrefs. A
  * message of type "error" becomes the error. */
 int gw_source_exchange(struct gw_source *source, json_t *request, const char *type, json_t **reply);
 /* Waits for the next message. */
 int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out);
-/* addresses: the target's, from its reply to the offer. */
-int gw_source_open_channels(struct gw_source *source, const json_t *addresses, unsigned per_rail,
-                            const char *congestion);
+/* accepted: the target's reply to the offer. */
+int gw_source_open_channels(struct gw_source *source, const json_t *accepted);
 /* Sends the round and returns when every byte of it is in the target's volumes. */
 int gw_source_run_round(struct gw_source *source, struct gw_round *round);
 /* -ECANCELED once somebody asked for it. */

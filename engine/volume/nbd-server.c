@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -159,30 +160,49 @@ static bool can_be_direct(const char *path)
     return fd >= 0;
 }
 
+/* An image that is in use has no option of qemu-nbd's own: the node is described instead. */
+static char *describe_shared(const struct gw_nbd_server_options *options)
+{
+    json_t *node = json_pack("{s:s, s:b, s:{s:s, s:s}}", "driver", options->format, "force-share",
+                             1, "file", "driver", "file", "filename", options->path);
+    char *text = node ? json_dumps(node, JSON_COMPACT) : NULL, *out = NULL;
+
+    json_decref(node);
+    if (text && asprintf(&out, "json:%s", text) < 0)
+        out = NULL;
+    free(text);
+    return out;
+}
+
 static int launch(const struct gw_nbd_server_options *options, const char *socket,
                   struct gw_tool *child)
 {
     char socket_option[128], format[48], shared[16];
-    const char *words[] = {"qemu-nbd",
-                           socket_option,
-                           format,
-                           shared,
-                           "--discard=unmap",
-                           can_be_direct(options->path) ? "--cache=none" : "--cache=writeback",
-                           "--",
-                           options->path,
-                           NULL,
-                           NULL};
+    char *node = options->is_shared ? describe_shared(options) : NULL;
+    const char *words[10];
+    unsigned count = 0;
+    int error;
 
-    if (options->is_read_only) {
-        words[6] = "--read-only";
-        words[7] = "--";
-        words[8] = options->path;
-    }
+    if (options->is_shared && !node)
+        return gw_fail(-ENOMEM, "%s: no memory for qemu-nbd", options->name);
     snprintf(socket_option, sizeof(socket_option), "--socket=%s", socket);
     snprintf(format, sizeof(format), "--format=%.32s", options->format);
     snprintf(shared, sizeof(shared), "--shared=%u", GW_NBD_CONNECTIONS);
-    return start_child(words, child);
+    words[count++] = "qemu-nbd";
+    words[count++] = socket_option;
+    words[count++] = shared;
+    words[count++] = "--discard=unmap";
+    words[count++] = can_be_direct(options->path) ? "--cache=none" : "--cache=writeback";
+    if (!node)
+        words[count++] = format;
+    if (options->is_read_only)
+        words[count++] = "--read-only";
+    words[count++] = "--";
+    words[count++] = node ? node : options->path;
+    words[count] = NULL;
+    error = start_child(words, child);
+    free(node);
+    return error;
 }
 
 /* What failed is the server's word where it gave one: "permission denied" says more than a refused

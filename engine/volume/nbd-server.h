@@ -33,6 +33,8 @@ struct gw_nbd_server {
 struct gw_nbd_server_options {
     const char *name, *path, *format;
     bool is_read_only;
+    bool
+        is_shared; /* with is_read_only: somebody else writes the image meanwhile, whose lock is passed over */
 };
 
 /* Starts qemu-nbd for one image and connects. It ends by itself with its last connection. */

@@ -29,9 +29,9 @@ struct window {
 struct nbd_source {
     struct gw_source_volume volume;
     struct gw_nbd_client *client;
-    struct gw_nbd_server server; /* of an image at rest, and client is its */
+    struct gw_nbd_server server; /* of an image that we open ourselves, and client is its */
     bool has_server;
-    const struct gw_disk_dirty *dirty;
+    struct gw_nbd_source_options options;
     pthread_mutex_t lock; /* protects window; requests for it run under it, in no other lock */
     struct window window;
 };
@@ -68,6 +68,11 @@ static int fill(struct nbd_source *disk, uint64_t offset)
     window->first = begin / GRANULE;
     window->told = 0;
     memset(window->kinds, GW_EXTENT_ABSENT, sizeof(window->kinds));
+    if (!gw_nbd_client_has_allocation(disk->client)) {
+        struct gw_extent all = {.offset = begin, .length = length, .kind = GW_EXTENT_DATA};
+
+        take_run(window, &all);
+    }
     /* An answer may stop within the first granule; a whole one is needed. */
     while (!error && window->told < gw_min(length, GRANULE))
         error = gw_nbd_client_status(disk->client, begin + window->told, length - window->told,
@@ -122,17 +127,49 @@ static void copied(struct gw_source_volume *volume, uint64_t offset, const void 
 {
 }
 
+static int serve(struct nbd_source *disk, const struct gw_nbd_server_options *options)
+{
+    int error = gw_nbd_server_start(options, &disk->server);
+
+    disk->has_server = !error;
+    disk->client = error ? NULL : disk->server.client;
+    return error;
+}
+
+/* Looks at an image in use afresh: after the hypervisor wrote its tables out. */
+static int look_again(struct nbd_source *disk)
+{
+    struct gw_nbd_server_options options = {
+        .name = disk->volume.name,
+        .path = disk->options.path,
+        .format = disk->options.format,
+        .is_read_only = true,
+        .is_shared = true,
+    };
+    int error = disk->options.settle(disk->options.settle_context);
+
+    if (disk->has_server)
+        gw_nbd_server_kill(&disk->server);
+    disk->has_server = false;
+    disk->client = NULL;
+    return error ? error : serve(disk, &options);
+}
+
 static int collect(struct gw_source_volume *volume, struct gw_bitmap *dirty)
 {
     struct nbd_source *disk = of(volume);
+    const struct gw_disk_dirty *tracker = disk->options.dirty;
     int error;
 
-    if (!disk->dirty)
+    if (!tracker)
         return gw_fail(-ENOTSUP, "%s is at rest: nothing tracks its writes", volume->name);
-    error = disk->dirty->collect(disk->dirty->context, dirty);
+    error = tracker->collect(tracker->context, dirty);
     pthread_mutex_lock(&disk->lock);
     disk->window.count = 0;
     pthread_mutex_unlock(&disk->lock);
+    /* What nobody wrote lies where it lay. */
+    if (!error && disk->options.path && gw_bitmap_count(dirty) > 0)
+        error = look_again(disk);
     return error;
 }
 
@@ -178,6 +215,17 @@ static int new_source(const char *name, struct nbd_source **out)
     return 0;
 }
 
+static int check_size(const struct nbd_source *disk)
+{
+    uint64_t found = gw_nbd_client_size(disk->client);
+
+    return found == disk->options.size
+               ? 0
+               : gw_fail(-ESTALE, "%s: its NBD export has %llu bytes and the disk %llu",
+                         disk->volume.name, (unsigned long long)found,
+                         (unsigned long long)disk->options.size);
+}
+
 int gw_nbd_source_open(const struct gw_nbd_source_options *options, struct gw_source_volume **out)
 {
     struct gw_nbd_client_options client = {
@@ -192,18 +240,16 @@ int gw_nbd_source_open(const struct gw_nbd_source_options *options, struct gw_so
 
     if (error)
         return error;
-    error = gw_nbd_client_open(&client, &disk->client);
-    if (!error && gw_nbd_client_size(disk->client) != options->size)
-        error = gw_fail(-ESTALE, "%s: its NBD export has %llu bytes and the disk %llu",
-                        options->name, (unsigned long long)gw_nbd_client_size(disk->client),
-                        (unsigned long long)options->size);
+    disk->options = *options;
+    error = options->path ? look_again(disk) : gw_nbd_client_open(&client, &disk->client);
+    if (!error)
+        error = check_size(disk);
     if (error) {
         close_source(&disk->volume);
         return error;
     }
     disk->volume.size = options->size;
     disk->volume.is_still = options->dirty == NULL;
-    disk->dirty = options->dirty;
     *out = &disk->volume;
     return 0;
 }
@@ -212,21 +258,46 @@ int gw_nbd_source_open_image(const char *path, const char *format, struct gw_sou
 {
     struct gw_nbd_server_options options = {
         .name = "image", .path = path, .format = format, .is_read_only = true};
+    struct gw_nbd_image image;
     struct nbd_source *disk;
     int error;
 
     if (!gw_nbd_format_is_known(format))
         return gw_fail(-ENOTSUP, "%s: images of the format %.32s are not read", path, format);
-    error = new_source("image", &disk);
+    error = gw_nbd_image_check(path, &image);
+    if (!error)
+        error = new_source("image", &disk);
     if (error)
         return error;
-    error = gw_nbd_server_start(&options, &disk->server);
-    disk->has_server = !error;
+    error = serve(disk, &options);
     if (error) {
         close_source(&disk->volume);
         return error;
     }
-    disk->client = disk->server.client;
+    disk->volume.size = gw_nbd_client_size(disk->client);
+    disk->volume.is_still = true;
+    *out = &disk->volume;
+    return 0;
+}
+
+int gw_nbd_source_open_uri(const char *uri, struct gw_source_volume **out)
+{
+    struct gw_nbd_client_options client = {.name = "image", .uri = uri, .pid_fd = -1};
+    struct nbd_source *disk;
+    int error = new_source("image", &disk);
+
+    if (error)
+        return error;
+    error = gw_nbd_client_open(&client, &disk->client);
+    if (!error && gw_nbd_client_size(disk->client) == 0)
+        error = gw_fail(-EUCLEAN, "%s is empty: there is no disk in it", uri);
+    if (error) {
+        struct gw_error kept;
+
+        gw_error_take(error, &kept);
+        close_source(&disk->volume);
+        return gw_error_raise(&kept);
+    }
     disk->volume.size = gw_nbd_client_size(disk->client);
     disk->volume.is_still = true;
     *out = &disk->volume;

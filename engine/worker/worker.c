@@ -31,7 +31,8 @@ struct call {
 struct gw_worker {
     pthread_t thread;
     int cpu;
-    struct gw_poller *poller;
+    struct gw_poller *pollers[GW_TRANSPORTS_MAX]; /* one for each transport; only ever added to */
+    unsigned poller_count;
     struct io_uring ring;
     unsigned in_kernel; /* I/O submitted to the ring and not completed */
     struct gw_io *
@@ -44,11 +45,6 @@ struct gw_worker {
     pthread_cond_t called;
     struct call *calls;
 };
-
-struct gw_poller *gw_worker_poller(struct gw_worker *worker)
-{
-    return worker->poller;
-}
 
 uint64_t gw_worker_cpu_ns(struct gw_worker *worker)
 {
@@ -81,6 +77,40 @@ void gw_worker_call(struct gw_worker *worker, void (*function)(void *argument), 
     while (!call.is_done)
         pthread_cond_wait(&worker->called, &worker->lock);
     pthread_mutex_unlock(&worker->lock);
+}
+
+struct add_poller {
+    struct gw_worker *worker;
+    struct gw_poller *poller;
+};
+
+static void add_poller(void *argument)
+{
+    struct add_poller *add = argument;
+
+    add->worker->pollers[add->worker->poller_count++] = add->poller;
+}
+
+/* Control threads alone add pollers, one at a time; the worker's thread alone reads the list. */
+int gw_worker_poller(struct gw_worker *worker, struct gw_transport *transport,
+                     struct gw_poller **out)
+{
+    struct add_poller add = {.worker = worker};
+    int error;
+
+    for (unsigned i = 0; i < worker->poller_count; i++)
+        if (worker->pollers[i]->transport == transport) {
+            *out = worker->pollers[i];
+            return 0;
+        }
+    if (worker->poller_count == GW_TRANSPORTS_MAX)
+        return gw_fail(-E2BIG, "a worker serves at most %u transports", GW_TRANSPORTS_MAX);
+    error = gw_poller_open(transport, &add.poller);
+    if (error)
+        return error;
+    gw_worker_call(worker, add_poller, &add);
+    *out = add.poller;
+    return 0;
 }
 
 static bool run_calls(struct gw_worker *worker)
@@ -133,10 +163,10 @@ static void receive_messages(struct gw_lane *lane)
     }
 }
 
-static bool poll_transport(struct gw_worker *worker)
+static bool poll_one(struct gw_poller *poller)
 {
     struct gw_channel *ready[READY_MAX];
-    int count = gw_poll(worker->poller, ready, READY_MAX);
+    int count = gw_poll(poller, ready, READY_MAX);
     bool any = false;
 
     for (int i = 0; i < count; i++) {
@@ -148,6 +178,15 @@ static bool poll_transport(struct gw_worker *worker)
         receive_messages(lane);
         any = true;
     }
+    return any;
+}
+
+static bool poll_transports(struct gw_worker *worker)
+{
+    bool any = false;
+
+    for (unsigned i = 0; i < worker->poller_count; i++)
+        any |= poll_one(worker->pollers[i]);
     return any;
 }
 
@@ -284,17 +323,18 @@ void gw_worker_detach(struct gw_lane *lane)
 
 static void sleep_until_event(struct gw_worker *worker)
 {
-    struct pollfd fds[3] = {
-        {.fd = gw_poller_arm(worker->poller), .events = POLLIN},
+    struct pollfd fds[2 + GW_TRANSPORTS_MAX] = {
         {.fd = worker->wake_fd, .events = POLLIN},
-        {.fd = worker->ring.ring_fd, .events = POLLIN},
+        {.fd = worker->in_kernel ? worker->ring.ring_fd : -1, .events = POLLIN},
     };
     uint64_t count;
 
-    if (poll_transport(worker))
+    for (unsigned i = 0; i < worker->poller_count; i++)
+        fds[2 + i] = (struct pollfd){.fd = gw_poller_arm(worker->pollers[i]), .events = POLLIN};
+    if (poll_transports(worker))
         return;
-    poll(fds, worker->in_kernel ? 3 : 2, SLEEP_LIMIT_MS);
-    if (fds[1].revents && read(worker->wake_fd, &count, sizeof(count)) < 0)
+    poll(fds, 2 + worker->poller_count, SLEEP_LIMIT_MS);
+    if (fds[0].revents && read(worker->wake_fd, &count, sizeof(count)) < 0)
         return;
 }
 
@@ -320,7 +360,7 @@ static void *run(void *argument)
         if (is_stopping)
             return NULL;
         any = run_calls(worker);
-        any |= poll_transport(worker);
+        any |= poll_transports(worker);
         any |= run_io(worker);
         any |= pump_lanes(worker);
         any |= run_io(worker);
@@ -332,7 +372,7 @@ static void *run(void *argument)
     }
 }
 
-int gw_worker_new(struct gw_transport *transport, int cpu, struct gw_worker **out)
+int gw_worker_new(int cpu, struct gw_worker **out)
 {
     struct gw_worker *worker = calloc(1, sizeof(*worker));
     int error;
@@ -351,24 +391,19 @@ int gw_worker_new(struct gw_transport *transport, int cpu, struct gw_worker **ou
                              "RLIMIT_MEMLOCK large enough on old kernels)");
         goto err_wake;
     }
-    error = gw_poller_open(transport, &worker->poller);
-    if (error)
-        goto err_ring;
     pthread_mutex_init(&worker->lock, NULL);
     pthread_cond_init(&worker->called, NULL);
     error = -pthread_create(&worker->thread, NULL, run, worker);
     if (error) {
         gw_fail_errno(error, "worker: no thread");
-        goto err_poller;
+        goto err_ring;
     }
     *out = worker;
     return 0;
 
-err_poller:
+err_ring:
     pthread_cond_destroy(&worker->called);
     pthread_mutex_destroy(&worker->lock);
-    gw_poller_close(worker->poller);
-err_ring:
     io_uring_queue_exit(&worker->ring);
 err_wake:
     close(worker->wake_fd);
@@ -387,7 +422,8 @@ void gw_worker_free(struct gw_worker *worker)
     gw_worker_wake(worker);
     pthread_join(worker->thread, NULL);
     assert(!worker->lanes);
-    gw_poller_close(worker->poller);
+    for (unsigned i = 0; i < worker->poller_count; i++)
+        gw_poller_close(worker->pollers[i]);
     io_uring_queue_exit(&worker->ring);
     close(worker->wake_fd);
     pthread_cond_destroy(&worker->called);

@@ -54,9 +54,12 @@ struct gw_io {
 };
 
 /* cpu pins the thread to that CPU when it is not negative. */
-int gw_worker_new(struct gw_transport *transport, int cpu, struct gw_worker **out);
+int gw_worker_new(int cpu, struct gw_worker **out);
 void gw_worker_free(struct gw_worker *worker); /* after its lanes are detached; takes NULL */
-struct gw_poller *gw_worker_poller(struct gw_worker *worker);
+/* The worker's share of that transport, made when it is first asked for; the worker's own. Never
+ * from the worker's thread. */
+int gw_worker_poller(struct gw_worker *worker, struct gw_transport *transport,
+                     struct gw_poller **out);
 uint64_t gw_worker_cpu_ns(struct gw_worker *worker); /* CPU time of the thread so far; any thread */
 
 /* Runs function(argument) on the worker and returns when it has ended. */

@@ -28,7 +28,7 @@ static void set_up(char **argv, int argc, int trusted_at)
     struct gw_credentials *credentials;
 
     if (gw_credentials_load(&options, &credentials) ||
-        gw_transport_new("tcp", &environment.transport))
+        gw_transports_open(&(const char *){"tcp"}, 1, &environment.transports))
         die("set up");
     environment.credentials = credentials;
     environment.instance_id[0] = (uint8_t)argv[1][0];
@@ -93,7 +93,7 @@ static void serve(char **argv)
     struct gw_address address;
 
     if (gw_address_parse(argv[2], GW_DEFAULT_PORT, &address) ||
-        gw_listen(environment.transport, &address, &listener))
+        gw_listen(environment.transports.list[0], &address, &listener))
         die("listen");
     environment.storage[0] = argv[4];
     environment.storage_count = 1;
@@ -112,7 +112,7 @@ static int copy(char **argv)
     int error;
 
     if (getenv("PATH_CHANNELS"))
-        request.channels = (unsigned)atoi(getenv("PATH_CHANNELS"));
+        request.link.channels = (unsigned)atoi(getenv("PATH_CHANNELS"));
     if (gw_address_parse(argv[2], GW_DEFAULT_PORT, &request.peer))
         die("address");
     gw_progress_init(&progress);

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -90,6 +91,16 @@ class Leftovers(unittest.TestCase):
         first, second = answer.stdout.splitlines()
         self.assertIn('sleep 100', first)
         self.assertEqual(second, '[]')
+
+    def test_a_process_without_a_command_line_has_its_short_name(self):
+        process = subprocess.Popen([''], executable='/bin/cat', stdin=subprocess.PIPE,
+                                   stdout=subprocess.DEVNULL)
+        try:
+            while not os.readlink('/proc/%d/exe' % process.pid).endswith('/cat'):
+                time.sleep(0.01)
+            self.assertEqual(check.command_line(process.pid), '[cat]')
+        finally:
+            process.communicate()
 
 
 class Surface(unittest.TestCase):

@@ -556,6 +556,11 @@ const struct gw_address *gw_control_local(const struct gw_control *control)
     return &control->local;
 }
 
+struct gw_transport *gw_control_transport(const struct gw_control *control)
+{
+    return control->wire.domain->transport;
+}
+
 const uint8_t *gw_control_nonces(const struct gw_control *control)
 {
     return control->nonces;

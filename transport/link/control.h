@@ -70,6 +70,7 @@ void gw_control_close(
 const struct gw_peer *gw_control_peer(const struct gw_control *control);
 const uint8_t *gw_control_link_id(const struct gw_control *control);
 const struct gw_address *gw_control_local(const struct gw_control *control);
+struct gw_transport *gw_control_transport(const struct gw_control *control);
 
 /* One frame. send blocks until the transport has taken all of it (10 s without progress:
  * -ETIMEDOUT, and the session is over); up to 8 MiB that the peer sends meanwhile are taken in, so

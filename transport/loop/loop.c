@@ -141,4 +141,5 @@ static int create(struct gw_transport **out)
 }
 
 extern const struct gw_transport_maker gw_loop_maker;
-const struct gw_transport_maker gw_loop_maker = {.name = "loop", .create = create};
+const struct gw_transport_maker gw_loop_maker = {
+    .name = "loop", .create = create, .is_only_by_name = true};

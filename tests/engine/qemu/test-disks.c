@@ -221,6 +221,82 @@ Test(disks, export_reads_what_was_written)
     qemu_end(&qemu);
 }
 
+struct settling {
+    struct qemu *qemu;
+    bool is_left_out;
+};
+
+static int settle(void *context)
+{
+    const struct settling *settling = context;
+    bool was_running;
+    int error;
+
+    if (settling->is_left_out)
+        return 0;
+    error = gw_vm_stop(settling->qemu->qmp, &was_running);
+    return error ? error : gw_vm_cont(settling->qemu->qmp);
+}
+
+static void expect_at(struct gw_source_volume *volume, uint64_t offset, enum gw_extent_kind kind,
+                      uint8_t value)
+{
+    struct gw_extent extent;
+    uint8_t bytes[4096];
+
+    cr_assert_eq(volume->ops->next_extent(volume, offset, &extent), 0, "%s", gw_error_message());
+    cr_expect_eq(extent.kind, kind, "at %llu", (unsigned long long)offset);
+    cr_assert_eq(volume->ops->read(volume, offset, bytes, sizeof(bytes)), 0);
+    cr_expect(bytes[0] == value && bytes[4095] == value, "at %llu", (unsigned long long)offset);
+}
+
+/* A disk on an iothread, whose export would abort QEMU: its image is read beside QEMU. What the
+ * guest wrote last is still in QEMU's tables only, unless these are settled: left out, it is not
+ * seen. */
+Test(disks, image_beside_qemu_is_read_once_it_is_settled)
+{
+    struct setting setting = {"qcow2", "writeback", 1, 1};
+    struct gw_disk_dirty who = {.collect = collect_for};
+    struct qemu qemu = {.pid = -1};
+    struct settling settling = {.qemu = &qemu, .is_left_out = true};
+    struct gw_nbd_source_options options = {.name = "vda",
+                                            .size = DISK_SIZE,
+                                            .dirty = &who,
+                                            .format = "qcow2",
+                                            .settle = settle,
+                                            .settle_context = &settling};
+    struct gw_disk_tracker *tracker;
+    struct gw_source_volume *volume;
+    struct gw_bitmap dirty;
+    struct gw_vm *vm;
+
+    start_disk(&qemu, &setting);
+    vm = describe(&qemu);
+    options.path = disk_of(vm)->path;
+    io(&qemu, "write -P 5 10M 64k");
+    cr_assert_eq(gw_disk_tracker_open(qemu.qmp, disk_of(vm), 3, qemu.dir, &tracker), 0, "%s",
+                 gw_error_message());
+    who.context = tracker;
+    cr_assert_eq(gw_nbd_source_open(&options, &volume), 0, "%s", gw_error_message());
+    expect_at(volume, 10u << 20, GW_EXTENT_ABSENT, 0);
+    volume->ops->close(volume);
+
+    settling.is_left_out = false;
+    cr_assert_eq(gw_nbd_source_open(&options, &volume), 0, "%s", gw_error_message());
+    expect_at(volume, 10u << 20, GW_EXTENT_DATA, 5);
+    io(&qemu, "write -P 6 20M 64k");
+    cr_assert_eq(gw_bitmap_init(&dirty, gw_disk_granules(DISK_SIZE)), 0);
+    cr_assert_eq(volume->ops->collect(volume, &dirty), 0, "%s", gw_error_message());
+    cr_expect(gw_bitmap_test(&dirty, 320) && gw_bitmap_count(&dirty) == 1);
+    expect_at(volume, 20u << 20, GW_EXTENT_DATA, 6);
+    expect_at(volume, 10u << 20, GW_EXTENT_DATA, 5);
+    volume->ops->close(volume);
+    gw_disk_tracker_close(tracker);
+    gw_bitmap_free(&dirty);
+    gw_vm_free(vm);
+    qemu_end(&qemu);
+}
+
 /* Copies the granules that are set from the image, as qemu-img reads it beside QEMU, to copy. */
 static void copy_granules(struct qemu *qemu, const struct setting *setting,
                           const struct gw_bitmap *dirty)

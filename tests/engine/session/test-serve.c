@@ -73,9 +73,9 @@ static void open_host(struct host *host)
     MUST(gw_psk_write("test", file));
     fclose(file);
     MUST(gw_credentials_load(&options, &host->credentials));
-    MUST(gw_transport_new("loop", &host->environment.transport));
+    MUST(gw_transports_open(&(const char *){"loop"}, 1, &host->environment.transports));
     MUST(gw_address_parse("127.0.0.1", 0, &host->address));
-    MUST(gw_listen(host->environment.transport, &host->address, &host->listener));
+    MUST(gw_listen(host->environment.transports.list[0], &host->address, &host->listener));
     MUST(gw_listener_address(host->listener, &host->address));
     MUST(gw_journal_open(host->journal_path, true, &host->environment.journal));
     MUST(gw_attended_new(&host->environment.attended));
@@ -113,7 +113,8 @@ static void begin_session(struct host *host, uint8_t instance)
 
     options.instance_id[0] = instance;
     cr_assert_eq(pthread_create(&host->thread, NULL, serve, host), 0);
-    MUST(gw_control_connect(host->environment.transport, &host->address, &options, &host->peer));
+    MUST(gw_control_connect(host->environment.transports.list[0], &host->address, &options,
+                            &host->peer));
 }
 
 static void end_session(struct host *host)
@@ -132,7 +133,7 @@ static void close_host(struct host *host)
     gw_attended_free(host->environment.attended);
     gw_journal_close(host->environment.journal);
     gw_unlisten(host->listener);
-    gw_transport_free(host->environment.transport);
+    gw_transports_close(&host->environment.transports);
     gw_credentials_free(host->credentials);
     snprintf(command, sizeof(command), "rm -rf %s", host->folder);
     cr_assert_eq(system(command), 0);

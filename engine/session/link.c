@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which way the bytes take to the target. What travels, and what is done when all of it is lost, is
+ * source.c's. */
+#include "engine/session/link.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/checked.h"
+#include "common/log.h"
+#include "engine/session/message.h"
+
+int gw_link_init(struct gw_link *link, const struct gw_environment *environment,
+                 struct gw_progress *progress, const char *names)
+{
+    memset(link, 0, sizeof(*link));
+    link->environment = environment;
+    link->progress = progress;
+    link->timeout_ms = GW_CONNECT_TIMEOUT_MS;
+    return gw_transports_choose(&environment->transports, names, &link->transports);
+}
+
+void gw_link_free(struct gw_link *link)
+{
+    for (unsigned i = 0; i < link->worker_count; i++)
+        gw_worker_free(link->workers[i]);
+    link->worker_count = 0;
+    gw_link_drop_ways(link);
+}
+
+/* The calling thread's message is why something was passed over. */
+static void note_passed_over(struct gw_link *link, const char *what)
+{
+    gw_log(GW_LOG_WARNING, "%s is passed over: %s", what, gw_error_message());
+    pthread_mutex_lock(&link->progress->lock);
+    snprintf(link->progress->data.note, sizeof(link->progress->data.note),
+             "%s is passed over: %.200s", what, gw_error_message());
+    pthread_mutex_unlock(&link->progress->lock);
+}
+
+int gw_link_dial(struct gw_link *link, const struct gw_address *peer, struct gw_control **out)
+{
+    const struct gw_environment *environment = link->environment;
+    struct gw_control_options options = {
+        .credentials = environment->credentials,
+        .trusted = environment->trusted,
+        .trusted_count = environment->trusted_count,
+        .timeout_ms = link->timeout_ms,
+    };
+
+    memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);
+    return gw_transports_dial(&link->transports, peer, &options, out);
+}
+
+/* ---- ways ---- */
+
+/* The target's addresses of one transport. */
+static int parse_addresses(const json_t *list, struct gw_address *out, unsigned *count)
+{
+    const json_t *item;
+    size_t index;
+
+    *count = 0;
+    json_array_foreach((json_t *)list, index, item)
+    {
+        const char *text = json_string_value(item);
+        int error;
+
+        if (*count == GW_RAILS_MAX || !text)
+            break;
+        error = gw_address_parse(text, GW_DEFAULT_PORT, &out[*count]);
+        if (error)
+            return error;
+        ++*count;
+    }
+    return 0;
+}
+
+/* The pair of the control session, as another transport of the target's has it: the same host, at
+ * that transport's port. */
+static void first_pair(const struct gw_control *control, bool is_own,
+                       const struct gw_address *peers, unsigned count, struct gw_rail *out)
+{
+    out->local = *gw_control_local(control);
+    out->peer = gw_control_peer(control)->address;
+    gw_address_set_port(&out->local, 0);
+    if (is_own || count == 0)
+        return;
+    for (unsigned i = 0; i < count; i++)
+        if (gw_address_same_host(&peers[i], &out->peer)) {
+            out->peer = peers[i];
+            return;
+        }
+    out->peer = peers[0];
+}
+
+static int add_way(struct gw_link *link, const struct gw_control *control,
+                   struct gw_transport *transport, const json_t *addresses)
+{
+    bool is_own = transport == gw_control_transport(control);
+    struct gw_way *way = &link->ways[link->way_count];
+    struct gw_rail first, pairs[GW_RAILS_MAX];
+    struct gw_address peers[GW_RAILS_MAX];
+    unsigned count;
+    int found, error = parse_addresses(addresses, peers, &count);
+
+    if (error || (count == 0 && !is_own))
+        return error;
+    first_pair(control, is_own, peers, count, &first);
+    found = gw_rails_pair(&first, peers, count, pairs, GW_RAILS_MAX);
+    if (found < 0)
+        return found;
+    memset(way, 0, sizeof(*way));
+    way->transport = transport;
+    way->rail_count = (unsigned)found;
+    for (unsigned i = 0; i < way->rail_count; i++)
+        way->rails[i].pair = pairs[i];
+    link->way_count++;
+    return 0;
+}
+
+/* What the target says of a transport; NULL when it does not listen with it. */
+static const json_t *addresses_of(const json_t *transports, const char *name)
+{
+    const json_t *item;
+    size_t index;
+
+    json_array_foreach((json_t *)transports, index, item)
+    {
+        const char *text = json_string_value(json_object_get(item, "name"));
+
+        if (text && strcmp(text, name) == 0)
+            return json_object_get(item, "addresses");
+    }
+    return NULL;
+}
+
+int gw_link_find_ways(struct gw_link *link, const struct gw_control *control,
+                      const json_t *transports)
+{
+    struct gw_transport *own = gw_control_transport(control);
+    int error;
+
+    link->way_count = 0;
+    error = add_way(link, control, own, addresses_of(transports, own->ops->name));
+    for (unsigned i = 0; !error && i < link->transports.count; i++) {
+        struct gw_transport *transport = link->transports.list[i];
+
+        if (transport != own)
+            error =
+                add_way(link, control, transport, addresses_of(transports, transport->ops->name));
+    }
+    return error;
+}
+
+void gw_link_drop_ways(struct gw_link *link)
+{
+    for (unsigned i = 0; i < link->way_count; i++)
+        for (unsigned j = 0; j < link->ways[i].rail_count; j++)
+            gw_domain_close(link->ways[i].rails[j].domain);
+    link->way_count = 0;
+}
+
+/* ---- channels ---- */
+
+static int start_workers(struct gw_link *link, unsigned channels)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned wanted = link->environment->worker_count;
+
+    /* A worker keeps a CPU busy; the guest and the control thread want theirs too. */
+    if (!wanted)
+        wanted = (unsigned)gw_max((uint64_t)(cpus > 0 ? cpus / 2 : 1), 1);
+    wanted = (unsigned)gw_min(gw_min(wanted, channels), GW_WORKERS_MAX);
+    while (link->worker_count < wanted) {
+        int error = gw_worker_new(-1, &link->workers[link->worker_count]);
+
+        if (error)
+            return error;
+        link->worker_count++;
+    }
+    return 0;
+}
+
+static int dial_rail(struct gw_link *link, struct gw_way *way, struct gw_way_rail *rail,
+                     struct gw_control *control, struct gw_sender *sender)
+{
+    struct gw_worker *worker = link->workers[link->next_worker++ % link->worker_count];
+    struct gw_connect_options options = {
+        .channel = {.timeout_ms = link->timeout_ms, .congestion = link->congestion},
+        .peer = rail->pair.peer,
+        .local = &rail->pair.local,
+    };
+    struct gw_channel *channel;
+    struct gw_lane *lane;
+    struct gw_seal *seal;
+    int error = 0;
+
+    if (!rail->domain)
+        error = gw_domain_open(way->transport, &rail->pair.local, &rail->domain);
+    if (!error)
+        error = gw_worker_poller(worker, way->transport, &options.channel.poller);
+    if (!error)
+        error = gw_sender_prepare(sender, worker, rail->domain, &lane);
+    if (error)
+        return error;
+    options.channel.domain = rail->domain;
+    options.channel.context = lane;
+    error = gw_seal_dial(control, &options, &channel, &seal);
+    if (error) {
+        gw_sender_cancel(lane);
+        return error;
+    }
+    gw_sender_start(lane, channel, seal);
+    return 0;
+}
+
+static void pass_over_rail(struct gw_link *link, const struct gw_way *way, struct gw_way_rail *rail)
+{
+    char peer[GW_ADDRESS_TEXT_MAX], what[GW_ADDRESS_TEXT_MAX + 32];
+
+    rail->is_passed_over = true;
+    gw_transports_pass_over(&link->transports, way->transport->ops->name);
+    gw_address_format(&rail->pair.peer, peer, sizeof(peer));
+    snprintf(what, sizeof(what), "%s to %s", way->transport->ops->name, peer);
+    note_passed_over(link, what);
+}
+
+/* One channel over the next rail of the first way that has one. */
+static int dial_ways(struct gw_link *link, struct gw_control *control, struct gw_sender *sender)
+{
+    int error = gw_fail(-ENOTCONN, "no way to the target is left");
+
+    for (unsigned i = 0; i < link->way_count; i++) {
+        struct gw_way *way = &link->ways[i];
+
+        for (unsigned tried = 0; tried < way->rail_count; tried++) {
+            struct gw_way_rail *rail = &way->rails[way->next_rail++ % way->rail_count];
+
+            if (rail->is_passed_over)
+                continue;
+            error = dial_rail(link, way, rail, control, sender);
+            if (!error)
+                return 0;
+            pass_over_rail(link, way, rail);
+        }
+    }
+    return error;
+}
+
+static bool is_any_passed_over(const struct gw_link *link)
+{
+    for (unsigned i = 0; i < link->way_count; i++)
+        for (unsigned j = 0; j < link->ways[i].rail_count; j++)
+            if (link->ways[i].rails[j].is_passed_over)
+                return true;
+    return false;
+}
+
+int gw_link_open_channel(struct gw_link *link, struct gw_control *control, struct gw_sender *sender)
+{
+    bool was_any = is_any_passed_over(link);
+    int error = dial_ways(link, control, sender);
+
+    if (!error || !was_any)
+        return error;
+    /* What could not be used a while ago may be usable again by now. */
+    for (unsigned i = 0; i < link->way_count; i++)
+        for (unsigned j = 0; j < link->ways[i].rail_count; j++)
+            link->ways[i].rails[j].is_passed_over = false;
+    return dial_ways(link, control, sender);
+}
+
+int gw_link_open_channels(struct gw_link *link, struct gw_control *control,
+                          struct gw_sender *sender, unsigned *opened)
+{
+    unsigned per_rail = link->per_rail ? link->per_rail : GW_CHANNELS_DEFAULT;
+    unsigned wanted = (unsigned)gw_min(per_rail * link->ways[0].rail_count, GW_LANES_MAX);
+    int error = start_workers(link, wanted), last = 0;
+
+    *opened = 0;
+    for (unsigned i = 0; !error && i < wanted && !last; i++) {
+        last = *opened == 0 ? gw_link_open_channel(link, control, sender)
+                            : dial_ways(link, control, sender);
+        *opened += last == 0;
+    }
+    return error || *opened > 0 ? error : last;
+}
+
+double gw_link_cpu_seconds(const struct gw_link *link)
+{
+    double cpu = 0;
+
+    for (unsigned i = 0; i < link->worker_count; i++)
+        cpu += (double)gw_worker_cpu_ns(link->workers[i]) / 1e9;
+    return cpu;
+}
+
+json_t *gw_link_passed_over(const struct gw_link *link)
+{
+    json_t *list = link->transports.passed_count ? json_array() : NULL;
+
+    for (unsigned i = 0; i < link->transports.passed_count; i++)
+        json_array_append_new(list,
+                              json_pack("{s:s,s:s}", "transport", link->transports.passed[i].name,
+                                        "reason", link->transports.passed[i].reason));
+    return list;
+}

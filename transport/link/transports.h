@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * transports: the back ends that a process uses beside each other, best first, and the dialling of
+ * a peer over the first of them that reaches it.
+ *
+ * Errors: 0 or -errno with a message. What is passed over is no error: its reason is kept.
+ * Order: open → choose, dial, any number → close, after everything that was made of them.
+ * Threads: open and close belong to one; the rest may be called by any.
+ * Units: counts.
+ */
+#ifndef GODWIT_TRANSPORT_LINK_TRANSPORTS_H
+#define GODWIT_TRANSPORT_LINK_TRANSPORTS_H
+
+#include "transport/link/control.h"
+
+#define GW_TRANSPORT_NAME_MAX 16u
+
+/* A back end that was not used, and why. */
+struct gw_passed_over {
+    char name[GW_TRANSPORT_NAME_MAX];
+    char reason[GW_REASON_MAX];
+};
+
+struct gw_transports {
+    struct gw_transport *list[GW_TRANSPORTS_MAX]; /* best first */
+    unsigned count;
+    struct gw_passed_over passed[GW_TRANSPORTS_MAX]; /* the newest reason of each name */
+    unsigned passed_count;
+};
+
+/* Makes every back end of this build that this host can use and that need not be named. With names
+ * (each one name or several with commas) those alone, each of which must work: -ENODEV. */
+int gw_transports_open(const char *const *names, unsigned count, struct gw_transports *out);
+void gw_transports_close(struct gw_transports *transports);
+
+/* Those of all that names (with commas) lists; the back ends are lent. NULL or "auto": all of them.
+ * -EINVAL for a name that no back end has, -ENODEV with the reason for one that is not in use. */
+int gw_transports_choose(const struct gw_transports *all, const char *names,
+                         struct gw_transports *out);
+struct gw_transport *gw_transports_find(const struct gw_transports *transports, const char *name);
+/* Keeps the calling thread's message as the reason of that back end. */
+void gw_transports_pass_over(struct gw_transports *transports, const char *name);
+
+/* Dials the peer over the first back end that reaches it, as gw_control_connect. Reasons go into
+ * transports->passed and the log. A peer that refuses who we are is not dialled again. The error is
+ * that of the last one tried. */
+int gw_transports_dial(struct gw_transports *transports, const struct gw_address *peer,
+                       const struct gw_control_options *options, struct gw_control **out);
+
+#endif
