@@ -193,6 +193,7 @@ int gw_move_offer(struct gw_move *move)
     if (error)
         return error;
     json_object_set(move->out->detail, "volumes", json_object_get(reply, "volumes"));
+    gw_offer_note_warnings(json_object_get(reply, "volumes"), move->progress);
     json_object_set(move->out->detail, "target", json_object_get(reply, "target"));
     error = gw_source_open_channels(move->source, reply);
     json_decref(reply);
