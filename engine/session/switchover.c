@@ -9,7 +9,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 
-static int record(struct gw_switchover *switchover, enum gw_handover_state state)
+int gw_switchover_record(struct gw_switchover *switchover, enum gw_handover_state state)
 {
     struct gw_journal_entry entry = {.side = switchover->side, .detail = switchover->detail};
 
@@ -46,7 +46,7 @@ static void keep_contradiction(struct gw_switchover *switchover)
         json_object_set_new(switchover->detail, GW_CONTRADICTED, json_true());
     /* In a state that has no record it goes with the next one. */
     if (gw_handover_is_journalled(switchover->machine.state) &&
-        record(switchover, switchover->machine.state))
+        gw_switchover_record(switchover, switchover->machine.state))
         gw_log(GW_LOG_WARNING, "move %s: %s", switchover->epoch, gw_error_message());
 }
 
@@ -84,7 +84,7 @@ static int step(struct gw_switchover *switchover, enum gw_handover_action action
 {
     uint64_t started = gw_clock_ns();
     const enum gw_handover_state state = gw_handover_action_state(action);
-    int error = state != GW_HANDOVER_NONE ? record(switchover, state)
+    int error = state != GW_HANDOVER_NONE ? gw_switchover_record(switchover, state)
                                           : switchover->act(switchover->context, action);
 
     switchover->action_ns[action] = gw_clock_ns() - started;
