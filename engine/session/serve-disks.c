@@ -81,6 +81,14 @@ int gw_serve_sync(struct gw_serve *serve)
     return error;
 }
 
+bool gw_serve_is_verified(const struct gw_serve *serve)
+{
+    for (unsigned i = 0; i < serve->volume_count; i++)
+        if (serve->has_digest[i])
+            return true;
+    return false;
+}
+
 int gw_serve_take_digests(struct gw_serve *serve, const json_t *message)
 {
     json_t *list;
