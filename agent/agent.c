@@ -22,6 +22,7 @@
 #include "common/checked.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/topology.h"
 #include "engine/volume/nbd.h"
 
 #define TICK_MS 250
@@ -33,6 +34,8 @@ struct agent {
     struct gw_attended *attended;
     struct gw_credentials *credentials;
     struct gw_environment environment;
+    struct gw_topology *topology;
+    struct gw_pins pins;
     char *storage[GW_STORAGE_MAX];
     struct gw_jobs *jobs;
     struct gw_sessions *sessions;
@@ -144,6 +147,8 @@ static int fill_environment(struct agent *agent)
         error = gw_transports_open(agent->options->transports.items,
                                    agent->options->transports.count, &environment->transports);
     if (!error)
+        error = gw_topology_new(NULL, &agent->topology);
+    if (!error)
         error = gw_attended_new(&agent->attended);
     if (!error)
         error = check_storage(agent);
@@ -151,10 +156,13 @@ static int fill_environment(struct agent *agent)
         error = gw_network_parse(trusted->items[i], &environment->trusted[i]);
         environment->trusted_count++;
     }
+    gw_pins_init(&agent->pins, agent->options->pin_limit);
+    environment->pins = &agent->pins;
     environment->credentials = agent->credentials;
     environment->state_dir = agent->state.folder;
     environment->journal = agent->state.journal;
     environment->attended = agent->attended;
+    environment->topology = agent->topology;
     environment->launch_hook = agent->options->launch;
     environment->to_qmp = agent->options->to_qmp;
     memcpy(environment->instance_id, agent->state.instance_id, GW_ID_SIZE);
@@ -341,6 +349,7 @@ static bool stop(struct agent *agent)
     gw_sessions_free(agent->sessions);
     gw_jobs_free(agent->jobs);
     gw_transports_close(&agent->environment.transports);
+    gw_topology_free(agent->topology);
     gw_attended_free(agent->attended);
     gw_credentials_free(agent->credentials);
     gw_history_close(agent->history);
@@ -405,6 +414,7 @@ enum gw_exit gw_agent_run(struct gw_agent_options *options)
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error, not the agent's end */
     error = start(&agent);
     if (error) {
         gw_error_take(error, &failure);

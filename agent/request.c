@@ -14,19 +14,18 @@
 #define MAX_PAUSE_MS_MAX 600000u
 
 static const char *const move_keys[] = {
-    "request",          "qmp",         "to",
-    "storage",          "disks",       "nets",
-    "max_pause_ms",     "no_throttle", "delete_source",
-    "verify",           "tracker",     "channels",
-    "congestion",       "transport",   "credentials",
-    "trusted_networks", NULL,
+    "request",       "qmp",       "to",           "storage",
+    "disks",         "nets",      "max_pause_ms", "no_throttle",
+    "delete_source", "verify",    "tracker",      "channels",
+    "congestion",    "transport", "credentials",  "trusted_networks",
+    "pin_limit",     NULL,
 };
 
 static const char *const copy_keys[] = {
-    "request",     "source",     "source_format", "to",          "target",
-    "format",      "fixed",      "dynamic",       "size",        "block_size",
-    "sector_size", "new_id",     "flatten",       "parents",     "verify",
-    "channels",    "congestion", "transport",     "credentials", "trusted_networks",
+    "request",     "source",      "source_format", "to",          "target",
+    "format",      "preallocate", "dynamic",       "size",        "block_size",
+    "sector_size", "new_id",      "flatten",       "parents",     "verify",
+    "channels",    "congestion",  "transport",     "credentials", "trusted_networks",
     NULL,
 };
 
@@ -254,6 +253,7 @@ static int parse_move(struct gw_job_request *request)
 {
     struct gw_move_request *move = &request->move;
     json_t *text = request->text;
+    const char *pin_limit = NULL;
     int error = refuse_unknown(text, move_keys);
 
     if (!error)
@@ -282,6 +282,10 @@ static int parse_move(struct gw_job_request *request)
         error = parse_tracker(&move->tracker);
     if (!error)
         error = get_link(text, &move->link);
+    if (!error)
+        error = get_text(text, "pin_limit", &pin_limit);
+    if (!error && pin_limit)
+        error = gw_pins_parse(pin_limit, &move->link.pin_limit);
     request->what = move->qmp_path;
     return error;
 }
@@ -343,7 +347,7 @@ static int parse_copy(struct gw_job_request *request)
     if (!error)
         error = parse_format(copy->target_format, false);
     if (!error)
-        error = get_flag(text, "fixed", &copy->is_fixed);
+        error = get_flag(text, "preallocate", &copy->is_fixed);
     if (!error)
         error = parse_shape(text, copy);
     if (!error)

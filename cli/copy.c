@@ -44,8 +44,8 @@ static int take(void *context, const char *name, const char *value)
         return gw_task_set_text(&copy->task, "format", value);
     if (strcmp(name, "source-format") == 0)
         return gw_task_set_text(&copy->task, "source_format", value);
-    if (strcmp(name, "fixed") == 0)
-        return gw_task_set_flag(&copy->task, "fixed");
+    if (strcmp(name, "preallocate") == 0)
+        return gw_task_set_flag(&copy->task, "preallocate");
     if (strcmp(name, "dynamic") == 0 || strcmp(name, "flatten") == 0)
         return gw_task_set_flag(&copy->task, name);
     if (strcmp(name, "new-id") == 0)
@@ -69,7 +69,7 @@ static const struct gw_usage_option options[] = {
     {"format", "FORMAT", "what to write: raw, vhdx or qcow2; as the source"},
     {"source-format", "FORMAT",
      "what the source is: raw, vhdx, vhd or qcow2; found out from its content"},
-    {"fixed", NULL, "allocate all of the target beforehand"},
+    {"preallocate", NULL, "take all of the target's space beforehand; a VHDX becomes a fixed one"},
     {"dynamic", NULL, "do not, although the source is fixed"},
     {"size", "SIZE", "make the disk larger: bytes, or 512K, 20G, 4T"},
     {"block-size", "SIZE", "of a VHDX: 1M to 256M; as the source's"},

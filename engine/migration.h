@@ -17,7 +17,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/pins.h"
 #include "engine/handover/journal.h"
+#include "engine/volume/volume.h"
 #include "transport/link/transports.h"
 
 enum gw_exit {
@@ -57,7 +59,9 @@ struct gw_environment {
     const char *to_qmp;           /* a QEMU that already waits (-incoming defer -S), or NULL */
     struct gw_attended *attended; /* which moves this process has in hand; NULL: copies only */
     struct gw_journal *journal;   /* NULL: copies only */
+    struct gw_pins *pins;         /* memory registered for devices; lent; NULL: no limit */
     unsigned worker_count;        /* 0: half the CPUs, at most one per channel */
+    const struct gw_topology *topology; /* where workers go; NULL: anywhere */
     struct gw_listening
         listen[GW_LISTEN_MAX * GW_TRANSPORTS_MAX]; /* where data channels may dial too */
     unsigned listen_count;
@@ -79,6 +83,7 @@ struct gw_link_request {
     const char *transports; /* names with commas, best first; NULL: all that work */
     unsigned channels;      /* per rail; 0: 2 */
     const char *congestion; /* TCP_CONGESTION or NULL */
+    uint64_t pin_limit;     /* bytes registered for devices at once; 0: the environment's */
 };
 
 struct gw_move_request {
@@ -125,6 +130,14 @@ enum gw_phase {
     GW_PHASE_ENDED,
 };
 
+/* How a volume's bytes travel, and what this side's processor copied of them on the way. */
+struct gw_volume_progress {
+    char name[GW_VOLUME_NAME_MAX];
+    char path[8]; /* "direct", "slots", "sealed", "none" yet */
+    uint64_t direct_bytes, slot_bytes, sealed_bytes;
+    uint64_t copied_bytes;
+};
+
 /* One snapshot of a migration. */
 struct gw_progress_data {
     enum gw_phase phase;
@@ -141,6 +154,9 @@ struct gw_progress_data {
     char path[32];  /* "direct", "slots", "sealed" */
     char transport[128];
     char note[256]; /* the newest thing a person should know */
+    unsigned volume_count;
+    struct gw_volume_progress volumes[GW_VOLUMES_MAX];
+    char path_note[320]; /* why memory goes through slots that could go directly */
 };
 
 struct gw_progress {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/checked.h"
@@ -13,6 +14,7 @@
 #include "engine/session/copy-plan.h"
 #include "engine/session/local.h"
 #include "engine/session/source.h"
+#include "engine/session/space.h"
 #include "engine/volume/nbd.h"
 
 static void begin_phase(struct gw_progress *progress, uint64_t total)
@@ -75,6 +77,7 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
         return error;
     }
     json_object_set(out->detail, "volumes", json_object_get(reply, "volumes"));
+    gw_offer_note_warnings(json_object_get(reply, "volumes"), source->progress);
     error = gw_source_open_channels(source, reply);
     json_decref(reply);
     if (error)
@@ -145,37 +148,79 @@ static int local_path(const struct gw_copy_request *request,
                : gw_fail(-ENAMETOOLONG, "'%s' is too long a name", request->target_path);
 }
 
-/* One file after the other. When one fails, those before it are of no use and are removed. */
-static int copy_local(const struct gw_copy_request *request, const struct gw_copy_plan *plan,
-                      struct gw_progress *progress, struct gw_outcome *out)
+/* Where each file goes; what their file systems have to have for all of them is checked first. */
+static int place_files(const struct gw_copy_request *request, const struct gw_copy_plan *plan,
+                       char (*paths)[PATH_MAX], json_t *list)
 {
-    json_t *list = json_array();
-    struct gw_error cause;
-    char path[PATH_MAX];
+    struct gw_space space = {0};
     int error = 0;
 
-    json_object_set_new(out->detail, "volumes", list);
-    begin_phase(progress, gw_copy_plan_bytes(plan));
     for (unsigned i = 0; i < plan->count && !error; i++) {
-        struct gw_local_options options = {
-            .offered = &plan->offered[i], .path = path, .verify = request->verify};
+        char warning[GW_SPACE_WARNING_MAX] = "";
 
         if (plan->count > 1)
-            snprintf(path, sizeof(path), "%s", plan->offered[i].target);
+            snprintf(paths[i], PATH_MAX, "%s", plan->offered[i].target);
         else
-            error = local_path(request, &plan->offered[i], path);
+            error = local_path(request, &plan->offered[i], paths[i]);
+        if (!error && !gw_nbd_is_uri(paths[i]))
+            error = gw_space_add(&space, &plan->offered[i], paths[i], warning);
         if (!error)
-            error = gw_local_copy(plan->volumes[i], &options, progress, out->detail);
+            json_array_append_new(list,
+                                  json_pack("{s:s,s:s,s:s*}", "name", plan->offered[i].name, "path",
+                                            paths[i], "warning", warning[0] ? warning : NULL));
+    }
+    return error;
+}
+
+/* A block device that stands there is not the copy's to remove. */
+static void remove_file(const char *path)
+{
+    struct stat info;
+
+    if (lstat(path, &info) == 0 && S_ISREG(info.st_mode))
+        unlink(path);
+}
+
+/* One file after the other. When one fails, those before it are of no use and are removed. */
+static int copy_files(const struct gw_copy_request *request, const struct gw_copy_plan *plan,
+                      char (*paths)[PATH_MAX], struct gw_progress *progress, json_t *detail)
+{
+    struct gw_error cause;
+    unsigned done = 0;
+    int error = 0;
+
+    while (done < plan->count && !error) {
+        struct gw_local_options options = {
+            .offered = &plan->offered[done], .path = paths[done], .verify = request->verify};
+
+        error = gw_local_copy(plan->volumes[done], &options, progress, detail);
         if (!error)
-            json_array_append_new(
-                list, json_pack("{s:s,s:s}", "name", plan->offered[i].name, "path", path));
+            done++;
     }
     if (!error)
         return 0;
     gw_error_take(error, &cause);
-    for (size_t i = 0; plan->count > 1 && i < json_array_size(list); i++)
-        unlink(json_string_value(json_object_get(json_array_get(list, i), "path")));
+    while (done > 0)
+        remove_file(paths[--done]);
     return gw_error_raise(&cause);
+}
+
+static int copy_local(const struct gw_copy_request *request, const struct gw_copy_plan *plan,
+                      struct gw_progress *progress, struct gw_outcome *out)
+{
+    char(*paths)[PATH_MAX] = calloc(plan->count, sizeof(*paths));
+    json_t *list = json_array();
+    int error = paths ? place_files(request, plan, paths, list)
+                      : gw_fail(-ENOMEM, "no memory for the paths of a copy");
+
+    json_object_set_new(out->detail, "volumes", list);
+    if (!error) {
+        begin_phase(progress, gw_copy_plan_bytes(plan));
+        gw_offer_note_warnings(list, progress);
+        error = copy_files(request, plan, paths, progress, out->detail);
+    }
+    free(paths);
+    return error;
 }
 
 static enum gw_exit exit_code_of(int error)

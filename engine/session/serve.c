@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The receiving side's conversation and its data channels. */
 #include "engine/session/serve.h"
+#include "engine/session/windows.h"
 #include "transport/link/rails.h"
 
 #include <errno.h>
@@ -27,6 +28,7 @@ int gw_serve_new(const struct gw_environment *environment, struct gw_control *co
         return gw_fail(-ENOMEM, "no memory for a session");
     serve->environment = environment;
     serve->control = control;
+    gw_workers_init(&serve->workers, environment->topology, environment->worker_count);
     serve->request_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (serve->request_fd < 0) {
         free(serve);
@@ -126,43 +128,21 @@ static bool is_trusted(const struct gw_environment *environment, const struct gw
     return false;
 }
 
-static int worker_for(struct gw_serve *serve, struct gw_worker **out)
-{
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    unsigned wanted = serve->environment->worker_count;
-
-    if (!wanted)
-        wanted = (unsigned)gw_max((uint64_t)(cpus > 0 ? cpus / 2 : 1), 1);
-    wanted = (unsigned)gw_min(wanted, GW_SERVE_WORKERS_MAX);
-    if (serve->worker_count < wanted) {
-        int error = gw_worker_new(-1, &serve->workers[serve->worker_count]);
-
-        if (error)
-            return error;
-        serve->worker_count++;
-    }
-    *out = serve->workers[serve->next_worker++ % serve->worker_count];
-    return 0;
-}
-
-static int admit(struct gw_serve *serve, struct gw_request *request)
+static int admit_on(struct gw_serve *serve, struct gw_request *request, struct gw_worker *worker)
 {
     struct gw_channel_options options = {.timeout_ms = ADMIT_TIMEOUT_MS};
     bool allow_direct = is_trusted(serve->environment, &request->local) &&
                         is_trusted(serve->environment, &request->peer);
-    struct gw_worker *worker;
     struct gw_channel *channel;
     struct gw_lane *lane;
     struct gw_hello hello;
     struct gw_seal *seal;
     int error = gw_hello_parse(request, &hello);
 
-    if (!error && !serve->receiver)
-        error = gw_fail(-EPROTO, "a data channel before any offer");
+    if (!error && (!serve->receiver || serve->is_path_ended))
+        error = gw_fail(-EPROTO, "a data channel before any offer, or after the last round");
     if (!error)
         error = domain_for(serve, request, &options.domain);
-    if (!error)
-        error = worker_for(serve, &worker);
     if (!error)
         error = gw_worker_poller(worker, request->transport, &options.poller);
     if (!error)
@@ -181,6 +161,23 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
     }
     gw_receiver_start(lane, channel, seal);
     return 0;
+}
+
+/* What the new channel needs comes from the memory near its worker. */
+static int admit(struct gw_serve *serve, struct gw_request *request)
+{
+    struct gw_memory_policy before;
+    struct gw_worker *worker;
+    int error = gw_workers_for(&serve->workers, &request->local, &worker);
+
+    if (error) {
+        gw_reject(request, gw_error_message());
+        return error;
+    }
+    gw_topology_prefer(serve->workers.topology, gw_worker_node(worker), &before);
+    error = admit_on(serve, request, worker);
+    gw_topology_restore(&before);
+    return error;
 }
 
 static void take_requests(struct gw_serve *serve)
@@ -280,6 +277,8 @@ static int take_offer(struct gw_serve *serve, const json_t *offer)
         error = gw_receiver_new(serve->migration_id, &serve->receiver);
     }
     if (!error)
+        gw_receiver_set_pins(serve->receiver, serve->environment->pins);
+    if (!error)
         error = strcmp(kind, "move") == 0 ? gw_serve_vm_offer(serve, offer, reply)
                                           : gw_serve_make_volumes(serve, offer, names);
     if (error) {
@@ -297,8 +296,16 @@ static int take_events(struct gw_serve *serve)
     struct gw_path_event event;
 
     while (serve->receiver && gw_receiver_next_event(serve->receiver, &event)) {
+        int error = 0;
+
         if (event.kind == GW_PATH_FAILED)
             return gw_error_raise(&event.error);
+        if (event.kind == GW_PATH_WINDOW_CLOSED) {
+            error = gw_serve_window_closed(serve, event.number);
+            if (error)
+                return error;
+            continue;
+        }
         /* The source sees its end die too and asks for the burial. */
         gw_log(GW_LOG_WARNING, "data channel %u: %s", event.number, event.error.text);
     }
@@ -316,6 +323,7 @@ static void update_progress(struct gw_serve *serve)
     serve->progress->data.bytes_done = stats.data_bytes;
     serve->progress->data.bytes_zero = stats.zero_bytes;
     pthread_mutex_unlock(&serve->progress->lock);
+    gw_paths_of_target(serve, &stats);
 }
 
 int gw_serve_end_path(struct gw_serve *serve)
@@ -323,7 +331,9 @@ int gw_serve_end_path(struct gw_serve *serve)
     int error = take_events(serve);
 
     update_progress(serve);
-    gw_serve_free_path(serve);
+    /* The channels end here; what is registered ends when nobody waits for it. */
+    gw_receiver_close(serve->receiver);
+    serve->is_path_ended = true;
     return error;
 }
 
@@ -352,11 +362,17 @@ static int take_message(struct gw_serve *serve, const json_t *message)
         return take_offer(serve, message);
     if (gw_message_is(message, "handover"))
         return gw_serve_vm_message(serve, message);
-    if (!serve->receiver)
+    if (!serve->receiver || serve->is_path_ended)
         return gw_fail(-EPROTO, "message '%.32s' before any offer, or after its end",
                        gw_message_type(message));
     if (gw_message_is(message, "bury"))
         return bury(serve, message);
+    if (gw_message_is(message, "stopping") && serve->vm)
+        return gw_serve_vm_stopping(serve);
+    if (gw_message_is(message, "owner") && serve->vm)
+        return gw_serve_vm_owner(serve, message);
+    if (gw_message_is(message, "window"))
+        return gw_serve_window(serve, message);
     if (gw_message_is(message, "digests"))
         return gw_serve_take_digests(serve, message);
     if (gw_message_is(message, "sync")) {
@@ -410,18 +426,15 @@ static int turn(struct gw_serve *serve)
 void gw_serve_free_path(struct gw_serve *serve)
 {
     struct gw_path_stats stats;
-    double cpu = 0;
+    double cpu;
 
     if (!serve->receiver)
         return;
     gw_receiver_stats(serve->receiver, &stats);
     gw_receiver_free(serve->receiver);
     serve->receiver = NULL;
-    for (unsigned i = 0; i < serve->worker_count; i++) {
-        cpu += (double)gw_worker_cpu_ns(serve->workers[i]) / 1e9;
-        gw_worker_free(serve->workers[i]);
-    }
-    serve->worker_count = 0;
+    cpu = gw_workers_cpu_seconds(&serve->workers);
+    gw_workers_free(&serve->workers);
     for (unsigned i = 0; i < serve->domain_count; i++)
         gw_domain_close(serve->domains[i]);
     serve->domain_count = 0;

@@ -2,6 +2,7 @@
 /* The queue of one pass. It walks volumes and bitmaps; it moves no byte. */
 #include "engine/worker/round.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -9,24 +10,28 @@
 #include "common/checked.h"
 #include "engine/worker/record.h"
 
+#define BEYOND 2 /* there is more, but not yet */
+
 struct member {
     struct gw_source_volume *volume;
     const struct gw_bitmap *dirty;
     uint16_t index;
     uint64_t position;       /* everything before it was looked at */
+    uint64_t horizon;        /* nothing from there on is handed out yet */
     uint64_t run_end;        /* of the dirty run that position is in */
+    bool is_spent;           /* nothing is left to hand out */
     struct gw_extent extent; /* of the volume, around position; length 0: not looked up */
 };
 
 struct gw_round {
     pthread_mutex_t lock; /* protects everything below; leaf */
     struct member members[GW_VOLUMES_MAX];
-    unsigned count, current;
+    unsigned count;
     struct gw_piece *returned;
     unsigned returned_count, returned_room;
     uint64_t out_bytes; /* claimed and not applied */
     uint64_t data_bytes, zero_bytes;
-    bool is_still;
+    bool is_still, is_done_told;
     struct gw_error error;
 };
 
@@ -56,8 +61,39 @@ int gw_round_add(struct gw_round *round, uint16_t index, struct gw_source_volume
     if (round->count == GW_VOLUMES_MAX)
         return gw_fail(-E2BIG, "more than %u volumes", GW_VOLUMES_MAX);
     round->members[round->count++] =
-        (struct member){.volume = volume, .dirty = dirty, .index = index};
+        (struct member){.volume = volume, .dirty = dirty, .index = index, .horizon = UINT64_MAX};
     return 0;
+}
+
+bool gw_round_member(struct gw_round *round, unsigned position, uint16_t *index,
+                     struct gw_source_volume **volume, bool *is_first_pass)
+{
+    if (position >= round->count)
+        return false;
+    /* Set by gw_round_add alone, before any lane knows the round. */
+    *index = round->members[position].index;
+    *volume = round->members[position].volume;
+    *is_first_pass = !round->members[position].dirty;
+    return true;
+}
+
+static struct member *member_of(struct gw_round *round, uint16_t index)
+{
+    for (unsigned i = 0; i < round->count; i++)
+        if (round->members[i].index == index)
+            return &round->members[i];
+    assert(false);
+    return NULL;
+}
+
+uint64_t gw_round_position(struct gw_round *round, uint16_t index)
+{
+    uint64_t position;
+
+    pthread_mutex_lock(&round->lock);
+    position = member_of(round, index)->position;
+    pthread_mutex_unlock(&round->lock);
+    return position;
 }
 
 void gw_round_set_still(struct gw_round *round)
@@ -97,7 +133,8 @@ static bool skip_fresh(struct member *member)
     return true;
 }
 
-/* The next piece of a volume; 0 when it has no more, 1 when *out is one, or -errno. */
+/* The next piece of a volume; 0 when it has no more, 1 when *out is one, BEYOND when it lies behind
+ * the horizon, or -errno. */
 static int next_piece(struct member *member, struct gw_piece *out)
 {
     struct gw_extent *extent = &member->extent;
@@ -107,13 +144,17 @@ static int next_piece(struct member *member, struct gw_piece *out)
     do {
         if (!seek_covered(member))
             return 0;
+        if (member->position >= member->horizon)
+            return BEYOND;
         if (member->position >= extent->offset + extent->length || extent->length == 0) {
             error = member->volume->ops->next_extent(member->volume, member->position, extent);
             if (error)
                 return error;
         }
     } while (skip_fresh(member));
-    end = gw_min(extent->offset + extent->length, member->run_end);
+    if (member->position >= member->horizon)
+        return BEYOND;
+    end = gw_min(gw_min(extent->offset + extent->length, member->run_end), member->horizon);
     *out = (struct gw_piece){
         .volume = member->index,
         .kind = extent->kind,
@@ -130,31 +171,73 @@ static int next_piece(struct member *member, struct gw_piece *out)
     return 1;
 }
 
-static int next_of_round(struct gw_round *round, struct gw_piece *out)
+static bool is_near(const struct member *member, int node)
 {
-    if (round->returned_count > 0) {
-        *out = round->returned[--round->returned_count];
-        return 1;
-    }
-    for (; round->current < round->count; round->current++) {
-        int found = next_piece(&round->members[round->current], out);
+    return node < 0 || !member->volume->has_node || member->volume->node == node;
+}
 
+/* The next piece of a volume that is near the node, or of one that is not; the answers are those of
+ * next_piece. *from takes its volume, NULL for a piece that was returned. */
+static int next_of_members(struct gw_round *round, int node, bool wants_near, struct gw_piece *out,
+                           struct member **from)
+{
+    for (unsigned i = 0; i < round->count; i++) {
+        struct member *member = &round->members[i];
+        int found;
+
+        if (member->is_spent || is_near(member, node) != wants_near)
+            continue;
+        *from = member;
+        found = next_piece(member, out);
         if (found)
             return found;
+        member->is_spent = true;
     }
     return 0;
 }
 
+static bool has_horizon(const struct gw_round *round)
+{
+    for (unsigned i = 0; i < round->count; i++)
+        if (round->members[i].horizon != UINT64_MAX)
+            return true;
+    return false;
+}
+
+static int next_of_round(struct gw_round *round, int node, struct gw_piece *out,
+                         struct member **from)
+{
+    int found;
+
+    if (round->returned_count > 0) {
+        *from = NULL;
+        *out = round->returned[--round->returned_count];
+        return 1;
+    }
+    /* Windows open in the order of the volumes, and so the walk has to go while there are any. */
+    if (has_horizon(round))
+        node = -1;
+    found = next_of_members(round, node, true, out, from);
+    return found ? found : next_of_members(round, node, false, out, from);
+}
+
 int gw_round_claim(struct gw_round *round, struct gw_piece *out, unsigned max, uint64_t bytes_max)
 {
+    return gw_round_claim_near(round, -1, out, max, bytes_max);
+}
+
+int gw_round_claim_near(struct gw_round *round, int node, struct gw_piece *out, unsigned max,
+                        uint64_t bytes_max)
+{
+    struct member *from;
     unsigned count = 0;
     uint64_t bytes = 0;
     int found = 1;
 
     pthread_mutex_lock(&round->lock);
     while (!round->error.code && count < max && bytes < bytes_max) {
-        found = next_of_round(round, &out[count]);
-        if (found <= 0)
+        found = next_of_round(round, node, &out[count], &from);
+        if (found != 1)
             break;
         round->out_bytes += out[count].length;
         if (out[count].kind == GW_EXTENT_DATA)
@@ -176,16 +259,26 @@ int gw_round_claim(struct gw_round *round, struct gw_piece *out, unsigned max, u
 static bool check_done(struct gw_round *round)
 {
     struct gw_piece piece;
+    struct member *from;
     int found;
 
     if (round->out_bytes > 0 || round->returned_count > 0 || round->error.code)
         return false;
-    found = next_of_round(round, &piece);
-    if (found > 0) /* Put back what the look took: nobody claimed it. */
-        round->members[round->current].position = piece.offset;
+    found = next_of_round(round, -1, &piece, &from);
+    if (found == 1) /* Put back what the look took: nobody claimed it. */
+        from->position = piece.offset;
     else if (found < 0)
         gw_error_take(found, &round->error);
     return found == 0;
+}
+
+/* Is it done, and was nobody told? */
+static bool became_done(struct gw_round *round)
+{
+    if (round->is_done_told || !check_done(round))
+        return false;
+    round->is_done_told = true;
+    return true;
 }
 
 bool gw_round_applied(struct gw_round *round, uint64_t bytes)
@@ -194,7 +287,18 @@ bool gw_round_applied(struct gw_round *round, uint64_t bytes)
 
     pthread_mutex_lock(&round->lock);
     round->out_bytes -= bytes;
-    done = check_done(round);
+    done = became_done(round);
+    pthread_mutex_unlock(&round->lock);
+    return done;
+}
+
+bool gw_round_set_horizon(struct gw_round *round, uint16_t index, uint64_t horizon)
+{
+    bool done;
+
+    pthread_mutex_lock(&round->lock);
+    member_of(round, index)->horizon = horizon;
+    done = became_done(round);
     pthread_mutex_unlock(&round->lock);
     return done;
 }
