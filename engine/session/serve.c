@@ -146,6 +146,12 @@ static int worker_for(struct gw_serve *serve, struct gw_worker **out)
     return 0;
 }
 
+static int reject(struct gw_request *request, int error)
+{
+    gw_reject(request, gw_error_message());
+    return error;
+}
+
 static int admit(struct gw_serve *serve, struct gw_request *request)
 {
     struct gw_channel_options options = {.timeout_ms = ADMIT_TIMEOUT_MS};
@@ -160,8 +166,13 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
 
     if (!error && (!serve->receiver || serve->is_path_ended))
         error = gw_fail(-EPROTO, "a data channel before any offer, or after the last round");
-    if (!error)
-        error = domain_for(serve, request, &options.domain);
+    if (error)
+        return reject(request, error);
+    /* Nothing is made for one who does not hold this session's keys. */
+    error = gw_seal_examine(serve->control, request);
+    if (error)
+        return error;
+    error = domain_for(serve, request, &options.domain);
     if (!error)
         error = worker_for(serve, &worker);
     if (!error)
@@ -169,13 +180,11 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
     if (!error)
         error = gw_receiver_prepare(serve->receiver, worker, options.domain, hello.channel_number,
                                     allow_direct, &lane);
-    if (error) {
-        gw_reject(request, gw_error_message());
-        return error;
-    }
+    if (error)
+        return reject(request, error);
     options.number = hello.channel_number;
     options.context = lane;
-    error = gw_seal_admit(serve->control, request, &options, &channel, &seal);
+    error = gw_seal_accept(serve->control, request, &options, &channel, &seal);
     if (error) {
         gw_receiver_cancel(lane);
         return error;
