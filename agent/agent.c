@@ -408,6 +408,7 @@ enum gw_exit gw_agent_run(struct gw_agent_options *options)
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error, not the agent's end */
     error = start(&agent);
     if (error) {
         gw_error_take(error, &failure);

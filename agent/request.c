@@ -22,8 +22,9 @@ static const char *const move_keys[] = {
 };
 
 static const char *const copy_keys[] = {
-    "request", "source",   "source_format", "to",        "target",      "format",           "fixed",
-    "verify",  "channels", "congestion",    "transport", "credentials", "trusted_networks", NULL,
+    "request",   "source",      "source_format",    "to",       "target",
+    "format",    "preallocate", "verify",           "channels", "congestion",
+    "transport", "credentials", "trusted_networks", NULL,
 };
 
 static const char *const credential_keys[] = {"psk", "cert", "key", "ca", "fingerprints", NULL};
@@ -291,7 +292,7 @@ static int parse_copy(struct gw_job_request *request)
     if (!error)
         error = parse_format(copy->target_format);
     if (!error)
-        error = get_flag(text, "fixed", &copy->is_fixed);
+        error = get_flag(text, "preallocate", &copy->is_fixed);
     if (!error)
         error = get_flag(text, "verify", &copy->verify);
     if (!error)

@@ -23,8 +23,8 @@ static int take(void *context, const char *name, const char *value)
         return gw_task_set_text(&copy->task, "format", value);
     if (strcmp(name, "source-format") == 0)
         return gw_task_set_text(&copy->task, "source_format", value);
-    if (strcmp(name, "fixed") == 0)
-        return gw_task_set_flag(&copy->task, "fixed");
+    if (strcmp(name, "preallocate") == 0)
+        return gw_task_set_flag(&copy->task, "preallocate");
     if (strcmp(name, "port") == 0) {
         copy->port = value;
         return 0;
@@ -36,7 +36,7 @@ static const struct gw_usage_option options[] = {
     {"format", "FORMAT", "what to write: raw, vhdx or qcow2; as the source"},
     {"source-format", "FORMAT",
      "what the source is: raw, vhdx or qcow2; found out from its content"},
-    {"fixed", NULL, "allocate all of the target beforehand"},
+    {"preallocate", NULL, "take all of the target's space beforehand; a VHDX becomes a fixed one"},
     {"port", "N", "the agent's port on HOST; 13560"},
     GW_TASK_OPTIONS,
 };

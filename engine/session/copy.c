@@ -11,6 +11,7 @@
 #include "common/clock.h"
 #include "engine/session/local.h"
 #include "engine/session/source.h"
+#include "engine/session/space.h"
 #include "engine/volume/nbd.h"
 
 /* What the new image is to be, from the old one and the request. */
@@ -105,6 +106,7 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
         return error;
     }
     json_object_set(out->detail, "volumes", json_object_get(reply, "volumes"));
+    gw_offer_note_warnings(json_object_get(reply, "volumes"), source->progress);
     error = gw_source_open_channels(source, reply);
     json_decref(reply);
     if (error)
@@ -183,17 +185,23 @@ static int copy_local(const struct gw_copy_request *request, const struct gw_end
 {
     struct gw_offered_volume offered;
     struct gw_local_options options = {.offered = &offered, .verify = request->verify};
-    char path[PATH_MAX];
+    char path[PATH_MAX], warning[GW_SPACE_WARNING_MAX] = "";
+    struct gw_space space = {0};
+    json_t *volumes;
     int error = describe(request, source, &offered);
 
     if (!error)
         error = local_path(request, &offered, path);
+    if (!error && !gw_nbd_is_uri(path))
+        error = gw_space_add(&space, &offered, path, warning);
     if (error)
         return error;
     options.path = path;
     begin_phase(progress, offered.data_bytes);
-    json_object_set_new(out->detail, "volumes",
-                        json_pack("[{s:s,s:s}]", "name", offered.name, "path", path));
+    volumes = json_pack("[{s:s,s:s,s:s*}]", "name", offered.name, "path", path, "warning",
+                        warning[0] ? warning : NULL);
+    json_object_set_new(out->detail, "volumes", volumes);
+    gw_offer_note_warnings(volumes, progress);
     return gw_local_copy(source->volume, &options, progress, out->detail);
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/log.h"
 #include "engine/session/message.h"
 #include "engine/volume/nbd.h"
 #include "engine/volume/ram.h"
@@ -160,4 +161,22 @@ int gw_offer_populate(const json_t *object, struct gw_target_volume *ram)
         error = gw_ram_target_populate(ram, (uint64_t)offset, (uint64_t)length);
     }
     return error;
+}
+
+void gw_offer_note_warnings(const json_t *volumes, struct gw_progress *progress)
+{
+    const json_t *item;
+    size_t index;
+
+    json_array_foreach((json_t *)volumes, index, item)
+    {
+        const char *warning = json_string_value(json_object_get(item, "warning"));
+
+        if (!warning)
+            continue;
+        gw_log(GW_LOG_WARNING, "%.300s", warning);
+        pthread_mutex_lock(&progress->lock);
+        snprintf(progress->data.note, sizeof(progress->data.note), "%.255s", warning);
+        pthread_mutex_unlock(&progress->lock);
+    }
 }

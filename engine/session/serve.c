@@ -380,6 +380,10 @@ static int take_message(struct gw_serve *serve, const json_t *message)
                        gw_message_type(message));
     if (gw_message_is(message, "bury"))
         return bury(serve, message);
+    if (gw_message_is(message, "stopping") && serve->vm)
+        return gw_serve_vm_stopping(serve);
+    if (gw_message_is(message, "owner") && serve->vm)
+        return gw_serve_vm_owner(serve, message);
     if (gw_message_is(message, "window"))
         return gw_serve_window(serve, message);
     if (gw_message_is(message, "digests"))

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "common/error.h"
@@ -120,18 +119,6 @@ int gw_storage_resolve(const struct gw_environment *environment, const char *wan
         return 0;
     }
     return refuse(environment, wanted);
-}
-
-int gw_storage_free(const char *path, uint64_t *out)
-{
-    char copy[PATH_MAX];
-    struct statvfs info;
-
-    snprintf(copy, sizeof(copy), "%s", path);
-    if (statvfs(dirname(copy), &info))
-        return gw_fail_errno(-errno, "free space for %s", path);
-    *out = (uint64_t)info.f_bavail * info.f_frsize;
-    return 0;
 }
 
 void gw_folder_remove(const char *folder)

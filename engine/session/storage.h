@@ -20,9 +20,6 @@
  * folder that holds it must. */
 int gw_storage_resolve(const struct gw_environment *environment, const char *wanted,
                        const char *default_name, char *out);
-/* Bytes free for this user beneath the folder of path. */
-int gw_storage_free(const char *path, uint64_t *out);
-
 /* Removes a private folder of sockets, logs and the like, with what lies in it. A folder within keeps it. */
 void gw_folder_remove(const char *folder);
 

@@ -604,6 +604,9 @@ def scenario(timeout=120, sample=None, **axes):
     def register(function):
         SAMPLES[function.__name__] = sample
         names = sorted(axes)
+        # One that another module lends its helpers to is not run twice.
+        if function.__module__ != '__main__':
+            return function
         for values in itertools.product(*(axes[name] for name in names)):
             label = '[%s]' % ','.join(str(value) for value in values) if axes else ''
             SCENARIOS[function.__name__ + label] = (function, dict(zip(names, values)), timeout,

@@ -626,6 +626,7 @@ int gw_faulty_new(struct gw_transport *inner, struct gw_transport **out)
     transport->ops.name = inner->ops->name;
     transport->ops.needs_local_region = inner->ops->needs_local_region;
     transport->ops.is_rdma = inner->ops->is_rdma;
+    transport->ops.has_channel_keys = inner->ops->has_channel_keys;
     pthread_mutex_init(&transport->rdma.lock, NULL);
     transport->base.ops = &transport->ops;
     transport->inner = inner;
