@@ -28,6 +28,7 @@ int gw_serve_new(const struct gw_environment *environment, struct gw_control *co
         return gw_fail(-ENOMEM, "no memory for a session");
     serve->environment = environment;
     serve->control = control;
+    gw_workers_init(&serve->workers, environment->topology, environment->worker_count);
     serve->request_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (serve->request_fd < 0) {
         free(serve);
@@ -127,37 +128,17 @@ static bool is_trusted(const struct gw_environment *environment, const struct gw
     return false;
 }
 
-static int worker_for(struct gw_serve *serve, struct gw_worker **out)
-{
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    unsigned wanted = serve->environment->worker_count;
-
-    if (!wanted)
-        wanted = (unsigned)gw_max((uint64_t)(cpus > 0 ? cpus / 2 : 1), 1);
-    wanted = (unsigned)gw_min(wanted, GW_SERVE_WORKERS_MAX);
-    if (serve->worker_count < wanted) {
-        int error = gw_worker_new(-1, &serve->workers[serve->worker_count]);
-
-        if (error)
-            return error;
-        serve->worker_count++;
-    }
-    *out = serve->workers[serve->next_worker++ % serve->worker_count];
-    return 0;
-}
-
 static int reject(struct gw_request *request, int error)
 {
     gw_reject(request, gw_error_message());
     return error;
 }
 
-static int admit(struct gw_serve *serve, struct gw_request *request)
+static int admit_on(struct gw_serve *serve, struct gw_request *request, struct gw_worker *worker)
 {
     struct gw_channel_options options = {.timeout_ms = ADMIT_TIMEOUT_MS};
     bool allow_direct = is_trusted(serve->environment, &request->local) &&
                         is_trusted(serve->environment, &request->peer);
-    struct gw_worker *worker;
     struct gw_channel *channel;
     struct gw_lane *lane;
     struct gw_hello hello;
@@ -174,8 +155,6 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
         return error;
     error = domain_for(serve, request, &options.domain);
     if (!error)
-        error = worker_for(serve, &worker);
-    if (!error)
         error = gw_worker_poller(worker, request->transport, &options.poller);
     if (!error)
         error = gw_receiver_prepare(serve->receiver, worker, options.domain, hello.channel_number,
@@ -191,6 +170,21 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
     }
     gw_receiver_start(lane, channel, seal);
     return 0;
+}
+
+/* What the new channel needs comes from the memory near its worker. */
+static int admit(struct gw_serve *serve, struct gw_request *request)
+{
+    struct gw_memory_policy before;
+    struct gw_worker *worker;
+    int error = gw_workers_for(&serve->workers, &request->local, &worker);
+
+    if (error)
+        return reject(request, error);
+    gw_topology_prefer(serve->workers.topology, gw_worker_node(worker), &before);
+    error = admit_on(serve, request, worker);
+    gw_topology_restore(&before);
+    return error;
 }
 
 static void take_requests(struct gw_serve *serve)
@@ -439,18 +433,15 @@ static int turn(struct gw_serve *serve)
 void gw_serve_free_path(struct gw_serve *serve)
 {
     struct gw_path_stats stats;
-    double cpu = 0;
+    double cpu;
 
     if (!serve->receiver)
         return;
     gw_receiver_stats(serve->receiver, &stats);
     gw_receiver_free(serve->receiver);
     serve->receiver = NULL;
-    for (unsigned i = 0; i < serve->worker_count; i++) {
-        cpu += (double)gw_worker_cpu_ns(serve->workers[i]) / 1e9;
-        gw_worker_free(serve->workers[i]);
-    }
-    serve->worker_count = 0;
+    cpu = gw_workers_cpu_seconds(&serve->workers);
+    gw_workers_free(&serve->workers);
     for (unsigned i = 0; i < serve->domain_count; i++)
         gw_domain_close(serve->domains[i]);
     serve->domain_count = 0;
