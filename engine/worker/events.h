@@ -28,6 +28,8 @@ void gw_events_free(struct gw_events *events);
  * event: the first ones, which say the cause, are there. */
 void gw_events_push(struct gw_events *events, enum gw_path_event_kind kind, uint32_t number,
                     int code);
+/* Drops every LANE_DEAD that waits: the lanes are gone, and their numbers may come again. */
+void gw_events_forget_deaths(struct gw_events *events);
 bool gw_events_next(struct gw_events *events, struct gw_path_event *out);
 
 #endif
