@@ -13,7 +13,8 @@
 struct context {
     struct gw_agent_options options;
     const char *config;
-    bool is_verbose, is_json;
+    unsigned verbosity;
+    bool is_json;
 };
 
 static int take(void *context, const char *name, const char *value)
@@ -25,7 +26,7 @@ static int take(void *context, const char *name, const char *value)
         return 0;
     }
     if (strcmp(name, "verbose") == 0) {
-        agent->is_verbose = true;
+        agent->verbosity++;
         return 0;
     }
     if (strcmp(name, "json") == 0) {
@@ -64,7 +65,7 @@ static const struct gw_usage_option options[] = {
     {"limits", "LIST", "most at once: live-out=N,live-in=N,storage-out=N,storage-in=N; 2 each"},
     {"allow-volatile-state", NULL,
      "accept a state folder on tmpfs (tests: a reboot loses the journal)"},
-    {"verbose", NULL, "log what goes well, too"},
+    {"verbose", NULL, "log what goes well, too; twice: each step of a handover"},
     {"json", NULL, "one JSON object on standard output when the agent ends"},
     {"private", NULL, NULL},
     {"ready-fd", "FD", NULL},
@@ -116,7 +117,9 @@ int gw_command_agent(int argc, char **argv)
     } else {
         if (allow_volatile && strcmp(allow_volatile, "1") == 0)
             context.options.allow_volatile_state = true;
-        gw_log_set_level(context.is_verbose ? GW_LOG_INFO : GW_LOG_WARNING);
+        gw_log_set_level(context.verbosity > 1 ? GW_LOG_DEBUG
+                         : context.verbosity   ? GW_LOG_INFO
+                                               : GW_LOG_WARNING);
         code = (int)gw_agent_run(&context.options);
         if (context.is_json)
             printf("{\"exit_code\":%d}\n", code);

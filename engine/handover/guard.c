@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -20,11 +21,13 @@
 
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/log.h"
 
 #define TIMEOUT_MS_DEFAULT 2000
 #define UNDO_TIMEOUT_MS    60000
 #define END_TIMEOUT_MS     1000
 #define POLL_INTERVAL_MS   10
+#define LOG_LINES_MAX      200u
 
 extern char **environ;
 
@@ -274,4 +277,19 @@ int gw_guard_wait(const char *log_path, int timeout_ms)
     }
     close(fd);
     return error;
+}
+
+void gw_guard_close_log(const char *log_path)
+{
+    FILE *log = fopen(log_path, "re");
+    char line[512];
+
+    if (log == NULL)
+        return;
+    for (unsigned i = 0; i < LOG_LINES_MAX && fgets(line, sizeof(line), log) != NULL; i++) {
+        line[strcspn(line, "\n")] = '\0';
+        gw_log(GW_LOG_INFO, "%s", line);
+    }
+    fclose(log);
+    unlink(log_path);
 }

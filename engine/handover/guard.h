@@ -70,6 +70,10 @@ int gw_guard_undo(struct gw_guard *guard);
  * there is a success. -ETIMEDOUT. */
 int gw_guard_wait(const char *log_path, int timeout_ms);
 
+/* The move is settled and its guard has ended: what the guard did goes into this process's log, and
+ * its own file goes. One that is not there is fine. */
+void gw_guard_close_log(const char *log_path);
+
 /* The guard's own main; returns its exit status. */
 int gw_guard_main(int fd);
 

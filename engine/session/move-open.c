@@ -67,6 +67,8 @@ int gw_move_describe(struct gw_move *move)
     int error = gw_qmp_open(move->request->qmp_path, &move->qmp);
 
     if (!error)
+        error = gw_source_steps_hold(move->qmp, &move->steps.pid_fd);
+    if (!error)
         error = gw_vm_describe(move->qmp, &move->reasons, &move->vm);
     if (error)
         return error;
@@ -340,11 +342,16 @@ void gw_move_close(struct gw_move *move)
     for (unsigned i = 0; i < move->swap_count; i++)
         gw_disk_swap_free(&move->swaps[i]);
     gw_guard_stop(move->guard);
+    if (move->steps.detail &&
+        (!move->is_begun || gw_handover_is_ended(move->switchover.machine.state)))
+        gw_guard_close_log(json_string_value(json_object_get(move->steps.detail, "log")));
     /* A QEMU that has ended leaves its socket behind. */
     if (move->socket_dir[0])
         gw_folder_remove(move->socket_dir);
     gw_vm_free(move->vm);
     gw_qmp_close(move->qmp);
+    if (move->steps.pid_fd >= 0)
+        close(move->steps.pid_fd);
     gw_reasons_free(&move->reasons);
     json_decref(move->steps.detail);
     json_decref(move->settings);

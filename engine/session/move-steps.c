@@ -105,26 +105,38 @@ static int delete_images(struct gw_source_steps *steps)
     return 0;
 }
 
-/* Asks QEMU to end; kills it when it does not. The process is known by its number since the plan,
- * and by the QMP connection that is still its own. */
+int gw_source_steps_hold(struct gw_qmp *qmp, int *pid_fd)
+{
+    char state[32];
+    int fd = pidfd_open(gw_qmp_pid(qmp), 0), error;
+
+    if (fd < 0)
+        return gw_fail(-ESRCH, "the VM's QEMU is gone");
+    /* It answers after its descriptor was taken: the number had not passed to another. */
+    error = gw_vm_status(qmp, state, sizeof(state));
+    if (error) {
+        close(fd);
+        return error;
+    }
+    *pid_fd = fd;
+    return 0;
+}
+
+/* Asks QEMU to end; kills it when it does not. */
 static int end_vmm(struct gw_source_steps *steps)
 {
     pid_t pid = (pid_t)json_integer_value(json_object_get(steps->detail, "pid"));
-    struct pollfd fd = {.fd = pidfd_open(pid, 0), .events = POLLIN};
+    struct pollfd fd = {.fd = steps->pid_fd, .events = POLLIN};
     int error = 0;
 
-    if (fd.fd < 0 || !steps->qmp) {
-        if (fd.fd >= 0)
-            close(fd.fd);
+    if (!steps->qmp)
         return 0; /* it is gone already */
-    }
     /* An answer need not come any more. */
     gw_qmp_execute(steps->qmp, "quit", NULL, NULL);
     if (poll(&fd, 1, END_TIMEOUT_MS) <= 0)
         pidfd_send_signal(fd.fd, SIGKILL, NULL, 0);
     if (poll(&fd, 1, END_TIMEOUT_MS) <= 0)
         error = gw_fail(-ETIMEDOUT, "QEMU (pid %d) does not end", (int)pid);
-    close(fd.fd);
     return error;
 }
 

@@ -155,6 +155,7 @@ static int make_precopy(struct gw_move *move)
 
 static void set_phase(struct gw_move *move, enum gw_phase phase)
 {
+    gw_log(GW_LOG_DEBUG, "move of %s: phase %s", move->request->qmp_path, gw_phase_name(phase));
     pthread_mutex_lock(&move->progress->lock);
     move->progress->data.phase = phase;
     pthread_mutex_unlock(&move->progress->lock);
@@ -320,9 +321,11 @@ static bool is_vmm_gone(struct gw_move *move)
 
 static int run_move(struct gw_move *move)
 {
-    int error = gw_move_describe(move);
+    int error;
 
-    move->is_blocked = error != 0;
+    set_phase(move, GW_PHASE_PLAN);
+    error = gw_move_describe(move);
+    move->is_blocked = error && error != -EPIPE;
     if (error)
         return error;
     error = gw_source_connect(move->environment, &move->request->peer, &move->request->link,
@@ -456,6 +459,7 @@ int gw_move_run(const struct gw_environment *environment, const struct gw_move_r
     out->exit_code = GW_EXIT_FAILED;
     if (!move)
         return gw_fail(-ENOMEM, "no memory for a move");
+    move->steps.pid_fd = -1;
     move->environment = environment;
     move->request = request;
     move->progress = progress;

@@ -31,9 +31,13 @@ struct gw_source_steps {
     const char *epoch;
     json_t *detail;
     struct gw_qmp *qmp;     /* NULL when QEMU is gone */
+    int pid_fd;             /* of QEMU, -1 without qmp: its number may be another's later */
     struct gw_guard *guard; /* NULL in a recovery: nobody needs to act when the agent dies again */
 };
 
+/* The process behind qmp, held while an answer of it shows that it lives: *pid_fd is closed by the
+ * caller. -ESRCH when it has ended. */
+int gw_source_steps_hold(struct gw_qmp *qmp, int *pid_fd);
 int gw_source_steps_rename(struct gw_source_steps *steps);
 int gw_source_steps_rename_back(struct gw_source_steps *steps);
 int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action action);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/log.h"
@@ -79,7 +80,7 @@ static void ask(const struct gw_environment *environment, struct gw_switchover *
 static void recover_source(const struct gw_environment *environment,
                            const struct gw_journal_entry *entry)
 {
-    struct gw_source_steps steps = {.epoch = entry->epoch, .detail = entry->detail};
+    struct gw_source_steps steps = {.epoch = entry->epoch, .detail = entry->detail, .pid_fd = -1};
     const char *qmp = json_string_value(json_object_get(entry->detail, "qmp"));
     const char *log = json_string_value(json_object_get(entry->detail, "log"));
     pid_t pid = (pid_t)json_integer_value(json_object_get(entry->detail, "pid"));
@@ -88,7 +89,8 @@ static void recover_source(const struct gw_environment *environment,
     /* The guard of the agent that died may still be undoing. */
     if (log && gw_guard_wait(log, GUARD_TIMEOUT_MS))
         return;
-    if (qmp && gw_qmp_open(qmp, &steps.qmp) == 0 && gw_qmp_pid(steps.qmp) != pid) {
+    if (qmp && gw_qmp_open(qmp, &steps.qmp) == 0 &&
+        (gw_qmp_pid(steps.qmp) != pid || gw_source_steps_hold(steps.qmp, &steps.pid_fd))) {
         gw_qmp_close(steps.qmp);
         steps.qmp = NULL;
     }
@@ -103,7 +105,11 @@ static void recover_source(const struct gw_environment *environment,
         if (!gw_handover_is_ended(switchover.machine.state))
             ask(environment, &switchover);
     }
+    if (log && gw_handover_is_ended(switchover.machine.state))
+        gw_guard_close_log(log);
     gw_qmp_close(steps.qmp);
+    if (steps.pid_fd >= 0)
+        close(steps.pid_fd);
     json_decref(switchover.peer_times);
 }
 

@@ -42,6 +42,18 @@ static void note(struct gw_switchover *switchover, enum gw_handover_action actio
                       message == GW_EVENT_RUNNING ? gw_switchover_times(switchover) : NULL));
 }
 
+/* QEMU refused `cont`, or was gone before it was said: the guest has not run for one instant. After
+ * any other failure, a broken connection say, it may have, and what it wrote is on the target. */
+static void note_unanswered_cont(struct gw_switchover *switchover, int error)
+{
+    struct gw_handover_actions actions;
+
+    if (error == -EREMOTEIO || error == -EIO || error == -ESRCH)
+        return;
+    if (gw_handover_step(&switchover->machine, GW_EVENT_VMM_GONE, &actions))
+        gw_log(GW_LOG_ERROR, "move %s: %s", switchover->epoch, gw_error_message());
+}
+
 static int step(struct gw_switchover *switchover, enum gw_handover_action action)
 {
     uint64_t started = gw_clock_ns();
@@ -55,11 +67,25 @@ static int step(struct gw_switchover *switchover, enum gw_handover_action action
            (double)switchover->action_ns[action] / 1e6);
     if (error && !switchover->cause.code)
         gw_error_take(error, &switchover->cause);
+    if (error && action == GW_ACT_CONT && switchover->side == GW_SIDE_TARGET)
+        note_unanswered_cont(switchover, error);
     return error;
+}
+
+/* The line comes before anything is done in the new state: tests hold it to stop a move there. */
+static void log_state(struct gw_switchover *switchover)
+{
+    if (switchover->shown == switchover->machine.state)
+        return;
+    switchover->shown = switchover->machine.state;
+    gw_log(GW_LOG_DEBUG, "move %s: %s is %s", switchover->epoch,
+           switchover->side == GW_SIDE_SOURCE ? "source" : "target",
+           gw_handover_state_name(switchover->shown));
 }
 
 static void show_state(struct gw_switchover *switchover)
 {
+    log_state(switchover);
     if (!switchover->progress)
         return;
     pthread_mutex_lock(&switchover->progress->lock);

@@ -32,6 +32,7 @@ struct gw_switchover {
     bool
         wants_redial; /* the machine asked for the link again; recovery dials every few seconds anyway */
     bool is_alarmed;
+    enum gw_handover_state shown;     /* what the log has said */
     json_t *peer_times;               /* the target's steps, as it told them; the owner decrefs */
     uint64_t heard_ns;                /* when the newest message of the peer came */
     uint64_t action_ns[GW_ACT_COUNT]; /* how long each step took, the last time */

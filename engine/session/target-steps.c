@@ -40,8 +40,10 @@ static int cont(struct gw_target_steps *steps)
 {
     int error = check_vmm(steps);
 
-    if (error || json_is_true(json_object_get(steps->detail, "paused")))
-        return error;
+    if (error)
+        return gw_fail(-ESRCH, "the VM's QEMU is gone");
+    if (json_is_true(json_object_get(steps->detail, "paused")))
+        return 0;
     return gw_vm_cont(steps->launched.qmp);
 }
 

@@ -151,6 +151,7 @@ class Host:
         self.socket = os.path.join(self.folder, 'agent.sock')
         self.log = os.path.join(self.folder, 'agent.log')
         self.agent = None
+        self.holder = None  # a hold.Holder: agents start under it
         for folder in (self.storage, self.state):
             os.makedirs(folder)
 
@@ -166,6 +167,11 @@ class Host:
         words = self.enter()
         if self.side == 'b':
             words += ['sh', '-c', 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', 'sh']
+        handed = [written]
+        if self.holder:
+            launcher, connection = self.holder.launcher()
+            words += launcher
+            handed.append(connection.fileno())
         words += [godwit_binary(), 'agent', '--listen', self.address, '--psk', self.world.psk,
                   '--storage', self.storage, '--state', self.state, '--socket', self.socket,
                   '--ready-fd', str(written)]
@@ -173,8 +179,10 @@ class Host:
             words += ['--trusted-network', NETWORK]
         with open(self.log, 'ab') as log:
             self.agent = subprocess.Popen(words + list(extra), env=self.environment(), stdout=log,
-                                          stdin=subprocess.DEVNULL, stderr=log, pass_fds=[written],
+                                          stdin=subprocess.DEVNULL, stderr=log, pass_fds=handed,
                                           start_new_session=True)
+        if self.holder:
+            connection.close()
         os.close(written)
         with os.fdopen(ready, 'rb') as pipe:
             answered = []
@@ -261,6 +269,12 @@ class Host:
 
     def cut_connection(self, port):
         self.inside('ss', '-K', 'sport', '=', ':%d' % port)
+
+    def state_files(self):
+        """What lies in the state folder, without the databases' own companions."""
+        return sorted(os.path.relpath(os.path.join(at, name), self.state)
+                      for at, _, names in os.walk(self.state) for name in names
+                      if not name.endswith(('-wal', '-shm', '-journal')))
 
     def storage_files(self):
         return sorted(os.path.relpath(os.path.join(at, name), self.storage)
@@ -441,6 +455,40 @@ class World:
             'status': guest.qmp('query-status')['status'].replace('postmigrate', 'paused'),
         }
 
+    def listing(self):
+        """Everything on both hosts that a move makes or changes, seen from outside: QEMU's block nodes,
+        bitmaps, exports, jobs, capabilities and parameters; descriptors and locks of QEMU and of the
+        agents; processes; files below storage, state and RAM folders."""
+        found = {'qemu ' + name: value for name, value in self.source_state().items()}
+        found['qemu parameters'] = self.guest.qmp('query-migrate-parameters')
+        found['qemu files'] = open_files(self.guest.pid)
+        found['qemu locks'] = file_locks(self.guest.pid)
+        for host in self.hosts.values():
+            words = [[os.path.basename(one[0])] + one[1:2] for _, one in host.processes()
+                     if one and host.agent and 'ip' != os.path.basename(one[0])]
+            found[host.side + ' processes'] = sorted(map(' '.join, words))
+            found[host.side + ' storage'] = host.storage_files()
+            found[host.side + ' state'] = host.state_files()
+            found[host.side + ' memory'] = host.shared_memory_files()
+            if host.agent:
+                found[host.side + ' agent files'] = open_files(host.agent.pid)
+                # One for each job that status still shows.
+                found[host.side + ' agent files'].pop('anon_inode:[eventfd]', None)
+                found[host.side + ' agent locks'] = file_locks(host.agent.pid)
+        return found
+
+    def assert_listing(self, before, timeout=30, but=()):
+        """listing() is as before, but for these keys: a failed move left nothing."""
+        def changes():
+            after = self.listing()
+            return {name: ('before', before.get(name), 'after', after.get(name))
+                    for name in set(before) | set(after)
+                    if name not in but and before.get(name) != after.get(name)}
+        deadline = time.monotonic() + timeout
+        while changes():
+            check(time.monotonic() < deadline, 'the failed move left something: %s', changes())
+            time.sleep(0.3)
+
     def assert_source_clean(self, before, timeout=15):
         """The source's QEMU is as it was before the move (source_state), and so is its storage."""
         def changes():
@@ -454,11 +502,11 @@ class World:
         names = [name for name in self.source.storage_files() if '.godwit-' in name]
         check(not names, 'the source\'s storage keeps %s', names)
 
-    def assert_still_on_source(self):
+    def assert_still_on_source(self, ticks=18):
         """The guest runs on the source, writes its disk, and has lost nothing."""
         check(self.guest.is_running(), 'the source\'s QEMU is gone')
         first = self.guest.serial.wait_tick()
-        later = self.guest.serial.wait_tick(least=first['n'] + 18)
+        later = self.guest.serial.wait_tick(least=first['n'] + ticks)
         check(later['bad'] == 0, 'the guest found %d faults by itself', later['bad'])
         is_good, _, faults = self.guest.serial.verify(120)
         check(is_good, 'the guest\'s own check failed: %s', faults[:3])
@@ -499,6 +547,39 @@ class World:
                  os.path.join(folder, renamed[0]), os.path.join(self.target.storage, name)],
                 capture_output=True, text=True, check=False)
             check(answer.returncode == 0, '%s: %s', name, answer.stdout + answer.stderr)
+
+
+def open_files(pid):
+    """What a process has open: how many of each kind. Numbers of sockets and pipes tell nothing."""
+    counts = {}
+    folder = '/proc/%d/fd' % pid
+    for name in os.listdir(folder):
+        try:
+            kind = re.sub(r':\[\d+\]', '', os.readlink(os.path.join(folder, name)))
+        except OSError:
+            continue
+        kind = re.sub(r'/\d+/', '/N/', kind)
+        counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+def file_locks(pid):
+    """The locks that a process holds on files: (kind, mode, device and inode, range). Locks of open
+    file descriptions have no owner, so they are found by what the process has open."""
+    inodes = set()
+    folder = '/proc/%d/fd' % pid
+    for name in os.listdir(folder):
+        try:
+            inodes.add(os.stat(os.path.join(folder, name)).st_ino)
+        except OSError:
+            continue
+    found = []
+    with open('/proc/locks') as handle:
+        for line in handle:
+            words = line.split()
+            if words[1] != '->' and int(words[5].split(':')[2]) in inodes:
+                found.append((words[1], words[3], words[5], words[6], words[7]))
+    return sorted(found)
 
 
 def chardev_path(words, wanted):

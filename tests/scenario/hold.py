@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Stops an agent exactly where it says where it is, without a hook in the product: the agent runs
+under a seccomp filter that hands each write to its standard error, and each sync, to this process
+before the kernel does it (seccomp(2), SECCOMP_RET_USER_NOTIF). A log line that is awaited holds its
+thread until release(); a sync can be answered with an error. At --verbose twice the agent logs each
+state of a handover before it does anything in it.
+
+As a program it is the launcher: hold.py FD COMMAND..., with FD a socket that the filter's
+descriptor is sent over.
+"""
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import select
+import socket
+import struct
+import sys
+import threading
+
+SYS_SECCOMP = 317
+WRITE, FSYNC, FDATASYNC = 1, 74, 75
+RECEIVE, SEND = 0xc0502100, 0xc0182101
+CONTINUE = 1
+AUDIT_ARCH_X86_64 = 0xc000003e
+ALLOW, NOTIFY = 0x7fff0000, 0x7fc00000
+LOAD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
+
+
+def make_filter():
+    """write(2, ...), fsync and fdatasync are handed over; everything else is as ever."""
+    def one(code, value, yes=0, no=0):
+        return struct.pack('HBBI', code, yes, no, value)
+    return b''.join([
+        one(LOAD, 4), one(JUMP_EQUAL, AUDIT_ARCH_X86_64, 0, 6),
+        one(LOAD, 0), one(JUMP_EQUAL, FSYNC, 5, 0), one(JUMP_EQUAL, FDATASYNC, 4, 0),
+        one(JUMP_EQUAL, WRITE, 0, 2), one(LOAD, 16), one(JUMP_EQUAL, 2, 1, 0),
+        one(RETURN, ALLOW), one(RETURN, NOTIFY)])
+
+
+def install():
+    """The filter on this process and all it becomes; its descriptor."""
+    class Program(ctypes.Structure):
+        _fields_ = [('length', ctypes.c_ushort), ('code', ctypes.c_void_p)]
+    code = make_filter()
+    buffer = ctypes.create_string_buffer(code)
+    program = Program(len(code) // 8, ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    listener = libc.syscall(SYS_SECCOMP, 1, 8, ctypes.byref(program))
+    if listener < 0:
+        raise OSError(ctypes.get_errno(), 'seccomp')
+    return listener
+
+
+def launch(fd, command):
+    with socket.socket(fileno=fd) as connection:
+        listener = install()
+        socket.send_fds(connection, [b'x'], [listener])
+        os.close(listener)
+    os.execvp(command[0], command)
+
+
+class Holder:
+    """Watches one host's agents, one life after the other."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.pattern = None     # of the line that holds next
+        self.held = None        # (listener, id) of the write that waits
+        self.is_held = threading.Event()
+        self.sync_pattern = None
+        self.lines = []
+
+    def launcher(self):
+        """(words before the command, the descriptor that it needs): for one start of an agent."""
+        ours, theirs = socket.socketpair()
+        threading.Thread(target=self.receive, args=(ours,), daemon=True).start()
+        return [sys.executable, os.path.abspath(__file__), str(theirs.fileno())], theirs
+
+    def receive(self, connection):
+        with connection:
+            connection.settimeout(60)
+            try:
+                _, fds, _, _ = socket.recv_fds(connection, 16, 1)
+            except OSError:
+                return
+        if fds:
+            self.serve(fds[0])
+
+    def serve(self, listener):
+        """Until nobody is left under the filter."""
+        poller = select.poll()
+        poller.register(listener, select.POLLIN)
+        while True:
+            [(_, events)] = poller.poll()
+            if not events & select.POLLIN:
+                break
+            call = bytearray(80)
+            try:
+                fcntl.ioctl(listener, RECEIVE, call)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.EINTR):
+                    continue  # who called was killed meanwhile
+                break
+            number, pid, _, name, _, _, *arguments = struct.unpack('QIIiIQ6Q', call)
+            self.judge(listener, number, pid, name, arguments)
+        os.close(listener)
+
+    def judge(self, listener, number, pid, name, arguments):
+        if name != WRITE:
+            self.answer(listener, number, errno.EIO if self.takes_sync(pid, arguments[0]) else 0)
+            return
+        try:
+            with open('/proc/%d/mem' % pid, 'rb') as memory:
+                memory.seek(arguments[1])
+                text = memory.read(min(arguments[2], 4096)).decode(errors='replace')
+        except OSError:
+            text = ''
+        with self.lock:
+            self.lines.append(text)
+            is_wanted = bool(self.pattern and re.search(self.pattern, text))
+            if is_wanted:
+                self.pattern = None
+                self.held = (listener, number)
+        if is_wanted:
+            self.is_held.set()
+        else:
+            self.answer(listener, number)
+
+    def takes_sync(self, pid, fd):
+        """Is this the sync that is to fail? It fails once."""
+        with self.lock:
+            if not self.sync_pattern:
+                return False
+            try:
+                path = os.readlink('/proc/%d/fd/%d' % (pid, fd))
+            except OSError:
+                return False
+            if not re.search(self.sync_pattern, path):
+                return False
+            self.sync_pattern = None
+            return True
+
+    def answer(self, listener, number, error=0):
+        try:
+            fcntl.ioctl(listener, SEND, bytearray(struct.pack('QqiI', number, 0, -error,
+                                                              0 if error else CONTINUE)))
+        except OSError:
+            pass  # it was killed
+
+    def hold(self, pattern):
+        """The next line that fits waits."""
+        with self.lock:
+            self.pattern = pattern
+        self.is_held.clear()
+
+    def fail_sync(self, pattern):
+        """The next sync of a file whose path fits answers EIO."""
+        with self.lock:
+            self.sync_pattern = pattern
+
+    def wait(self, timeout):
+        return self.is_held.wait(timeout)
+
+    def release(self, forget=True):
+        """The line is written and its thread goes on; what is armed next stays armed without forget."""
+        with self.lock:
+            held, self.held = self.held, None
+            if forget:
+                self.pattern = None
+        if held:
+            self.answer(*held)
+
+
+if __name__ == '__main__':
+    launch(int(sys.argv[1]), sys.argv[2:])
