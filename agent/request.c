@@ -15,12 +15,13 @@
 #define STALL_S_MAX      3600u
 
 static const char *const move_keys[] = {
-    "request",          "qmp",         "to",
-    "storage",          "disks",       "nets",
-    "max_pause_ms",     "no_throttle", "delete_source",
-    "verify",           "tracker",     "channels",
-    "congestion",       "transport",   "credentials",
-    "trusted_networks", NULL,
+    "request",      "qmp",         "to",
+    "storage",      "disks",       "nets",
+    "max_pause_ms", "no_throttle", "delete_source",
+    "verify",       "tracker",     "channels",
+    "congestion",   "transport",   "credentials",
+    "reconnect_s",  "stall_s",     "trusted_networks",
+    NULL,
 };
 
 static const char *const copy_keys[] = {
