@@ -22,7 +22,7 @@
 #define CLOSE_TIMEOUT_MS    5000
 /* No wait for the target is longer than this many allowed pauses while the guest is stopped. */
 #define PAUSE_LIMIT_FACTOR 5
-#define PAUSE_LIMIT_MIN_MS 3000
+#define PAUSE_LIMIT_MIN_MS 5000
 
 /* ---- hooks of the pre-copy ---- */
 

@@ -53,20 +53,9 @@ static void note_up(const struct regrowth *regrowth)
 
 /* ---- one attempt ---- */
 
-/* What the target applied of a channel of the old session. What it does not list was never applied
- * beyond its acknowledgements. */
 static uint64_t applied_of(void *context, uint32_t number)
 {
-    const struct regrowth *regrowth = context;
-    const json_t *item;
-    size_t index;
-
-    json_array_foreach((json_t *)regrowth->lanes, index, item)
-    {
-        if (json_integer_value(json_object_get(item, "channel")) == (json_int_t)number)
-            return (uint64_t)json_integer_value(json_object_get(item, "applied"));
-    }
-    return 0;
+    return gw_message_applied(((const struct regrowth *)context)->lanes, number);
 }
 
 /* Only the same agent, by its proof and its instance, has what was sent so far. */
@@ -137,7 +126,7 @@ static int take_reply(struct regrowth *regrowth, const json_t *reply)
 {
     struct gw_source *source = regrowth->source;
     json_t *lanes;
-    int error = gw_message_array(reply, "lanes", GW_LANES_MAX, &lanes);
+    int error = gw_message_lanes(reply, &lanes);
 
     if (!error)
         error = gw_message_bool(reply, "finished", &source->is_finished_there);

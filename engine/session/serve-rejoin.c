@@ -123,26 +123,14 @@ static int read_rejoin(struct gw_control *control, char epoch[2 * GW_ID_SIZE + 1
                        char link[2 * GW_ID_SIZE + 1])
 {
     struct gw_control_frame frame;
-    uint8_t id[GW_ID_SIZE];
-    const char *text;
     int error = gw_control_receive(control, REJOIN_TIMEOUT_MS, &frame);
 
     if (error)
         return error;
     if (!frame.message || !gw_message_is(frame.message, "rejoin"))
         error = gw_fail(-EPROTO, "a session that rejoins does not begin so");
-    if (!error)
-        error = gw_message_text(frame.message, "epoch", &text);
-    if (!error)
-        error = gw_id_parse(text, id);
-    if (!error) {
-        gw_id_format(id, epoch);
-        error = gw_message_text(frame.message, "link", &text);
-    }
-    if (!error)
-        error = gw_id_parse(text, id);
-    if (!error)
-        gw_id_format(id, link);
+    else
+        error = gw_message_rejoin(frame.message, epoch, link);
     json_decref(frame.message);
     return error;
 }

@@ -85,7 +85,7 @@ def a_silent_link_is_found():
         began = time.monotonic()
         wait_note(move, 'the link is down', 40)
         lib.check(time.monotonic() - began < 25, 'found after %.1f s', time.monotonic() - began)
-        lib.check(world.guest.qmp('query-status')['status'] == 'running', 'the guest is stopped')
+        world.guest.serial.wait_tick()
         ready.mend()
         world.source.limit_rate(None)
         move.result().expect('done')
@@ -140,6 +140,14 @@ def a_copy_goes_on():
             lib.check(one.read() == two.read(), 'the copy differs')
 
 
+def ticks_on(serial):
+    try:
+        serial.wait_tick(timeout=2)
+        return True
+    except lib.guestctl.GuestError:
+        return False
+
+
 @lib.scenario(sample=1, timeout=120, state=['STOPPED', 'SWAPPED'])
 def the_pause_waits_for_no_dead_peer(state):
     """The link vanishes without a word exactly in the pause: the guest goes on at once, long before the
@@ -151,13 +159,12 @@ def the_pause_waits_for_no_dead_peer(state):
         move = world.start_move('--progress', '--max-pause', '300')
         lib.check(holder.wait(60), 'the move did not come to %s', state)
         ready.cut(is_told=False)
-        lib.check(world.guest.qmp('query-status')['status'] != 'running', 'there is no pause')
+        lib.check(not ticks_on(world.guest.serial), 'there is no pause')
         began = time.monotonic()
         holder.release()
-        lib.guestctl.wait_for(lambda: world.guest.qmp('query-status')['status'] == 'running', 30,
-                              'a guest that runs', 0.05)
+        world.guest.serial.wait_tick(timeout=30)
         waited = time.monotonic() - began
-        lib.check(waited < 6, 'the guest stood still for %.1f s', waited)
+        lib.check(waited < 9, 'the guest stood still for %.1f s', waited)
         world.assert_refused(move.result(), 'failed', 'did not answer|takes nothing')
         world.assert_still_on_source(ticks=2)
         ready.mend()
