@@ -178,6 +178,8 @@ int gw_agent_options_set(struct gw_agent_options *options, const char *name, con
         return set_seconds(&options->reconnect_s, name, value, GW_RECONNECT_MAX_S);
     if (strcmp(name, "limits") == 0)
         return set_limits(&options->limits, value);
+    if (strcmp(name, "pin-limit") == 0)
+        return gw_pins_parse(value, &options->pin_limit);
     for (size_t i = 0; i < GW_ARRAY_LENGTH(text_options); i++) {
         char **text, *copy;
 
@@ -267,6 +269,8 @@ void gw_agent_options_merge(struct gw_agent_options *options, struct gw_agent_op
     merge_limit(&options->limits.storage_in, fallback->limits.storage_in);
     if (options->reconnect_s < 0)
         options->reconnect_s = fallback->reconnect_s;
+    if (!options->pin_limit)
+        options->pin_limit = fallback->pin_limit;
     options->allow_volatile_state |= fallback->allow_volatile_state;
     gw_agent_options_free(fallback);
 }

@@ -63,6 +63,8 @@ static const struct gw_usage_option options[] = {
     {"reconnect-timeout", "SECONDS",
      "how long a lost link is dialled again; 300, 0 gives up at once"},
     {"limits", "LIST", "most at once: live-out=N,live-in=N,storage-out=N,storage-in=N; 2 each"},
+    {"pin-limit", "SIZE",
+     "most memory registered for RDMA at once (8G, ...); half of what is free"},
     {"allow-volatile-state", NULL,
      "accept a state folder on tmpfs (tests: a reboot loses the journal)"},
     {"verbose", NULL, "log what goes well, too; twice: each step of a handover"},

@@ -134,6 +134,8 @@ static int take_reply(struct regrowth *regrowth, const json_t *reply)
         return error;
     regrowth->lanes = lanes;
     error = gw_sender_bury_all(source->sender, applied_of, regrowth);
+    if (source->windows)
+        gw_windows_lost(source->windows);
     gw_link_drop_ways(&source->link);
     gw_id_format(gw_control_link_id(source->control), regrowth->link);
     if (error || source->is_finished_there)

@@ -212,11 +212,13 @@ static void bury_session(struct gw_serve *serve)
     serve->has_link = false;
     pthread_mutex_unlock(&serve->lock);
     serve->reports = json_array();
-    if (serve->receiver)
+    /* Once the last round was finished there are no channels, and none will come. */
+    if (serve->receiver && !serve->is_path_ended) {
         gw_receiver_bury_all(serve->receiver, report, serve);
-    for (unsigned i = 0; i < serve->domain_count; i++)
-        gw_domain_close(serve->domains[i]);
-    serve->domain_count = 0;
+        for (unsigned i = 0; i < serve->domain_count; i++)
+            gw_domain_close(serve->domains[i]);
+        serve->domain_count = 0;
+    }
     if (json_array_size(serve->reports) > 0 || !before) {
         gw_id_format(serve->link_id, serve->report_link);
         json_decref(before);

@@ -2,6 +2,7 @@
 /* The sending side's session. What is sent, and in which order, is decided by copy.c and move.c. */
 #include "engine/session/source.h"
 #include "engine/session/verify.h"
+#include "engine/session/windows.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -48,6 +49,10 @@ int gw_source_connect(const struct gw_environment *environment, const struct gw_
         error = gw_link_dial(&source->link, peer, &source->control);
     if (!error)
         error = gw_sender_new(source->migration_id, &source->sender);
+    if (!error && request->pin_limit)
+        gw_pins_init(&source->pins, request->pin_limit);
+    if (!error)
+        gw_sender_set_pins(source->sender, request->pin_limit ? &source->pins : environment->pins);
     if (error) {
         gw_source_close(source);
         return error;
@@ -60,6 +65,7 @@ void gw_source_close(struct gw_source *source)
 {
     if (!source)
         return;
+    gw_windows_free(source->windows);
     gw_sender_free(source->sender);
     gw_link_free(&source->link);
     gw_control_close(source->control);
@@ -154,10 +160,18 @@ static int receive(struct gw_source *source, int timeout_ms, json_t **out)
 
 int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out)
 {
-    int error = receive(source, timeout_ms, out);
+    int result;
 
-    gw_control_leave(source->control);
-    return error;
+    do {
+        result = receive(source, timeout_ms, out);
+        gw_control_leave(source->control);
+        if (result)
+            return result;
+        result = gw_source_windows_hear(source, *out);
+        if (result)
+            json_decref(*out);
+    } while (result > 0);
+    return result;
 }
 
 static int exchange_once(struct gw_source *source, const json_t *request, const char *type,
@@ -182,6 +196,22 @@ static int exchange_once(struct gw_source *source, const json_t *request, const 
                           gw_message_type(message), type);
     if (json_is_array(json_object_get(message, "blocked")) && !source->blocked)
         source->blocked = json_incref(json_object_get(message, "blocked"));
+    json_decref(message);
+    return error;
+}
+
+int gw_source_tell(struct gw_source *source, json_t *message)
+{
+    int error = message ? gw_control_send(source->control, message)
+                        : gw_fail(-ENOMEM, "no memory for a message");
+
+    /* Said again to a session that has not heard it. */
+    while (error) {
+        error = gw_source_heal(source, error);
+        if (error)
+            break;
+        error = gw_control_send(source->control, message);
+    }
     json_decref(message);
     return error;
 }
@@ -289,6 +319,7 @@ void gw_source_update_progress(struct gw_source *source)
         source->sent_before_ns = now;
     }
     pthread_mutex_unlock(&source->progress->lock);
+    gw_paths_of_source(source, &stats);
 }
 
 /* One wait for the end of a round: what happened in it so far. */
@@ -297,6 +328,7 @@ struct watch {
     uint64_t updated_ns, started_ns;
     uint64_t moved, moved_ns; /* the account when it last changed, and when that was */
     bool is_told;             /* that nothing moves */
+    bool is_done;             /* the round; windows may still be in the making */
 };
 
 /* Events of the data path. 1: the round is done. */
@@ -320,7 +352,7 @@ static int take_events(struct gw_source *source, struct watch *watch)
     return 0;
 }
 
-/* What the target says by itself during a round is that it failed. */
+/* What the target says by itself during a round is that it failed, or about windows. */
 static int take_control(struct gw_source *source)
 {
     json_t *message;
@@ -328,11 +360,14 @@ static int take_control(struct gw_source *source)
 
     if (error)
         return error == -ETIMEDOUT ? gw_control_keep_alive(source->control) : error;
-    error = gw_message_is(message, "error")
+    error = gw_source_windows_hear(source, message);
+    if (error == 0)
+        error =
+            gw_message_is(message, "error")
                 ? gw_message_raise(message)
                 : gw_fail(-EPROTO, "the target sent '%s' during a round", gw_message_type(message));
     json_decref(message);
-    return error;
+    return error < 0 ? error : 0;
 }
 
 static void note_stall(struct gw_source *source, const char *text)
@@ -415,12 +450,20 @@ static int watch_round(struct gw_source *source, struct watch *watch)
 
     if (!result)
         result = take_events(source, watch);
+    if (result > 0) {
+        watch->is_done = true;
+        result = 0;
+    }
+    if (!result)
+        result = gw_source_windows_step(source);
     if (!result)
         result = gw_source_check_cancel(source);
     if (!result && source->tick)
         result = source->tick(source->tick_context);
     if (!result)
         result = look_around(source, watch);
+    if (!result && watch->is_done && gw_source_windows_are_settled(source))
+        return 1;
     if (!result)
         poll(fds, GW_ARRAY_LENGTH(fds), TICK_MS);
     return result;
@@ -443,10 +486,13 @@ static int wait_for_round(struct gw_source *source)
 int gw_source_run_round(struct gw_source *source, struct gw_round *round)
 {
     uint64_t started = gw_clock_ns();
-    int error;
+    int error = gw_source_windows_begin(source, round);
 
+    if (error)
+        return error;
     gw_sender_begin(source->sender, round);
     error = wait_for_round(source);
+    gw_source_windows_end(source);
     gw_sender_end(source->sender);
     source->rounds_ns += gw_clock_ns() - started;
     gw_source_update_progress(source);

@@ -14,6 +14,7 @@
 
 #include "engine/migration.h"
 #include "engine/session/link.h"
+#include "engine/precopy/windows.h"
 #include "engine/session/message.h"
 
 #define GW_REPLY_TIMEOUT_MS 60000 /* a target that syncs a disk may take this long */
@@ -44,6 +45,9 @@ struct gw_source {
     int (*link_down)(void *context);
     uint64_t limit_ns; /* of every wait for the target while the guest is stopped; 0: none */
     struct gw_sender *sender;
+    struct gw_windows *windows;           /* NULL until the first round */
+    struct gw_pins pins;                  /* with a limit of its own */
+    const bool *is_stopped;               /* the guest, by us; NULL where there is none */
     json_t *blocked;                      /* the target's reasons against the offer, or NULL */
     bool is_cancel_ignored;               /* from COMMITTED on */
     uint64_t sent_before_ns, sent_before; /* for the rate of the last second */
@@ -61,6 +65,8 @@ void gw_source_close(struct gw_source *source); /* takes NULL */
 /* Sends request (taken over) and waits for a reply of that type, which the caller decrefs. A
  * message of type "error" becomes the error. */
 int gw_source_exchange(struct gw_source *source, json_t *request, const char *type, json_t **reply);
+/* Sends a message (taken over) that has no answer, if need be once more after the link was lost. */
+int gw_source_tell(struct gw_source *source, json_t *message);
 /* Waits for the next message. */
 int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out);
 /* accepted: the target's reply to the offer. */

@@ -21,11 +21,17 @@ void gw_events_free(struct gw_events *events)
     close(events->fd);
 }
 
-void gw_events_push(struct gw_events *events, enum gw_path_event_kind kind, uint32_t number,
-                    int code)
+void gw_events_wake(struct gw_events *events)
 {
     uint64_t one = 1;
 
+    if (write(events->fd, &one, sizeof(one)) < 0)
+        return; /* the counter is full: the reader has been woken already */
+}
+
+void gw_events_push(struct gw_events *events, enum gw_path_event_kind kind, uint32_t number,
+                    int code)
+{
     pthread_mutex_lock(&events->lock);
     if (events->count < GW_EVENTS_MAX) {
         struct gw_path_event *event =
@@ -36,11 +42,10 @@ void gw_events_push(struct gw_events *events, enum gw_path_event_kind kind, uint
             gw_error_take(code, &event->error);
     }
     pthread_mutex_unlock(&events->lock);
-    if (write(events->fd, &one, sizeof(one)) < 0)
-        return; /* the counter is full: the reader has been woken already */
+    gw_events_wake(events);
 }
 
-void gw_events_forget_deaths(struct gw_events *events)
+void gw_events_forget_lanes(struct gw_events *events)
 {
     unsigned count;
 
@@ -51,7 +56,7 @@ void gw_events_forget_deaths(struct gw_events *events)
 
         events->first = (events->first + 1) % GW_EVENTS_MAX;
         events->count--;
-        if (event.kind != GW_PATH_LANE_DEAD)
+        if (event.kind != GW_PATH_LANE_DEAD && event.kind != GW_PATH_JOINED)
             events->queue[(events->first + events->count++) % GW_EVENTS_MAX] = event;
     }
     pthread_mutex_unlock(&events->lock);
