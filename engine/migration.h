@@ -65,6 +65,7 @@ struct gw_environment {
     struct gw_journal *journal;   /* NULL: copies only */
     struct gw_pins *pins;         /* memory registered for devices; lent; NULL: no limit */
     unsigned worker_count;        /* 0: half the CPUs, at most one per channel */
+    const struct gw_topology *topology; /* where workers go; NULL: anywhere */
     struct gw_listening
         listen[GW_LISTEN_MAX * GW_TRANSPORTS_MAX]; /* where data channels may dial too */
     unsigned listen_count;

@@ -30,6 +30,7 @@ int gw_serve_new(const struct gw_environment *environment, struct gw_control *co
     serve->control = control;
     memcpy(serve->link_id, gw_control_link_id(control), GW_ID_SIZE);
     serve->has_link = true;
+    gw_workers_init(&serve->workers, environment->topology, environment->worker_count);
     serve->request_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     serve->rejoin_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (serve->request_fd < 0 || serve->rejoin_fd < 0) {
@@ -139,31 +140,11 @@ static bool is_trusted(const struct gw_environment *environment, const struct gw
     return false;
 }
 
-static int worker_for(struct gw_serve *serve, struct gw_worker **out)
-{
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    unsigned wanted = serve->environment->worker_count;
-
-    if (!wanted)
-        wanted = (unsigned)gw_max((uint64_t)(cpus > 0 ? cpus / 2 : 1), 1);
-    wanted = (unsigned)gw_min(wanted, GW_SERVE_WORKERS_MAX);
-    if (serve->worker_count < wanted) {
-        int error = gw_worker_new(-1, &serve->workers[serve->worker_count]);
-
-        if (error)
-            return error;
-        serve->worker_count++;
-    }
-    *out = serve->workers[serve->next_worker++ % serve->worker_count];
-    return 0;
-}
-
-static int admit(struct gw_serve *serve, struct gw_request *request)
+static int admit_on(struct gw_serve *serve, struct gw_request *request, struct gw_worker *worker)
 {
     struct gw_channel_options options = {.timeout_ms = ADMIT_TIMEOUT_MS};
     bool allow_direct = is_trusted(serve->environment, &request->local) &&
                         is_trusted(serve->environment, &request->peer);
-    struct gw_worker *worker;
     struct gw_channel *channel;
     struct gw_lane *lane;
     struct gw_hello hello;
@@ -174,8 +155,6 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
         error = gw_fail(-EPROTO, "a data channel before any offer, or after the last round");
     if (!error)
         error = domain_for(serve, request, &options.domain);
-    if (!error)
-        error = worker_for(serve, &worker);
     if (!error)
         error = gw_worker_poller(worker, request->transport, &options.poller);
     if (!error)
@@ -194,6 +173,23 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
     }
     gw_receiver_start(lane, channel, seal);
     return 0;
+}
+
+/* What the new channel needs comes from the memory near its worker. */
+static int admit(struct gw_serve *serve, struct gw_request *request)
+{
+    struct gw_memory_policy before;
+    struct gw_worker *worker;
+    int error = gw_workers_for(&serve->workers, &request->local, &worker);
+
+    if (error) {
+        gw_reject(request, gw_error_message());
+        return error;
+    }
+    gw_topology_prefer(serve->workers.topology, gw_worker_node(worker), &before);
+    error = admit_on(serve, request, worker);
+    gw_topology_restore(&before);
+    return error;
 }
 
 static void take_requests(struct gw_serve *serve)
@@ -483,18 +479,15 @@ static int turn(struct gw_serve *serve)
 void gw_serve_free_path(struct gw_serve *serve)
 {
     struct gw_path_stats stats;
-    double cpu = 0;
+    double cpu;
 
     if (!serve->receiver)
         return;
     gw_receiver_stats(serve->receiver, &stats);
     gw_receiver_free(serve->receiver);
     serve->receiver = NULL;
-    for (unsigned i = 0; i < serve->worker_count; i++) {
-        cpu += (double)gw_worker_cpu_ns(serve->workers[i]) / 1e9;
-        gw_worker_free(serve->workers[i]);
-    }
-    serve->worker_count = 0;
+    cpu = gw_workers_cpu_seconds(&serve->workers);
+    gw_workers_free(&serve->workers);
     for (unsigned i = 0; i < serve->domain_count; i++)
         gw_domain_close(serve->domains[i]);
     serve->domain_count = 0;

@@ -15,10 +15,10 @@
 #include "engine/session/message.h"
 #include "engine/session/verify.h"
 #include "engine/worker/path.h"
+#include "engine/worker/workers.h"
 
 #define GW_SERVE_REQUESTS_MAX 32u
 #define GW_SERVE_DOMAINS_MAX  16u
-#define GW_SERVE_WORKERS_MAX  16u
 
 struct gw_serve_vm;
 
@@ -67,8 +67,7 @@ struct gw_serve {
     struct gw_domain *domains[GW_SERVE_DOMAINS_MAX];
     struct gw_address domain_addresses[GW_SERVE_DOMAINS_MAX]; /* with its transport: a rail */
     unsigned domain_count;
-    struct gw_worker *workers[GW_SERVE_WORKERS_MAX];
-    unsigned worker_count, next_worker;
+    struct gw_workers workers;
     struct gw_serve_vm *vm; /* a move */
 };
 

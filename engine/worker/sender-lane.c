@@ -253,7 +253,8 @@ static struct gw_piece *current_piece(struct gw_sender_lane *lane, struct gw_rou
         lane->batch_next++;
     if (lane->batch_next < lane->batch_count)
         return &lane->batch[lane->batch_next];
-    count = gw_round_claim(round, lane->batch, GW_SENDER_BATCH, CLAIM_BYTES);
+    count = gw_round_claim_near(round, gw_worker_node(lane->talk.lane.worker), lane->batch,
+                                GW_SENDER_BATCH, CLAIM_BYTES);
     lane->batch_next = 0;
     lane->batch_count = count > 0 ? (unsigned)count : 0;
     if (count < 0)

@@ -114,8 +114,8 @@ static void open_rig(struct path_rig *rig, const char *transport, bool is_clear,
     pthread_join(thread, NULL);
     MUST(gw_domain_open(rig->faulty, &rig->address, &rig->near_domain));
     MUST(gw_domain_open(rig->faulty, &rig->address, &rig->far_domain));
-    MUST(gw_worker_new(-1, &rig->near_worker));
-    MUST(gw_worker_new(-1, &rig->far_worker));
+    MUST(gw_worker_new(NULL, -1, &rig->near_worker));
+    MUST(gw_worker_new(NULL, -1, &rig->far_worker));
     MUST(gw_sender_new(migration_id, &rig->sender));
     MUST(gw_receiver_new(migration_id, &rig->receiver));
 }
