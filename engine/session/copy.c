@@ -69,7 +69,10 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
                      struct gw_copy_plan *plan, struct gw_outcome *out)
 {
     json_t *reply, *finished, *offer = make_offer(source, plan);
-    int error = gw_source_exchange(source, offer, "accepted", &reply);
+    int error;
+
+    json_object_set_new(offer, "reconnect_s", json_integer(source->reconnect_s));
+    error = gw_source_exchange(source, offer, "accepted", &reply);
 
     if (error) {
         /* Nothing was copied: a check of the target says no. */
@@ -82,6 +85,7 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
     json_decref(reply);
     if (error)
         return error;
+    source->may_regrow = true;
     for (unsigned i = 0; i < plan->count; i++)
         gw_sender_add_volume(source->sender, (uint16_t)i, plan->volumes[i]);
     begin_phase(source->progress, gw_copy_plan_bytes(plan));
