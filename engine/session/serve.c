@@ -140,6 +140,12 @@ static bool is_trusted(const struct gw_environment *environment, const struct gw
     return false;
 }
 
+static int reject(struct gw_request *request, int error)
+{
+    gw_reject(request, gw_error_message());
+    return error;
+}
+
 static int admit_on(struct gw_serve *serve, struct gw_request *request, struct gw_worker *worker)
 {
     struct gw_channel_options options = {.timeout_ms = ADMIT_TIMEOUT_MS};
@@ -153,20 +159,23 @@ static int admit_on(struct gw_serve *serve, struct gw_request *request, struct g
 
     if (!error && (!serve->receiver || serve->is_path_ended))
         error = gw_fail(-EPROTO, "a data channel before any offer, or after the last round");
-    if (!error)
-        error = domain_for(serve, request, &options.domain);
+    if (error)
+        return reject(request, error);
+    /* Nothing is made for one who does not hold this session's keys. */
+    error = gw_seal_examine(serve->control, request);
+    if (error)
+        return error;
+    error = domain_for(serve, request, &options.domain);
     if (!error)
         error = gw_worker_poller(worker, request->transport, &options.poller);
     if (!error)
         error = gw_receiver_prepare(serve->receiver, worker, options.domain, hello.channel_number,
                                     allow_direct, &lane);
-    if (error) {
-        gw_reject(request, gw_error_message());
-        return error;
-    }
+    if (error)
+        return reject(request, error);
     options.number = hello.channel_number;
     options.context = lane;
-    error = gw_seal_admit(serve->control, request, &options, &channel, &seal);
+    error = gw_seal_accept(serve->control, request, &options, &channel, &seal);
     if (error) {
         gw_receiver_cancel(lane);
         return error;
@@ -182,10 +191,8 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
     struct gw_worker *worker;
     int error = gw_workers_for(&serve->workers, &request->local, &worker);
 
-    if (error) {
-        gw_reject(request, gw_error_message());
-        return error;
-    }
+    if (error)
+        return reject(request, error);
     gw_topology_prefer(serve->workers.topology, gw_worker_node(worker), &before);
     error = admit_on(serve, request, worker);
     gw_topology_restore(&before);
