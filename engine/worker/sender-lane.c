@@ -412,6 +412,8 @@ static int flush_record(struct gw_sender_lane *lane)
         return error;
     }
     record->entry_end = lane->posted;
+    if (lane->sent == lane->applied)
+        atomic_store_explicit(&lane->waiting_since_ns, gw_clock_ns(), memory_order_relaxed);
     lane->sent++;
     lane->open_count = 0;
     lane->open_bytes = 0;
@@ -577,6 +579,8 @@ static void advance(struct gw_sender_lane *lane, uint64_t sequence)
             data += entry->piece.length;
     }
     lane->applied = sequence;
+    atomic_store_explicit(&lane->waiting_since_ns, sequence == lane->sent ? 0 : gw_clock_ns(),
+                          memory_order_relaxed);
     atomic_fetch_add_explicit(&lane->counters.data_bytes, data, memory_order_relaxed);
     atomic_fetch_add_explicit(&lane->counters.zero_bytes, bytes - data, memory_order_relaxed);
     free_entries(lane);
