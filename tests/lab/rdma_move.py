@@ -171,8 +171,8 @@ def check_clear(ended):
     say('clear: %s; first pass %d, note %r' % (ram, first, ended['progress']['path_note']))
     check(ended['progress']['path'] == 'direct' and ram['path'] == 'direct', 'memory went by %s', ram['path'])
     check(ram['sealed_bytes'] == 0 and ram['copied_bytes'] == ram['slot_bytes'], 'counted: %s', ram)
-    # The runs that are too short for a window, around what the guest and its firmware use.
-    check(ram['slot_bytes'] < first // 50, 'copied %d of %d bytes', ram['slot_bytes'], first)
+    # Runs that are too short for a window, and what became data since. (tests/engine/path has exact figures.)
+    check(ram['slot_bytes'] < first // 10, 'copied %d of %d bytes', ram['slot_bytes'], first)
     check(ended['sent_pkts'] * MTU >= ram['direct_bytes'], 'the device sent %d packets for %d bytes',
           ended['sent_pkts'], ram['direct_bytes'])
 
