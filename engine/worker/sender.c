@@ -218,6 +218,11 @@ static struct gw_sender_lane *find_lane(struct gw_sender *sender, uint32_t numbe
     return NULL;
 }
 
+bool gw_sender_has_lane(struct gw_sender *sender, uint32_t number)
+{
+    return find_lane(sender, number) != NULL;
+}
+
 int gw_sender_bury(struct gw_sender *sender, uint32_t number, uint64_t applied)
 {
     struct bury bury = {.lane = find_lane(sender, number), .applied = applied};
