@@ -151,6 +151,11 @@ static int fill_environment(struct agent *agent)
     if (!error)
         error = gw_attended_new(&agent->attended);
     if (!error)
+        error = gw_rejoins_new(&environment->rejoins);
+    environment->reconnect_s = agent->options->reconnect_s < 0
+                                   ? GW_RECONNECT_DEFAULT_S
+                                   : (unsigned)agent->options->reconnect_s;
+    if (!error)
         error = check_storage(agent);
     for (unsigned i = 0; !error && i < trusted->count; i++) {
         error = gw_network_parse(trusted->items[i], &environment->trusted[i]);
@@ -163,6 +168,7 @@ static int fill_environment(struct agent *agent)
     environment->journal = agent->state.journal;
     environment->attended = agent->attended;
     environment->topology = agent->topology;
+    environment->allow_bench = agent->options->allow_bench;
     environment->launch_hook = agent->options->launch;
     environment->to_qmp = agent->options->to_qmp;
     memcpy(environment->instance_id, agent->state.instance_id, GW_ID_SIZE);
@@ -304,6 +310,7 @@ static int start(struct agent *agent)
     struct gw_jobs_options jobs = {.environment = &agent->environment};
     struct gw_admin_options admin = {
         .socket_path = agent->options->socket,
+        .environment = &agent->environment,
         .describe = describe,
         .context = agent,
     };
@@ -351,6 +358,7 @@ static bool stop(struct agent *agent)
     gw_transports_close(&agent->environment.transports);
     gw_topology_free(agent->topology);
     gw_attended_free(agent->attended);
+    gw_rejoins_free(agent->environment.rejoins);
     gw_credentials_free(agent->credentials);
     gw_history_close(agent->history);
     return true;

@@ -75,6 +75,7 @@ int gw_here_run(const struct gw_here_options *options, struct gw_result *out,
 
     if (error)
         return error;
+    here.environment.reconnect_s = GW_RECONNECT_DEFAULT_S;
     names = here.request->copy.link.transports;
     error = gw_transports_open(&names, names ? 1 : 0, &here.environment.transports);
     if (!error)

@@ -2,7 +2,9 @@
 /* Makes a request from options and decides where it runs. Watching it is follow.c's. */
 #include "cli/task.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +70,45 @@ int gw_task_set_number(struct gw_task *task, const char *key, const char *value)
     return json_object_set_new(task->request, key, json_integer(number));
 }
 
+int gw_task_set_size(struct gw_task *task, const char *key, const char *value)
+{
+    static const char units[] = "KMGT";
+    unsigned long long number;
+    const char *unit;
+    char *rest;
+    uint64_t size;
+
+    errno = 0;
+    number = strtoull(value, &rest, 10);
+    unit = *rest ? strchr(units, toupper((unsigned char)*rest)) : NULL;
+    if (errno || rest == value || !isdigit((unsigned char)*value) || number == 0 ||
+        (*rest && (!unit || rest[1])) ||
+        !gw_mul_fits(number, unit ? 1024ull << 10 * (unit - units) : 1, &size) || size > INT64_MAX)
+        return gw_fail(-EINVAL, "%s: '%s' is no size: write bytes, or 512K, 20G, 4T", key, value);
+    return json_object_set_new(task->request, key, json_integer((json_int_t)size));
+}
+
+int gw_task_set_mapping(struct gw_task *task, const char *key, const char *value)
+{
+    const char *equals = strrchr(value, '=');
+    json_t *map = json_object_get(task->request, key);
+    char from[PATH_MAX];
+
+    if (!equals || equals == value || !equals[1] || (size_t)(equals - value) >= sizeof(from))
+        return gw_fail(-EINVAL, "'%s' is not OLD=NEW", value);
+    memcpy(from, value, (size_t)(equals - value));
+    from[equals - value] = '\0';
+    if (!map) {
+        map = json_object();
+        json_object_set_new(task->request, key, map);
+    }
+    if (json_object_get(map, from))
+        return gw_fail(-EINVAL, "'%s' is given twice", from);
+    if (json_object_set_new(map, from, json_string(equals + 1)) != 0)
+        return gw_fail(-EINVAL, "'%s' is not UTF-8 text", value);
+    return 0;
+}
+
 /* The credentials go into the request, and besides to the private agent, which recovers with them.
  */
 static int take_credential(struct gw_task *task, const char *name, const char *value)
@@ -127,6 +168,17 @@ static int take_transport(struct gw_task *task, const char *value)
     return gw_agent_options_set(&task->credentials, "transport", value);
 }
 
+/* 0, which gw_task_set_number does not take, means something here. */
+static int take_reconnect(struct gw_task *task, const char *value)
+{
+    int error = gw_agent_options_set(&task->credentials, "reconnect-timeout", value);
+
+    if (error)
+        return error;
+    return json_object_set_new(task->request, "reconnect_s",
+                               json_integer(task->credentials.reconnect_s));
+}
+
 int gw_task_take(struct gw_task *task, const char *name, const char *value)
 {
     static const char *const credentials[] = {"psk", "cert", "key", "ca", "fingerprint"};
@@ -142,6 +194,10 @@ int gw_task_take(struct gw_task *task, const char *name, const char *value)
         return gw_task_set_text(task, "congestion", value);
     if (strcmp(name, "transport") == 0)
         return take_transport(task, value);
+    if (strcmp(name, "reconnect-timeout") == 0)
+        return take_reconnect(task, value);
+    if (strcmp(name, "stall-timeout") == 0)
+        return gw_task_set_number(task, "stall_s", value);
     if (strcmp(name, "verify") == 0)
         return gw_task_set_flag(task, "verify");
     if (strcmp(name, "socket") == 0)

@@ -38,6 +38,10 @@ struct gw_task {
          "bulk data may travel clear between hosts of NET (repeatable)"},                          \
         {"channels", "N", "connections on each pair of addresses; 2"},                             \
         {"transport", "NAME", "tcp, ...: this one only (several with commas); auto"},              \
+        {"reconnect-timeout", "SECONDS",                                                           \
+         "how long a lost link is dialled again; the agent's, 300; 0 gives up at once"},           \
+        {"stall-timeout", "SECONDS",                                                               \
+         "say so when nothing moves for that long, redial after twice that; 30"},                  \
         {"congestion", "NAME", "TCP congestion control of the data channels"},                     \
         {"verify", NULL, "compare digests of everything at the end"},                              \
         {"socket", "PATH", "admin socket of the agent to use; also GODWIT_SOCKET"},                \
@@ -57,6 +61,10 @@ int gw_task_set_text(struct gw_task *task, const char *key, const char *value);
 int gw_task_set_path(struct gw_task *task, const char *key, const char *value);
 int gw_task_set_flag(struct gw_task *task, const char *key);
 int gw_task_set_number(struct gw_task *task, const char *key, const char *value);
+/* Bytes, with K, M, G or T behind for powers of 1024. */
+int gw_task_set_size(struct gw_task *task, const char *key, const char *value);
+/* OLD=NEW into the object of that key; the last '=' counts. */
+int gw_task_set_mapping(struct gw_task *task, const char *key, const char *value);
 /* Checks the whole request as the agent will, runs it and returns the exit code. */
 int gw_task_run(const struct gw_usage *usage, struct gw_task *task);
 

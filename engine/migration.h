@@ -31,10 +31,12 @@ enum gw_exit {
     GW_EXIT_VERIFY = 5,
 };
 
-#define GW_STORAGE_MAX 16u
-#define GW_TRUSTED_MAX 32u
-#define GW_DISKS_MAX   32u
-#define GW_LISTEN_MAX  16u
+#define GW_STORAGE_MAX         16u
+#define GW_TRUSTED_MAX         32u
+#define GW_DISKS_MAX           32u
+#define GW_LISTEN_MAX          16u
+#define GW_RECONNECT_DEFAULT_S 300u
+#define GW_RECONNECT_MAX_S     3600u /* a target waits no longer for a source, whatever it says */
 
 /* An address that this process listens on, and with which back end. */
 struct gw_listening {
@@ -57,6 +59,8 @@ struct gw_environment {
     const char *ram_dir;          /* where RAM files of VMs that arrive are put; NULL: /dev/shm */
     const char *launch_hook;      /* program that starts the target's VMM, or NULL */
     const char *to_qmp;           /* a QEMU that already waits (-incoming defer -S), or NULL */
+    unsigned reconnect_s;         /* how long a source dials a lost link again; 0: not at all */
+    struct gw_rejoins *rejoins;   /* sessions whose sources may come back; NULL: none may */
     struct gw_attended *attended; /* which moves this process has in hand; NULL: copies only */
     struct gw_journal *journal;   /* NULL: copies only */
     struct gw_pins *pins;         /* memory registered for devices; lent; NULL: no limit */
@@ -65,13 +69,22 @@ struct gw_environment {
     struct gw_listening
         listen[GW_LISTEN_MAX * GW_TRANSPORTS_MAX]; /* where data channels may dial too */
     unsigned listen_count;
-    bool drop_disks; /* for measuring only: disks that arrive are checked and dropped */
+    bool allow_bench; /* peers may measure: gw_bench_run */
+    bool drop_disks;  /* for measuring only: disks that arrive are checked and dropped */
 };
 
 /* The moves that a process has in hand, so that recovery leaves them alone. */
 struct gw_attended;
 int gw_attended_new(struct gw_attended **out);
 void gw_attended_free(struct gw_attended *attended);
+
+/* The sessions of a process that receives, which a source whose link was lost may rejoin. */
+struct gw_rejoins;
+int gw_rejoins_new(struct gw_rejoins **out);
+void gw_rejoins_free(struct gw_rejoins *rejoins); /* after the last session; takes NULL */
+/* For a control session whose hello says GW_HELLO_REJOIN: waits for its first message, and gives it
+ * to the session that it names, or refuses it by name. Takes over control whatever the outcome. */
+int gw_rejoins_take(struct gw_rejoins *rejoins, struct gw_control *control);
 
 /* A mapping OLD=NEW from the command line. */
 struct gw_mapping {
@@ -83,6 +96,9 @@ struct gw_link_request {
     const char *transports; /* names with commas, best first; NULL: all that work */
     unsigned channels;      /* per rail; 0: 2 */
     const char *congestion; /* TCP_CONGESTION or NULL */
+    int reconnect_s;        /* how long a lost link is dialled again; 0: not at all, -1: as said in
+                               the environment */
+    unsigned stall_s;       /* without any progress: said, after twice that acted on; 0: 30 */
     uint64_t pin_limit;     /* bytes registered for devices at once; 0: the environment's */
 };
 
@@ -110,7 +126,15 @@ struct gw_copy_request {
                          an NBD URI */
     const char *target_format; /* NULL: as the source */
     bool is_fixed;             /* VHDX fixed, raw preallocated */
+    bool is_dynamic;           /* not, although the source is */
     bool verify;
+    uint64_t size;        /* of the new disk; 0: the source's */
+    uint32_t block_size;  /* VHDX; 0: as the source's, or the format's own */
+    uint32_t sector_size; /* VHDX; 0: as the source's */
+    bool new_id;          /* VHDX: new identifiers in place of the source's */
+    bool flatten;         /* a differencing disk becomes one image; else its chain is copied */
+    struct gw_mapping parents[GW_DISKS_MAX]; /* --parent OLD=NEW */
+    unsigned parent_count;
     struct gw_link_request link;
 };
 
@@ -176,13 +200,28 @@ int gw_move_run(const struct gw_environment *environment, const struct gw_move_r
 int gw_copy_run(const struct gw_environment *environment, const struct gw_copy_request *request,
                 struct gw_progress *progress, struct gw_outcome *out);
 
+/* Measures the transports that this host shares with a target. *out is an object, of which
+ * docs/admin-protocol.md has the members, also when it fails (-EBADMSG: wrong bytes arrived); the
+ * caller decrefs it. */
+#define GW_BENCH_CHANNELS_MAX 8u
+#define GW_BENCH_MS_MAX       10000u
+
+struct gw_bench_request {
+    struct gw_address peer;
+    uint32_t milliseconds;       /* for each size of writes; 0: 1000 */
+    struct gw_link_request link; /* channels: of each transport; 0: 1 */
+};
+int gw_bench_run(const struct gw_environment *environment, const struct gw_bench_request *request,
+                 struct gw_progress *progress, json_t **out);
+
 /* The target's end of one control session, on a thread of its own. The agent hands each data
  * channel request whose hello names the session's link id to gw_serve_offer. Returns when the
  * session ended. */
 struct gw_serve;
 int gw_serve_new(const struct gw_environment *environment, struct gw_control *control,
                  struct gw_serve **out);
-const uint8_t *gw_serve_link_id(const struct gw_serve *serve);
+/* Any thread: is this the link of the session's data channels? */
+bool gw_serve_has_link(struct gw_serve *serve, const uint8_t *link_id);
 int gw_serve_offer(struct gw_serve *serve, struct gw_request *request); /* any thread; takes over */
 int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw_outcome *out);
 void gw_serve_free(struct gw_serve *serve);

@@ -9,10 +9,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "common/log.h"
 #include "engine/image/format.h"
 
 struct format {
@@ -176,12 +179,27 @@ int gw_image_open(const struct gw_image_open_options *options, struct gw_image *
 int gw_image_create(const struct gw_image_create_options *options, struct gw_image **out)
 {
     const struct format *format = format_by_id(options->format);
+    struct gw_image *image;
+    int rc;
 
     if (!format)
         return gw_fail(-EINVAL, "%s: say which format the new image has", options->path);
     if (options->virtual_size == 0)
         return gw_fail(-EINVAL, "%s: a disk of 0 bytes cannot be made", options->path);
-    return format->create(options, out);
+    rc = format->create(options, &image);
+    if (rc)
+        return rc;
+    /* Its name is durable from now on, so that its end, which a guest may wait for, needs no sync of
+     * the folder. */
+    rc = image->file.is_block_device ? 0 : gw_image_file_sync_folder(&image->file);
+    if (rc == 0) {
+        *out = image;
+        return 0;
+    }
+    if (unlink(options->path))
+        gw_log(GW_LOG_WARNING, "%s could not be removed", options->path);
+    gw_image_close(image);
+    return rc;
 }
 
 void gw_image_close(struct gw_image *image)
@@ -216,6 +234,15 @@ const struct gw_parent_link *gw_image_link(const struct gw_image *image)
     return image->link;
 }
 
+int gw_image_relocate(struct gw_image *image, const char *name, struct gw_patches *patches)
+{
+    if (!image->link)
+        return gw_fail(-EINVAL, "%s has no parent", image->file.path);
+    if (gw_parent_is_beside(image->link, name))
+        return 0;
+    return image->ops->relocate(image, name, patches);
+}
+
 int gw_image_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out)
 {
     assert(offset < image->info.virtual_size);
@@ -231,6 +258,48 @@ int gw_image_locate(struct gw_image *image, uint64_t offset, uint64_t length,
                        (unsigned long long)(offset + length),
                        (unsigned long long)image->info.virtual_size);
     return gw_image_chain_locate(image, offset, length, out);
+}
+
+static int read_piece(const struct gw_location *from, uint8_t *into)
+{
+    uint64_t done = 0;
+
+    if (from->kind != GW_EXTENT_DATA)
+        memset(into, 0, from->length);
+    while (from->kind == GW_EXTENT_DATA && done < from->length) {
+        ssize_t got =
+            pread(from->fd, into + done, from->length - done, (off_t)(from->file_offset + done));
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return -errno;
+        if (got == 0) {
+            memset(into + done, 0, from->length - done);
+            break;
+        }
+        done += (uint64_t)got;
+    }
+    return 0;
+}
+
+int gw_image_read(struct gw_image *image, uint64_t offset, void *into, uint64_t length)
+{
+    uint64_t done = 0;
+
+    while (done < length) {
+        struct gw_location from;
+        int rc = gw_image_locate(image, offset + done, length - done, &from);
+
+        if (rc)
+            return rc;
+        rc = read_piece(&from, (uint8_t *)into + done);
+        if (rc)
+            return gw_fail_errno(rc, "cannot read %s or a parent of it at byte %llu of the disk",
+                                 image->file.path, (unsigned long long)(offset + done));
+        done += from.length;
+    }
+    return 0;
 }
 
 static int check_writable(const struct gw_image *image)

@@ -47,6 +47,7 @@ struct gw_link {
     unsigned per_rail;
     const char *congestion;
     int timeout_ms; /* for one connection */
+    bool is_rejoining;
 };
 
 /* names: the transports that were asked for (with commas), or NULL. */

@@ -189,6 +189,7 @@ int gw_move_offer(struct gw_move *move)
     offer = json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:b}", "type", "offer", "kind", "move", "epoch",
                       move->source->epoch, "vm", vm, "cpu", cpu, "volumes", offer_volumes(move),
                       "nets", offer_nets(move), "paused", !move->vm->is_running);
+    json_object_set_new(offer, "reconnect_s", json_integer(move->source->reconnect_s));
     error = gw_source_exchange(move->source, offer, "accepted", &reply);
     if (error)
         return error;

@@ -27,8 +27,8 @@ struct gw_offered_volume {
     char foreign[16];            /* a format that goes through NBD at both ends ("qcow2"), or "" */
     bool is_fixed;
     uint32_t block_size, logical_sector_size, physical_sector_size;
-    bool has_disk_id;
-    uint8_t disk_id[16];
+    bool has_disk_id, has_data_id;
+    uint8_t disk_id[16], data_id[16]; /* of a VHDX; the latter is what children know it by */
 };
 
 json_t *gw_offer_volume(const struct gw_offered_volume *volume);

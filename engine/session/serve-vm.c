@@ -24,9 +24,10 @@
 #include "engine/vmm/qemu/plan.h"
 #include "engine/volume/ram.h"
 
-#define STATE_TIMEOUT_MS 20000
-#define DEFAULT_RAM_DIR  "/dev/shm"
-#define PATH_SIZE        512u
+#define STATE_TIMEOUT_MS   20000
+#define RELEASE_TIMEOUT_MS 5000
+#define DEFAULT_RAM_DIR    "/dev/shm"
+#define PATH_SIZE          512u
 
 struct gw_serve_vm {
     struct gw_serve *serve;
@@ -359,14 +360,10 @@ int gw_serve_vm_offer(struct gw_serve *serve, const json_t *offer, json_t *reply
 
 /* ---- the steps ---- */
 
-int gw_serve_vm_stopping(struct gw_serve *serve)
+static int begin_load(struct gw_serve_vm *vm)
 {
-    struct gw_serve_vm *vm = serve->vm;
     int sockets[2], error = 0;
 
-    if (vm->switchover.machine.state != GW_HANDOVER_RECEIVING || vm->switchover.machine.is_busy ||
-        vm->state_fds[0] >= 0)
-        return gw_fail(-EPROTO, "a guest is stopped out of turn");
     for (unsigned i = 0; !error && i < vm->vm->disk_count; i++)
         error = gw_disk_place_find(vm->steps.launched.qmp, vm->vm, i, &vm->places[i]);
     if (error)
@@ -376,6 +373,23 @@ int gw_serve_vm_stopping(struct gw_serve *serve)
     vm->state_fds[0] = sockets[0];
     vm->state_fds[1] = sockets[1];
     return gw_vm_load_begin(vm->steps.launched.qmp, vm->state_fds[0]);
+}
+
+int gw_serve_vm_stopping(struct gw_serve *serve)
+{
+    struct gw_serve_vm *vm = serve->vm;
+    struct gw_error kept;
+    int error;
+
+    if (vm->switchover.machine.state != GW_HANDOVER_RECEIVING || vm->switchover.machine.is_busy ||
+        vm->state_fds[0] >= 0)
+        return gw_fail(-EPROTO, "a guest is stopped out of turn");
+    error = begin_load(vm);
+    if (error != -EPIPE)
+        return error;
+    /* Not the source's connection, which could be told nothing. */
+    gw_error_take(error, &kept);
+    return gw_fail(-EIO, "the target's QEMU has ended: %.400s", kept.text);
 }
 
 static void close_state(struct gw_serve_vm *vm)
@@ -562,6 +576,23 @@ static int find_own(const struct gw_serve *serve, const char *epoch, struct gw_j
     return gw_fail(-EACCES, "move %.40s is not one of this host's agent", epoch);
 }
 
+/* A source that asks about a move has no use any more for the session that waits for it. */
+static int take_up(struct gw_serve *serve, const char *epoch)
+{
+    const struct gw_environment *environment = serve->environment;
+    uint64_t deadline = gw_clock_ns() + RELEASE_TIMEOUT_MS * GW_NS_PER_MS;
+    int error = gw_attend(environment->attended, epoch, GW_SIDE_TARGET);
+
+    if (error != -EBUSY || !environment->rejoins ||
+        !gw_rejoins_release(environment->rejoins, epoch, gw_control_peer(serve->control)))
+        return error;
+    while (error == -EBUSY && gw_clock_ns() < deadline) {
+        nanosleep(&(struct timespec){.tv_nsec = 20 * 1000000l}, NULL);
+        error = gw_attend(environment->attended, epoch, GW_SIDE_TARGET);
+    }
+    return error;
+}
+
 /* A question about a move of an earlier session: the journal answers. */
 static int reopen(struct gw_serve *serve, const char *epoch)
 {
@@ -571,7 +602,7 @@ static int reopen(struct gw_serve *serve, const char *epoch)
 
     if (!serve->environment->journal || !serve->environment->attended)
         return gw_fail(-ENOTSUP, "this agent has no state folder and knows no moves");
-    error = gw_attend(serve->environment->attended, epoch, GW_SIDE_TARGET);
+    error = take_up(serve, epoch);
     if (error)
         return error;
     error = find_own(serve, epoch, &entry);
@@ -658,6 +689,18 @@ int gw_serve_vm_bytes(struct gw_serve *serve, const void *bytes, uint32_t length
     return gw_fail(-EPROTO, "device state before the handover");
 }
 
+bool gw_serve_vm_may_wait(const struct gw_serve *serve)
+{
+    const struct gw_serve_vm *vm = serve->vm;
+
+    return vm->is_begun && vm->vm && vm->switchover.machine.state == GW_HANDOVER_RECEIVING;
+}
+
+void gw_serve_vm_set_control(struct gw_serve *serve, struct gw_control *control)
+{
+    serve->vm->switchover.control = control;
+}
+
 /* What an offer that failed leaves, when no record of the journal will clean it. */
 static void clean_unbegun(struct gw_serve_vm *vm)
 {
@@ -677,6 +720,8 @@ static void report(struct gw_serve_vm *vm)
     json_object_set_new(detail, "state",
                         json_string(gw_handover_state_name(vm->switchover.machine.state)));
     json_object_set_new(detail, "steps_ms", gw_switchover_times(&vm->switchover));
+    if (vm->switchover.cause.code)
+        json_object_set_new(detail, "cause", json_string(vm->switchover.cause.text));
     json_object_set(detail, "vm", json_object_get(vm->steps.detail, "vm"));
     json_object_set(detail, "qmp", json_object_get(vm->steps.detail, "qmp"));
 }

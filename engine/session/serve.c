@@ -28,20 +28,32 @@ int gw_serve_new(const struct gw_environment *environment, struct gw_control *co
         return gw_fail(-ENOMEM, "no memory for a session");
     serve->environment = environment;
     serve->control = control;
+    memcpy(serve->link_id, gw_control_link_id(control), GW_ID_SIZE);
+    serve->has_link = true;
     gw_workers_init(&serve->workers, environment->topology, environment->worker_count);
     serve->request_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (serve->request_fd < 0) {
+    serve->rejoin_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (serve->request_fd < 0 || serve->rejoin_fd < 0) {
+        int error = gw_fail_errno(-errno, "no eventfd for a session");
+
+        if (serve->request_fd >= 0)
+            close(serve->request_fd);
         free(serve);
-        return gw_fail_errno(-errno, "no eventfd for a session");
+        return error;
     }
     pthread_mutex_init(&serve->lock, NULL);
     *out = serve;
     return 0;
 }
 
-const uint8_t *gw_serve_link_id(const struct gw_serve *serve)
+bool gw_serve_has_link(struct gw_serve *serve, const uint8_t *link_id)
 {
-    return gw_control_link_id(serve->control);
+    bool has;
+
+    pthread_mutex_lock(&serve->lock);
+    has = serve->has_link && memcmp(serve->link_id, link_id, GW_ID_SIZE) == 0;
+    pthread_mutex_unlock(&serve->lock);
+    return has;
 }
 
 int gw_serve_offer(struct gw_serve *serve, struct gw_request *request)
@@ -128,6 +140,12 @@ static bool is_trusted(const struct gw_environment *environment, const struct gw
     return false;
 }
 
+static int reject(struct gw_request *request, int error)
+{
+    gw_reject(request, gw_error_message());
+    return error;
+}
+
 static int admit_on(struct gw_serve *serve, struct gw_request *request, struct gw_worker *worker)
 {
     struct gw_channel_options options = {.timeout_ms = ADMIT_TIMEOUT_MS};
@@ -139,28 +157,36 @@ static int admit_on(struct gw_serve *serve, struct gw_request *request, struct g
     struct gw_seal *seal;
     int error = gw_hello_parse(request, &hello);
 
-    if (!error && (!serve->receiver || serve->is_path_ended))
+    if (!error && !serve->is_bench && (!serve->receiver || serve->is_path_ended))
         error = gw_fail(-EPROTO, "a data channel before any offer, or after the last round");
-    if (!error)
-        error = domain_for(serve, request, &options.domain);
+    if (error)
+        return reject(request, error);
+    /* Nothing is made for one who does not hold this session's keys. */
+    error = gw_seal_examine(serve->control, request);
+    if (error)
+        return error;
+    error = domain_for(serve, request, &options.domain);
     if (!error)
         error = gw_worker_poller(worker, request->transport, &options.poller);
-    if (!error)
+    if (!error && serve->is_bench)
+        error = gw_serve_bench_prepare(serve, worker, options.domain, hello.channel_number, &lane);
+    else if (!error)
         error = gw_receiver_prepare(serve->receiver, worker, options.domain, hello.channel_number,
                                     allow_direct, &lane);
-    if (error) {
-        gw_reject(request, gw_error_message());
-        return error;
-    }
+    if (error)
+        return reject(request, error);
     options.number = hello.channel_number;
     options.context = lane;
-    error = gw_seal_admit(serve->control, request, &options, &channel, &seal);
-    if (error) {
+    error = gw_seal_accept(serve->control, request, &options, &channel, &seal);
+    if (error && serve->is_bench)
+        gw_bench_free(lane);
+    else if (error)
         gw_receiver_cancel(lane);
-        return error;
-    }
-    gw_receiver_start(lane, channel, seal);
-    return 0;
+    else if (serve->is_bench)
+        gw_serve_bench_start(serve, lane, channel, seal);
+    else
+        gw_receiver_start(lane, channel, seal);
+    return error;
 }
 
 /* What the new channel needs comes from the memory near its worker. */
@@ -170,10 +196,8 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
     struct gw_worker *worker;
     int error = gw_workers_for(&serve->workers, &request->local, &worker);
 
-    if (error) {
-        gw_reject(request, gw_error_message());
-        return error;
-    }
+    if (error)
+        return reject(request, error);
     gw_topology_prefer(serve->workers.topology, gw_worker_node(worker), &before);
     error = admit_on(serve, request, worker);
     gw_topology_restore(&before);
@@ -242,7 +266,7 @@ static json_t *addresses_of(const struct gw_serve *serve, const struct gw_transp
 }
 
 /* Where data channels may dial. */
-static json_t *describe_transports(const struct gw_serve *serve)
+json_t *gw_serve_describe_transports(const struct gw_serve *serve)
 {
     const struct gw_transports *transports = &serve->environment->transports;
     json_t *list = json_array();
@@ -254,11 +278,43 @@ static json_t *describe_transports(const struct gw_serve *serve)
     return list;
 }
 
+/* What the offer brings is put where the receiver finds it. */
+static int take_volumes(struct gw_serve *serve, const json_t *offer, json_t *reply)
+{
+    const char *kind = json_string_value(json_object_get(offer, "kind"));
+    int error = gw_receiver_new(serve->migration_id, &serve->receiver);
+
+    if (!error)
+        gw_receiver_set_pins(serve->receiver, serve->environment->pins);
+    if (!error)
+        error = strcmp(kind, "move") == 0
+                    ? gw_serve_vm_offer(serve, offer, reply)
+                    : gw_serve_make_volumes(serve, offer, json_object_get(reply, "volumes"));
+    for (unsigned i = 0; !error && i < serve->volume_count; i++)
+        if (serve->volumes[i])
+            gw_receiver_add_volume(serve->receiver, (uint16_t)i, serve->volumes[i]);
+    return error;
+}
+
+/* How long the source will dial when its link is lost, and who it is that may come back. */
+static int take_patience(struct gw_serve *serve, const json_t *offer)
+{
+    const struct gw_peer *peer = gw_control_peer(serve->control);
+    uint64_t reconnect_s = 0;
+    int error = 0;
+
+    if (json_object_get(offer, "reconnect_s"))
+        error = gw_message_number(offer, "reconnect_s", UINT32_MAX, &reconnect_s);
+    serve->reconnect_s = (unsigned)gw_min(reconnect_s, GW_RECONNECT_MAX_S);
+    snprintf(serve->peer_name, sizeof(serve->peer_name), "%s", peer->name);
+    memcpy(serve->peer_instance, peer->instance_id, GW_ID_SIZE);
+    return error;
+}
+
 static int take_offer(struct gw_serve *serve, const json_t *offer)
 {
-    json_t *names = json_array();
-    json_t *reply = json_pack("{s:s,s:o,s:o}", "type", "accepted", "transports",
-                              describe_transports(serve), "volumes", names);
+    json_t *reply = json_pack("{s:s,s:o,s:[]}", "type", "accepted", "transports",
+                              gw_serve_describe_transports(serve), "volumes");
     const char *epoch, *kind;
     int error;
 
@@ -272,23 +328,22 @@ static int take_offer(struct gw_serve *serve, const json_t *offer)
         error = gw_message_text(offer, "kind", &kind);
     if (!error)
         error = gw_id_parse(epoch, serve->migration_id);
+    if (!error)
+        error = take_patience(serve, offer);
     if (!error) {
         gw_id_format(serve->migration_id, serve->epoch);
-        error = gw_receiver_new(serve->migration_id, &serve->receiver);
+        error = strcmp(kind, "bench") == 0 ? gw_serve_bench_offer(serve)
+                                           : take_volumes(serve, offer, reply);
     }
-    if (!error)
-        gw_receiver_set_pins(serve->receiver, serve->environment->pins);
-    if (!error)
-        error = strcmp(kind, "move") == 0 ? gw_serve_vm_offer(serve, offer, reply)
-                                          : gw_serve_make_volumes(serve, offer, names);
     if (error) {
         json_decref(reply);
         return error;
     }
-    for (unsigned i = 0; i < serve->volume_count; i++)
-        if (serve->volumes[i])
-            gw_receiver_add_volume(serve->receiver, (uint16_t)i, serve->volumes[i]);
-    return gw_message_send(serve->control, reply);
+    error = gw_message_send(serve->control, reply);
+    serve->is_accepted = !error;
+    if (!error && serve->reconnect_s && serve->environment->rejoins)
+        gw_rejoins_add(serve->environment->rejoins, serve);
+    return error;
 }
 
 static int take_events(struct gw_serve *serve)
@@ -386,11 +441,12 @@ static int take_message(struct gw_serve *serve, const json_t *message)
 
 static int wait_for_something(struct gw_serve *serve)
 {
-    struct pollfd fds[4] = {
+    struct pollfd fds[] = {
         {.fd = gw_control_arm(serve->control), .events = POLLIN},
         {.fd = serve->request_fd, .events = POLLIN},
         {.fd = serve->progress->cancel_fd, .events = POLLIN},
         {.fd = serve->receiver ? gw_receiver_event_fd(serve->receiver) : -1, .events = POLLIN},
+        {.fd = serve->rejoin_fd, .events = POLLIN},
     };
 
     poll(fds, GW_ARRAY_LENGTH(fds), WAIT_MS);
@@ -399,22 +455,43 @@ static int wait_for_something(struct gw_serve *serve)
     return 0;
 }
 
+/* Nothing was said: everything else that waits. */
+static int look_around(struct gw_serve *serve)
+{
+    int result = gw_control_keep_alive(serve->control);
+
+    if (!result)
+        result = take_events(serve);
+    if (!result)
+        result = gw_serve_bench_check(serve);
+    if (!result)
+        result = wait_for_something(serve);
+    update_progress(serve);
+    return result;
+}
+
+/* A source that is back has given up this session, whatever it looks like from here. */
+static void give_up_control(struct gw_serve *serve)
+{
+    gw_fail(-ETIMEDOUT, "the source has given this session up");
+    gw_control_give_up(serve->control);
+}
+
 /* One turn: everything that waits. 1: over. */
 static int turn(struct gw_serve *serve)
 {
     struct gw_control_frame frame;
-    int result = gw_control_receive(serve->control, 0, &frame);
+    int result;
 
+    if (gw_serve_is_asked(serve))
+        give_up_control(serve);
+    result = gw_control_receive(serve->control, 0, &frame);
     take_requests(serve);
-    if (result == -ETIMEDOUT) {
-        result = take_events(serve);
-        if (!result)
-            result = wait_for_something(serve);
-        update_progress(serve);
-        return result;
-    }
+    if (result == -ETIMEDOUT)
+        return look_around(serve);
     if (result)
         return result;
+    gw_control_leave(serve->control);
     if (!frame.message)
         return serve->vm ? gw_serve_vm_bytes(serve, frame.bytes, frame.length)
                          : gw_fail(-EPROTO, "raw bytes out of turn");
@@ -428,6 +505,8 @@ void gw_serve_free_path(struct gw_serve *serve)
     struct gw_path_stats stats;
     double cpu;
 
+    if (serve->is_bench)
+        gw_serve_bench_end(serve);
     if (!serve->receiver)
         return;
     gw_receiver_stats(serve->receiver, &stats);
@@ -448,6 +527,7 @@ void gw_serve_free_path(struct gw_serve *serve)
 
 int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw_outcome *out)
 {
+    const struct gw_environment *environment = serve->environment;
     struct gw_error error;
     int result = 0;
 
@@ -455,12 +535,19 @@ int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw
     out->exit_code = GW_EXIT_DONE;
     serve->progress = progress;
     serve->outcome = out;
-    while (result == 0)
+    while (result == 0) {
         result = turn(serve);
-    close_requests(serve);
+        if (result < 0)
+            result = gw_serve_await_source(serve, result);
+    }
     if (result < 0)
         gw_error_take(result, &error);
-    if (result < 0 && result != -ECONNRESET && result != -EPIPE && !serve->is_told)
+    gw_rejoins_remove(environment->rejoins, serve);
+    close_requests(serve);
+    if (result < 0)
+        gw_error_raise(&error); /* the words that the source is told */
+    if (result < 0 && serve->control && result != -ECONNRESET && result != -EPIPE &&
+        !serve->is_told)
         gw_message_send_error(serve->control, result);
     gw_serve_free_path(serve);
     if (serve->vm)
@@ -486,7 +573,9 @@ void gw_serve_free(struct gw_serve *serve)
     close_requests(serve);
     gw_serve_free_path(serve);
     gw_control_close(serve->control);
+    json_decref(serve->reports);
     close(serve->request_fd);
+    close(serve->rejoin_fd);
     pthread_mutex_destroy(&serve->lock);
     free(serve);
 }

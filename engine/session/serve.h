@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * serve: the receiving side's session, shared by its parts: serve.c (the conversation, channels),
- * serve-disks.c (volumes that are files) and serve-vm.c (the VM and its handover). Private to
- * engine/session.
+ * serve-rejoin.c (the wait for a source whose link was lost), serve-disks.c (volumes that are files)
+ * and serve-vm.c (the VM and its handover). Private to engine/session.
  * Errors: as migration.h.
  * Threads: as migration.h.
  * Units: bytes.
@@ -14,11 +14,15 @@
 #include "engine/migration.h"
 #include "engine/session/message.h"
 #include "engine/session/verify.h"
+#include "engine/worker/bench-lane.h"
 #include "engine/worker/path.h"
 #include "engine/worker/workers.h"
 
 #define GW_SERVE_REQUESTS_MAX 32u
 #define GW_SERVE_DOMAINS_MAX  16u
+
+/* The channels of one transport may be on their way out while those of the next come. */
+#define GW_SERVE_BENCH_LANES (2 * GW_BENCH_LANES_MAX)
 
 struct gw_serve_vm;
 
@@ -28,14 +32,29 @@ struct gw_serve {
     struct gw_progress *progress;
     struct gw_outcome *outcome;
 
-    pthread_mutex_t lock; /* protects requests and is_closed; leaf */
+    pthread_mutex_t lock; /* protects these, down to is_released; leaf */
     struct gw_request *requests[GW_SERVE_REQUESTS_MAX];
     unsigned request_count;
     bool is_closed;
-    int request_fd; /* eventfd: requests wait */
+    uint8_t link_id[GW_ID_SIZE]; /* of the session's data channels */
+    bool has_link;
+    struct gw_control *next_control;     /* of a source that is back */
+    char asked_link[2 * GW_ID_SIZE + 1]; /* the session whose channels it asks about */
+    bool is_released;                    /* the source will not come back */
+    int request_fd;                      /* eventfd: requests wait */
+
+    /* A source that lost its link. */
+    struct gw_serve *next; /* the list of sessions that may be rejoined; under its lock */
+    bool is_listed;
+    int rejoin_fd;        /* eventfd: next_control or is_released was set */
+    unsigned reconnect_s; /* how long the source is waited for; 0: not at all */
+    char peer_name[128];  /* who it has to be */
+    uint8_t peer_instance[GW_ID_SIZE];
+    json_t *reports; /* what was applied of each channel of the session report_link */
+    char report_link[2 * GW_ID_SIZE + 1];
 
     /* The migration, once offered. */
-    bool is_offered;
+    bool is_offered, is_accepted;
     uint8_t migration_id[GW_ID_SIZE];
     char epoch[2 * GW_ID_SIZE + 1];
     struct gw_target_volume *volumes[GW_VOLUMES_MAX];
@@ -54,13 +73,44 @@ struct gw_serve {
     unsigned domain_count;
     struct gw_workers workers;
     struct gw_serve_vm *vm; /* a move */
+
+    /* A measurement, in place of a migration. */
+    bool is_bench;
+    struct gw_lane *bench_lanes[GW_SERVE_BENCH_LANES];
+    unsigned bench_lane_count;
+    uint64_t bench_end_ns;
 };
+
+/* serve.c: what the source is told of where data channels may be dialled. */
+json_t *gw_serve_describe_transports(const struct gw_serve *serve);
+
+/* serve-rejoin.c: the session may be rejoined from now on, by the same source, and is not any more.
+ */
+void gw_rejoins_add(struct gw_rejoins *rejoins, struct gw_serve *serve);
+void gw_rejoins_remove(struct gw_rejoins *rejoins, struct gw_serve *serve);
+/* The source of that epoch, by its proof, says that it will not rejoin: its session ends. False when
+ * there is none. */
+bool gw_rejoins_release(struct gw_rejoins *rejoins, const char *epoch, const struct gw_peer *peer);
+bool gw_serve_is_asked(struct gw_serve *serve); /* by a source that is back, or by a release */
+/* The link is lost: closes what belonged to it, and waits until the source is back (0) or will not
+ * come any more. error is why the conversation ended. */
+int gw_serve_await_source(struct gw_serve *serve, int error);
 
 /* serve.c: ends every lane, so that no worker is in a volume any more. */
 void gw_serve_free_path(struct gw_serve *serve);
 /* As above, before volumes are finished: a source that goes on writing must not reach them. The
  * error is that of a volume that failed. */
 int gw_serve_end_path(struct gw_serve *serve);
+
+/* serve-bench.c: a measurement. offer refuses it where policy does not allow it, check once it has
+ * lasted too long; lanes are freed by end, with workers and domains. */
+int gw_serve_bench_offer(struct gw_serve *serve);
+int gw_serve_bench_prepare(struct gw_serve *serve, struct gw_worker *worker,
+                           struct gw_domain *domain, uint32_t number, struct gw_lane **out);
+void gw_serve_bench_start(struct gw_serve *serve, struct gw_lane *lane, struct gw_channel *channel,
+                          struct gw_seal *seal);
+int gw_serve_bench_check(const struct gw_serve *serve);
+void gw_serve_bench_end(struct gw_serve *serve);
 
 /* serve-disks.c: makes the volumes that the offer lists. names says what each became. */
 int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names);
@@ -81,6 +131,10 @@ int gw_serve_vm_stopping(struct gw_serve *serve);
 /* The guest's owner paused or continued it, before the handover. */
 int gw_serve_vm_owner(struct gw_serve *serve, const json_t *message);
 int gw_serve_vm_bytes(struct gw_serve *serve, const void *bytes, uint32_t length);
+/* False from the handover on: then a lost link is the state machine's business. */
+bool gw_serve_vm_may_wait(const struct gw_serve *serve);
+/* The control session is another one, or NULL. */
+void gw_serve_vm_set_control(struct gw_serve *serve, struct gw_control *control);
 /* The control session ended: what was not prepared is undone, what was prepared waits. Frees vm. */
 void gw_serve_vm_end(struct gw_serve *serve, int error);
 

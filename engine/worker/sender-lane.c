@@ -172,6 +172,8 @@ static bool is_direct(const struct gw_sender_lane *lane, const struct gw_piece *
         return false;
     if (!gw_sender_lane_needs_region(lane))
         return lane->has_direct[piece->volume];
+    if (lane->sender->volumes[piece->volume]->is_punched)
+        return false;
     *window = gw_lane_windows_find(&lane->windows, piece->volume, piece->offset);
     next = *window ? (*window)->window.offset + (*window)->window.length
                    : gw_lane_windows_next(&lane->windows, piece->volume, piece->offset);
@@ -412,6 +414,8 @@ static int flush_record(struct gw_sender_lane *lane)
         return error;
     }
     record->entry_end = lane->posted;
+    if (lane->sent == lane->applied)
+        atomic_store_explicit(&lane->waiting_since_ns, gw_clock_ns(), memory_order_relaxed);
     lane->sent++;
     lane->open_count = 0;
     lane->open_bytes = 0;
@@ -577,6 +581,8 @@ static void advance(struct gw_sender_lane *lane, uint64_t sequence)
             data += entry->piece.length;
     }
     lane->applied = sequence;
+    atomic_store_explicit(&lane->waiting_since_ns, sequence == lane->sent ? 0 : gw_clock_ns(),
+                          memory_order_relaxed);
     atomic_fetch_add_explicit(&lane->counters.data_bytes, data, memory_order_relaxed);
     atomic_fetch_add_explicit(&lane->counters.zero_bytes, bytes - data, memory_order_relaxed);
     free_entries(lane);

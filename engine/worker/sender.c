@@ -218,6 +218,11 @@ static struct gw_sender_lane *find_lane(struct gw_sender *sender, uint32_t numbe
     return NULL;
 }
 
+bool gw_sender_has_lane(struct gw_sender *sender, uint32_t number)
+{
+    return find_lane(sender, number) != NULL;
+}
+
 int gw_sender_bury(struct gw_sender *sender, uint32_t number, uint64_t applied)
 {
     struct bury bury = {.lane = find_lane(sender, number), .applied = applied};
@@ -229,6 +234,35 @@ int gw_sender_bury(struct gw_sender *sender, uint32_t number, uint64_t applied)
     for (struct gw_sender_lane *lane = sender->lanes; lane; lane = lane->next)
         gw_worker_wake(lane->talk.lane.worker);
     return bury.error.code ? gw_error_raise(&bury.error) : 0;
+}
+
+int gw_sender_bury_all(struct gw_sender *sender,
+                       uint64_t (*applied)(void *context, uint32_t number), void *context)
+{
+    struct gw_error first = {0};
+
+    while (sender->lanes) {
+        uint32_t number = sender->lanes->number;
+        int error = gw_sender_bury(sender, number, applied(context, number));
+
+        if (error && !first.code)
+            gw_error_take(error, &first);
+    }
+    gw_events_forget_lanes(&sender->events);
+    return first.code ? gw_error_raise(&first) : 0;
+}
+
+bool gw_sender_find_stalled(struct gw_sender *sender, uint64_t before_ns, uint32_t *number)
+{
+    for (struct gw_sender_lane *lane = sender->lanes; lane; lane = lane->next) {
+        uint64_t since = atomic_load_explicit(&lane->waiting_since_ns, memory_order_relaxed);
+
+        if (since == 0 || since >= before_ns || lane->talk.lane.is_dead)
+            continue;
+        *number = lane->number;
+        return true;
+    }
+    return false;
 }
 
 unsigned gw_sender_lane_count(struct gw_sender *sender)
@@ -261,7 +295,8 @@ const char *gw_sender_path(struct gw_sender *sender, uint16_t index)
     if (!gw_seal_is_clear(lane->talk.seal))
         return "sealed";
     if (gw_sender_lane_needs_region(lane))
-        return sender->has_windows[index] ? "direct" : "slots";
+        return sender->has_windows[index] && !sender->volumes[index]->is_punched ? "direct"
+                                                                                 : "slots";
     return lane->has_direct[index] && !sender->volumes[index]->needs_copy ? "direct" : "slots";
 }
 

@@ -74,8 +74,6 @@ static int raw_finish(struct gw_image *image)
     if (rc == 0)
         rc = gw_image_file_sync(&image->file);
     if (rc == 0)
-        rc = gw_image_file_sync_folder(&image->file);
-    if (rc == 0)
         image->info.file_size = image->info.virtual_size;
     return rc;
 }
@@ -83,6 +81,12 @@ static int raw_finish(struct gw_image *image)
 static int raw_unchanged(struct gw_image *image)
 {
     return gw_image_file_unchanged(&image->file);
+}
+
+/* It has no parent. */
+static int raw_relocate(struct gw_image *image, const char *name, struct gw_patches *patches)
+{
+    return -EINVAL;
 }
 
 static void raw_close(struct gw_image *image)
@@ -99,6 +103,7 @@ static const struct gw_image_ops raw_ops = {
     .sync = raw_sync,
     .finish = raw_finish,
     .unchanged = raw_unchanged,
+    .relocate = raw_relocate,
     .close = raw_close,
 };
 

@@ -205,6 +205,20 @@ void path_rig_add_channel(struct path_rig *rig)
     pthread_join(thread, NULL);
 }
 
+void path_rig_dial(struct path_rig *rig, struct gw_poller *poller, struct gw_channel **channel,
+                   struct gw_seal **seal)
+{
+    struct gw_connect_options options = {
+        .channel = {.domain = rig->near_domain, .poller = poller, .timeout_ms = WAIT_MS},
+        .peer = rig->address,
+    };
+    pthread_t thread;
+
+    pthread_create(&thread, NULL, admit_channel, rig);
+    MUST(gw_seal_dial(rig->near, &options, channel, seal));
+    pthread_join(thread, NULL);
+}
+
 static void replace(struct path_rig *rig, uint32_t number)
 {
     uint64_t applied;

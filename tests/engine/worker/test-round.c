@@ -476,6 +476,54 @@ Test(round, is_still_only_when_told)
     gw_round_free(round);
 }
 
+static const struct gw_extent all_data[] = {{0, 4 * MIB, GW_EXTENT_DATA}};
+static const struct gw_extent all_absent[] = {{0, 4 * MIB, GW_EXTENT_ABSENT}};
+
+/* Lanes are held back at the horizon, which cuts pieces, and released as it moves. */
+Test(round, horizon_holds_back_what_lies_behind_it)
+{
+    struct gw_round *round = new_round();
+    struct fake_volume fake;
+    struct gw_piece pieces[64];
+    uint64_t claimed = 0;
+    int count;
+
+    fake_volume_init(&fake, GW_VOLUME_RAM, 4 * KIB, all_data, 1);
+    add(round, 7, &fake, NULL);
+    cr_assert_not(gw_round_set_horizon(round, 7, 0));
+    cr_assert_eq(gw_round_claim(round, pieces, 64, UINT64_MAX), 0);
+    cr_assert_not(gw_round_is_done(round), "what is held back is not done");
+    cr_assert_not(gw_round_set_horizon(round, 7, MIB + 4 * KIB));
+    count = gw_round_claim(round, pieces, 64, UINT64_MAX);
+    for (int i = 0; i < count; i++)
+        claimed += pieces[i].length;
+    cr_assert_eq(claimed, MIB + 4 * KIB);
+    cr_assert_eq(gw_round_position(round, 7), MIB + 4 * KIB);
+    cr_assert_not(gw_round_applied(round, claimed), "the rest is still to come");
+    cr_assert_not(gw_round_set_horizon(round, 7, UINT64_MAX));
+    count = gw_round_claim(round, pieces, 64, UINT64_MAX);
+    cr_assert_eq(pieces[0].offset, MIB + 4 * KIB);
+    for (claimed = 0; count > 0; count--)
+        claimed += pieces[count - 1].length;
+    cr_assert(gw_round_applied(round, claimed));
+    gw_round_free(round);
+}
+
+/* With only holes behind the horizon, moving it is what ends the round, and it ends once. */
+Test(round, horizon_may_end_the_round)
+{
+    struct gw_round *round = new_round();
+    struct fake_volume fake;
+
+    fake_volume_init(&fake, GW_VOLUME_RAM, 4 * KIB, all_absent, 1);
+    add(round, 7, &fake, NULL);
+    gw_round_set_horizon(round, 7, 0);
+    cr_assert_not(gw_round_is_done(round));
+    cr_assert(gw_round_set_horizon(round, 7, UINT64_MAX));
+    cr_assert_not(gw_round_set_horizon(round, 7, UINT64_MAX), "told twice");
+    gw_round_free(round);
+}
+
 Test(round, free_takes_null)
 {
     gw_round_free(NULL);
