@@ -122,6 +122,13 @@ int gw_source_steps_hold(struct gw_qmp *qmp, int *pid_fd)
     return 0;
 }
 
+bool gw_source_steps_is_gone(const struct gw_source_steps *steps)
+{
+    struct pollfd fd = {.fd = steps->pid_fd, .events = POLLIN};
+
+    return !steps->qmp || poll(&fd, 1, 0) > 0;
+}
+
 /* Asks QEMU to end; kills it when it does not. */
 static int end_vmm(struct gw_source_steps *steps)
 {

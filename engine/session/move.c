@@ -267,6 +267,11 @@ static void close_attempt(struct gw_move *move)
         listen_once(move, 1000);
 }
 
+static bool is_vmm_gone(void *context)
+{
+    return gw_source_steps_is_gone(&((struct gw_move *)context)->steps);
+}
+
 static int begin(struct gw_move *move)
 {
     struct gw_switchover *switchover = &move->switchover;
@@ -278,6 +283,7 @@ static int begin(struct gw_move *move)
     switchover->control = move->source->control;
     switchover->detail = move->steps.detail;
     switchover->act = gw_move_act;
+    switchover->is_vmm_gone = is_vmm_gone;
     switchover->context = move;
     switchover->machine.is_guest_paused = !move->vm->is_running;
     memcpy(switchover->epoch, move->source->epoch, sizeof(switchover->epoch));
@@ -288,13 +294,6 @@ static int begin(struct gw_move *move)
         return error;
     move->is_begun = true;
     return gw_switchover_begin(switchover, gw_control_peer(move->source->control)->instance_id);
-}
-
-static bool is_vmm_gone(struct gw_move *move)
-{
-    char state[32];
-
-    return gw_vm_status(move->qmp, state, sizeof(state)) == -EPIPE;
 }
 
 static int run_move(struct gw_move *move)

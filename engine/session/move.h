@@ -38,6 +38,7 @@ struct gw_source_steps {
 /* The process behind qmp, held while an answer of it shows that it lives: *pid_fd is closed by the
  * caller. -ESRCH when it has ended. */
 int gw_source_steps_hold(struct gw_qmp *qmp, int *pid_fd);
+bool gw_source_steps_is_gone(const struct gw_source_steps *steps); /* the process has ended */
 int gw_source_steps_rename(struct gw_source_steps *steps);
 int gw_source_steps_rename_back(struct gw_source_steps *steps);
 int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action action);

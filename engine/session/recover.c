@@ -21,6 +21,11 @@ static int act_source(void *context, enum gw_handover_action action)
     return gw_source_steps_act(context, action);
 }
 
+static bool is_source_gone(void *context)
+{
+    return gw_source_steps_is_gone(context);
+}
+
 static int act_target(void *context, enum gw_handover_action action)
 {
     return gw_target_steps_act(context, action);
@@ -96,6 +101,7 @@ static void recover_source(const struct gw_environment *environment,
     }
     prepare(environment, entry, &switchover);
     switchover.act = act_source;
+    switchover.is_vmm_gone = is_source_gone;
     switchover.context = &steps;
     if (gw_switchover_restart(&switchover, entry)) {
         gw_log(GW_LOG_ERROR, "move %s cannot be taken up: %s", entry->epoch, gw_error_message());

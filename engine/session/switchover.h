@@ -27,6 +27,8 @@ struct gw_switchover {
     json_t *detail; /* what a restart needs; recorded with every state */
     /* Does one step. Notes and journal records are done here. */
     int (*act)(void *context, enum gw_handover_action action);
+    /* Source: has its QEMU ended? Asked when a step failed. May be NULL. */
+    bool (*is_vmm_gone)(void *context);
     void *context;
     struct gw_error cause; /* of the first step that failed */
     bool
