@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "common/checked.h"
+#include "common/clock.h"
 #include "engine/worker/record.h"
 
 struct member {
@@ -26,6 +27,8 @@ struct gw_round {
     unsigned returned_count, returned_room;
     uint64_t out_bytes; /* claimed and not applied */
     uint64_t data_bytes, zero_bytes;
+    uint64_t deadline_ns; /* 0: none */
+    bool is_over;         /* the deadline has passed: nothing new is handed out */
     bool is_still;
     struct gw_error error;
 };
@@ -57,6 +60,29 @@ int gw_round_add(struct gw_round *round, uint16_t index, struct gw_source_volume
         return gw_fail(-E2BIG, "more than %u volumes", GW_VOLUMES_MAX);
     round->members[round->count++] =
         (struct member){.volume = volume, .dirty = dirty, .index = index};
+    return 0;
+}
+
+int gw_round_add_rest(struct gw_round *round, uint16_t index, struct gw_source_volume *volume,
+                      uint64_t position)
+{
+    int error = gw_round_add(round, index, volume, NULL);
+
+    if (!error)
+        round->members[round->count - 1].position = position;
+    return error;
+}
+
+void gw_round_set_deadline(struct gw_round *round, uint64_t deadline_ns)
+{
+    round->deadline_ns = deadline_ns;
+}
+
+uint64_t gw_round_position(struct gw_round *round, uint16_t index)
+{
+    for (unsigned i = 0; i < round->count; i++)
+        if (round->members[i].index == index)
+            return round->members[i].position;
     return 0;
 }
 
@@ -136,6 +162,11 @@ static int next_of_round(struct gw_round *round, struct gw_piece *out)
         *out = round->returned[--round->returned_count];
         return 1;
     }
+    /* It ends while something is out, whose acknowledgement then finds that it is done. */
+    if (round->deadline_ns && round->out_bytes > 0 && gw_clock_ns() >= round->deadline_ns)
+        round->is_over = true;
+    if (round->is_over)
+        return 0;
     for (; round->current < round->count; round->current++) {
         int found = next_piece(&round->members[round->current], out);
 

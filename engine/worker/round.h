@@ -36,6 +36,13 @@ void gw_round_free(struct gw_round *round);
  */
 int gw_round_add(struct gw_round *round, uint16_t index, struct gw_source_volume *volume,
                  const struct gw_bitmap *dirty);
+/* A first pass that begins at position, a multiple of the granularity. */
+int gw_round_add_rest(struct gw_round *round, uint16_t index, struct gw_source_volume *volume,
+                      uint64_t position);
+/* The round ends soon after that time (gw_clock_ns), whatever is left; at least one piece is sent. */
+void gw_round_set_deadline(struct gw_round *round, uint64_t deadline_ns);
+/* A first pass that is done: everything of that volume before this was applied. */
+uint64_t gw_round_position(struct gw_round *round, uint16_t index);
 /* RAM digests are asked for: the guest is stopped and the bytes hold still. */
 void gw_round_set_still(struct gw_round *round);
 bool gw_round_is_still(const struct gw_round *round);
