@@ -144,8 +144,11 @@ static bool learn_alignment(struct gw_image_file *file)
     return true;
 }
 
-static void use_buffered(struct gw_image_file *file)
+void gw_image_file_use_buffered(struct gw_image_file *file)
 {
+    if (file->data_fd != file->table_fd)
+        close(file->data_fd);
+    file->is_direct = false;
     file->data_fd = file->table_fd;
     file->memory_alignment = ALIGNMENT_MIN;
     file->file_alignment = ALIGNMENT_MIN;
@@ -159,13 +162,13 @@ static void open_direct(struct gw_image_file *file, bool is_writable)
     int fd;
 
     if (is_in_memory(file->table_fd) || !learn_alignment(file)) {
-        use_buffered(file);
+        gw_image_file_use_buffered(file);
         return;
     }
     snprintf(link, sizeof(link), "/proc/self/fd/%d", file->table_fd);
     fd = open(link, (is_writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_DIRECT);
     if (fd < 0) {
-        use_buffered(file);
+        gw_image_file_use_buffered(file);
         return;
     }
     file->data_fd = fd;
@@ -201,7 +204,7 @@ int gw_image_file_open(const char *path, enum gw_image_file_mode mode, bool is_d
     }
     file.data_fd = file.table_fd;
     rc = learn_identity(&file, mode);
-    use_buffered(&file);
+    gw_image_file_use_buffered(&file);
     if (rc == 0)
         rc = clear_nonblocking(&file);
     if (rc == 0 && mode != GW_FILE_READ_IN_USE)

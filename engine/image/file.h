@@ -42,6 +42,8 @@ enum gw_image_file_mode {
 int gw_image_file_open(const char *path, enum gw_image_file_mode mode, bool is_direct,
                        struct gw_image_file *out);
 void gw_image_file_close(struct gw_image_file *file); /* takes zeroed memory too */
+/* Gives O_DIRECT up: for images whose data lies at any sector. */
+void gw_image_file_use_buffered(struct gw_image_file *file);
 
 /* All of length, or an error: a file that ends before is -EUCLEAN ("truncated"). */
 int gw_image_file_read(const struct gw_image_file *file, uint64_t offset, void *into,

@@ -12,6 +12,7 @@
 
 #include "engine/image/file.h"
 #include "engine/image/image.h"
+#include "engine/image/parent.h"
 
 struct gw_image_ops {
     int (*extent)(struct gw_image *image, uint64_t offset, struct gw_extent *out);
@@ -26,15 +27,18 @@ struct gw_image_ops {
     void (*close)(struct gw_image *image); /* frees the image; its file is closed after */
 };
 
-/* The base of every format's image, embedded first. */
+/* The base of every format's image, embedded first. In one that has a link, extent and locate answer
+ * ABSENT for what the parent has, and ZERO for what reads as zeroes whatever the parent has. */
 struct gw_image {
     const struct gw_image_ops *ops;
     struct gw_image_info info;
     struct gw_image_file file;
     bool is_in_use;
-    bool is_made;     /* by create */
-    bool is_writable; /* made, and not finished */
-    bool has_failed;  /* a flush */
+    bool is_made;                /* by create */
+    bool is_writable;            /* made, and not finished */
+    bool has_failed;             /* a flush */
+    struct gw_parent_link *link; /* differencing images: what they say; owned by the format */
+    struct gw_image *parent;     /* open, owned; NULL when there is none or it was not wanted */
 };
 
 /* open: takes over file when it succeeds, and only then. create opens its own. */
@@ -42,6 +46,13 @@ int gw_raw_open(struct gw_image_file *file, bool is_in_use, struct gw_image **ou
 int gw_raw_create(const struct gw_image_create_options *options, struct gw_image **out);
 int gw_vhdx_open(struct gw_image_file *file, bool is_in_use, struct gw_image **out);
 int gw_vhdx_create(const struct gw_image_create_options *options, struct gw_image **out);
+
+/* chain.c: opens the parents of an image that has a link. On failure none stays open. */
+int gw_image_chain_open(struct gw_image *image, const struct gw_image_open_options *options);
+/* As gw_image_extent and gw_image_locate, through all parents. */
+int gw_image_chain_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out);
+int gw_image_chain_locate(struct gw_image *image, uint64_t offset, uint64_t length,
+                          struct gw_location *out);
 
 /* What an unfinished VHDX has in the place of its signature, so that nobody takes it for a raw
  * disk. */

@@ -103,6 +103,7 @@ int gw_image_open(const struct gw_image_open_options *options, struct gw_image *
     enum gw_image_format id = options->format;
     const struct format *format;
     struct gw_image_file file;
+    struct gw_image *image;
     int rc = gw_image_file_open(options->path, mode, options->is_direct, &file);
 
     if (rc)
@@ -113,9 +114,17 @@ int gw_image_open(const struct gw_image_open_options *options, struct gw_image *
     if (rc == 0 && !format)
         rc = gw_fail(-EINVAL, "%s: there is no image format %d", options->path, (int)id);
     if (rc == 0)
-        rc = format->open(&file, options->is_in_use, out);
-    if (rc)
+        rc = format->open(&file, options->is_in_use, &image);
+    if (rc) {
         gw_image_file_close(&file);
+        return rc;
+    }
+    if (image->link && !options->is_alone)
+        rc = gw_image_chain_open(image, options);
+    if (rc)
+        gw_image_close(image);
+    else
+        *out = image;
     return rc;
 }
 
@@ -132,13 +141,14 @@ int gw_image_create(const struct gw_image_create_options *options, struct gw_ima
 
 void gw_image_close(struct gw_image *image)
 {
-    struct gw_image_file file;
+    while (image) {
+        struct gw_image_file file = image->file;
+        struct gw_image *parent = image->parent;
 
-    if (!image)
-        return;
-    file = image->file;
-    image->ops->close(image);
-    gw_image_file_close(&file);
+        image->ops->close(image);
+        gw_image_file_close(&file);
+        image = parent;
+    }
 }
 
 const struct gw_image_info *gw_image_info(const struct gw_image *image)
@@ -146,10 +156,25 @@ const struct gw_image_info *gw_image_info(const struct gw_image *image)
     return &image->info;
 }
 
+const char *gw_image_path(const struct gw_image *image)
+{
+    return image->file.path;
+}
+
+struct gw_image *gw_image_parent(const struct gw_image *image)
+{
+    return image->parent;
+}
+
+const struct gw_parent_link *gw_image_link(const struct gw_image *image)
+{
+    return image->link;
+}
+
 int gw_image_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out)
 {
     assert(offset < image->info.virtual_size);
-    return image->ops->extent(image, offset, out);
+    return gw_image_chain_extent(image, offset, out);
 }
 
 int gw_image_locate(struct gw_image *image, uint64_t offset, uint64_t length,
@@ -160,7 +185,7 @@ int gw_image_locate(struct gw_image *image, uint64_t offset, uint64_t length,
                        image->file.path, (unsigned long long)offset,
                        (unsigned long long)(offset + length),
                        (unsigned long long)image->info.virtual_size);
-    return image->ops->locate(image, offset, length, out);
+    return gw_image_chain_locate(image, offset, length, out);
 }
 
 static int check_writable(const struct gw_image *image)
@@ -232,7 +257,13 @@ int gw_image_finish(struct gw_image *image)
 
 int gw_image_unchanged(struct gw_image *image)
 {
-    return image->is_in_use || image->is_made ? 0 : image->ops->unchanged(image);
+    int rc = 0;
+
+    if (image->is_in_use || image->is_made)
+        return 0;
+    for (; image && rc == 0; image = image->parent)
+        rc = image->ops->unchanged(image);
+    return rc;
 }
 
 const char *gw_image_format_name(enum gw_image_format format)

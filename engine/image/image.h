@@ -5,7 +5,8 @@
  *
  * Errors: 0 or -errno with a message that names the file. A malformed image is -EUCLEAN, a kind
  * that is not supported -ENOTSUP. Everything read from a file is untrusted: no image makes these
- * functions touch other files, loop, or take more than GW_IMAGE_MEMORY_MAX bytes.
+ * functions touch other files than engine/image/parent.h allows, loop, or take more than
+ * GW_IMAGE_MEMORY_MAX bytes (a chain: GW_IMAGE_CHAIN_MEMORY_MAX).
  *
  * Order (writing): create → locate/zero, in any order, writing the bytes there → sync as often as
  * wanted → finish. Data is durable before the metadata that names it, and a VHDX becomes one only
@@ -23,9 +24,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/image/parent.h"
 #include "engine/volume/extent.h"
 
-#define GW_IMAGE_MEMORY_MAX (64u << 20)
+#define GW_IMAGE_MEMORY_MAX       (64u << 20)
+#define GW_IMAGE_CHAIN_MAX        64u /* files of a chain */
+#define GW_IMAGE_CHAIN_MEMORY_MAX (512u << 20)
 
 enum gw_image_format { GW_IMAGE_PROBE, GW_IMAGE_RAW, GW_IMAGE_VHDX };
 
@@ -41,6 +45,9 @@ struct gw_image_info {
     uint32_t memory_alignment; /* what O_DIRECT asks of buffers (statx DIOALIGN), at least 512 */
     uint32_t file_alignment;   /* and of file offsets and lengths */
     uint8_t disk_id[16];       /* VHDX virtual disk id ("page 83 data") */
+    uint8_t data_id[16];       /* what children name as their parent: VHDX DataWriteGuid, VHD id */
+    bool is_differencing;      /* has a parent */
+    uint64_t memory_max;       /* what its tables may take, at most */
 };
 
 struct gw_image_open_options {
@@ -50,7 +57,12 @@ struct gw_image_open_options {
      * and gw_image_refresh follows the growing tables. Otherwise the image locks that QEMU takes
      * are respected (-EBUSY) and held. */
     bool is_in_use;
-    bool is_direct; /* open O_DIRECT if the file system can */
+    bool is_direct; /* open O_DIRECT if the file system can; a chain is read buffered */
+    /* A differencing image is opened with its parents, found as engine/image/parent.h says; with
+     * is_alone without them (what they have reads as ABSENT). */
+    bool is_alone;
+    const struct gw_parent_mapping *mappings;
+    unsigned mapping_count;
 };
 
 struct gw_image_create_options {
@@ -72,6 +84,11 @@ int gw_image_create(const struct gw_image_create_options *options, struct gw_ima
 /* Closes; an unfinished new image stays on disk, invalid, for the caller to unlink. Takes NULL. */
 void gw_image_close(struct gw_image *image);
 const struct gw_image_info *gw_image_info(const struct gw_image *image);
+const char *gw_image_path(const struct gw_image *image);
+/* Differencing images: the open parent (NULL when opened alone) and what the file says of it. Both
+ * are NULL for others. */
+struct gw_image *gw_image_parent(const struct gw_image *image);
+const struct gw_parent_link *gw_image_link(const struct gw_image *image);
 
 /* The run of one kind that begins at offset (offset < virtual_size), as long as is cheap to tell;
  * never 0 long, never past the end. ABSENT and ZERO both read as zeroes; ABSENT is not allocated.

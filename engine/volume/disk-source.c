@@ -108,8 +108,12 @@ static const struct gw_source_ops ops = {
  * is not, since its bytes must be taken before they are digested. */
 static void map_file(struct disk_source *disk, const char *path)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd;
 
+    /* The bytes of a chain lie in several files, perhaps on several file systems. */
+    if (gw_image_parent(disk->image))
+        return;
+    fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return;
     disk->is_memory_file = gw_is_memory_file(fd);

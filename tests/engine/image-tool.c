@@ -53,13 +53,34 @@ static uint64_t number_of(char **words, const char *key)
     return text ? strtoull(text, NULL, 0) : 0;
 }
 
+/* parent=OLD=NEW, as often as wanted. */
+static unsigned parse_mappings(char **words, struct gw_parent_mapping *mappings)
+{
+    unsigned count = 0;
+
+    for (int i = 0; words[i]; i++) {
+        char *middle;
+
+        if (strncmp(words[i], "parent=", 7) != 0)
+            continue;
+        middle = strrchr(words[i] + 7, '=');
+        *middle = '\0';
+        mappings[count++] = (struct gw_parent_mapping){words[i] + 7, middle + 1};
+    }
+    return count;
+}
+
 static int do_open(char **words, struct gw_image **image)
 {
     struct gw_image_open_options options = {.path = words[1]};
+    struct gw_parent_mapping mappings[WORDS_MAX];
     int rc = parse_format(words[2], &options.format);
 
     options.is_in_use = has_word(words, "in-use");
     options.is_direct = has_word(words, "direct");
+    options.is_alone = has_word(words, "alone");
+    options.mappings = mappings;
+    options.mapping_count = parse_mappings(words, mappings);
     return rc ? rc : gw_image_open(&options, image);
 }
 

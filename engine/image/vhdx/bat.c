@@ -75,6 +75,9 @@ int gw_vhdx_bat_init(struct gw_vhdx *vhdx, uint64_t file_mib)
     if (!bat->slots || pthread_mutex_init(&bat->lock, NULL))
         return gw_fail(-ENOMEM, "no memory to open %s", vhdx->base.file.path);
     bat->has_lock = true;
+    vhdx->base.info.memory_max = (uint64_t)bat->slot_count * GW_VHDX_BAT_PAGE +
+                                 vhdx->block_count / 4 + file_mib / 8 +
+                                 vhdx->overlay.data_count * VHDX_LOG_SECTOR + (4u << 20);
     rc = gw_bitmap_init(&bat->seen, bat->page_count);
     if (rc == 0)
         rc = gw_bitmap_init(&bat->present, vhdx->block_count);
@@ -90,6 +93,7 @@ void gw_vhdx_bat_free(struct gw_vhdx_bat *bat)
     for (uint32_t i = 0; bat->slots && i < bat->slot_count; i++)
         free(bat->slots[i].bytes);
     free(bat->slots);
+    gw_vhdx_bitmap_free(bat);
     gw_bitmap_free(&bat->seen);
     gw_bitmap_free(&bat->present);
     gw_bitmap_free(&bat->appeared);
@@ -110,10 +114,11 @@ static int bad_block(const struct gw_vhdx *vhdx, uint64_t block, const char *why
                    vhdx->base.file.path, (unsigned long long)block, why);
 }
 
-static int check_place(const struct gw_vhdx *vhdx, uint64_t block, uint64_t offset,
-                       uint64_t file_size)
+/* A block of the disk, or the sector bitmap of the chunk that ends before it. */
+static int check_place(const struct gw_vhdx *vhdx, uint64_t block,
+                       const struct gw_vhdx_range *place, uint64_t file_size)
 {
-    uint64_t length = gw_vhdx_block_bytes(vhdx, block);
+    uint64_t offset = place->offset, length = place->length;
     uint64_t first_mib = offset / VHDX_ALIGNMENT;
     uint64_t mib_count = (length + VHDX_ALIGNMENT - 1) / VHDX_ALIGNMENT;
 
@@ -141,17 +146,44 @@ static int admit_block(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry, uin
                        bool was_seen)
 {
     struct gw_vhdx_bat *bat = &vhdx->bat;
-    uint64_t offset = gw_vhdx_entry_offset(entry);
-    uint64_t mib_count = (gw_vhdx_block_bytes(vhdx, block) + VHDX_ALIGNMENT - 1) / VHDX_ALIGNMENT;
-    int rc = check_place(vhdx, block, offset, file_size);
+    struct gw_vhdx_range place = {gw_vhdx_entry_offset(entry), gw_vhdx_block_bytes(vhdx, block)};
+    uint64_t mib_count = (place.length + VHDX_ALIGNMENT - 1) / VHDX_ALIGNMENT;
+    int rc = check_place(vhdx, block, &place, file_size);
 
     if (rc)
         return rc;
-    gw_bitmap_set_range(&bat->used, offset / VHDX_ALIGNMENT, mib_count);
+    /* Its bytes are read from the file itself. */
+    if (gw_vhdx_overlay_touches(vhdx, place.offset, place.length))
+        return gw_fail(-ENOTSUP,
+                       "%s: the log changes block %llu of the disk, outside of the "
+                       "tables; " GW_VHDX_LOG_WAY_OUT,
+                       vhdx->base.file.path, (unsigned long long)block);
+    gw_bitmap_set_range(&bat->used, place.offset / VHDX_ALIGNMENT, mib_count);
     gw_bitmap_set_range(&bat->present, block, 1);
     if (was_seen)
         gw_bitmap_set_range(&bat->appeared, block, 1);
     return 0;
+}
+
+/* The entry of a sector bitmap; block is the first one behind its chunk. Where there is no parent
+ * these entries mean nothing. */
+static int check_bitmap_entry(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry,
+                              uint64_t file_size)
+{
+    struct gw_vhdx_range place = {gw_vhdx_entry_offset(entry), VHDX_BITMAP_SIZE};
+    uint64_t state = entry & VHDX_BAT_STATE_MASK;
+    int rc;
+
+    if (!vhdx->base.info.is_differencing || state == 0)
+        return 0;
+    if (state != VHDX_BITMAP_STATE_PRESENT || entry & VHDX_BAT_RESERVED_MASK)
+        return gw_fail(-EUCLEAN,
+                       "%s: the sector bitmap before block %llu is in a state that does not exist",
+                       vhdx->base.file.path, (unsigned long long)block);
+    rc = check_place(vhdx, block, &place, file_size);
+    if (rc == 0)
+        gw_bitmap_set_range(&vhdx->bat.used, place.offset / VHDX_ALIGNMENT, 1);
+    return rc;
 }
 
 static int check_entry(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry, uint64_t file_size,
@@ -166,14 +198,16 @@ static int check_entry(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry, uin
     case VHDX_BLOCK_UNMAPPED:
     case VHDX_BLOCK_UNMAPPED_V095:
         return 0;
+    case VHDX_BLOCK_PARTIALLY_PRESENT:
+        if (!vhdx->base.info.is_differencing)
+            return bad_block(vhdx, block, "is said to be partly in a parent, and there is none");
+        /* fall through */
     case VHDX_BLOCK_FULLY_PRESENT:
         if (entry & VHDX_BAT_RESERVED_MASK)
             return bad_block(vhdx, block, "has reserved bits set in its entry");
         if (gw_bitmap_test(&vhdx->bat.present, block))
             return 0;
         return admit_block(vhdx, block, entry, file_size, was_seen);
-    case VHDX_BLOCK_PARTIALLY_PRESENT:
-        return bad_block(vhdx, block, "is said to be partly in a parent, and there is none");
     }
     return bad_block(vhdx, block, "is in a state that does not exist");
 }
@@ -183,7 +217,7 @@ static int check_page(struct gw_vhdx *vhdx, uint64_t page, const uint8_t *bytes)
     bool was_seen = vhdx->base.is_in_use && gw_bitmap_test(&vhdx->bat.seen, page);
     uint64_t first = page * PAGE_ENTRIES;
     uint64_t count = gw_min(PAGE_ENTRIES, vhdx->bat.entry_count - first);
-    uint64_t file_size = vhdx->base.file.size;
+    uint64_t file_size = vhdx->file_size;
     int rc = 0;
 
     /* QEMU makes the file longer before it names the new block. */
@@ -193,8 +227,12 @@ static int check_page(struct gw_vhdx *vhdx, uint64_t page, const uint8_t *bytes)
         uint64_t entry = gw_get_le64(bytes + i * VHDX_BAT_ENTRY_SIZE);
         uint64_t block;
 
-        if (entry != 0 && block_of_index(vhdx, first + i, &block))
+        if (entry == 0)
+            continue;
+        if (block_of_index(vhdx, first + i, &block))
             rc = check_entry(vhdx, block, entry, file_size, was_seen);
+        else
+            rc = check_bitmap_entry(vhdx, block, entry, file_size);
     }
     if (rc == 0)
         gw_bitmap_set_range(&vhdx->bat.seen, page, 1);
@@ -281,15 +319,34 @@ static int load_page(struct gw_vhdx *vhdx, uint64_t page, struct gw_vhdx_bat_slo
     return 0;
 }
 
-/* A page of a new image in which no entry was ever set. */
-static bool is_untouched(const struct gw_vhdx *vhdx, uint64_t page)
+/* Is the page within a hole of the file? Thin tables of large disks are mostly holes, and asking for
+ * one costs a seek where reading it costs its size. */
+static bool is_in_hole(struct gw_vhdx *vhdx, uint64_t page)
 {
-    return vhdx->base.is_made && !gw_bitmap_test(&vhdx->bat.seen, page);
+    struct gw_vhdx_range *hole = &vhdx->bat.hole;
+    uint64_t begin = page_offset(vhdx, page);
+    uint64_t end = vhdx->bat_region.offset + vhdx->bat_region.length, run_end;
+
+    if (vhdx->base.is_in_use || vhdx->base.is_made)
+        return false;
+    if (page >= hole->offset && page < hole->offset + hole->length)
+        return true;
+    if (gw_bitmap_test(&vhdx->bat.seen, page) || vhdx->overlay.count > 0 ||
+        gw_image_file_is_data(&vhdx->base.file, begin, end, &run_end) ||
+        run_end - begin < GW_VHDX_BAT_PAGE)
+        return false;
+    *hole = (struct gw_vhdx_range){page, (run_end - begin) / GW_VHDX_BAT_PAGE};
+    return true;
 }
 
-int gw_vhdx_bat_get(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry)
+/* A page of a new image in which no entry was ever set, or of an old one that has no bytes. */
+static bool is_untouched(struct gw_vhdx *vhdx, uint64_t page)
 {
-    uint64_t index = entry_index(vhdx, block);
+    return (vhdx->base.is_made && !gw_bitmap_test(&vhdx->bat.seen, page)) || is_in_hole(vhdx, page);
+}
+
+static int get_at(struct gw_vhdx *vhdx, uint64_t index, uint64_t *entry)
+{
     struct gw_vhdx_bat_slot *slot = NULL;
     int rc;
 
@@ -301,6 +358,16 @@ int gw_vhdx_bat_get(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry)
     if (rc == 0)
         *entry = gw_get_le64(slot->bytes + index % PAGE_ENTRIES * VHDX_BAT_ENTRY_SIZE);
     return rc;
+}
+
+int gw_vhdx_bat_get(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry)
+{
+    return get_at(vhdx, entry_index(vhdx, block), entry);
+}
+
+int gw_vhdx_bat_get_bitmap(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry)
+{
+    return get_at(vhdx, (block / vhdx->chunk_ratio + 1) * (vhdx->chunk_ratio + 1) - 1, entry);
 }
 
 int gw_vhdx_bat_set(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry)
@@ -317,22 +384,37 @@ int gw_vhdx_bat_set(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry)
     return 0;
 }
 
+/* The first block whose entry lies in page or behind it. */
+static uint64_t first_block(const struct gw_vhdx *vhdx, uint64_t page)
+{
+    uint64_t block;
+
+    if (page >= vhdx->bat.page_count)
+        return vhdx->block_count;
+    /* The first entry of a page may be a sector bitmap's; then the block after it is the next. */
+    block_of_index(vhdx, page * PAGE_ENTRIES, &block);
+    return gw_min(block, vhdx->block_count);
+}
+
 uint64_t gw_vhdx_bat_skip(struct gw_vhdx *vhdx, uint64_t block)
 {
-    uint64_t page = entry_index(vhdx, block) / PAGE_ENTRIES;
-    uint64_t next;
+    uint64_t page = entry_index(vhdx, block) / PAGE_ENTRIES, first = page;
 
     pthread_mutex_lock(&vhdx->bat.lock);
     while (page < vhdx->bat.page_count && is_untouched(vhdx, page))
         page++;
     pthread_mutex_unlock(&vhdx->bat.lock);
-    if (page == entry_index(vhdx, block) / PAGE_ENTRIES)
+    return page == first ? block : first_block(vhdx, page);
+}
+
+uint64_t gw_vhdx_bat_skip_hole(const struct gw_vhdx *vhdx, uint64_t block)
+{
+    const struct gw_vhdx_range *hole = &vhdx->bat.hole;
+    uint64_t page = entry_index(vhdx, block) / PAGE_ENTRIES;
+
+    if (page < hole->offset || page >= hole->offset + hole->length)
         return block;
-    if (page == vhdx->bat.page_count)
-        return vhdx->block_count;
-    /* The first entry of a page may be a sector bitmap's; then the block after it is the next. */
-    block_of_index(vhdx, page * PAGE_ENTRIES, &next);
-    return next;
+    return first_block(vhdx, hole->offset + hole->length);
 }
 
 int gw_vhdx_bat_lookup(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry)

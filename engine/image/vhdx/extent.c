@@ -14,16 +14,43 @@
 #define BLOCKS_MAX 4096u
 #define SEEKS_MAX  64u
 
-static enum gw_extent_kind kind_of(uint64_t entry)
+/* Of a block without data here. In a differencing image only what is not present is the parent's;
+ * what was unmapped, or is undefined, reads as zeroes whatever the parent has. */
+static enum gw_extent_kind kind_without_data(const struct gw_vhdx *vhdx, uint64_t entry)
 {
-    switch (entry & VHDX_BAT_STATE_MASK) {
-    case VHDX_BLOCK_FULLY_PRESENT:
-        return GW_EXTENT_DATA;
-    case VHDX_BLOCK_ZERO:
+    uint64_t state = entry & VHDX_BAT_STATE_MASK;
+
+    if (state == VHDX_BLOCK_ZERO)
         return GW_EXTENT_ZERO;
-    default:
-        return GW_EXTENT_ABSENT;
+    return vhdx->base.info.is_differencing && state != VHDX_BLOCK_NOT_PRESENT ? GW_EXTENT_ZERO
+                                                                              : GW_EXTENT_ABSENT;
+}
+
+static bool has_data(uint64_t entry)
+{
+    return gw_vhdx_is_present(entry) || gw_vhdx_is_partly_present(entry);
+}
+
+/* What is at within in a block: *run bytes of one kind, and for DATA where they lie. */
+static int look_up(struct gw_vhdx *vhdx, uint64_t block, struct gw_vhdx_range within,
+                   struct gw_extent *run, uint64_t *place)
+{
+    bool is_here = true;
+    uint64_t entry;
+    int rc = gw_vhdx_bat_lookup(vhdx, block, &entry);
+
+    run->length = within.length;
+    if (rc)
+        return rc;
+    if (!has_data(entry)) {
+        run->kind = kind_without_data(vhdx, entry);
+        return 0;
     }
+    if (gw_vhdx_is_partly_present(entry))
+        rc = gw_vhdx_bitmap_run(vhdx, block, within, &is_here, &run->length);
+    run->kind = is_here ? GW_EXTENT_DATA : GW_EXTENT_ABSENT;
+    *place = gw_vhdx_entry_offset(entry) + within.offset;
+    return rc;
 }
 
 /* The run at offset that lies within one block. */
@@ -32,19 +59,18 @@ static int run_in_block(struct gw_vhdx *vhdx, uint64_t offset, struct gw_extent 
     uint64_t block_size = vhdx->base.info.block_size;
     uint64_t block = offset / block_size;
     uint64_t within = offset % block_size;
-    uint64_t bytes = gw_vhdx_block_bytes(vhdx, block);
-    uint64_t entry, place, run_end;
-    int rc = gw_vhdx_bat_lookup(vhdx, block, &entry);
+    uint64_t place = 0, run_end;
+    int rc;
 
-    if (rc)
+    *out = (struct gw_extent){.offset = offset};
+    rc = look_up(vhdx, block,
+                 (struct gw_vhdx_range){within, gw_vhdx_block_bytes(vhdx, block) - within}, out,
+                 &place);
+    if (rc || out->kind != GW_EXTENT_DATA)
         return rc;
-    *out = (struct gw_extent){.offset = offset, .length = bytes - within, .kind = kind_of(entry)};
-    if (out->kind != GW_EXTENT_DATA)
-        return 0;
-    place = gw_vhdx_entry_offset(entry);
-    if (!gw_image_file_is_data(&vhdx->base.file, place + within, place + bytes, &run_end))
+    if (!gw_image_file_is_data(&vhdx->base.file, place, place + out->length, &run_end))
         out->kind = GW_EXTENT_ZERO;
-    out->length = run_end - (place + within);
+    out->length = run_end - place;
     return 0;
 }
 
@@ -53,13 +79,16 @@ static int run_in_block(struct gw_vhdx *vhdx, uint64_t offset, struct gw_extent 
 static void extend_without_data(struct gw_vhdx *vhdx, struct gw_extent *run)
 {
     uint64_t block = (run->offset + run->length) / vhdx->base.info.block_size;
-    uint64_t entry;
+    uint64_t entry, next;
 
     pthread_mutex_lock(&vhdx->bat.lock);
-    for (uint32_t i = 0; i < BLOCKS_MAX && block < vhdx->block_count; i++, block++) {
-        if (gw_vhdx_bat_get(vhdx, block, &entry) || kind_of(entry) != run->kind)
+    for (uint32_t i = 0; i < BLOCKS_MAX && block < vhdx->block_count; i++, block = next) {
+        if (gw_vhdx_bat_get(vhdx, block, &entry) || has_data(entry) ||
+            kind_without_data(vhdx, entry) != run->kind)
             break;
-        run->length += gw_vhdx_block_bytes(vhdx, block);
+        next = gw_max(gw_vhdx_bat_skip_hole(vhdx, block), block + 1);
+        run->length =
+            gw_min(next * vhdx->base.info.block_size, vhdx->base.info.virtual_size) - run->offset;
     }
     pthread_mutex_unlock(&vhdx->bat.lock);
 }
@@ -94,7 +123,8 @@ int gw_vhdx_locate(struct gw_image *image, uint64_t offset, uint64_t length,
     uint64_t block_size = image->info.block_size;
     uint64_t block = offset / block_size;
     uint64_t piece = gw_min(length, block_size - offset % block_size);
-    uint64_t entry, place;
+    struct gw_extent run = {.offset = offset};
+    uint64_t place = 0;
     int rc;
 
     if (image->is_writable) {
@@ -103,12 +133,16 @@ int gw_vhdx_locate(struct gw_image *image, uint64_t offset, uint64_t length,
             gw_image_location_set(image, place + offset % block_size, piece, out);
         return rc;
     }
-    rc = gw_vhdx_bat_lookup(vhdx, block, &entry);
+    rc = look_up(vhdx, block, (struct gw_vhdx_range){offset % block_size, piece}, &run, &place);
     if (rc)
         return rc;
-    if (gw_vhdx_is_present(entry))
-        gw_image_location_set(image, gw_vhdx_entry_offset(entry) + offset % block_size, piece, out);
+    /* Behind the end of a file that the log made longer. */
+    if (run.kind == GW_EXTENT_DATA && place >= image->file.size && !image->is_in_use &&
+        !image->is_made)
+        run.kind = GW_EXTENT_ZERO;
+    if (run.kind == GW_EXTENT_DATA)
+        gw_image_location_set(image, place, run.length, out);
     else
-        *out = (struct gw_location){.kind = kind_of(entry), .length = piece, .fd = -1};
+        *out = (struct gw_location){.kind = run.kind, .length = run.length, .fd = -1};
     return 0;
 }

@@ -135,6 +135,11 @@ enum vhdx_block_state {
     VHDX_BLOCK_PARTIALLY_PRESENT = 7, /* differencing files only */
 };
 
+/* 2.5.1.2: a sector bitmap block of 1 MiB has a bit for each sector of its chunk: 1 is here, 0 is in
+ * the parent; bit 0 of byte 0 is the first. */
+#define VHDX_BITMAP_STATE_PRESENT 6u
+#define VHDX_BITMAP_SIZE          (1u << 20)
+
 /* 2.6.1 Metadata table: the first 64 KiB of the metadata region.
  *    0   8  Signature
  *   10   2  EntryCount: at most 2047
@@ -167,5 +172,21 @@ enum vhdx_block_state {
 #define VHDX_BLOCK_SIZE_MAX     (256u << 20)
 #define VHDX_BLOCK_SIZE_DEFAULT (32u << 20)
 #define VHDX_VIRTUAL_SIZE_MAX   (64ull << 40)
+
+/* 2.6.2.6 Parent Locator: a header of 20 bytes, entries of 12, then texts in UTF-16.
+ *    0  16  LocatorType
+ *   18   2  KeyValueCount
+ *   20      entries:
+ *             0   4  KeyOffset, in the item
+ *             4   4  ValueOffset
+ *             8   2  KeyLength, bytes
+ *            10   2  ValueLength */
+#define VHDX_LOCATOR_HEADER_SIZE  20u
+#define VHDX_LOCATOR_COUNT        18
+#define VHDX_LOCATOR_ENTRY_SIZE   12u
+#define VHDX_LOCATOR_VALUE_OFFSET 4
+#define VHDX_LOCATOR_KEY_LENGTH   8
+#define VHDX_LOCATOR_VALUE_LENGTH 10
+#define VHDX_LOCATOR_COUNT_MAX    64u /* the format's own keys are 5 */
 
 #endif

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The log: MS-VHDX 2.3. Finds the active sequence and keeps the sectors that it changes in memory,
- * over the tables; the file itself is never written. A log that is too large for that, or that
- * changes more than the tables, is refused.
+ * over the tables (overlay.c). A log that is too large for that is refused.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,7 +12,7 @@
 #include "common/error.h"
 #include "engine/image/vhdx/vhdx.h"
 
-#define WAY_OUT "open it once with the program that wrote it, or run 'qemu-img check -r all' on it"
+#define WAY_OUT GW_VHDX_LOG_WAY_OUT
 
 /* Bytes that may be checked in search of the active sequence, as a multiple of the log: a sound log
  * is read about twice; one made to be slow to search is refused. */
@@ -191,40 +190,6 @@ static int find_active(struct log *log, struct sequence *out)
     return 0;
 }
 
-static int overlay_put(struct gw_vhdx *vhdx, uint64_t offset, const uint8_t *bytes)
-{
-    struct gw_vhdx_overlay *overlay = &vhdx->overlay;
-    struct gw_vhdx_patch *patch = NULL;
-
-    if (overlay->put_count++ == GW_VHDX_PUTS_MAX)
-        return gw_fail(-ENOTSUP, "%s: the log has too many changes to replay in memory; " WAY_OUT,
-                       vhdx->base.file.path);
-    for (uint32_t i = 0; i < overlay->count && !patch; i++)
-        if (overlay->patches[i].offset == offset)
-            patch = &overlay->patches[i];
-    if (!patch) {
-        if (overlay->count == GW_VHDX_OVERLAY_MAX)
-            return gw_fail(
-                -ENOTSUP,
-                "%s: the log changes more than %u sectors, too many to replay in memory; " WAY_OUT,
-                vhdx->base.file.path, GW_VHDX_OVERLAY_MAX);
-        patch = &overlay->patches[overlay->count++];
-        *patch = (struct gw_vhdx_patch){.offset = offset};
-    }
-    if (bytes && !patch->bytes) {
-        patch->bytes = malloc(VHDX_LOG_SECTOR);
-        if (!patch->bytes)
-            return gw_fail(-ENOMEM, "no memory for the log of %s", vhdx->base.file.path);
-    }
-    if (bytes) {
-        memcpy(patch->bytes, bytes, VHDX_LOG_SECTOR);
-    } else {
-        free(patch->bytes);
-        patch->bytes = NULL;
-    }
-    return 0;
-}
-
 static int replay_zero(struct gw_vhdx *vhdx, const uint8_t *descriptor)
 {
     uint64_t offset = gw_get_le64(descriptor + VHDX_DESC_OFFSET);
@@ -236,7 +201,7 @@ static int replay_zero(struct gw_vhdx *vhdx, const uint8_t *descriptor)
         return gw_fail(-EUCLEAN, "%s: the log zeroes a range that does not exist",
                        vhdx->base.file.path);
     for (; offset < end && rc == 0; offset += VHDX_LOG_SECTOR)
-        rc = overlay_put(vhdx, offset, NULL);
+        rc = gw_vhdx_overlay_put(vhdx, offset, NULL);
     return rc;
 }
 
@@ -247,7 +212,7 @@ static int replay_data(struct gw_vhdx *vhdx, const uint8_t *descriptor, const ui
     memcpy(sector, descriptor + VHDX_DESC_LEADING, 8);
     memcpy(sector + 8, data + VHDX_DATA_BYTES, VHDX_DATA_LENGTH);
     memcpy(sector + 8 + VHDX_DATA_LENGTH, descriptor + VHDX_DESC_TRAILING, 4);
-    return overlay_put(vhdx, gw_get_le64(descriptor + VHDX_DESC_OFFSET), sector);
+    return gw_vhdx_overlay_put(vhdx, gw_get_le64(descriptor + VHDX_DESC_OFFSET), sector);
 }
 
 static int replay_entry(struct gw_vhdx *vhdx, const struct log *log, const struct entry *entry)
@@ -270,6 +235,7 @@ static int replay_sequence(struct gw_vhdx *vhdx, struct log *log, const struct s
 {
     const struct gw_image_file *file = &vhdx->base.file;
     uint32_t done = 0;
+    bool is_needed = false; /* what lies before the tail is in its place already */
     int rc = 0;
 
     if (file->size < active->head.flushed)
@@ -278,11 +244,9 @@ static int replay_sequence(struct gw_vhdx *vhdx, struct log *log, const struct s
                        "anew from where it came from",
                        file->path, (unsigned long long)active->head.flushed,
                        (unsigned long long)file->size);
-    if (file->size < active->head.last)
-        return gw_fail(-ENOTSUP, "%s: the log makes the file longer; " WAY_OUT, file->path);
-    vhdx->overlay.patches = calloc(GW_VHDX_OVERLAY_MAX, sizeof(*vhdx->overlay.patches));
-    if (!vhdx->overlay.patches)
-        return gw_fail(-ENOMEM, "no memory for the log of %s", file->path);
+    if (active->head.last / VHDX_ALIGNMENT > GW_VHDX_FILE_MIB_MAX)
+        return gw_fail(-ENOTSUP, "%s: the log makes the file longer than 128 TiB", file->path);
+    vhdx->file_size = gw_max(file->size, active->head.last);
     log->budget = UINT64_MAX;
     while (done < active->sectors && rc == 0) {
         struct entry entry;
@@ -290,9 +254,14 @@ static int replay_sequence(struct gw_vhdx *vhdx, struct log *log, const struct s
         /* It was valid a moment ago, in this same memory. */
         if (!entry_decode(log, (active->first + done) % log->sectors, &entry))
             return gw_fail(-EUCLEAN, "%s: the log is damaged; " WAY_OUT, file->path);
-        rc = replay_entry(vhdx, log, &entry);
+        is_needed = is_needed || entry.at == active->head.tail / VHDX_LOG_SECTOR;
+        if (is_needed)
+            rc = replay_entry(vhdx, log, &entry);
         done += entry.sectors;
     }
+    if (rc == 0 && !is_needed)
+        return gw_fail(-EUCLEAN, "%s: the log is damaged (its tail is within an entry); " WAY_OUT,
+                       file->path);
     return rc;
 }
 
@@ -336,63 +305,4 @@ int gw_vhdx_log_replay(struct gw_vhdx *vhdx)
         rc = replay_sequence(vhdx, &log, &active);
     free(log.bytes);
     return rc;
-}
-
-int gw_vhdx_overlay_check(const struct gw_vhdx *vhdx)
-{
-    const struct gw_vhdx_range allowed[] = {
-        {VHDX_REGION_1_OFFSET, VHDX_REGION_TABLE_SIZE},
-        {VHDX_REGION_2_OFFSET, VHDX_REGION_TABLE_SIZE},
-        vhdx->bat_region,
-        vhdx->metadata_region,
-    };
-
-    for (uint32_t i = 0; i < vhdx->overlay.count; i++) {
-        uint64_t offset = vhdx->overlay.patches[i].offset;
-        bool is_allowed = false;
-
-        for (size_t j = 0; j < GW_ARRAY_LENGTH(allowed); j++)
-            is_allowed = is_allowed || (offset >= allowed[j].offset &&
-                                        offset - allowed[j].offset < allowed[j].length);
-        if (!is_allowed)
-            return gw_fail(-ENOTSUP,
-                           "%s: the log changes byte %llu, outside of the tables; " WAY_OUT,
-                           vhdx->base.file.path, (unsigned long long)offset);
-    }
-    return 0;
-}
-
-void gw_vhdx_overlay_free(struct gw_vhdx_overlay *overlay)
-{
-    for (uint32_t i = 0; i < overlay->count; i++)
-        free(overlay->patches[i].bytes);
-    free(overlay->patches);
-    *overlay = (struct gw_vhdx_overlay){0};
-}
-
-/* Lays the part of one replayed sector that falls into [offset, offset + length) over it. */
-static void patch_apply(const struct gw_vhdx_patch *patch, uint64_t offset, uint8_t *into,
-                        size_t length)
-{
-    uint64_t begin = gw_max(patch->offset, offset);
-    uint64_t end = gw_min(patch->offset + VHDX_LOG_SECTOR, offset + length);
-
-    if (begin >= end)
-        return;
-    if (patch->bytes)
-        memcpy(into + (begin - offset), patch->bytes + (begin - patch->offset),
-               (size_t)(end - begin));
-    else
-        memset(into + (begin - offset), 0, (size_t)(end - begin));
-}
-
-int gw_vhdx_read(const struct gw_vhdx *vhdx, uint64_t offset, void *into, size_t length)
-{
-    int rc = gw_image_file_read(&vhdx->base.file, offset, into, length);
-
-    if (rc)
-        return rc;
-    for (uint32_t i = 0; i < vhdx->overlay.count; i++)
-        patch_apply(&vhdx->overlay.patches[i], offset, into, length);
-    return 0;
 }

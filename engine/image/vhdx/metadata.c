@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The metadata region: MS-VHDX 2.6. Sizes of the disk, of its blocks and sectors, its id; refuses
- * what must be understood and is not, and disks that have a parent.
+ * The metadata region: MS-VHDX 2.6. Sizes of the disk, of its blocks and sectors, its id, its
+ * parent; refuses what must be understood and is not.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -10,6 +10,7 @@
 #include "common/bytes.h"
 #include "common/checked.h"
 #include "common/error.h"
+#include "engine/image/text.h"
 #include "engine/image/vhdx/vhdx.h"
 
 enum item {
@@ -80,14 +81,15 @@ static int entry_decode(const struct gw_vhdx *vhdx, const uint8_t *entry, struct
     uint32_t offset = gw_get_le32(entry + VHDX_METADATA_ENTRY_OFFSET);
     uint32_t length = gw_get_le32(entry + VHDX_METADATA_ENTRY_LENGTH);
     int known = flags & VHDX_METADATA_IS_USER ? -1 : find_known(entry);
+    char guid[GW_GUID_TEXT];
 
     if (known < 0) {
+        gw_guid_format(entry, false, guid);
         if (flags & VHDX_METADATA_IS_REQUIRED)
-            return gw_fail(
-                -ENOTSUP,
-                "%s has a metadata item that must be understood and is not known: it was "
-                "made by newer software",
-                path);
+            return gw_fail(-ENOTSUP,
+                           "%s has a metadata item (%s) that must be understood and is not known: "
+                           "it was made by newer software",
+                           path, guid);
         return 0;
     }
     if (found->is_found[known])
@@ -157,6 +159,27 @@ static int check_sizes(const struct gw_vhdx *vhdx)
     return 0;
 }
 
+static int parent_read(struct gw_vhdx *vhdx, const struct found_items *found)
+{
+    const struct gw_vhdx_range *item = &found->items[PARENT];
+    uint8_t *bytes;
+    int rc;
+
+    if (!found->is_found[PARENT])
+        return gw_fail(-EUCLEAN, "%s has a parent and does not say which: it has no parent locator",
+                       vhdx->base.file.path);
+    bytes = malloc(item->length);
+    vhdx->base.link = calloc(1, sizeof(*vhdx->base.link));
+    rc = bytes && vhdx->base.link ? 0
+                                  : gw_fail(-ENOMEM, "no memory to open %s", vhdx->base.file.path);
+    if (rc == 0)
+        rc = gw_vhdx_read(vhdx, vhdx->metadata_region.offset + item->offset, bytes, item->length);
+    if (rc == 0)
+        rc = gw_vhdx_locator_decode(vhdx->base.file.path, bytes, item->length, vhdx->base.link);
+    free(bytes);
+    return rc;
+}
+
 static int items_read(struct gw_vhdx *vhdx, const struct found_items *found)
 {
     struct gw_image_info *info = &vhdx->base.info;
@@ -169,18 +192,16 @@ static int items_read(struct gw_vhdx *vhdx, const struct found_items *found)
     if (rc)
         return rc;
     flags = gw_get_le32(bytes[PARAMETERS] + VHDX_PARAMETERS_FLAGS);
-    if (flags & VHDX_HAS_PARENT)
-        return gw_fail(-ENOTSUP,
-                       "%s is a differencing disk (it has a parent), which is not supported yet: "
-                       "merge it into its parent first (Merge-VHD in Hyper-V)",
-                       vhdx->base.file.path);
+    info->is_differencing = flags & VHDX_HAS_PARENT;
     info->block_size = gw_get_le32(bytes[PARAMETERS]);
-    info->is_fixed = flags & VHDX_IS_FIXED;
+    info->is_fixed = flags & VHDX_IS_FIXED && !info->is_differencing;
     info->virtual_size = gw_get_le64(bytes[VIRTUAL_SIZE]);
     memcpy(info->disk_id, bytes[DISK_ID], 16);
     info->logical_sector_size = gw_get_le32(bytes[LOGICAL_SECTOR]);
     info->physical_sector_size = gw_get_le32(bytes[PHYSICAL_SECTOR]);
-    return check_sizes(vhdx);
+    memcpy(info->data_id, vhdx->header.data_guid, 16);
+    rc = check_sizes(vhdx);
+    return rc == 0 && info->is_differencing ? parent_read(vhdx, found) : rc;
 }
 
 int gw_vhdx_metadata_read(struct gw_vhdx *vhdx)
@@ -233,5 +254,9 @@ uint64_t gw_vhdx_geometry(struct gw_vhdx *vhdx)
     /* MS-VHDX 2.5. Sizes are checked, so that nothing here can overflow or be 0. */
     vhdx->chunk_ratio = VHDX_CHUNK_SECTORS * info->logical_sector_size / info->block_size;
     vhdx->block_count = (info->virtual_size + info->block_size - 1) / info->block_size;
+    /* The last chunk of a differencing disk has a sector bitmap too. */
+    if (info->is_differencing)
+        return (vhdx->block_count + vhdx->chunk_ratio - 1) / vhdx->chunk_ratio *
+               (vhdx->chunk_ratio + 1);
     return vhdx->block_count + (vhdx->block_count - 1) / vhdx->chunk_ratio;
 }

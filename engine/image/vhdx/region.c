@@ -10,6 +10,7 @@
 #include "common/bytes.h"
 #include "common/checked.h"
 #include "common/error.h"
+#include "engine/image/text.h"
 #include "engine/image/vhdx/vhdx.h"
 
 /* GUIDs as they lie on disk: the first three fields little endian. */
@@ -79,28 +80,29 @@ static int known_region(struct gw_vhdx *vhdx, const uint8_t *entry,
 {
     const char *path = vhdx->base.file.path;
     struct gw_vhdx_range *known = NULL;
+    char guid[GW_GUID_TEXT];
 
     if (memcmp(entry, gw_vhdx_guid_bat, 16) == 0)
         known = &vhdx->bat_region;
     else if (memcmp(entry, gw_vhdx_guid_metadata, 16) == 0)
         known = &vhdx->metadata_region;
     if (!known) {
+        gw_guid_format(entry, false, guid);
         if (gw_get_le32(entry + VHDX_REGION_ENTRY_REQUIRED) & IS_REQUIRED)
-            return gw_fail(
-                -ENOTSUP,
-                "%s has a region that must be understood and is not known: it was made by "
-                "newer software",
-                path);
+            return gw_fail(-ENOTSUP,
+                           "%s has a region (%s) that must be understood and is not known: it was "
+                           "made by newer software",
+                           path, guid);
         return 0;
     }
     if (known->length)
         return gw_fail(-EUCLEAN, "%s: a region is listed twice", path);
-    if (!gw_range_fits(range->offset, range->length, vhdx->base.file.size))
+    if (!gw_range_fits(range->offset, range->length, vhdx->file_size))
         return gw_fail(-EUCLEAN,
                        "%s is truncated: a table ends at byte %llu, the file at %llu; copy it anew "
                        "from where it came from",
                        path, (unsigned long long)(range->offset + range->length),
-                       (unsigned long long)vhdx->base.file.size);
+                       (unsigned long long)vhdx->file_size);
     *known = *range;
     return 0;
 }

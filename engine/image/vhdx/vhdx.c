@@ -67,7 +67,7 @@ static int read_log(struct gw_vhdx *vhdx)
  * again for what it had before. */
 static uint64_t file_mib_max(const struct gw_vhdx *vhdx)
 {
-    uint64_t mib = vhdx->base.file.size / VHDX_ALIGNMENT + 1;
+    uint64_t mib = vhdx->file_size / VHDX_ALIGNMENT + 1;
 
     if (vhdx->base.is_in_use)
         mib += vhdx->base.info.virtual_size / VHDX_ALIGNMENT +
@@ -107,6 +107,7 @@ int gw_vhdx_open(struct gw_image_file *file, bool is_in_use, struct gw_image **o
     vhdx->base.file = *file;
     vhdx->base.is_in_use = is_in_use;
     vhdx->base.info.format = GW_IMAGE_VHDX;
+    vhdx->file_size = file->size;
     gw_image_info_from_file(&vhdx->base);
     rc = read_tables(vhdx);
     if (rc) {
@@ -122,6 +123,7 @@ void gw_vhdx_free(struct gw_vhdx *vhdx)
     if (!vhdx)
         return;
     gw_vhdx_bat_free(&vhdx->bat);
+    gw_parent_link_free(vhdx->base.link);
     gw_vhdx_overlay_free(&vhdx->overlay);
     free(vhdx->writer.free_offsets);
     free(vhdx->ranges);

@@ -22,7 +22,9 @@
 
 #define GW_VHDX_BAT_PAGE      (64u << 10) /* regions are whole MiB, so every page is whole */
 #define GW_VHDX_BAT_CACHE_MAX 384u        /* pages: 24 MiB */
-#define GW_VHDX_OVERLAY_MAX   1024u       /* 4 KiB sectors: 4 MiB */
+#define GW_VHDX_OVERLAY_MAX   2048u       /* 4 KiB sectors with content: 8 MiB */
+#define GW_VHDX_BITMAP_PAGE   (64u << 10) /* of a sector bitmap block */
+#define GW_VHDX_BITMAP_CACHE  32u         /* pages: 2 MiB */
 #define GW_VHDX_PUTS_MAX      32768u
 #define GW_VHDX_LOG_MAX       (16ull << 20)
 #define GW_VHDX_FILE_MIB_MAX                                                                       \
@@ -30,13 +32,19 @@
 #define GW_VHDX_BLOCKS_MAX (VHDX_VIRTUAL_SIZE_MAX / VHDX_BLOCK_SIZE_MIN)
 #define GW_VHDX_FREE_MAX   4096u /* blocks given back and not yet used again */
 
-static_assert((uint64_t)GW_VHDX_BAT_PAGE * GW_VHDX_BAT_CACHE_MAX + /* BAT pages */
-                      2 * GW_VHDX_BLOCKS_MAX / 8 +                 /* present, appeared */
-                      GW_VHDX_FILE_MIB_MAX / 8 +                   /* used */
-                      GW_VHDX_OVERLAY_MAX * VHDX_LOG_SECTOR +      /* replayed sectors */
-                      (1u << 20) <=                                /* everything else */
+/* What belongs to images in use (appeared) and what to those at rest (log, sector bitmaps) never
+ * meet in one. */
+#define GW_VHDX_MEMORY_COMMON                                                                      \
+    ((uint64_t)GW_VHDX_BAT_PAGE * GW_VHDX_BAT_CACHE_MAX + /* BAT pages */                          \
+     GW_VHDX_BLOCKS_MAX / 8 +                             /* present */                            \
+     GW_VHDX_FILE_MIB_MAX / 8 +                           /* used */                               \
+     (2u << 20))                                          /* everything else */
+static_assert(GW_VHDX_MEMORY_COMMON + GW_VHDX_BLOCKS_MAX / 8 <= GW_IMAGE_MEMORY_MAX,
+              "a VHDX in use must fit its memory");
+static_assert(GW_VHDX_MEMORY_COMMON + GW_VHDX_OVERLAY_MAX * VHDX_LOG_SECTOR +
+                      GW_VHDX_BITMAP_PAGE * GW_VHDX_BITMAP_CACHE <=
                   GW_IMAGE_MEMORY_MAX,
-              "a VHDX must fit its memory");
+              "a VHDX at rest must fit its memory");
 static_assert(GW_VHDX_LOG_MAX <= (uint64_t)GW_VHDX_BAT_PAGE * GW_VHDX_BAT_CACHE_MAX,
               "the log is read before the BAT cache exists");
 
@@ -51,16 +59,22 @@ struct gw_vhdx_header {
     struct gw_vhdx_range log;
 };
 
-/* One 4 KiB sector that a replayed log changed. */
+/* One 4 KiB sector that a replayed log changed. Sorted by offset. */
 struct gw_vhdx_patch {
     uint64_t offset;
     uint8_t *bytes; /* NULL: zeroes */
 };
 
 struct gw_vhdx_overlay {
-    uint32_t count;
-    uint32_t put_count; /* how often a sector was laid over, the same one again included */
+    uint32_t count, data_count; /* all; those with bytes */
+    uint32_t put_count;         /* how often a sector was laid over, the same one again included */
     struct gw_vhdx_patch *patches;
+};
+
+/* Pages of sector bitmap blocks, each in the slot that its place in the file gives it. */
+struct gw_vhdx_bitmap_slot {
+    uint64_t offset; /* file; 0: empty */
+    uint8_t *bytes;
 };
 
 struct gw_vhdx_bat_slot {
@@ -79,6 +93,8 @@ struct gw_vhdx_bat {
     struct gw_bitmap present;  /* by block: has a place in the file */
     struct gw_bitmap appeared; /* by block: got one after its page was first seen */
     struct gw_bitmap used;     /* by MiB of the file: belongs to a block */
+    struct gw_vhdx_range hole; /* pages of a table at rest known to have no byte in the file */
+    struct gw_vhdx_bitmap_slot bitmaps[GW_VHDX_BITMAP_CACHE]; /* differencing images */
 };
 
 /* Allocation in a new file. Under the BAT's lock. */
@@ -93,6 +109,7 @@ struct gw_vhdx {
     struct gw_image base;
     struct gw_vhdx_header header;
     struct gw_vhdx_overlay overlay;
+    uint64_t file_size; /* as it is after the replay: what lies behind the file's end is zeroes */
     struct gw_vhdx_range bat_region, metadata_region;
     uint32_t range_count; /* regions and the log: where no block may lie */
     struct gw_vhdx_range *ranges;
@@ -121,8 +138,16 @@ int gw_vhdx_guid_new(uint8_t guid[16]);
 
 /* log.c: finds the active sequence and keeps what it changes in the overlay. */
 int gw_vhdx_log_replay(struct gw_vhdx *vhdx);
-/* Are all replayed sectors within the tables? A block's content cannot be overlaid. */
+
+/* overlay.c: sectors that the log changed, over the file. */
+#define GW_VHDX_LOG_WAY_OUT                                                                        \
+    "open it once with the program that wrote it, or run 'qemu-img check -r all' on it"
+/* bytes: a sector, or NULL for zeroes. */
+int gw_vhdx_overlay_put(struct gw_vhdx *vhdx, uint64_t offset, const uint8_t *bytes);
+/* Does the log leave alone what it may not change: the header, and what a caller reads from the
+ * file itself? */
 int gw_vhdx_overlay_check(const struct gw_vhdx *vhdx);
+bool gw_vhdx_overlay_touches(const struct gw_vhdx *vhdx, uint64_t offset, uint64_t length);
 void gw_vhdx_overlay_free(struct gw_vhdx_overlay *overlay);
 /* Reads tables as they are after the replay. */
 int gw_vhdx_read(const struct gw_vhdx *vhdx, uint64_t offset, void *into, size_t length);
@@ -132,7 +157,11 @@ int gw_vhdx_regions_read(struct gw_vhdx *vhdx);
 void gw_vhdx_regions_encode(const struct gw_vhdx *vhdx, uint8_t *out);
 bool gw_vhdx_is_in_table(const struct gw_vhdx *vhdx, uint64_t offset, uint64_t length);
 
-/* metadata.c: fills base.info. */
+/* locator.c: fills link from the bytes of the item. */
+int gw_vhdx_locator_decode(const char *path, const uint8_t *item, size_t length,
+                           struct gw_parent_link *link);
+
+/* metadata.c: fills base.info, and base.link of a differencing image. */
 int gw_vhdx_metadata_read(struct gw_vhdx *vhdx);
 /* The table and, behind it, the items: out has VHDX_METADATA_TABLE_SIZE + 4096 zeroed bytes. */
 #define GW_VHDX_METADATA_BYTES (VHDX_METADATA_TABLE_SIZE + 4096u)
@@ -146,11 +175,16 @@ void gw_vhdx_bat_free(struct gw_vhdx_bat *bat);
 /* The entry of a payload block, checked. get and set want the lock held. */
 int gw_vhdx_bat_get(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry);
 int gw_vhdx_bat_set(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry);
+/* The entry of the sector bitmap block that speaks of block; lock held. */
+int gw_vhdx_bat_get_bitmap(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry);
 /* Takes the lock itself. */
 int gw_vhdx_bat_lookup(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry);
 /* New images: the first block from this one on that may have a place; block_count if there is none.
  */
 uint64_t gw_vhdx_bat_skip(struct gw_vhdx *vhdx, uint64_t block);
+/* Images at rest: the first block from this one on whose entry may be other than 0, as far as that
+ * is known without reading. Lock held. */
+uint64_t gw_vhdx_bat_skip_hole(const struct gw_vhdx *vhdx, uint64_t block);
 int gw_vhdx_bat_refresh(struct gw_vhdx *vhdx);
 int gw_vhdx_bat_flush(struct gw_vhdx *vhdx);
 /* Loads and checks every page, where that is quick. */
@@ -164,10 +198,21 @@ static inline bool gw_vhdx_is_present(uint64_t entry)
     return (entry & VHDX_BAT_STATE_MASK) == VHDX_BLOCK_FULLY_PRESENT;
 }
 
+static inline bool gw_vhdx_is_partly_present(uint64_t entry)
+{
+    return (entry & VHDX_BAT_STATE_MASK) == VHDX_BLOCK_PARTIALLY_PRESENT;
+}
+
 static inline uint64_t gw_vhdx_entry_offset(uint64_t entry)
 {
     return entry & VHDX_BAT_OFFSET_MASK;
 }
+
+/* bitmap.c: how many bytes of a block that is partly here, from within on and at most length, are
+ * alike: here, or in the parent. */
+int gw_vhdx_bitmap_run(struct gw_vhdx *vhdx, uint64_t block, struct gw_vhdx_range within,
+                       bool *is_here, uint64_t *run);
+void gw_vhdx_bitmap_free(struct gw_vhdx_bat *bat);
 
 extern const uint8_t gw_vhdx_guid_bat[16], gw_vhdx_guid_metadata[16];
 
