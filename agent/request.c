@@ -12,14 +12,28 @@
 
 #define CHANNELS_MAX     64u
 #define MAX_PAUSE_MS_MAX 600000u
+#define SYNC_EVERY_MAX   3600u
 
 static const char *const move_keys[] = {
-    "request",          "qmp",         "to",
-    "storage",          "disks",       "nets",
-    "max_pause_ms",     "no_throttle", "delete_source",
-    "verify",           "tracker",     "channels",
-    "congestion",       "transport",   "credentials",
-    "trusted_networks", NULL,
+    "resume",
+    "sync_every_s",
+    "request",
+    "qmp",
+    "to",
+    "storage",
+    "disks",
+    "nets",
+    "max_pause_ms",
+    "no_throttle",
+    "delete_source",
+    "verify",
+    "tracker",
+    "channels",
+    "congestion",
+    "transport",
+    "credentials",
+    "trusted_networks",
+    NULL,
 };
 
 static const char *const copy_keys[] = {
@@ -240,6 +254,11 @@ static int parse_move(struct gw_job_request *request)
         error = get_text(text, "storage", &move->target_storage);
     if (!error)
         error = get_number(text, "max_pause_ms", MAX_PAUSE_MS_MAX, &move->max_pause_ms);
+    if (!error)
+        error = get_text(text, "resume", &move->resume);
+    if (!error)
+        error = get_number(text, "sync_every_s", SYNC_EVERY_MAX, &move->sync_interval_s);
+    move->text = text;
     if (!error)
         error = get_flag(text, "no_throttle", &move->no_throttle);
     if (!error)

@@ -57,6 +57,9 @@ int gw_task_set_text(struct gw_task *task, const char *key, const char *value);
 int gw_task_set_path(struct gw_task *task, const char *key, const char *value);
 int gw_task_set_flag(struct gw_task *task, const char *key);
 int gw_task_set_number(struct gw_task *task, const char *key, const char *value);
+struct gw_client;
+/* Has the agent run the request, and follows it; the exit code. */
+int gw_task_submit(struct gw_task *task, struct gw_client *client);
 /* Checks the whole request as the agent will, runs it and returns the exit code. */
 int gw_task_run(const struct gw_usage *usage, struct gw_task *task);
 

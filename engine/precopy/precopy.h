@@ -63,7 +63,8 @@ struct gw_precopy_options {
     bool needs_stop;         /* a tracker is exact only while the guest is stopped */
     bool is_paused;          /* the VM is paused by its owner and stays so */
     bool no_throttle;
-    uint64_t sync_interval_ns; /* the first pass over the disks is synced this often; 0: at its end */
+    uint64_t
+        sync_interval_ns; /* the first pass over the disks is synced this often; 0: at its end */
 };
 
 struct gw_precopy;

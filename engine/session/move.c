@@ -33,11 +33,12 @@ static int hook_sync(void *context)
 {
     struct gw_move *move = context;
     json_t *reply;
-    int error =
-        gw_source_exchange(move->source, json_pack("{s:s}", "type", "sync"), "synced", &reply);
+    int error = gw_source_exchange(move->source, gw_move_sync_request(move), "synced", &reply);
 
-    if (!error)
-        json_decref(reply);
+    if (error)
+        return error;
+    error = gw_move_take_synced(move, reply);
+    json_decref(reply);
     return error;
 }
 
@@ -121,6 +122,7 @@ static int make_precopy(struct gw_move *move)
         .fixed_pause_ns = FIXED_PAUSE_NS,
         .is_paused = !move->vm->is_running,
         .no_throttle = request->no_throttle,
+        .sync_interval_ns = gw_move_sync_interval_ns(move),
     };
     int error = 0;
 
@@ -135,6 +137,8 @@ static int make_precopy(struct gw_move *move)
     error = gw_precopy_new(&options, &move->precopy);
     for (unsigned i = 0; !error && i < move->volume_count; i++)
         error = gw_precopy_add(move->precopy, (uint16_t)i, move->volumes[i]);
+    for (unsigned i = 0; !error && i < move->vm->disk_count; i++)
+        gw_precopy_resume(move->precopy, (uint16_t)i, move->kept[i]);
     return error;
 }
 
@@ -321,6 +325,7 @@ static int run_move(struct gw_move *move)
     if (move->switchover.machine.state == GW_HANDOVER_COPYING)
         error = copy_all(move);
     keep_cause(move, error);
+    gw_move_decide_keep(move, error);
     if (move->throttle_percent || error)
         keep_cause(move, hook_throttle(move, 0));
     if (!error)
@@ -420,6 +425,10 @@ static int judge(struct gw_move *move, int error)
     move->out->exit_code = switchover->cause.code == -EBADMSG ? GW_EXIT_VERIFY : GW_EXIT_FAILED;
     if (state == GW_HANDOVER_GONE)
         return gw_fail(-ESRCH, "the VM's QEMU ended by itself during the move");
+    if (move->steps.keeps)
+        return gw_fail(switchover->cause.code,
+                       "%.300s; what was copied is kept: godwit resume %.12s goes on",
+                       switchover->cause.text, move->partial.epoch);
     return switchover->cause.code ? gw_error_raise(&switchover->cause)
                                   : gw_fail(-EIO, "the move was given up; the source runs");
 }
@@ -436,6 +445,7 @@ int gw_move_run(const struct gw_environment *environment, const struct gw_move_r
     if (!move)
         return gw_fail(-ENOMEM, "no memory for a move");
     move->steps.pid_fd = -1;
+    move->steps.environment = environment;
     move->environment = environment;
     move->request = request;
     move->progress = progress;

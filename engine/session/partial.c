@@ -17,6 +17,8 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "engine/session/attended.h"
+#include "engine/session/dial.h"
+#include "engine/session/message.h"
 #include "engine/session/target-steps.h"
 #include "engine/vmm/qemu/disks.h"
 #include "engine/vmm/qemu/migrate.h"
@@ -36,8 +38,8 @@ static int folder_of(const struct gw_environment *environment, char *out)
 static int path_of(const struct gw_environment *environment, const char *epoch,
                    enum gw_journal_side side, char *out)
 {
-    int length =
-        snprintf(out, PATH_MAX, "%s/partial/%s.%s", environment->state_dir, epoch, side_names[side]);
+    int length = snprintf(out, PATH_MAX, "%s/partial/%s.%s", environment->state_dir, epoch,
+                          side_names[side]);
 
     return length < PATH_MAX ? 0 : gw_fail(-ENAMETOOLONG, "the state folder has too long a name");
 }
@@ -174,11 +176,11 @@ int gw_partial_each(const struct gw_environment *environment,
     if (!list)
         return 0;
     while (result == 0 && (item = readdir(list)) != NULL) {
-        struct gw_partial partial = {.detail = NULL};
+        struct gw_partial named, partial;
 
-        if (!parse_name(item->d_name, &partial))
+        if (!parse_name(item->d_name, &named))
             continue;
-        if (gw_partial_read(environment, partial.epoch, partial.side, &partial) == 0)
+        if (gw_partial_read(environment, named.epoch, named.side, &partial) == 0)
             result = each(&partial, context);
         gw_partial_free(&partial);
     }
@@ -219,7 +221,8 @@ static bool is_needed(const struct gw_environment *environment, const struct gw_
 {
     struct gw_partial older = {.detail = NULL};
     const char *resumes = text_of(partial->detail, "resumes");
-    bool is_there = resumes[0] && gw_partial_read(environment, resumes, GW_SIDE_SOURCE, &older) == 0;
+    bool is_there =
+        resumes[0] && gw_partial_read(environment, resumes, GW_SIDE_SOURCE, &older) == 0;
 
     gw_partial_free(&older);
     return is_there;
@@ -247,6 +250,29 @@ void gw_partial_drop(const struct gw_environment *environment, const struct gw_p
     else
         clean_vmm(environment, partial);
     gw_partial_forget(environment, partial->epoch, partial->side);
+}
+
+void gw_partial_cancel(const struct gw_environment *environment, const struct gw_partial *partial)
+{
+    struct gw_control_frame frame = {.message = NULL};
+    struct gw_control *control;
+
+    gw_partial_drop(environment, partial);
+    if (partial->side == GW_SIDE_TARGET)
+        return; /* its source learns of it when it asks */
+    if (gw_dial_again(environment, json_string_value(json_object_get(partial->detail, "peer")),
+                      &control)) {
+        gw_log(GW_LOG_WARNING, "move %s: the target keeps its part until it is too old: %s",
+               partial->epoch, gw_error_message());
+        return;
+    }
+    if (gw_message_send(control, json_pack("{s:s,s:s,s:s,s:b}", "type", "handover", "message",
+                                           gw_handover_event_name(GW_EVENT_ABORT), "epoch",
+                                           partial->epoch, "keep", 0)) == 0 &&
+        gw_control_receive(control, GW_DIAL_TIMEOUT_MS, &frame) == 0)
+        json_decref(frame.message);
+    gw_message_send_type(control, "bye");
+    gw_control_close(control);
 }
 
 json_t *gw_partial_stamp(const char *path)
@@ -294,7 +320,7 @@ int gw_partial_check(const struct gw_partial *partial)
 
 bool gw_partial_is_loss(int error)
 {
-    static const int losses[] = {ECONNRESET, EPIPE,       ETIMEDOUT,   ECONNREFUSED, ECONNABORTED,
+    static const int losses[] = {ECONNRESET, EPIPE,        ETIMEDOUT,   ECONNREFUSED, ECONNABORTED,
                                  ENOTCONN,   EHOSTUNREACH, ENETUNREACH, ENETDOWN,     EHOSTDOWN};
 
     for (size_t i = 0; i < sizeof(losses) / sizeof(losses[0]); i++)
@@ -359,8 +385,8 @@ static int describe(const struct gw_partial *partial, void *context)
 
     if (!partial->is_kept)
         return 0;
-    json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
-        bytes += json_integer_value(json_object_get(disk, "copied"));
+    json_array_foreach(json_object_get(partial->detail, "disks"), index, disk) bytes +=
+        json_integer_value(json_object_get(disk, "copied"));
     json_array_append_new(
         list, json_pack("{s:s,s:s,s:s,s:I,s:I}", "epoch", partial->epoch, "side",
                         side_names[partial->side], "vm", text_of(partial->detail, "vm"), "bytes",

@@ -44,6 +44,9 @@ int gw_partial_each(const struct gw_environment *environment,
 /* What it stands for goes too: the partial images, or godwit's bitmaps and settings in QEMU. */
 void gw_partial_drop(const struct gw_environment *environment, const struct gw_partial *partial);
 
+/* As drop, and asks the other host to do the same, if it can be reached. */
+void gw_partial_cancel(const struct gw_environment *environment, const struct gw_partial *partial);
+
 /* What tells the file at path from every other, or JSON null; and its size and time of change. */
 json_t *gw_partial_stamp(const char *path);
 /* Notes size and time of change of every partial image, once nobody writes to them any more. */

@@ -101,12 +101,17 @@ static int make_disk(struct gw_serve *serve, struct space *space,
         .disk_id = offered->has_disk_id ? offered->disk_id : NULL,
     };
     char name[256];
+    uint64_t copied = 0;
     int error;
 
     default_name(offered, name, sizeof(name));
     error = gw_storage_resolve(serve->environment, offered->target, name, path);
     if (!error)
         error = check_space(space, offered, path);
+    if (!error)
+        error = gw_serve_note_disk(serve, offered, path, &copied);
+    options.is_continued = copied > 0;
+    json_array_append_new(serve->kept, json_integer((json_int_t)copied));
     if (error)
         return error;
     return offered->foreign[0] ? make_foreign(serve, offered, path, out)
@@ -119,6 +124,9 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
     json_t *list;
     int error = gw_message_array(offer, "volumes", GW_VOLUMES_MAX, &list);
 
+    serve->kept = json_array();
+    if (!error)
+        error = gw_serve_begin_partial(serve, offer);
     for (size_t i = 0; !error && i < json_array_size(list); i++) {
         struct gw_offered_volume offered;
         char path[PATH_MAX];

@@ -37,8 +37,9 @@ static void note(struct gw_switchover *switchover, enum gw_handover_action actio
     if (message != GW_EVENT_COUNT && switchover->control)
         gw_message_send(
             switchover->control,
-            json_pack("{s:s,s:s,s:s,s:o*}", "type", "handover", "message",
-                      gw_handover_event_name(message), "epoch", switchover->epoch, "steps_ms",
+            json_pack("{s:s,s:s,s:s,s:b,s:o*}", "type", "handover", "message",
+                      gw_handover_event_name(message), "epoch", switchover->epoch, "keep",
+                      (int)(switchover->keeps && action == GW_ACT_SEND_ABORT), "steps_ms",
                       message == GW_EVENT_RUNNING ? gw_switchover_times(switchover) : NULL));
 }
 

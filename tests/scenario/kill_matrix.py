@@ -269,9 +269,10 @@ class Case:
     def check_shown(self, outcome):
         """A doubt is shown by status on both sides; no doubt by neither."""
         for host in self.world.hosts.values():
-            [agent] = host.command('status').result().events[-1]['agents']
-            lib.check(bool(agent['in_doubt']) == (outcome == 'D'), '%s shows %s', host.side,
-                      agent['in_doubt'])
+            def is_right():
+                [agent] = host.command('status').result().events[-1]['agents']
+                return bool(agent['in_doubt']) == (outcome == 'D')
+            lib.guestctl.wait_for(is_right, 20, 'what status of %s shows' % host.side, 0.5)
 
     def check_one_runner(self):
         """The guest's own count never went on at both: what the target printed began behind what

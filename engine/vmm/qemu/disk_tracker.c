@@ -166,14 +166,14 @@ static int swap_periods(struct gw_disk_tracker *tracker)
     if (tracker->kept[0]) {
         /* Of an earlier life: what was never confirmed is to be sent again. */
         if (!tracker->has_collected)
-            json_array_append_new(
-                actions, merge_action(tracker, tracker->map, ROUND_BITMAP, tracker->kept));
+            json_array_append_new(actions,
+                                  merge_action(tracker, tracker->map, ROUND_BITMAP, tracker->kept));
         json_array_append_new(actions,
                               merge_action(tracker, tracker->node, tracker->kept, DIRTY_BITMAP));
     }
-    json_array_append_new(actions, json_pack("{s:s, s:{s:s, s:s}}", "type",
-                                             "block-dirty-bitmap-clear", "data", "node",
-                                             tracker->node, "name", DIRTY_BITMAP));
+    json_array_append_new(actions,
+                          json_pack("{s:s, s:{s:s, s:s}}", "type", "block-dirty-bitmap-clear",
+                                    "data", "node", tracker->node, "name", DIRTY_BITMAP));
     ret = run(tracker, "transaction", json_pack("{s:o}", "actions", actions));
     tracker->has_collected |= ret == 0;
     return ret;

@@ -140,8 +140,7 @@ ParameterizedTest(struct setting *setting, disks, tracker_tells_what_was_written
     cr_assert_eq(disk->is_direct, strcmp(setting->cache, "none") == 0);
     cr_assert_eq(disk->is_on_iothread, setting->iothread);
     io(&qemu, "write -P 1 10M 64k");
-    cr_assert_eq(open_tracker(qemu.qmp, disk, 3, qemu.dir, &tracker), 0, "%s",
-                 gw_error_message());
+    cr_assert_eq(open_tracker(qemu.qmp, disk, 3, qemu.dir, &tracker), 0, "%s", gw_error_message());
     expect_granules(tracker, (int[]){-1});
     io(&qemu, "write -P 2 0 512");
     io(&qemu, "write -P 3 131071 2");
@@ -155,8 +154,7 @@ ParameterizedTest(struct setting *setting, disks, tracker_tells_what_was_written
                                  : (int[]){-1});
     gw_disk_tracker_close(tracker);
     /* Nothing is left behind: the same can be opened again. */
-    cr_assert_eq(open_tracker(qemu.qmp, disk, 3, qemu.dir, &tracker), 0, "%s",
-                 gw_error_message());
+    cr_assert_eq(open_tracker(qemu.qmp, disk, 3, qemu.dir, &tracker), 0, "%s", gw_error_message());
     gw_disk_tracker_close(tracker);
     json_decref(qemu_run(&qemu, "query-status", NULL));
     gw_vm_free(vm);
@@ -371,8 +369,7 @@ ParameterizedTest(struct setting *setting, disks, rounds_make_a_true_copy)
     vm = describe(&qemu);
     disk = disk_of(vm);
     write_some(&qemu, 1);
-    cr_assert_eq(open_tracker(qemu.qmp, disk, 0, qemu.dir, &tracker), 0, "%s",
-                 gw_error_message());
+    cr_assert_eq(open_tracker(qemu.qmp, disk, 0, qemu.dir, &tracker), 0, "%s", gw_error_message());
     cr_assert_eq(gw_bitmap_init(&dirty, gw_disk_granules(DISK_SIZE)), 0);
     gw_bitmap_set_range(&dirty, 0, dirty.bit_count);
     copy_granules(&qemu, setting, &dirty);
@@ -535,7 +532,8 @@ static void collect_for_ever(const char *qmp_path, const char *dir)
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (gw_qmp_open(qmp_path, &qmp) < 0 || gw_vm_describe(qmp, &refused, &vm) < 0 ||
-        gw_disk_tracker_clean(qmp, false) < 0 || gw_bitmap_init(&dirty, gw_disk_granules(DISK_SIZE)) < 0 ||
+        gw_disk_tracker_clean(qmp, false) < 0 ||
+        gw_bitmap_init(&dirty, gw_disk_granules(DISK_SIZE)) < 0 ||
         open_tracker(qmp, gw_vm_find_disk(vm, "vda"), 0, dir, &tracker) < 0)
         _exit(1);
     while (gw_disk_tracker_collect(tracker, &dirty) == 0)
@@ -599,8 +597,8 @@ Test(disks, two_trackers_share_the_server_and_a_strangers_is_refused)
     start_disk(&qemu, &setting);
     vm = describe(&qemu);
     cr_assert_eq(open_tracker(qemu.qmp, disk_of(vm), 0, qemu.dir, &one), 0);
-    cr_assert_eq(open_tracker(qemu.qmp, gw_vm_find_disk(vm, "boot"), 1, qemu.dir, &two), 0,
-                 "%s", gw_error_message());
+    cr_assert_eq(open_tracker(qemu.qmp, gw_vm_find_disk(vm, "boot"), 1, qemu.dir, &two), 0, "%s",
+                 gw_error_message());
     io(&qemu, "write 1M 64k");
     expect_granules(one, (int[]){16, -1});
     gw_disk_tracker_close(one);
