@@ -224,7 +224,7 @@ void gw_move_close_partial(struct gw_move *move)
     bool is_settled = !move->is_begun || gw_handover_is_ended(move->switchover.machine.state);
 
     if (!move->steps.keeps && move->older.detail && !move->is_begun)
-        gw_partial_drop(move->environment, &move->older); /* it can never be gone on with */
+        gw_partial_cancel(move->environment, &move->older); /* it can never be gone on with */
     if (move->partial.detail && (move->steps.keeps ? !move->partial.is_kept : is_settled))
         gw_partial_forget(move->environment, epoch, GW_SIDE_SOURCE);
     gw_partial_free(&move->partial);

@@ -315,7 +315,8 @@ static int run_move(struct gw_move *move)
         error = gw_move_open_volumes(move);
     if (!error)
         error = gw_move_offer(move);
-    move->is_blocked = error && move->source && move->source->blocked;
+    move->is_blocked = error && ((move->source && move->source->blocked) ||
+                                 (move->request->resume && error == -ENOENT));
     if (!error)
         error = make_precopy(move);
     if (!error)

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@
 #include "engine/session/attended.h"
 #include "engine/session/dial.h"
 #include "engine/session/message.h"
+#include "engine/session/storage.h"
 #include "engine/session/target-steps.h"
 #include "engine/vmm/qemu/disks.h"
 #include "engine/vmm/qemu/migrate.h"
@@ -216,6 +218,26 @@ static void unlink_parts(const struct gw_partial *partial)
     }
 }
 
+/* The QEMU of an offer that was never answered, which no journal knows, and its folders. They have
+ * the epoch in their names. */
+static void end_launched(const struct gw_partial *partial)
+{
+    const char *run_dir = text_of(partial->detail, "run_dir");
+    const char *ram_dir = text_of(partial->detail, "ram_dir");
+    struct gw_launched launched = {.pid_fd = -1, .is_owned = true};
+
+    if (!strstr(run_dir, "/vm/") || !strstr(ram_dir, partial->epoch))
+        return;
+    snprintf(launched.qmp_path, sizeof(launched.qmp_path), "%.90s/qmp", run_dir);
+    if (gw_qmp_open(launched.qmp_path, &launched.qmp) == 0) {
+        launched.pid = gw_qmp_pid(launched.qmp);
+        launched.pid_fd = pidfd_open(launched.pid, 0);
+        gw_vm_end(&launched);
+    }
+    gw_folder_remove(run_dir);
+    gw_folder_remove(ram_dir);
+}
+
 /* A resumed attempt that ended before it began anew leaves the bitmaps to the one before. */
 static bool is_needed(const struct gw_environment *environment, const struct gw_partial *partial)
 {
@@ -336,17 +358,23 @@ struct rounds {
     bool is_start;
 };
 
-static bool is_open(const struct gw_environment *environment, const struct gw_partial *partial)
-{
-    struct gw_journal_entry entry;
-    enum gw_handover_state state = GW_HANDOVER_NONE;
+enum known { UNKNOWN, OPEN, ENDED };
 
-    if (!environment->journal ||
-        gw_journal_find(environment->journal, partial->epoch, partial->side, &entry))
-        return false;
-    gw_handover_state_parse(entry.state, &state);
+/* What the journal says of it. Never UNKNOWN by mistake: a VM that runs must not be ended. */
+static enum known ask_journal(const struct gw_environment *environment,
+                              const struct gw_partial *partial)
+{
+    enum gw_handover_state state = GW_HANDOVER_NONE;
+    struct gw_journal_entry entry;
+    int error = environment->journal
+                    ? gw_journal_find(environment->journal, partial->epoch, partial->side, &entry)
+                    : -EIO;
+
+    if (error)
+        return error == -ENOENT ? UNKNOWN : OPEN;
+    error = gw_handover_state_parse(entry.state, &state);
     gw_journal_entry_free(&entry);
-    return !gw_handover_is_ended(state);
+    return error || !gw_handover_is_ended(state) ? OPEN : ENDED;
 }
 
 static int look_at(const struct gw_partial *partial, void *context)
@@ -355,11 +383,13 @@ static int look_at(const struct gw_partial *partial, void *context)
     const struct gw_environment *environment = rounds->environment;
     uint64_t age_ns = gw_clock_wall_ns() - partial->changed_ns;
     bool is_late = age_ns / GW_NS_PER_S >= (uint64_t)environment->keep_partial_hours * 3600;
+    enum known known = ask_journal(environment, partial);
 
     /* Recovery, or whoever has it in hand, sees to it. */
-    if (is_open(environment, partial) ||
-        gw_attend(environment->attended, partial->epoch, partial->side))
+    if (known == OPEN || gw_attend(environment->attended, partial->epoch, partial->side))
         return 0;
+    if (rounds->is_start && known == UNKNOWN && partial->side == GW_SIDE_TARGET)
+        end_launched(partial);
     if (partial->is_kept ? is_late : rounds->is_start) {
         gw_log(GW_LOG_INFO, "migration %.12s: what it left here is removed", partial->epoch);
         gw_partial_drop(environment, partial);

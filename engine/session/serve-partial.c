@@ -118,6 +118,13 @@ int gw_serve_note_disk(struct gw_serve *serve, const struct gw_offered_volume *o
     return error || !older ? error : gw_rename_file(text_of(older, "part"), part);
 }
 
+int gw_serve_note_vm(struct gw_serve *serve, const char *run_dir, const char *ram_dir)
+{
+    json_object_set_new(serve->partial.detail, "run_dir", json_string(run_dir));
+    json_object_set_new(serve->partial.detail, "ram_dir", json_string(ram_dir));
+    return gw_partial_write(serve->environment, &serve->partial);
+}
+
 void gw_serve_end_older(struct gw_serve *serve)
 {
     if (serve->is_resumed)

@@ -256,6 +256,8 @@ static int make_ready(struct gw_serve_vm *vm, const json_t *offer, json_t *reply
     if (!error)
         error = make_folders(vm);
     if (!error)
+        error = gw_serve_note_vm(serve, vm->run_dir, vm->ram_dir);
+    if (!error)
         error = make_vmm(vm, offer, reasons);
     if (!error)
         error = begin(vm, is_paused);
@@ -539,9 +541,9 @@ int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
         if (error)
             return error;
     }
+    drop_if_useless(serve, message, epoch);
     error = gw_switchover_hear(&serve->vm->switchover, gw_control_peer(serve->control)->instance_id,
                                message);
-    drop_if_useless(serve, message, epoch);
     serve->is_finished = serve->vm->switchover.machine.state == GW_HANDOVER_RUNNING;
     serve->vm->was_prepared |= serve->vm->switchover.machine.state == GW_HANDOVER_PREPARED;
     return error;

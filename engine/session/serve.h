@@ -84,6 +84,8 @@ void gw_serve_drop_volumes(struct gw_serve *serve, bool keep);
 int gw_serve_begin_partial(struct gw_serve *serve, const json_t *offer);
 int gw_serve_note_disk(struct gw_serve *serve, const struct gw_offered_volume *offered,
                        const char *path, uint64_t *copied);
+/* Before a QEMU is started that no journal knows of yet: its folders. */
+int gw_serve_note_vm(struct gw_serve *serve, const char *run_dir, const char *ram_dir);
 /* Every image is made: nothing of the older attempt is needed any more. */
 void gw_serve_end_older(struct gw_serve *serve);
 /* After a sync: that much is durable. *is_kept: a later attempt may go on from there. */

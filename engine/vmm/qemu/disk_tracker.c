@@ -101,7 +101,7 @@ static int take_over(struct gw_disk_tracker *tracker, const char *tag)
     if (!gw_disk_tracker_is_kept(tracker->qmp, tracker->node, tag))
         return gw_fail(-ENOENT,
                        "disk %s: QEMU no longer knows what was written since: it was started "
-                       "again, or the disk was changed",
+                       "again, or the disk was changed; start over with godwit move",
                        tracker->name);
     snprintf(tracker->kept, sizeof(tracker->kept), KEPT_PREFIX "%s", tag);
     tracker->has_bitmap = true;
