@@ -22,6 +22,7 @@
 #include "common/checked.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "engine/volume/nbd.h"
 
 #define TICK_MS 250
 
@@ -32,6 +33,7 @@ struct agent {
     struct gw_attended *attended;
     struct gw_credentials *credentials;
     struct gw_environment environment;
+    struct gw_pins pins;
     char *storage[GW_STORAGE_MAX];
     struct gw_jobs *jobs;
     struct gw_sessions *sessions;
@@ -106,12 +108,13 @@ static int check_storage(struct agent *agent)
     const struct gw_texts *storage = &agent->options->storage;
 
     for (unsigned i = 0; i < storage->count; i++) {
+        bool is_uri = gw_nbd_is_uri(storage->items[i]);
         struct stat status;
 
-        agent->storage[i] = realpath(storage->items[i], NULL);
+        agent->storage[i] = is_uri ? strdup(storage->items[i]) : realpath(storage->items[i], NULL);
         if (!agent->storage[i])
             return gw_fail_errno(-errno, "storage %s", storage->items[i]);
-        if (stat(agent->storage[i], &status) != 0 || !S_ISDIR(status.st_mode))
+        if (!is_uri && (stat(agent->storage[i], &status) != 0 || !S_ISDIR(status.st_mode)))
             return gw_fail(-ENOTDIR, "storage %s is not a folder", storage->items[i]);
         agent->environment.storage[i] = agent->storage[i];
     }
@@ -149,6 +152,8 @@ static int fill_environment(struct agent *agent)
         error = gw_network_parse(trusted->items[i], &environment->trusted[i]);
         environment->trusted_count++;
     }
+    gw_pins_init(&agent->pins, agent->options->pin_limit);
+    environment->pins = &agent->pins;
     environment->credentials = agent->credentials;
     environment->state_dir = agent->state.folder;
     environment->journal = agent->state.journal;
@@ -411,6 +416,7 @@ enum gw_exit gw_agent_run(struct gw_agent_options *options)
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error, not the agent's end */
     error = start(&agent);
     if (error) {
         gw_error_take(error, &failure);

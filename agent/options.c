@@ -176,6 +176,8 @@ int gw_agent_options_set(struct gw_agent_options *options, const char *name, con
         return set_limits(&options->limits, value);
     if (strcmp(name, "keep-partial") == 0)
         return set_keep_partial(options, value);
+    if (strcmp(name, "pin-limit") == 0)
+        return gw_pins_parse(value, &options->pin_limit);
     for (size_t i = 0; i < GW_ARRAY_LENGTH(text_options); i++) {
         char **text, *copy;
 
@@ -267,6 +269,8 @@ void gw_agent_options_merge(struct gw_agent_options *options, struct gw_agent_op
         options->keep_partial_hours = fallback->keep_partial_hours;
         options->has_keep_partial = true;
     }
+    if (!options->pin_limit)
+        options->pin_limit = fallback->pin_limit;
     options->allow_volatile_state |= fallback->allow_volatile_state;
     gw_agent_options_free(fallback);
 }

@@ -15,30 +15,17 @@
 #define SYNC_EVERY_MAX   3600u
 
 static const char *const move_keys[] = {
-    "resume",
-    "sync_every_s",
-    "request",
-    "qmp",
-    "to",
-    "storage",
-    "disks",
-    "nets",
-    "max_pause_ms",
-    "no_throttle",
-    "delete_source",
-    "verify",
-    "tracker",
-    "channels",
-    "congestion",
-    "transport",
-    "credentials",
-    "trusted_networks",
-    NULL,
+    "request",       "qmp",       "to",           "storage",
+    "disks",         "nets",      "max_pause_ms", "no_throttle",
+    "delete_source", "verify",    "tracker",      "channels",
+    "congestion",    "transport", "credentials",  "trusted_networks",
+    "pin_limit",     "resume",    "sync_every_s", NULL,
 };
 
 static const char *const copy_keys[] = {
-    "request", "source",   "source_format", "to",        "target",      "format",           "fixed",
-    "verify",  "channels", "congestion",    "transport", "credentials", "trusted_networks", NULL,
+    "request",   "source",      "source_format",    "to",       "target",
+    "format",    "preallocate", "verify",           "channels", "congestion",
+    "transport", "credentials", "trusted_networks", NULL,
 };
 
 static const char *const credential_keys[] = {"psk", "cert", "key", "ca", "fingerprints", NULL};
@@ -238,6 +225,7 @@ static int parse_move(struct gw_job_request *request)
 {
     struct gw_move_request *move = &request->move;
     json_t *text = request->text;
+    const char *pin_limit = NULL;
     int error = refuse_unknown(text, move_keys);
 
     if (!error)
@@ -271,14 +259,19 @@ static int parse_move(struct gw_job_request *request)
         error = parse_tracker(&move->tracker);
     if (!error)
         error = get_link(text, &move->link);
+    if (!error)
+        error = get_text(text, "pin_limit", &pin_limit);
+    if (!error && pin_limit)
+        error = gw_pins_parse(pin_limit, &move->link.pin_limit);
     request->what = move->qmp_path;
     return error;
 }
 
 static int parse_format(const char *format)
 {
-    if (format && strcmp(format, "raw") != 0 && strcmp(format, "vhdx") != 0)
-        return gw_fail(-EINVAL, "format '%.32s' is neither raw nor vhdx", format);
+    if (format && strcmp(format, "raw") != 0 && strcmp(format, "vhdx") != 0 &&
+        strcmp(format, "qcow2") != 0)
+        return gw_fail(-EINVAL, "format '%.32s' is none of raw, vhdx and qcow2", format);
     return 0;
 }
 
@@ -305,7 +298,7 @@ static int parse_copy(struct gw_job_request *request)
     if (!error)
         error = parse_format(copy->target_format);
     if (!error)
-        error = get_flag(text, "fixed", &copy->is_fixed);
+        error = get_flag(text, "preallocate", &copy->is_fixed);
     if (!error)
         error = get_flag(text, "verify", &copy->verify);
     if (!error)

@@ -38,19 +38,38 @@ json_t *gw_json_text(const char *text)
     return value;
 }
 
+static json_t *paths_of(const struct gw_progress_data *data)
+{
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < data->volume_count; i++) {
+        const struct gw_volume_progress *volume = &data->volumes[i];
+
+        json_array_append_new(list, json_pack("{s:o, s:s, s:I, s:I, s:I, s:I}", "name",
+                                              gw_json_text(volume->name), "path", volume->path,
+                                              "direct_bytes", (json_int_t)volume->direct_bytes,
+                                              "slot_bytes", (json_int_t)volume->slot_bytes,
+                                              "sealed_bytes", (json_int_t)volume->sealed_bytes,
+                                              "copied_bytes", (json_int_t)volume->copied_bytes));
+    }
+    return list;
+}
+
 json_t *gw_snapshot_new(const struct gw_progress_data *data)
 {
-    return json_pack(
-        "{s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:i, s:i, s:o, s:o, s:o, s:o}",
-        "phase", gw_phase_name(data->phase), "round", (int)data->round, "bytes_total",
-        (json_int_t)data->bytes_total, "bytes_done", (json_int_t)data->bytes_done, "bytes_sent",
-        (json_int_t)data->bytes_sent, "bytes_zero", (json_int_t)data->bytes_zero, "rate",
-        (json_int_t)data->rate, "dirty_rate", (json_int_t)data->dirty_rate, "predicted_pause_ms",
-        to_ms(data->predicted_pause_ns), "pause_ms", to_ms(data->pause_ns), "elapsed_ms",
-        to_ms(elapsed_ns(data)), "throttle_percent", (int)data->throttle_percent, "channels",
-        (int)data->channel_count, "state", gw_json_text(data->state), "path",
-        gw_json_text(data->path), "transport", gw_json_text(data->transport), "note",
-        gw_json_text(data->note));
+    return json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:i, s:i, s:o, s:o, "
+                     "s:o, s:o, s:o, s:o}",
+                     "phase", gw_phase_name(data->phase), "round", (int)data->round, "bytes_total",
+                     (json_int_t)data->bytes_total, "bytes_done", (json_int_t)data->bytes_done,
+                     "bytes_sent", (json_int_t)data->bytes_sent, "bytes_zero",
+                     (json_int_t)data->bytes_zero, "rate", (json_int_t)data->rate, "dirty_rate",
+                     (json_int_t)data->dirty_rate, "predicted_pause_ms",
+                     to_ms(data->predicted_pause_ns), "pause_ms", to_ms(data->pause_ns),
+                     "elapsed_ms", to_ms(elapsed_ns(data)), "throttle_percent",
+                     (int)data->throttle_percent, "channels", (int)data->channel_count, "state",
+                     gw_json_text(data->state), "path", gw_json_text(data->path), "transport",
+                     gw_json_text(data->transport), "note", gw_json_text(data->note), "paths",
+                     paths_of(data), "path_note", gw_json_text(data->path_note));
 }
 
 static uint64_t get_count(const json_t *object, const char *key)
@@ -84,6 +103,27 @@ static enum gw_phase get_phase(const json_t *object)
     return GW_PHASE_PLAN;
 }
 
+static void get_paths(const json_t *list, struct gw_progress_data *out)
+{
+    const json_t *item;
+    size_t i;
+
+    json_array_foreach(list, i, item)
+    {
+        struct gw_volume_progress *volume = &out->volumes[out->volume_count];
+
+        if (out->volume_count == GW_VOLUMES_MAX)
+            return;
+        get_text(item, "name", volume->name, sizeof(volume->name));
+        get_text(item, "path", volume->path, sizeof(volume->path));
+        volume->direct_bytes = get_count(item, "direct_bytes");
+        volume->slot_bytes = get_count(item, "slot_bytes");
+        volume->sealed_bytes = get_count(item, "sealed_bytes");
+        volume->copied_bytes = get_count(item, "copied_bytes");
+        out->volume_count++;
+    }
+}
+
 void gw_snapshot_read(const json_t *object, struct gw_progress_data *out)
 {
     uint64_t now = gw_clock_ns(), elapsed = get_ns(object, "elapsed_ms");
@@ -107,4 +147,6 @@ void gw_snapshot_read(const json_t *object, struct gw_progress_data *out)
     get_text(object, "path", out->path, sizeof(out->path));
     get_text(object, "transport", out->transport, sizeof(out->transport));
     get_text(object, "note", out->note, sizeof(out->note));
+    get_text(object, "path_note", out->path_note, sizeof(out->path_note));
+    get_paths(json_object_get(object, "paths"), out);
 }

@@ -62,6 +62,8 @@ static const struct gw_usage_option options[] = {
     {"config", "FILE", "INI file with these names in [agent]"},
     {"limits", "LIST", "most at once: live-out=N,live-in=N,storage-out=N,storage-in=N; 2 each"},
     {"keep-partial", "HOURS", "how long a lost move can be resumed; 24, 0: nothing is kept"},
+    {"pin-limit", "SIZE",
+     "most memory registered for RDMA at once (8G, ...); half of what is free"},
     {"allow-volatile-state", NULL,
      "accept a state folder on tmpfs (tests: a reboot loses the journal)"},
     {"verbose", NULL, "log what goes well, too; twice: each step of a handover"},

@@ -8,6 +8,7 @@
 #include "cli/task.h"
 #include "common/address.h"
 #include "common/error.h"
+#include "engine/volume/nbd.h"
 
 struct copy {
     struct gw_task task;
@@ -22,8 +23,8 @@ static int take(void *context, const char *name, const char *value)
         return gw_task_set_text(&copy->task, "format", value);
     if (strcmp(name, "source-format") == 0)
         return gw_task_set_text(&copy->task, "source_format", value);
-    if (strcmp(name, "fixed") == 0)
-        return gw_task_set_flag(&copy->task, "fixed");
+    if (strcmp(name, "preallocate") == 0)
+        return gw_task_set_flag(&copy->task, "preallocate");
     if (strcmp(name, "port") == 0) {
         copy->port = value;
         return 0;
@@ -32,9 +33,10 @@ static int take(void *context, const char *name, const char *value)
 }
 
 static const struct gw_usage_option options[] = {
-    {"format", "raw|vhdx", "what to write; as the source"},
-    {"source-format", "raw|vhdx", "what the source is; found out from its content"},
-    {"fixed", NULL, "allocate all of the target beforehand"},
+    {"format", "FORMAT", "what to write: raw, vhdx or qcow2; as the source"},
+    {"source-format", "FORMAT",
+     "what the source is: raw, vhdx or qcow2; found out from its content"},
+    {"preallocate", NULL, "take all of the target's space beforehand; a VHDX becomes a fixed one"},
     {"port", "N", "the agent's port on HOST; 13560"},
     GW_TASK_OPTIONS,
 };
@@ -46,10 +48,12 @@ static const struct gw_usage usage = {
         "Copies a disk image that no VM uses: to another host, beneath its agent's storage "
         "folder,\n"
         "or to another path on this one. What is before a ':' is a host when no '/' comes before\n"
-        "it; IPv6 addresses stand in brackets. In this host's agent where one runs (Ctrl-C\n"
-        "detaches), else in the command itself (Ctrl-C cancels).",
+        "it; IPv6 addresses stand in brackets. SOURCE and PATH may be block devices, and NBD\n"
+        "exports: nbd://HOST/NAME, nbd+unix:///NAME?socket=PATH. In this host's agent where one\n"
+        "runs (Ctrl-C detaches), else in the command itself (Ctrl-C cancels).",
     .example = "  godwit copy --psk lab.psk disk.vhdx 10.77.0.2:disk.vhdx\n"
-               "  godwit copy --format raw disk.vhdx disk.raw",
+               "  godwit copy --format raw disk.vhdx disk.raw\n"
+               "  godwit copy 'nbd+unix:///?socket=/run/vm.nbd' 10.77.0.2:vm.raw",
     .options = options,
     .take = take,
 };
@@ -59,12 +63,20 @@ static const char *find_colon(const char *text)
 {
     const char *colon = strchr(text, ':'), *slash = strchr(text, '/');
 
+    if (gw_nbd_is_uri(text))
+        return NULL;
     if (text[0] == '[') {
         const char *close = strchr(text, ']');
 
         return close && close[1] == ':' ? close + 1 : NULL;
     }
     return colon && (!slash || colon < slash) ? colon : NULL;
+}
+
+static int set_place(struct copy *copy, const char *key, const char *text)
+{
+    return gw_nbd_is_uri(text) ? gw_task_set_text(&copy->task, key, text)
+                               : gw_task_set_path(&copy->task, key, text);
 }
 
 static int set_target(struct copy *copy, const char *text)
@@ -74,7 +86,7 @@ static int set_target(struct copy *copy, const char *text)
     int error;
 
     if (!colon)
-        return gw_task_set_path(&copy->task, "target", text);
+        return set_place(copy, "target", text);
     if (colon == text)
         return gw_fail(-EINVAL, "'%s' has no host before the ':'", text);
     error = snprintf(host, sizeof(host), "%.*s%s%s", (int)(colon - text), text,
@@ -98,7 +110,7 @@ static int check(struct copy *copy, int argc, char **argv, int first)
                              "the source '%s' looks like another host's: run the copy there, or "
                              "write ./%s for a file of that name",
                              argv[first], argv[first]);
-    error = gw_task_set_path(&copy->task, "source", argv[first]);
+    error = set_place(copy, "source", argv[first]);
     if (!error)
         error = set_target(copy, argv[first + 1]);
     if (error)

@@ -44,6 +44,8 @@ static int take(void *context, const char *name, const char *value)
         return gw_task_set_number(task, "max_pause_ms", value);
     if (strcmp(name, "sync-every") == 0)
         return gw_task_set_number(task, "sync_every_s", value);
+    if (strcmp(name, "pin-limit") == 0)
+        return gw_task_set_text(task, "pin_limit", value);
     if (strcmp(name, "no-throttle") == 0)
         return gw_task_set_flag(task, "no_throttle");
     if (strcmp(name, "delete-source") == 0)
@@ -61,6 +63,7 @@ static const struct gw_usage_option options[] = {
     {"no-throttle", NULL, "never slow the guest down to make it converge"},
     {"sync-every", "S", "how much of the disks' first pass a resume repeats at most; 10"},
     {"delete-source", NULL, "remove the renamed images here once the VM runs there"},
+    {"pin-limit", "SIZE", "memory registered for RDMA at once (8G, ...); the agent's"},
     {"tracker", "KIND", "how writes to RAM are seen: auto, uffd, softdirty or compare"},
     GW_TASK_OPTIONS,
 };

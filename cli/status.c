@@ -75,6 +75,18 @@ static const char *text_of(const json_t *object, const char *key)
     return text ? text : "";
 }
 
+/* Which way each volume takes. */
+static void print_paths(const struct gw_progress_data *data)
+{
+    char copied[32];
+
+    for (unsigned i = 0; i < data->volume_count; i++)
+        printf("           %s: %s, %s copied here\n", data->volumes[i].name, data->volumes[i].path,
+               gw_size_text(data->volumes[i].copied_bytes, copied, sizeof(copied)));
+    if (data->path_note[0])
+        printf("           %s\n", data->path_note);
+}
+
 static void print_job(const json_t *job, bool shows_ended)
 {
     const char *state = text_of(job, "state"), *peer = text_of(job, "peer");
@@ -99,6 +111,7 @@ static void print_job(const json_t *job, bool shows_ended)
     if (data.state[0] || data.transport[0])
         printf("           %s%s%s\n", data.state, data.state[0] && data.transport[0] ? "; " : "",
                data.transport);
+    print_paths(&data);
     if (data.note[0])
         printf("           %s\n", data.note);
 }

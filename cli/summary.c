@@ -42,9 +42,12 @@ static void print_volumes(const json_t *detail)
     {
         const char *name = json_string_value(json_object_get(item, "name"));
         const char *path = json_string_value(json_object_get(item, "path"));
+        const char *warning = json_string_value(json_object_get(item, "warning"));
 
         if (name && path)
             printf("  %-12s %s\n", name, path);
+        if (warning)
+            printf("  warning      %s\n", warning);
     }
 }
 

@@ -17,7 +17,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/pins.h"
 #include "engine/handover/journal.h"
+#include "engine/volume/volume.h"
 #include "transport/link/transports.h"
 
 enum gw_exit {
@@ -47,8 +49,9 @@ struct gw_environment {
     uint8_t instance_id[GW_ID_SIZE];
     struct gw_network trusted[GW_TRUSTED_MAX];
     unsigned trusted_count;
-    const char
-        *storage[GW_STORAGE_MAX]; /* folders that peers may write beneath; the first is default */
+    /* Folders that peers may write beneath, the first is the default; and URIs of NBD exports that
+     * they may write to. */
+    const char *storage[GW_STORAGE_MAX];
     unsigned storage_count;
     const char *state_dir;        /* journal, sockets of VMs that arrived */
     const char *ram_dir;          /* where RAM files of VMs that arrive are put; NULL: /dev/shm */
@@ -57,6 +60,7 @@ struct gw_environment {
     struct gw_attended *attended; /* which moves this process has in hand; NULL: copies only */
     struct gw_journal *journal;   /* NULL: copies only */
     unsigned keep_partial_hours;  /* how long a lost move can be gone on with; 0: nothing is kept */
+    struct gw_pins *pins;         /* memory registered for devices; lent; NULL: no limit */
     unsigned worker_count;        /* 0: half the CPUs, at most one per channel */
     struct gw_listening
         listen[GW_LISTEN_MAX * GW_TRANSPORTS_MAX]; /* where data channels may dial too */
@@ -79,6 +83,7 @@ struct gw_link_request {
     const char *transports; /* names with commas, best first; NULL: all that work */
     unsigned channels;      /* per rail; 0: 2 */
     const char *congestion; /* TCP_CONGESTION or NULL */
+    uint64_t pin_limit;     /* bytes registered for devices at once; 0: the environment's */
 };
 
 struct gw_move_request {
@@ -99,12 +104,13 @@ struct gw_move_request {
 };
 
 struct gw_copy_request {
-    const char *source_path;
+    const char *source_path;   /* or an NBD URI */
     const char *source_format; /* NULL: probe */
     bool is_remote;
     struct gw_address peer; /* is_remote */
     const char
-        *target_path; /* remote: relative to the peer's storage; a folder or "" keeps the name */
+        *target_path; /* remote: relative to the peer's storage; a folder or "" keeps the name; or
+                         an NBD URI */
     const char *target_format; /* NULL: as the source */
     bool is_fixed;             /* VHDX fixed, raw preallocated */
     bool verify;
@@ -117,6 +123,14 @@ enum gw_phase {
     GW_PHASE_MEMORY,   /* rounds over RAM (and disks) */
     GW_PHASE_HANDOVER, /* from stop on */
     GW_PHASE_ENDED,
+};
+
+/* How a volume's bytes travel, and what this side's processor copied of them on the way. */
+struct gw_volume_progress {
+    char name[GW_VOLUME_NAME_MAX];
+    char path[8]; /* "direct", "slots", "sealed", "none" yet */
+    uint64_t direct_bytes, slot_bytes, sealed_bytes;
+    uint64_t copied_bytes;
 };
 
 /* One snapshot of a migration. */
@@ -135,6 +149,9 @@ struct gw_progress_data {
     char path[32];  /* "direct", "slots", "sealed" */
     char transport[128];
     char note[256]; /* the newest thing a person should know */
+    unsigned volume_count;
+    struct gw_volume_progress volumes[GW_VOLUMES_MAX];
+    char path_note[320]; /* why memory goes through slots that could go directly */
 };
 
 struct gw_progress {

@@ -36,12 +36,12 @@
 
 #define GW_MESSAGE_MAX     4096u      /* bytes in one send */
 #define GW_WRITE_MAX       (4u << 20) /* bytes in one write */
-#define GW_HELLO_MAX       56u        /* private data of a connection request (rdmacm's limit) */
+#define GW_HELLO_MAX       52u        /* of the 56 that rdmacm gives a request; 4 say what it is */
 #define GW_SECRET_MAX      32u /* bytes from the link's key exchange, for back ends that need them */
 #define GW_REASON_MAX      200u  /* text of a refusal, terminator included */
 #define GW_TRANSPORTS_MAX  8u    /* back ends that one process uses beside each other */
 #define GW_CHANNEL_OPS_MAX 1024u /* ops that may be posted and not done on one channel */
-#define GW_WIRE_VERSION    1u    /* spoken before anything else; a mismatch is refused by name */
+#define GW_WIRE_VERSION    2u    /* spoken before anything else; a mismatch is refused by name */
 
 struct gw_transport_ops;
 
@@ -163,6 +163,14 @@ struct gw_channel_info {
 struct gw_transport_ops {
     const char *name;
     bool needs_local_region;
+    /* Writes are placed by a device: registered memory is pinned, untouched pages would be filled
+     * by registering, and the peer can change a region's bytes at any time while its key is good.
+     */
+    bool is_rdma;
+    /* Keys are godwit's own: they cannot be guessed, are not used twice, and only_channel holds.
+     * Without it a key is the device's and good on every channel of its domain; what contains a
+     * peer then is that a domain belongs to one link. */
+    bool has_channel_keys;
 
     int (*open_domain)(struct gw_transport *transport, const struct gw_address *local,
                        struct gw_domain **out);
@@ -194,7 +202,7 @@ struct gw_transport_ops {
 
 /* The back ends that this build has, in order of preference; the last entry is NULL.
  * create makes one ready; -ENODEV with the reason when this host cannot use it. The caller
- * destroys. */
+ * destroys. Those that are modules (transport/module.h) are loaded by their first create. */
 struct gw_transport_maker {
     const char *name;
     int (*create)(struct gw_transport **out);
@@ -238,8 +246,8 @@ int gw_connect(struct gw_transport *transport, const struct gw_connect_options *
  * channel. */
 void gw_close(struct gw_channel *channel);
 
-/* Registers memory, page aligned where access is for RDMA. With only_channel not 0 the key is good
- * on that channel number alone. -ENOMEM names the limit, the need and the mend. */
+/* Registers memory. With only_channel not 0 the key is good on that channel number alone, where the
+ * back end has_channel_keys. -ENOMEM names the limit, the need and the mend. */
 int gw_reg(struct gw_domain *domain, void *memory, uint64_t length, unsigned access,
            uint32_t only_channel, struct gw_region **out);
 /* Ends the key. When it returns no write of the peer is being placed in the memory (a write that

@@ -216,6 +216,8 @@ static const char *take(struct guard *guard, const json_t *message, const char *
         if (guard->phase != STOPPED)
             return "committing without stopped";
         guard->phase = COMMITTING;
+    } else if (strcmp(name, "owner") == 0) {
+        guard->is_guest_paused = json_is_true(json_object_get(message, "is_guest_paused"));
     } else if (strcmp(name, "resumed") == 0) {
         guard->phase = ARMED;
         forget_steps(guard);

@@ -218,6 +218,13 @@ int gw_guard_resumed(struct gw_guard *guard)
     return tell(guard, json_pack("{s:s}", "message", "resumed"), guard->timeout_ms);
 }
 
+int gw_guard_owner(struct gw_guard *guard, bool is_guest_paused)
+{
+    return tell(
+        guard, json_pack("{s:s, s:b}", "message", "owner", "is_guest_paused", (int)is_guest_paused),
+        guard->timeout_ms);
+}
+
 int gw_guard_announce(struct gw_guard *guard, const json_t *undo, unsigned *step)
 {
     json_t *answer = NULL, *copy = json_deep_copy(undo);

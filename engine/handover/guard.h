@@ -52,6 +52,9 @@ int gw_guard_committing(struct gw_guard *guard);
 /* The guest goes on, or this attempt has ended: the undo steps are forgotten. */
 int gw_guard_resumed(struct gw_guard *guard);
 
+/* Whether the guest's owner has it paused: then it is never continued. */
+int gw_guard_owner(struct gw_guard *guard, bool is_guest_paused);
+
 /* Undo of a step that is about to be taken, one of
  *   {"rename": {"from": NEW, "to": OLD}}       as gw_rename_file, so a step never taken is no
  * failure

@@ -44,6 +44,8 @@ struct gw_image {
 /* open: takes over file when it succeeds, and only then. create opens its own. */
 int gw_raw_open(struct gw_image_file *file, bool is_in_use, struct gw_image **out);
 int gw_raw_create(const struct gw_image_create_options *options, struct gw_image **out);
+int gw_vhd_open(struct gw_image_file *file, bool is_in_use, struct gw_image **out);
+int gw_vhd_create(const struct gw_image_create_options *options, struct gw_image **out);
 int gw_vhdx_open(struct gw_image_file *file, bool is_in_use, struct gw_image **out);
 int gw_vhdx_create(const struct gw_image_create_options *options, struct gw_image **out);
 
@@ -53,6 +55,10 @@ int gw_image_chain_open(struct gw_image *image, const struct gw_image_open_optio
 int gw_image_chain_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out);
 int gw_image_chain_locate(struct gw_image *image, uint64_t offset, uint64_t length,
                           struct gw_location *out);
+
+/* The footer of a VHD, for probing: at both ends, of a fixed one at the end only. */
+#define GW_IMAGE_VHD_COOKIE "conectix"
+#define GW_IMAGE_VHD_FOOTER 512u
 
 /* What an unfinished VHDX has in the place of its signature, so that nobody takes it for a raw
  * disk. */

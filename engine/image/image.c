@@ -25,6 +25,7 @@ struct format {
 static const struct format formats[] = {
     {GW_IMAGE_RAW, "raw", gw_raw_open, gw_raw_create},
     {GW_IMAGE_VHDX, "vhdx", gw_vhdx_open, gw_vhdx_create},
+    {GW_IMAGE_VHD, "vhd", gw_vhd_open, gw_vhd_create},
 };
 
 /* Kinds that are not read yet, by their first bytes: copied as raw they would be a disk full of
@@ -33,8 +34,8 @@ static const struct foreign {
     const char *bytes;
     const char *name;
 } foreign_formats[] = {
-    {"QFI\xfb", "qcow2"},       {"conectix", "VHD"}, {"cxsparse", "VHD"},      {"KDMV", "VMDK"},
-    {"<<< ", "VirtualBox VDI"}, {"QED", "QED"},      {"LUKS\xba\xbe", "LUKS"},
+    {"QFI\xfb", "qcow2"}, {"KDMV", "VMDK"},         {"<<< ", "VirtualBox VDI"},
+    {"QED", "QED"},       {"LUKS\xba\xbe", "LUKS"},
 };
 
 #define PROBE_BYTES 64u
@@ -52,11 +53,34 @@ static bool begins_with(const uint8_t *head, const char *bytes)
     return memcmp(head, bytes, strlen(bytes)) == 0;
 }
 
-static bool is_named_vhdx(const char *path)
+static bool is_named(const char *path, const char *ending)
 {
-    size_t length = strlen(path);
+    size_t length = strlen(path), count = strlen(ending);
 
-    return length >= 5 && strcasecmp(path + length - 5, ".vhdx") == 0;
+    return length >= count && strcasecmp(path + length - count, ending) == 0;
+}
+
+/* A dynamic VHD begins with a copy of its footer; a fixed one has it at the end alone, and is taken
+ * for one by a last sector that begins with the cookie. */
+static int probe_vhd(const struct gw_image_file *file, const uint8_t *head, bool *is_vhd)
+{
+    uint8_t tail[sizeof(GW_IMAGE_VHD_COOKIE)] = {0};
+    int rc = 0;
+
+    *is_vhd = begins_with(head, GW_IMAGE_VHD_COOKIE);
+    if (*is_vhd || file->size < 2 * GW_IMAGE_VHD_FOOTER || file->is_block_device)
+        return 0;
+    rc = gw_image_file_read(file, file->size - GW_IMAGE_VHD_FOOTER, tail, sizeof(tail));
+    *is_vhd = rc == 0 && begins_with(tail, GW_IMAGE_VHD_COOKIE);
+    return rc;
+}
+
+static int refuse_name(const struct gw_image_file *file, const char *what)
+{
+    return gw_fail(-EUCLEAN,
+                   "%s is named .%s but has no %s signature: it is damaged, or ask for format raw "
+                   "if it is a plain disk",
+                   file->path, strcmp(what, "VHDX") == 0 ? "vhdx" : "vhd", what);
 }
 
 static int probe_foreign(const struct gw_image_file *file, const uint8_t *head)
@@ -73,6 +97,7 @@ static int probe_foreign(const struct gw_image_file *file, const uint8_t *head)
 static int probe(const struct gw_image_file *file, enum gw_image_format *out)
 {
     uint8_t head[PROBE_BYTES] = {0};
+    bool is_vhd = false;
     int rc = gw_image_file_read(file, 0, head, (size_t)gw_min(sizeof(head), file->size));
 
     if (rc)
@@ -85,16 +110,33 @@ static int probe(const struct gw_image_file *file, enum gw_image_format *out)
         return gw_fail(-EUCLEAN,
                        "%s is a copy that godwit did not finish: delete it and copy again",
                        file->path);
-    if (is_named_vhdx(file->path))
-        return gw_fail(
-            -EUCLEAN,
-            "%s is named .vhdx but does not begin with the VHDX signature: it is damaged, "
-            "or ask for format raw if it is a plain disk",
-            file->path);
-    rc = probe_foreign(file, head);
+    if (is_named(file->path, ".vhdx") || is_named(file->path, ".avhdx"))
+        return refuse_name(file, "VHDX");
+    rc = probe_vhd(file, head, &is_vhd);
+    if (rc == 0 && !is_vhd && (is_named(file->path, ".vhd") || is_named(file->path, ".avhd")))
+        rc = refuse_name(file, "VHD");
+    if (rc == 0 && !is_vhd)
+        rc = probe_foreign(file, head);
     if (rc == 0)
-        *out = GW_IMAGE_RAW;
+        *out = is_vhd ? GW_IMAGE_VHD : GW_IMAGE_RAW;
     return rc;
+}
+
+/* A guest writes what its raw disk begins and ends with. So that it cannot make the disk name
+ * parents, only a file's name or the caller makes a differencing image of it. */
+static int check_claim(const struct gw_image *image, const struct gw_image_open_options *options)
+{
+    static const char *const endings[] = {".vhdx", ".avhdx", ".vhd", ".avhd"};
+
+    if (options->format != GW_IMAGE_PROBE)
+        return 0;
+    for (size_t i = 0; i < GW_ARRAY_LENGTH(endings); i++)
+        if (is_named(options->path, endings[i]))
+            return 0;
+    return gw_fail(-EACCES,
+                   "%s looks like a differencing %s by its content, and not by its name: say which "
+                   "format it has",
+                   options->path, gw_image_format_name(image->info.format));
 }
 
 int gw_image_open(const struct gw_image_open_options *options, struct gw_image **out)
@@ -119,8 +161,11 @@ int gw_image_open(const struct gw_image_open_options *options, struct gw_image *
         gw_image_file_close(&file);
         return rc;
     }
-    if (image->link && !options->is_alone)
-        rc = gw_image_chain_open(image, options);
+    if (image->link && !options->is_alone) {
+        rc = check_claim(image, options);
+        if (rc == 0)
+            rc = gw_image_chain_open(image, options);
+    }
     if (rc)
         gw_image_close(image);
     else
@@ -288,7 +333,7 @@ int gw_image_format_parse(const char *name, enum gw_image_format *out)
             *out = formats[i].id;
             return 0;
         }
-    return gw_fail(-EINVAL, "there is no image format '%s': use raw or vhdx", name);
+    return gw_fail(-EINVAL, "there is no image format '%s': use raw, vhdx or vhd", name);
 }
 
 void gw_image_location_set(const struct gw_image *image, uint64_t file_offset, uint64_t length,

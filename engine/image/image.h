@@ -31,15 +31,15 @@
 #define GW_IMAGE_CHAIN_MAX        64u /* files of a chain */
 #define GW_IMAGE_CHAIN_MEMORY_MAX (512u << 20)
 
-enum gw_image_format { GW_IMAGE_PROBE, GW_IMAGE_RAW, GW_IMAGE_VHDX };
+enum gw_image_format { GW_IMAGE_PROBE, GW_IMAGE_RAW, GW_IMAGE_VHDX, GW_IMAGE_VHD };
 
 struct gw_image_info {
     enum gw_image_format format;
-    bool is_fixed;        /* VHDX: all blocks allocated */
+    bool is_fixed;        /* VHDX, VHD: all blocks allocated */
     bool is_block_device; /* raw */
     uint64_t virtual_size;
     uint64_t file_size;
-    uint32_t block_size;          /* VHDX payload block; 0 for raw */
+    uint32_t block_size;          /* VHDX and dynamic VHD; else 0 */
     uint32_t logical_sector_size; /* 512 or 4096 */
     uint32_t physical_sector_size;
     uint32_t memory_alignment; /* what O_DIRECT asks of buffers (statx DIOALIGN), at least 512 */
@@ -52,7 +52,7 @@ struct gw_image_info {
 
 struct gw_image_open_options {
     const char *path;
-    enum gw_image_format format; /* GW_IMAGE_PROBE: by content (VHDX signature, else raw) */
+    enum gw_image_format format; /* GW_IMAGE_PROBE: by content, else raw */
     /* The image is open in QEMU, which writes it meanwhile: no lock is taken, changes are no error,
      * and gw_image_refresh follows the growing tables. Otherwise the image locks that QEMU takes
      * are respected (-EBUSY) and held. */
@@ -131,7 +131,7 @@ int gw_image_finish(struct gw_image *image);
  * what. */
 int gw_image_unchanged(struct gw_image *image);
 
-const char *gw_image_format_name(enum gw_image_format format); /* "raw", "vhdx" */
+const char *gw_image_format_name(enum gw_image_format format); /* "raw", "vhdx", "vhd" */
 int gw_image_format_parse(const char *name, enum gw_image_format *out);
 
 #endif

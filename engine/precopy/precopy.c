@@ -18,6 +18,7 @@
 #define SHORT_SHARE       16u
 #define SHORTENING_ROUNDS 4u
 /* Disk rounds before memory begins: what is left then goes with the rounds of memory. */
+#define ALL_KINDS        (~0u)
 #define DISK_ROUNDS_MAX  4u
 #define SMALL_DISK_ROUND (64u << 20)
 /* Bytes per second, until a round has measured it: a first pass may have found nothing but holes.
@@ -84,16 +85,18 @@ void gw_precopy_get(const struct gw_precopy *precopy, struct gw_precopy_report *
     *out = precopy->report;
 }
 
+static uint64_t dirty_bytes_of(const struct member *member)
+{
+    return gw_min(gw_bitmap_count(&member->dirty) * member->volume->granularity,
+                  member->volume->size);
+}
+
 static uint64_t dirty_bytes(const struct gw_precopy *precopy)
 {
     uint64_t bytes = 0;
 
-    for (unsigned i = 0; i < precopy->count; i++) {
-        const struct member *member = &precopy->members[i];
-
-        bytes += gw_min(gw_bitmap_count(&member->dirty) * member->volume->granularity,
-                        member->volume->size);
-    }
+    for (unsigned i = 0; i < precopy->count; i++)
+        bytes += dirty_bytes_of(&precopy->members[i]);
     return bytes;
 }
 
@@ -113,12 +116,11 @@ static void predict(struct gw_precopy *precopy)
 }
 
 /* Reads the dirty maps of every copied volume, with the guest stopped when that is needed. */
-static int collect(struct gw_precopy *precopy, bool is_stopped)
+static int collect(struct gw_precopy *precopy)
 {
     const struct gw_precopy_hooks *hooks = precopy->options.hooks;
     void *context = precopy->options.context;
-    bool stop = !is_stopped && !precopy->options.is_paused &&
-                (precopy->options.needs_barriers || precopy->options.needs_stop);
+    bool stop = precopy->options.needs_barriers || precopy->options.needs_stop;
     uint64_t now;
     int error = stop ? hooks->stop(context) : 0, cont_error = 0;
 
@@ -163,8 +165,8 @@ static int run(struct gw_precopy *precopy, struct gw_round *round)
     return 0;
 }
 
-/* One round over the dirty maps, which are clear afterwards. */
-static int run_dirty(struct gw_precopy *precopy, bool is_still)
+/* One round over the dirty maps of these kinds, which are clear afterwards. */
+static int run_dirty(struct gw_precopy *precopy, unsigned kinds, bool is_still)
 {
     struct gw_round *round;
     int error = gw_round_new(&round);
@@ -176,7 +178,7 @@ static int run_dirty(struct gw_precopy *precopy, bool is_still)
     for (unsigned i = 0; !error && i < precopy->count; i++) {
         struct member *member = &precopy->members[i];
 
-        if (member->is_copied)
+        if (member->is_copied && (kinds >> member->volume->kind & 1))
             error = gw_round_add(round, member->index, member->volume, &member->dirty);
     }
     precopy->report.round++;
@@ -185,7 +187,8 @@ static int run_dirty(struct gw_precopy *precopy, bool is_still)
         error = run(precopy, round);
     gw_round_free(round);
     for (unsigned i = 0; !error && i < precopy->count; i++)
-        gw_bitmap_clear_all(&precopy->members[i].dirty);
+        if (kinds >> precopy->members[i].volume->kind & 1)
+            gw_bitmap_clear_all(&precopy->members[i].dirty);
     return error;
 }
 
@@ -280,7 +283,7 @@ int gw_precopy_first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind)
     uint64_t before = UINT64_MAX;
     int error = 0;
 
-    if (!precopy->options.is_paused && precopy->options.needs_barriers) {
+    if (precopy->options.needs_barriers) {
         /* Drains what was pinned before the trackers were armed. */
         error = hooks->stop(precopy->options.context);
         if (!error)
@@ -294,12 +297,12 @@ int gw_precopy_first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind)
     for (unsigned i = 0; !error && i < DISK_ROUNDS_MAX; i++) {
         error = hooks->sync(precopy->options.context);
         if (!error)
-            error = collect(precopy, false);
+            error = collect(precopy);
         if (error || precopy->report.dirty_bytes <= SMALL_DISK_ROUND ||
             precopy->report.dirty_bytes > before / 100 * PROGRESS_PERCENT)
             break;
         before = precopy->report.dirty_bytes;
-        error = run_dirty(precopy, false);
+        error = run_dirty(precopy, ALL_KINDS, false);
     }
     return error;
 }
@@ -309,8 +312,7 @@ static int push_back(struct gw_precopy *precopy)
 {
     struct gw_precopy_report *report = &precopy->report;
 
-    if (precopy->options.no_throttle || precopy->options.is_paused ||
-        report->throttle_percent >= GW_THROTTLE_MAX_PERCENT) {
+    if (precopy->options.no_throttle || report->throttle_percent >= GW_THROTTLE_MAX_PERCENT) {
         report->is_stuck = true;
         return 0;
     }
@@ -326,7 +328,7 @@ static bool can_be_shorter(const struct gw_precopy *precopy, uint64_t before, un
     uint64_t fixed = precopy->options.fixed_pause_ns;
     uint64_t allowed = precopy->options.max_pause_ns - gw_min(fixed, precopy->options.max_pause_ns);
 
-    return !precopy->options.is_paused && rounds < SHORTENING_ROUNDS &&
+    return rounds < SHORTENING_ROUNDS &&
            report->predicted_pause_ns - fixed > allowed / SHORT_SHARE &&
            report->dirty_bytes <= before / 100 * PROGRESS_PERCENT;
 }
@@ -337,7 +339,7 @@ int gw_precopy_converge(struct gw_precopy *precopy)
     unsigned rounds = 0;
 
     for (;;) {
-        int error = collect(precopy, false);
+        int error = collect(precopy);
 
         if (error)
             return error;
@@ -353,7 +355,7 @@ int gw_precopy_converge(struct gw_precopy *precopy)
             error = push_back(precopy);
         }
         if (!error)
-            error = run_dirty(precopy, false);
+            error = run_dirty(precopy, ALL_KINDS, false);
         if (!error)
             error = precopy->options.hooks->sync(precopy->options.context);
         if (error)
@@ -361,13 +363,31 @@ int gw_precopy_converge(struct gw_precopy *precopy)
     }
 }
 
-int gw_precopy_last_round(struct gw_precopy *precopy, uint64_t *last_bytes)
+int gw_precopy_last_collect(struct gw_precopy *precopy, enum gw_volume_kind kind)
 {
-    int error = collect(precopy, true);
+    int error = 0;
 
+    for (unsigned i = 0; !error && i < precopy->count; i++) {
+        struct member *member = &precopy->members[i];
+
+        if (member->is_copied && member->volume->kind == kind)
+            error = member->volume->ops->collect(member->volume, &member->dirty);
+    }
+    return error;
+}
+
+int gw_precopy_last_send(struct gw_precopy *precopy, enum gw_volume_kind kind, uint64_t *last_bytes)
+{
+    int error;
+
+    precopy->report.dirty_bytes = 0;
+    for (unsigned i = 0; i < precopy->count; i++)
+        if (precopy->members[i].volume->kind == kind)
+            precopy->report.dirty_bytes += dirty_bytes_of(&precopy->members[i]);
+    if (precopy->report.dirty_bytes == 0)
+        return 0;
+    error = run_dirty(precopy, 1u << kind, true);
     if (!error)
-        error = run_dirty(precopy, true);
-    if (!error)
-        *last_bytes = precopy->round_bytes;
+        *last_bytes += precopy->round_bytes;
     return error;
 }

@@ -47,6 +47,7 @@ struct gw_precopy_hooks {
     /* The disks of the target are made durable, so that the last sync is short. Everything that was
      * collected has been sent when it is called. */
     int (*sync)(void *context);
+    /* Of a guest that its owner has paused they do nothing. */
     int (*stop)(void *context);
     int (*cont)(void *context);
     /* The guest runs (100 - percent) of the time from now on; 0 takes it off. */
@@ -61,7 +62,6 @@ struct gw_precopy_options {
     uint64_t fixed_pause_ns; /* what the handover takes besides the last copy: an estimate */
     bool needs_barriers;     /* a disk does direct I/O */
     bool needs_stop;         /* a tracker is exact only while the guest is stopped */
-    bool is_paused;          /* the VM is paused by its owner and stays so */
     bool no_throttle;
     uint64_t
         sync_interval_ns; /* the first pass over the disks is synced this often; 0: at its end */
@@ -84,8 +84,12 @@ uint64_t gw_precopy_copied(const struct gw_precopy *precopy, uint16_t index);
 int gw_precopy_first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind);
 /* Rounds over everything until the predicted pause fits, and a few more while they shorten it. */
 int gw_precopy_converge(struct gw_precopy *precopy);
-/* The guest is stopped: the last round, with digests. Returns its bytes in *last_bytes. */
-int gw_precopy_last_round(struct gw_precopy *precopy, uint64_t *last_bytes);
+/* The guest is stopped. The last round, in two halves, one after the other for each kind: what became
+ * dirty is collected, then sent, with digests; its bytes are added to *last_bytes. The two kinds'
+ * collections may run in two threads, and one kind's beside the other's sending. */
+int gw_precopy_last_collect(struct gw_precopy *precopy, enum gw_volume_kind kind);
+int gw_precopy_last_send(struct gw_precopy *precopy, enum gw_volume_kind kind,
+                         uint64_t *last_bytes);
 void gw_precopy_get(const struct gw_precopy *precopy, struct gw_precopy_report *out);
 
 #endif

@@ -10,48 +10,48 @@
 #include "common/checked.h"
 #include "common/clock.h"
 #include "engine/session/local.h"
-#include "engine/session/offer.h"
 #include "engine/session/source.h"
-#include "engine/volume/disk.h"
-
-static int target_format(const struct gw_copy_request *request, enum gw_image_format source,
-                         enum gw_image_format *out)
-{
-    *out = source;
-    return request->target_format ? gw_image_format_parse(request->target_format, out) : 0;
-}
+#include "engine/session/space.h"
+#include "engine/volume/nbd.h"
 
 /* What the new image is to be, from the old one and the request. */
-static int describe(const struct gw_copy_request *request, struct gw_source_volume *volume,
+static int describe(const struct gw_copy_request *request, const struct gw_endpoint *source,
                     struct gw_offered_volume *out)
 {
-    const struct gw_image_info *info = gw_disk_source_info(volume);
+    const struct gw_image_info *info = &source->info;
     char copy[PATH_MAX];
-    int error;
+    int error = 0;
 
     *out = (struct gw_offered_volume){
         .kind = GW_VOLUME_DISK,
-        .size = volume->size,
-        .data_bytes = gw_source_data_bytes(volume),
+        .size = source->volume->size,
+        .data_bytes = gw_source_data_bytes(source->volume),
+        .format = source->foreign[0] ? GW_IMAGE_PROBE : info->format,
         .is_fixed = request->is_fixed || info->is_fixed,
         .block_size = info->block_size,
         .logical_sector_size = info->logical_sector_size,
         .physical_sector_size = info->physical_sector_size,
     };
-    snprintf(out->name, sizeof(out->name), "%s", volume->name);
-    snprintf(copy, sizeof(copy), "%s", request->source_path);
+    memcpy(out->foreign, source->foreign, sizeof(out->foreign));
+    snprintf(out->name, sizeof(out->name), "%s", source->volume->name);
+    snprintf(copy, sizeof(copy), "%s",
+             gw_nbd_is_uri(request->source_path) ? "disk.raw" : request->source_path);
     if (snprintf(out->file_name, sizeof(out->file_name), "%s", basename(copy)) >=
             (int)sizeof(out->file_name) ||
         snprintf(out->target, sizeof(out->target), "%s",
                  request->target_path ? request->target_path : "") >= (int)sizeof(out->target))
         return gw_fail(-ENAMETOOLONG, "'%s' is too long a name", request->source_path);
-    error = target_format(request, info->format, &out->format);
+    if (request->target_format)
+        error = gw_offer_set_format(request->target_format, out);
+    else if (gw_nbd_is_uri(out->target))
+        error = gw_offer_set_format("raw", out);
     if (error)
         return error;
-    /* A VHDX keeps its identity; what becomes one gets a new one. */
+    /* A VHDX keeps its identity; what becomes one gets a new one. Blocks are the format's own. */
     out->has_disk_id = info->format == GW_IMAGE_VHDX && out->format == GW_IMAGE_VHDX;
     memcpy(out->disk_id, info->disk_id, sizeof(out->disk_id));
-    if (out->format != GW_IMAGE_VHDX)
+    if (strcmp(gw_offer_format(out),
+               source->foreign[0] ? source->foreign : gw_image_format_name(info->format)) != 0)
         out->block_size = 0;
     return 0;
 }
@@ -106,6 +106,7 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
         return error;
     }
     json_object_set(out->detail, "volumes", json_object_get(reply, "volumes"));
+    gw_offer_note_warnings(json_object_get(reply, "volumes"), source->progress);
     error = gw_source_open_channels(source, reply);
     json_decref(reply);
     if (error)
@@ -132,20 +133,20 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
 }
 
 static int copy_remote(const struct gw_environment *environment,
-                       const struct gw_copy_request *request, struct gw_source_volume *volume,
+                       const struct gw_copy_request *request, const struct gw_endpoint *from,
                        struct gw_progress *progress, struct gw_outcome *out)
 {
     struct gw_offered_volume offered;
     struct gw_source *source;
     struct gw_error cause;
-    int error = describe(request, volume, &offered);
+    int error = describe(request, from, &offered);
 
     if (error)
         return error;
     error = gw_source_connect(environment, &request->peer, &request->link, progress, &source);
     if (error)
         return error;
-    error = send_copy(source, request, volume, &offered, out);
+    error = send_copy(source, request, from->volume, &offered, out);
     gw_error_take(error, &cause);
     /* Closing may leave messages of its own; the cause is what counts. */
     gw_source_close(source);
@@ -158,7 +159,10 @@ static int local_path(const struct gw_copy_request *request,
     char *resolved = realpath(request->target_path, NULL);
     size_t length = strlen(request->target_path);
     bool is_folder = length > 0 && request->target_path[length - 1] == '/';
+    char name[256];
 
+    if (gw_nbd_is_uri(request->target_path))
+        is_folder = false;
     if (resolved && !is_folder) {
         char probe[PATH_MAX];
 
@@ -168,46 +172,37 @@ static int local_path(const struct gw_copy_request *request,
         is_folder = resolved != NULL;
     }
     free(resolved);
-    length = (size_t)snprintf(out, PATH_MAX, is_folder ? "%s/%s" : "%s", request->target_path,
-                              offered->file_name);
+    gw_endpoint_name(offered, name, sizeof(name));
+    length =
+        (size_t)snprintf(out, PATH_MAX, is_folder ? "%s/%s" : "%s", request->target_path, name);
     return length < PATH_MAX
                ? 0
                : gw_fail(-ENAMETOOLONG, "'%s' is too long a name", request->target_path);
 }
 
-static int copy_local(const struct gw_environment *environment,
-                      const struct gw_copy_request *request, struct gw_source_volume *volume,
+static int copy_local(const struct gw_copy_request *request, const struct gw_endpoint *source,
                       struct gw_progress *progress, struct gw_outcome *out)
 {
     struct gw_offered_volume offered;
-    struct gw_disk_target_options options;
-    char path[PATH_MAX], epoch[2 * GW_ID_SIZE + 1];
-    uint8_t id[GW_ID_SIZE];
-    int error = describe(request, volume, &offered);
+    struct gw_local_options options = {.offered = &offered, .verify = request->verify};
+    char path[PATH_MAX], warning[GW_SPACE_WARNING_MAX] = "";
+    struct gw_space space = {0};
+    json_t *volumes;
+    int error = describe(request, source, &offered);
 
     if (!error)
-        error = gw_id_random(id);
-    if (!error)
         error = local_path(request, &offered, path);
+    if (!error && !gw_nbd_is_uri(path))
+        error = gw_space_add(&space, &offered, path, warning);
     if (error)
         return error;
-    gw_id_format(id, epoch);
-    options = (struct gw_disk_target_options){
-        .name = offered.name,
-        .path = path,
-        .epoch = epoch,
-        .format = offered.format,
-        .is_fixed = offered.is_fixed,
-        .size = offered.size,
-        .block_size = offered.block_size,
-        .logical_sector_size = offered.logical_sector_size,
-        .physical_sector_size = offered.physical_sector_size,
-        .disk_id = offered.has_disk_id ? offered.disk_id : NULL,
-    };
-    begin_phase(progress, gw_source_data_bytes(volume));
-    json_object_set_new(out->detail, "volumes",
-                        json_pack("[{s:s,s:s}]", "name", offered.name, "path", path));
-    return gw_local_copy(volume, &options, request->verify, progress, out->detail);
+    options.path = path;
+    begin_phase(progress, offered.data_bytes);
+    volumes = json_pack("[{s:s,s:s,s:s*}]", "name", offered.name, "path", path, "warning",
+                        warning[0] ? warning : NULL);
+    json_object_set_new(out->detail, "volumes", volumes);
+    gw_offer_note_warnings(volumes, progress);
+    return gw_local_copy(source->volume, &options, progress, out->detail);
 }
 
 static enum gw_exit exit_code_of(int error)
@@ -228,20 +223,16 @@ static enum gw_exit exit_code_of(int error)
 int gw_copy_run(const struct gw_environment *environment, const struct gw_copy_request *request,
                 struct gw_progress *progress, struct gw_outcome *out)
 {
-    struct gw_disk_source_options options = {.name = "disk", .path = request->source_path};
-    struct gw_source_volume *volume = NULL;
-    int error = 0;
+    struct gw_endpoint source;
+    int error;
 
     out->detail = json_object();
     out->exit_code = GW_EXIT_FAILED;
-    if (request->source_format)
-        error = gw_image_format_parse(request->source_format, &options.format);
-    if (!error)
-        error = gw_disk_source_open(&options, &volume);
+    error = gw_endpoint_open(request->source_path, request->source_format, &source);
     if (!error) {
-        error = request->is_remote ? copy_remote(environment, request, volume, progress, out)
-                                   : copy_local(environment, request, volume, progress, out);
-        volume->ops->close(volume);
+        error = request->is_remote ? copy_remote(environment, request, &source, progress, out)
+                                   : copy_local(request, &source, progress, out);
+        source.volume->ops->close(source.volume);
     }
     pthread_mutex_lock(&progress->lock);
     progress->data.phase = GW_PHASE_ENDED;

@@ -203,7 +203,7 @@ static int dial_rail(struct gw_link *link, struct gw_way *way, struct gw_way_rai
     if (!error)
         error = gw_worker_poller(worker, way->transport, &options.channel.poller);
     if (!error)
-        error = gw_sender_prepare(sender, worker, &lane);
+        error = gw_sender_prepare(sender, worker, rail->domain, &lane);
     if (error)
         return error;
     options.channel.domain = rail->domain;

@@ -12,6 +12,7 @@
 #include "common/fault.h"
 #include "common/clock.h"
 #include "common/memory.h"
+#include "engine/session/message.h"
 #include "engine/session/verify.h"
 #include "engine/volume/location.h"
 #include "engine/worker/record.h"
@@ -43,7 +44,9 @@ static int write_piece(struct local *local, uint64_t offset, const uint8_t *byte
         if (error)
             return error;
         to.length = gw_min(to.length, length - moved);
-        error = gw_location_write(&to, bytes + moved);
+        error = to.where == GW_BY_CALL
+                    ? target->ops->write(target, offset + moved, bytes + moved, to.length)
+                    : gw_location_write(&to, bytes + moved);
         if (error)
             return error;
     }
@@ -70,7 +73,9 @@ static int move_piece(struct local *local, const struct gw_piece *piece, uint8_t
         } else if (from.where == GW_IN_MEMORY) {
             error = write_piece(local, offset, from.memory, from.length);
         } else {
-            error = gw_location_read(&from, buffer);
+            error = from.where == GW_BY_CALL
+                        ? source->ops->read(source, offset, buffer, from.length)
+                        : gw_location_read(&from, buffer);
             if (!error)
                 error = write_piece(local, offset, buffer, from.length);
         }
@@ -172,24 +177,30 @@ static int run_threads(struct local *local)
     return local->error.code ? gw_error_raise(&local->error) : 0;
 }
 
-static int compare(struct gw_source_volume *volume, const struct gw_disk_target_options *options)
+static int compare(struct gw_source_volume *volume, const struct gw_local_options *options)
 {
     uint8_t source[GW_VERIFY_SIZE], target[GW_VERIFY_SIZE];
     int error = gw_verify_source(volume, source);
 
     if (!error)
-        error = gw_verify_image(options->path, options->format, target);
+        error = gw_endpoint_digest(options->path, gw_offer_format(options->offered), volume->size,
+                                   target);
     if (error || memcmp(source, target, GW_VERIFY_SIZE) == 0)
         return error;
     return gw_fail(-EBADMSG, "%s: what was written differs from the source", options->path);
 }
 
-int gw_local_copy(struct gw_source_volume *volume, const struct gw_disk_target_options *options,
-                  bool verify, struct gw_progress *progress, json_t *detail)
+int gw_local_copy(struct gw_source_volume *volume, const struct gw_local_options *options,
+                  struct gw_progress *progress, json_t *detail)
 {
     struct local local = {.source = volume, .progress = progress};
-    int error = gw_disk_target_create(options, &local.target);
+    char epoch[2 * GW_ID_SIZE + 1];
+    uint8_t id[GW_ID_SIZE];
+    int error = gw_id_random(id);
 
+    gw_id_format(id, epoch);
+    if (!error)
+        error = gw_endpoint_make(options->offered, options->path, epoch, &local.target);
     if (error)
         return error;
     pthread_mutex_init(&local.lock, NULL);
@@ -202,7 +213,7 @@ int gw_local_copy(struct gw_source_volume *volume, const struct gw_disk_target_o
         error = volume->ops->unchanged(volume);
     if (!error)
         error = local.target->ops->finish(local.target);
-    if (!error && verify)
+    if (!error && options->verify)
         error = compare(volume, options);
     if (error)
         local.target->ops->abort(local.target);

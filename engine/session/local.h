@@ -9,9 +9,16 @@
 #define GODWIT_ENGINE_SESSION_LOCAL_H
 
 #include "engine/migration.h"
-#include "engine/volume/disk.h"
+#include "engine/session/endpoint.h"
 
-int gw_local_copy(struct gw_source_volume *volume, const struct gw_disk_target_options *options,
-                  bool verify, struct gw_progress *progress, json_t *detail);
+/* To path (or an NBD export's URI), as offered says. */
+struct gw_local_options {
+    const struct gw_offered_volume *offered;
+    const char *path;
+    bool verify;
+};
+
+int gw_local_copy(struct gw_source_volume *volume, const struct gw_local_options *options,
+                  struct gw_progress *progress, json_t *detail);
 
 #endif

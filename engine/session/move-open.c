@@ -66,6 +66,9 @@ int gw_move_describe(struct gw_move *move)
 {
     int error = gw_qmp_open(move->request->qmp_path, &move->qmp);
 
+    /* First, so that nothing which happens from here on is missed. */
+    if (!error)
+        error = gw_vm_watch_open(move->qmp, true, &move->watch);
     if (!error)
         error = gw_source_steps_hold(move->qmp, &move->steps.pid_fd);
     move->steps.qmp = move->qmp;
@@ -75,6 +78,8 @@ int gw_move_describe(struct gw_move *move)
         error = gw_vm_describe(move->qmp, &move->reasons, &move->vm);
     if (error)
         return error;
+    move->watch.is_running = move->vm->is_running;
+    move->is_told_paused = !move->vm->is_running;
     check_disks(move);
     check_mappers(move);
     error = gw_plan_source(move->qmp, move->vm, &move->reasons);
@@ -191,6 +196,7 @@ int gw_move_offer(struct gw_move *move)
     if (error)
         return error;
     json_object_set(move->out->detail, "volumes", json_object_get(reply, "volumes"));
+    gw_offer_note_warnings(json_object_get(reply, "volumes"), move->progress);
     json_object_set(move->out->detail, "target", json_object_get(reply, "target"));
     error = gw_move_take_kept(move, reply);
     if (!error)
@@ -213,7 +219,7 @@ static int settle(void *context)
     struct gw_move *move = context;
     int error;
 
-    if (move->is_stopped)
+    if (move->watch.is_held)
         return 0;
     error = gw_move_stop(move);
     return error ? error : gw_move_cont(move);
@@ -271,7 +277,12 @@ static int open_memory(struct gw_move *move, const struct gw_vm_memory *memory)
 
     if (!error && move->request->tracker)
         error = gw_tracker_kind_parse(move->request->tracker, &options.tracker);
-    return error ? error : gw_ram_source_open(&options, &move->volumes[move->volume_count++]);
+    if (!error)
+        error = gw_ram_source_open(&options, &move->volumes[move->volume_count]);
+    if (error)
+        return error;
+    move->volumes[move->volume_count++]->is_punched = gw_plan_punches_memory(move->vm);
+    return 0;
 }
 
 static json_t *make_detail(struct gw_move *move)
@@ -356,6 +367,7 @@ void gw_move_close(struct gw_move *move)
     if (move->socket_dir[0])
         gw_folder_remove(move->socket_dir);
     gw_vm_free(move->vm);
+    gw_vm_watch_close(&move->watch);
     gw_qmp_close(move->qmp);
     gw_move_close_partial(move);
     if (move->steps.pid_fd >= 0)

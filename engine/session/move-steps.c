@@ -2,13 +2,11 @@
 /* The steps of the source's handover. Which comes when is the state machine's. */
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -16,9 +14,9 @@
 #include "engine/handover/renames.h"
 #include "engine/session/move.h"
 
-#define STATE_TIMEOUT_MS 10000
-#define END_TIMEOUT_MS   10000
-#define STATE_PIECE      (256u << 10)
+#define END_TIMEOUT_MS      10000
+#define STATE_PIECE         (256u << 10)
+#define COMPARE_INTERVAL_NS (1 * GW_NS_PER_S)
 
 /* ---- from the journal's detail ---- */
 
@@ -152,11 +150,8 @@ static int check_vmm(struct gw_source_steps *steps)
     char state[32];
     int error = gw_vm_status(steps->qmp, state, sizeof(state));
 
-    if (error)
-        return error;
-    if (strcmp(state, "running") == 0)
-        return gw_fail(-EBUSY, "somebody continued the VM in the middle of the handover");
-    return 0;
+    /* Its disks are looked at before this: one that runs, runs on its own. */
+    return error;
 }
 
 int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action action)
@@ -205,105 +200,207 @@ int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action a
 
 int gw_move_stop(struct gw_move *move)
 {
-    bool was_running;
     int error;
 
-    if (move->is_stopped || !move->vm->is_running)
+    if (move->watch.is_held || !move->watch.is_running)
         return 0;
     error = gw_guard_stopped(move->guard);
-    if (error)
-        return error;
-    was_running = true;
-    error = gw_vm_stop(move->qmp, &was_running);
-    /* A stop that failed may have stopped the guest all the same, or may yet. */
-    move->is_stopped = was_running;
-    if (error || was_running)
-        return error;
-    return gw_fail(-EBUSY, "somebody paused the VM during the move");
+    if (!error)
+        error = gw_vm_watch_stop(&move->watch, false);
+    /* Its owner was faster: it is not for the guard to continue it. */
+    return error || move->watch.is_held ? error : gw_guard_resumed(move->guard);
 }
 
 int gw_move_cont(struct gw_move *move)
 {
     int error;
 
-    if (!move->is_stopped || !move->vm->is_running)
+    if (!move->watch.is_held)
         return 0;
-    error = gw_vm_cont(move->qmp);
-    if (error)
+    error = gw_vm_watch_cont(&move->watch);
+    return error ? error : gw_guard_resumed(move->guard);
+}
+
+int gw_move_look(struct gw_move *move)
+{
+    uint64_t now = gw_clock_ns();
+    int error = gw_vm_watch_look(&move->watch);
+
+    /* No event tells that a disk has grown or that a device was plugged in. */
+    if (error || now - move->compared_ns < COMPARE_INTERVAL_NS)
         return error;
-    move->is_stopped = false;
-    return gw_guard_resumed(move->guard);
+    move->compared_ns = now;
+    return gw_vm_watch_compare(&move->watch);
+}
+
+int gw_move_settle_owner(struct gw_move *move)
+{
+    bool is_paused = !move->watch.is_running;
+    int error;
+
+    if (is_paused == move->is_told_paused)
+        return 0;
+    move->switchover.machine.is_guest_paused = is_paused;
+    json_object_set_new(move->steps.detail, "paused", json_boolean(is_paused));
+    error = gw_guard_owner(move->guard, is_paused);
+    if (!error)
+        error = gw_message_send(move->source->control,
+                                json_pack("{s:s,s:b}", "type", "owner", "paused", is_paused));
+    move->is_told_paused = is_paused;
+    return error;
 }
 
 /* Last of an undo that has no CONT of its own: the guard is not told of a guest that runs while a
  * barrier or the throttle has it stopped. */
 static int let_go(struct gw_move *move)
 {
-    if (move->is_stopped && move->vm->is_running &&
-        move->switchover.machine.state == GW_HANDOVER_UNDOING) {
+    if (move->watch.is_held && move->switchover.machine.state == GW_HANDOVER_UNDOING) {
         int error = gw_vm_cont(move->qmp);
 
         if (error)
             return error;
-        move->is_stopped = false;
+        move->watch.is_held = false;
     }
     return gw_source_steps_act(&move->steps, GW_ACT_TELL_GUARD_RESUMED);
 }
 
 static int stop_guest(struct gw_move *move)
 {
-    bool was_running;
+    bool was_paused = move->is_told_paused;
+    int error;
 
     move->stopped_ns = gw_clock_ns();
-    if (move->is_stopped) /* by the throttle, just now */
-        return 0;
-    move->is_stopped = true;
-    return gw_vm_stop(move->qmp, &was_running);
+    if (move->watch.is_held) { /* by the throttle, just now */
+        move->watch.is_last = true;
+        error = gw_vm_watch_look(&move->watch);
+    } else {
+        error = gw_vm_watch_stop(&move->watch, true);
+    }
+    if (!error)
+        error = gw_move_settle_owner(move);
+    /* The target's QEMU gets ready for the device state meanwhile. */
+    if (!error)
+        error = gw_message_send_type(move->source->control, "stopping");
+    if (!error)
+        error = gw_vm_watch_compare(&move->watch);
+    /* Its owner paused it at the last moment: a restart must not continue it. */
+    if (!error && was_paused != move->is_told_paused)
+        error = gw_switchover_record(&move->switchover, GW_ACT_JOURNAL_COPYING);
+    return error;
+}
+
+/* The last pages, while QEMU's part goes on beside; then the last extents, once their map is known. */
+static int copy_rest(struct gw_move *move)
+{
+    uint64_t began = gw_clock_ns(), middle;
+    int error = gw_precopy_last_collect(move->precopy, GW_VOLUME_RAM);
+
+    move->last_bytes = 0;
+    if (!error)
+        error = gw_precopy_last_send(move->precopy, GW_VOLUME_RAM, &move->last_bytes);
+    middle = gw_clock_ns();
+    move->pages_ns = middle - began;
+    if (!error)
+        error = gw_parting_await(&move->parting, GW_PARTING_MAPS);
+    if (!error)
+        error = gw_precopy_last_send(move->precopy, GW_VOLUME_DISK, &move->last_bytes);
+    move->extents_ns = gw_clock_ns() - middle;
+    if (!error && move->request->verify)
+        error = gw_source_send_digests(move->source, move->volumes, move->volume_count);
+    return error;
+}
+
+/* Nothing of QEMU's part is under way any more. */
+static void end_parting(struct gw_move *move)
+{
+    if (move->parting.fd >= 0) {
+        /* A write of QEMU's that nobody reads ends with an error, and its migration with it. */
+        close(move->parting.fd);
+        move->parting.fd = -1;
+    }
+    gw_parting_join(&move->parting, true);
 }
 
 static int copy_last(struct gw_move *move)
 {
-    int error = gw_precopy_last_round(move->precopy, &move->last_bytes);
-
-    if (error || !move->request->verify)
-        return error;
-    return gw_source_send_digests(move->source, move->volumes, move->volume_count);
-}
-
-static int swap_disks(struct gw_move *move)
-{
-    unsigned step = 0;
-    int error = 0;
-
-    /* An export holds the node that is to go; the last byte was read through it. */
-    for (unsigned i = 0; !error && i < move->swap_count; i++)
-        error = gw_disk_export_close(&move->exports[i]);
-    if (!error)
-        error = announce(&move->steps,
+    struct gw_parting *parting = &move->parting;
+    struct gw_error kept;
+    int error = announce(&move->steps,
                          json_pack("{s:O}", "disks", json_object_get(move->steps.detail, "undo")),
-                         &step);
-    for (unsigned i = 0; !error && i < move->swap_count; i++)
-        error = gw_disk_swap_out(move->qmp, &move->swaps[i]);
-    return error ? error : gw_guard_done(move->guard, step);
-}
-
-struct save {
-    struct gw_qmp *qmp;
-    int fd;
-    struct gw_state_result result;
-    struct gw_error error;
-};
-
-static void *save_state(void *argument)
-{
-    struct save *save = argument;
-    int error = gw_vm_save_state(save->qmp, save->fd, STATE_TIMEOUT_MS, &save->result);
+                         &move->swap_step);
 
     if (error)
-        gw_error_take(error, &save->error);
-    /* The reader sees the end once QEMU's copy is closed too. */
-    close(save->fd);
-    return NULL;
+        return error;
+    parting->qmp = move->qmp;
+    parting->precopy = move->precopy;
+    parting->swaps = move->swaps;
+    parting->exports = move->exports;
+    parting->disk_count = move->swap_count;
+    parting->needs_disks = move->request->verify;
+    for (unsigned i = 0; i < move->swap_count; i++)
+        parting->needs_disks |= gw_nbd_format_is_known(move->vm->disks[i].format);
+    move->is_swapped = true;
+    error = gw_parting_start(parting);
+    if (error)
+        return error;
+    error = copy_rest(move);
+    if (!error) {
+        gw_parting_copied(parting);
+        return 0;
+    }
+    gw_error_take(error, &kept);
+    end_parting(move);
+    return gw_error_raise(&kept);
+}
+
+/* Somebody continued the guest while its disks were away: what it wrote since then is nowhere. It is
+ * stopped before they come back, and stays so until its owner has decided. */
+static int stop_astray(struct gw_move *move)
+{
+    struct gw_error *end = &move->watch.end;
+    bool was_running;
+    size_t length;
+    int error;
+
+    if (!move->is_swapped)
+        return 0;
+    /* The answer comes behind every event of before. */
+    error = gw_vm_watch_still(&move->watch);
+    if (!move->watch.was_continued)
+        return error == -EPIPE ? error : 0;
+    error = gw_vm_stop(move->qmp, &was_running);
+    if (error)
+        return error;
+    length = strlen(end->text);
+    snprintf(end->text + length, sizeof(end->text) - length,
+             "; it ran without its disks and is paused again: reset it");
+    move->switchover.machine.is_guest_paused = true;
+    move->watch.is_held = false;
+    json_object_set_new(move->steps.detail, "paused", json_true());
+    return 0;
+}
+
+static int swap_back(struct gw_move *move)
+{
+    int error = stop_astray(move);
+
+    if (!error)
+        error = gw_source_steps_act(&move->steps, GW_ACT_SWAP_BACK);
+    move->is_swapped = move->is_swapped && error;
+    return error;
+}
+
+/* They are on their way since the last copy began. */
+static int swap_disks(struct gw_move *move)
+{
+    struct gw_error kept;
+    int error = gw_parting_await(&move->parting, GW_PARTING_SWAP);
+
+    if (!error)
+        return gw_guard_done(move->guard, move->swap_step);
+    gw_error_take(error, &kept);
+    end_parting(move);
+    return gw_error_raise(&kept);
 }
 
 /* QEMU writes its device state into a socket; it goes on to the target piece by piece. */
@@ -319,6 +416,11 @@ static int pump_state(struct gw_move *move, int fd)
         error = got < 0 ? gw_fail_errno(-errno, "reading the device state")
                         : gw_control_send_bytes(move->source->control, piece, (uint32_t)got);
         move->state_bytes += got > 0 ? (uint64_t)got : 0;
+        if (!error && move->state_bytes > GW_STATE_MAX)
+            error = gw_fail(-EFBIG,
+                            "QEMU put guest RAM into its stream (%llu MiB): its memory is not a "
+                            "shared file that it can leave out",
+                            (unsigned long long)(move->state_bytes >> 20));
     }
     free(piece);
     return error;
@@ -326,30 +428,25 @@ static int pump_state(struct gw_move *move, int fd)
 
 static int send_state(struct gw_move *move)
 {
-    struct save save = {.qmp = move->qmp};
-    pthread_t thread;
-    int sockets[2], error;
+    struct gw_error kept;
+    int error;
 
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets))
-        return gw_fail_errno(-errno, "no socket for the device state");
-    save.fd = sockets[0];
     move->state_bytes = 0;
-    error = -pthread_create(&thread, NULL, save_state, &save);
-    if (error) {
-        close(sockets[0]);
-        close(sockets[1]);
-        return gw_fail_errno(error, "no thread for the device state");
-    }
-    error = pump_state(move, sockets[1]);
-    /* When the link broke, QEMU's write fails and its migration with it. */
-    close(sockets[1]);
-    pthread_join(thread, NULL);
-    if (!error && save.error.code)
-        error = gw_error_raise(&save.error);
+    error = pump_state(move, move->parting.fd);
     if (!error)
-        error = gw_message_send(
-            move->source->control,
-            json_pack("{s:s,s:I}", "type", "state-end", "bytes", (json_int_t)move->state_bytes));
+        error = gw_parting_await(&move->parting, GW_PARTING_STATE);
+    if (error)
+        gw_error_take(error, &kept);
+    end_parting(move);
+    if (error)
+        return gw_error_raise(&kept);
+    error =
+        gw_message_send(move->source->control, json_pack("{s:s,s:I}", "type", "state-end", "bytes",
+                                                         (json_int_t)move->state_bytes));
+    /* The target is busy with it; the names can change meanwhile. */
+    if (!error)
+        error = gw_source_steps_rename(&move->steps);
+    move->is_renamed = !error;
     return error;
 }
 
@@ -358,6 +455,11 @@ int gw_move_act(void *context, enum gw_handover_action action)
     struct gw_move *move = context;
 
     switch (action) {
+    case GW_ACT_RENAME_BACK:
+        /* First of every undo: a handover that was given up between two steps. */
+        end_parting(move);
+        move->is_renamed = false;
+        return gw_source_steps_act(&move->steps, action);
     case GW_ACT_TELL_GUARD_STOPPED:
         return gw_guard_stopped(move->guard);
     case GW_ACT_STOP_GUEST:
@@ -365,9 +467,16 @@ int gw_move_act(void *context, enum gw_handover_action action)
     case GW_ACT_CONT: {
         int error = gw_source_steps_act(&move->steps, action);
 
-        move->is_stopped = move->is_stopped && error;
+        move->watch.is_held = move->watch.is_held && error;
         return error;
     }
+    case GW_ACT_SWAP_BACK:
+        return swap_back(move);
+    case GW_ACT_CHECK_VMM:
+        /* Given back to its owner, who had it paused, it may do what the owner wants. */
+        if (move->switchover.machine.state == GW_HANDOVER_UNDOING)
+            return gw_source_steps_act(&move->steps, action);
+        return gw_vm_watch_still(&move->watch);
     case GW_ACT_TELL_GUARD_RESUMED:
         return let_go(move);
     case GW_ACT_COPY_LAST:
@@ -376,6 +485,8 @@ int gw_move_act(void *context, enum gw_handover_action action)
         return swap_disks(move);
     case GW_ACT_SEND_STATE:
         return send_state(move);
+    case GW_ACT_RENAME_IMAGES:
+        return move->is_renamed ? 0 : gw_source_steps_rename(&move->steps);
     case GW_ACT_TELL_GUARD_COMMITTING:
         /* From here on a request to cancel comes too late. */
         move->source->is_cancel_ignored = true;

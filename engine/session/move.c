@@ -21,6 +21,7 @@
 #define ANSWER_TIMEOUT_MS   3000    /* then GO is said again */
 #define ANSWERS_MAX         10 /* before the command ends in doubt and the agent goes on asking */
 #define CLOSE_TIMEOUT_MS    5000
+#define ENDING_LIMIT_NS     (2 * GW_NS_PER_S)
 
 /* ---- hooks of the pre-copy ---- */
 
@@ -95,14 +96,20 @@ static const struct gw_precopy_hooks hooks = {
     .report = hook_report,
 };
 
-/* The throttle: stopped for percent of each period. Called about every 10 ms while a round runs. */
+/* What the guest does by itself, and the throttle: stopped for percent of each period. Called about
+ * every 10 ms while a round runs or an answer is awaited. */
 static int tick(void *context)
 {
     struct gw_move *move = context;
+    bool is_copying = move->switchover.machine.state == GW_HANDOVER_COPYING;
+    bool may_look =
+        gw_handover_may_cancel(move->switchover.machine.state) && !move->parting.is_started;
     uint64_t phase;
+    int error = is_copying ? gw_move_look(move) : may_look ? gw_vm_watch_look(&move->watch) : 0;
 
-    if (!move->throttle_percent)
-        return 0;
+    move->guest_error = error;
+    if (error || !move->throttle_percent)
+        return error;
     phase = (gw_clock_ns() - move->throttle_since_ns) % GW_THROTTLE_PERIOD_NS;
     if (phase < GW_THROTTLE_PERIOD_NS / 100 * move->throttle_percent)
         return gw_move_stop(move);
@@ -120,7 +127,6 @@ static int make_precopy(struct gw_move *move)
         .context = move,
         .max_pause_ns = pause_ms * GW_NS_PER_MS,
         .fixed_pause_ns = FIXED_PAUSE_NS,
-        .is_paused = !move->vm->is_running,
         .no_throttle = request->no_throttle,
         .sync_interval_ns = gw_move_sync_interval_ns(move),
     };
@@ -201,6 +207,21 @@ static void event(struct gw_move *move, enum gw_handover_event what)
         gw_log(GW_LOG_DEBUG, "move %s: %s", move->source->epoch, gw_error_message());
 }
 
+/* A QEMU that said that it ends gets a moment for it. */
+static bool is_vmm_gone(struct gw_move *move)
+{
+    uint64_t deadline = gw_clock_ns() + ENDING_LIMIT_NS;
+    char state[32];
+
+    for (;;) {
+        if (gw_vm_status(move->qmp, state, sizeof(state)) == -EPIPE)
+            return true;
+        if (!move->watch.is_ending || move->vm->has_no_shutdown || gw_clock_ns() >= deadline)
+            return false;
+        poll(NULL, 0, 10);
+    }
+}
+
 /* One message of the target, or what its absence means. */
 static void listen_once(struct gw_move *move, int timeout_ms)
 {
@@ -208,6 +229,11 @@ static void listen_once(struct gw_move *move, int timeout_ms)
     json_t *message;
     int error = gw_source_receive(move->source, timeout_ms, &message);
 
+    if (error && move->guest_error) {
+        keep_cause(move, error);
+        event(move, is_vmm_gone(move) ? GW_EVENT_VMM_GONE : GW_EVENT_CANCEL);
+        return;
+    }
     if (error == -ECANCELED || error == -ETIMEDOUT) {
         keep_cause(move, error);
         event(move, error == -ECANCELED ? GW_EVENT_CANCEL : GW_EVENT_TIMEOUT);
@@ -249,6 +275,8 @@ static void hand_over(struct gw_move *move)
 
     set_phase(move, GW_PHASE_HANDOVER);
     event(move, GW_EVENT_CONVERGED);
+    if (*state == GW_HANDOVER_UNDOING && is_vmm_gone(move))
+        event(move, GW_EVENT_VMM_GONE);
     while (*state == GW_HANDOVER_WAITING)
         listen_once(move, ready_timeout_ms(move));
     while ((*state == GW_HANDOVER_COMMITTED || *state == GW_HANDOVER_IN_DOUBT ||
@@ -271,7 +299,7 @@ static void close_attempt(struct gw_move *move)
         listen_once(move, 1000);
 }
 
-static bool is_vmm_gone(void *context)
+static bool has_vmm_ended(void *context)
 {
     return gw_source_steps_is_gone(&((struct gw_move *)context)->steps);
 }
@@ -287,12 +315,13 @@ static int begin(struct gw_move *move)
     switchover->control = move->source->control;
     switchover->detail = move->steps.detail;
     switchover->act = gw_move_act;
-    switchover->is_vmm_gone = is_vmm_gone;
+    switchover->is_vmm_gone = has_vmm_ended;
     switchover->context = move;
     switchover->machine.is_guest_paused = !move->vm->is_running;
     memcpy(switchover->epoch, move->source->epoch, sizeof(switchover->epoch));
     move->source->tick = tick;
     move->source->tick_context = move;
+    move->source->is_stopped = &move->watch.is_held;
     error = gw_attend(move->environment->attended, move->source->epoch, GW_SIDE_SOURCE);
     if (error)
         return error;
@@ -325,6 +354,8 @@ static int run_move(struct gw_move *move)
         return error;
     if (move->switchover.machine.state == GW_HANDOVER_COPYING)
         error = copy_all(move);
+    if (!error)
+        error = gw_move_settle_owner(move);
     keep_cause(move, error);
     gw_move_decide_keep(move, error);
     if (move->throttle_percent || error)
@@ -346,20 +377,23 @@ static double step_ms(const json_t *steps, const char *name)
     return json_number_value(json_object_get(steps, name));
 }
 
-/* Where the pause went, in words for people. What the target did between is in the target's steps. */
+/* Where the pause went, in words for people. Dirty maps, swap and state run beside the copy at the
+ * source, images beside the state at the target, so that the sum may be more than the pause. */
 static json_t *pause_parts(const struct gw_move *move, const json_t *steps)
 {
     const json_t *target = move->switchover.peer_times;
+    const uint64_t *parting_ns = move->parting.ns;
 
-    return json_pack("{s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "stop", step_ms(steps, "STOP_GUEST"),
-                     "last round", step_ms(steps, "COPY_LAST"), "swap",
-                     step_ms(steps, "SWAP_DISKS"), "images",
-                     step_ms(target, "SYNC_IMAGES") + step_ms(target, "RENAME_FINAL") +
-                         step_ms(target, "SWAP_IN") + step_ms(steps, "RENAME_IMAGES"),
-                     "state", step_ms(target, "LOAD_STATE"), "journals",
-                     step_ms(steps, "JOURNAL_COMMITTED") + step_ms(target, "JOURNAL_PREPARED") +
-                         step_ms(target, "JOURNAL_OWNER"),
-                     "resume", step_ms(target, "CONT"));
+    return json_pack(
+        "{s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "stop", step_ms(steps, "STOP_GUEST"), "last pages",
+        (double)move->pages_ns / 1e6, "last extents", (double)move->extents_ns / 1e6, "dirty maps",
+        (double)parting_ns[GW_PARTING_MAPS] / 1e6, "swap",
+        (double)parting_ns[GW_PARTING_SWAP] / 1e6 + step_ms(target, "SWAP_IN"), "images",
+        step_ms(target, "RENAME_FINAL") + step_ms(steps, "RENAME_IMAGES"), "state",
+        (double)parting_ns[GW_PARTING_STATE] / 1e6 + step_ms(target, "LOAD_STATE"), "journals",
+        step_ms(steps, "JOURNAL_COMMITTED") + step_ms(target, "JOURNAL_PREPARED") +
+            step_ms(target, "JOURNAL_OWNER"),
+        "resume", step_ms(target, "CONT"));
 }
 
 static void report_pause(struct gw_move *move)
@@ -392,6 +426,7 @@ static void report(struct gw_move *move)
                             json_pack("{s:I,s:f}", "bytes", (json_int_t)rounds.ram_pass_bytes,
                                       "seconds", (double)rounds.ram_pass_ns / 1e9));
     report_pause(move);
+    json_object_set_new(detail, "resets", json_integer(move->watch.resets));
     json_object_set_new(detail, "last_round_bytes", json_integer((json_int_t)move->last_bytes));
     json_object_set_new(detail, "state_bytes", json_integer((json_int_t)move->state_bytes));
     if (move->switchover.peer_times)
@@ -424,8 +459,11 @@ static int judge(struct gw_move *move, int error)
         return gw_fail(-EINPROGRESS, "%s", gw_handover_state_meaning(state));
     }
     move->out->exit_code = switchover->cause.code == -EBADMSG ? GW_EXIT_VERIFY : GW_EXIT_FAILED;
-    if (state == GW_HANDOVER_GONE)
+    if (state == GW_HANDOVER_GONE && !move->watch.end.code)
         return gw_fail(-ESRCH, "the VM's QEMU ended by itself during the move");
+    /* What the guest did says more than what failed for it. */
+    if (move->watch.end.code)
+        return gw_error_raise(&move->watch.end);
     if (move->steps.keeps)
         return gw_fail(switchover->cause.code,
                        "%.300s; what was copied is kept: godwit resume %.12s goes on",
@@ -445,6 +483,7 @@ int gw_move_run(const struct gw_environment *environment, const struct gw_move_r
     out->exit_code = GW_EXIT_FAILED;
     if (!move)
         return gw_fail(-ENOMEM, "no memory for a move");
+    move->parting.fd = -1;
     move->steps.pid_fd = -1;
     move->steps.environment = environment;
     move->environment = environment;

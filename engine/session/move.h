@@ -13,11 +13,13 @@
 #include "engine/handover/guard.h"
 #include "engine/precopy/precopy.h"
 #include "engine/session/partial.h"
+#include "engine/session/parting.h"
 #include "engine/session/source.h"
 #include "engine/session/switchover.h"
 #include "engine/vmm/qemu/describe.h"
 #include "engine/vmm/qemu/disks.h"
 #include "engine/vmm/qemu/migrate.h"
+#include "engine/vmm/qemu/watch.h"
 #include "engine/volume/disk.h"
 #include "engine/volume/nbd.h"
 #include "engine/volume/ram.h"
@@ -67,9 +69,17 @@ struct gw_move {
     struct gw_guard *guard;
     struct gw_switchover switchover;
     struct gw_source_steps steps;
-    bool is_begun;   /* the switchover's machine is */
-    bool is_blocked; /* a check said no, here or at the target */
-    bool is_stopped; /* by us: a barrier, the throttle or the handover */
+    bool is_begun;             /* the switchover's machine is */
+    bool is_blocked;           /* a check said no, here or at the target */
+    struct gw_vm_watch watch;  /* what the guest and its owner do meanwhile */
+    uint64_t compared_ns;      /* when the watch last looked at what the VM consists of */
+    bool is_swapped;           /* disks may be on null-co nodes */
+    bool is_renamed;           /* the images have been set aside */
+    struct gw_parting parting; /* QEMU's part of the pause, beside the last copy */
+    unsigned swap_step;        /* of the guard */
+    uint64_t pages_ns, extents_ns;
+    int guest_error;     /* of the last look at the guest */
+    bool is_told_paused; /* what the target knows of the guest's owner */
     unsigned throttle_percent;
     uint64_t throttle_since_ns;
     uint64_t stopped_ns, pause_ns, last_bytes, state_bytes;
@@ -107,6 +117,11 @@ void gw_move_close_partial(struct gw_move *move); /* after QEMU's connection was
 /* The guest, stopped and continued by us; told to the guard. Idempotent. */
 int gw_move_stop(struct gw_move *move);
 int gw_move_cont(struct gw_move *move);
+/* Has the guest, or its owner, done something that ends the move? -EBUSY then. */
+int gw_move_look(struct gw_move *move);
+/* Tells the guard, the target and what will be journalled whether the guest's owner has it paused.
+ */
+int gw_move_settle_owner(struct gw_move *move);
 /* The switchover's hook; context is the move. */
 int gw_move_act(void *context, enum gw_handover_action action);
 

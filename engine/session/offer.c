@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/log.h"
 #include "engine/session/message.h"
 #include "engine/volume/nbd.h"
 #include "engine/volume/ram.h"
@@ -16,6 +17,16 @@
 const char *gw_offer_format(const struct gw_offered_volume *volume)
 {
     return volume->foreign[0] ? volume->foreign : gw_image_format_name(volume->format);
+}
+
+int gw_offer_set_format(const char *name, struct gw_offered_volume *out)
+{
+    out->foreign[0] = '\0';
+    if (!gw_nbd_format_is_known(name))
+        return gw_image_format_parse(name, &out->format);
+    out->format = GW_IMAGE_PROBE;
+    snprintf(out->foreign, sizeof(out->foreign), "%s", name);
+    return 0;
 }
 
 json_t *gw_offer_volume(const struct gw_offered_volume *volume)
@@ -47,15 +58,6 @@ static int copy_text(const json_t *object, const char *member, char *out, size_t
     return 0;
 }
 
-static int parse_format(const char *format, struct gw_offered_volume *out)
-{
-    if (!gw_nbd_format_is_known(format))
-        return gw_image_format_parse(format, &out->format);
-    out->format = GW_IMAGE_PROBE;
-    snprintf(out->foreign, sizeof(out->foreign), "%s", format);
-    return 0;
-}
-
 static int parse_disk(const json_t *object, struct gw_offered_volume *out)
 {
     uint64_t block = 0, logical = 0, physical = 0;
@@ -63,7 +65,7 @@ static int parse_disk(const json_t *object, struct gw_offered_volume *out)
     int error = gw_message_text(object, "format", &format);
 
     if (!error &&
-        (parse_format(format, out) || (out->format == GW_IMAGE_PROBE && !out->foreign[0])))
+        (gw_offer_set_format(format, out) || (out->format == GW_IMAGE_PROBE && !out->foreign[0])))
         error = gw_fail(-EPROTO, "volume %s: there is no image format '%.32s'", out->name, format);
     if (!error)
         error = gw_message_bool(object, "fixed", &out->is_fixed);
@@ -159,4 +161,22 @@ int gw_offer_populate(const json_t *object, struct gw_target_volume *ram)
         error = gw_ram_target_populate(ram, (uint64_t)offset, (uint64_t)length);
     }
     return error;
+}
+
+void gw_offer_note_warnings(const json_t *volumes, struct gw_progress *progress)
+{
+    const json_t *item;
+    size_t index;
+
+    json_array_foreach((json_t *)volumes, index, item)
+    {
+        const char *warning = json_string_value(json_object_get(item, "warning"));
+
+        if (!warning)
+            continue;
+        gw_log(GW_LOG_WARNING, "%.300s", warning);
+        pthread_mutex_lock(&progress->lock);
+        snprintf(progress->data.note, sizeof(progress->data.note), "%.255s", warning);
+        pthread_mutex_unlock(&progress->lock);
+    }
 }

@@ -11,6 +11,7 @@
 #include <jansson.h>
 
 #include "engine/image/image.h"
+#include "engine/migration.h"
 #include "engine/volume/volume.h"
 
 #define GW_VOLUME_SIZE_MAX (64ull << 40) /* bytes: the largest VHDX */
@@ -25,6 +26,7 @@ struct gw_offered_volume {
     enum gw_image_format format; /* GW_IMAGE_PROBE when foreign says which */
     char foreign[16];            /* a format that goes through NBD at both ends ("qcow2"), or "" */
     bool is_fixed;
+    bool is_continued; /* the target's own: an unfinished image of an earlier attempt is there */
     uint32_t block_size, logical_sector_size, physical_sector_size;
     bool has_disk_id;
     uint8_t disk_id[16];
@@ -33,7 +35,12 @@ struct gw_offered_volume {
 json_t *gw_offer_volume(const struct gw_offered_volume *volume);
 /* What the offer calls the disk's format. */
 const char *gw_offer_format(const struct gw_offered_volume *volume);
+/* The other way round: sets format and foreign. -EINVAL for a name of none. */
+int gw_offer_set_format(const char *name, struct gw_offered_volume *out);
 int gw_offer_parse_volume(const json_t *object, struct gw_offered_volume *out);
+
+/* Logs and notes the warnings in the target's list of what its volumes became. */
+void gw_offer_note_warnings(const json_t *volumes, struct gw_progress *progress);
 
 /* Where a memory holds data, roughly: [[offset, length], ...], small gaps left out. NULL when that
  * cannot be told. */

@@ -1,126 +1,47 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The target's volumes that are files: made from the offer, finished or dropped. */
 #include <errno.h>
-#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "common/error.h"
-#include "engine/session/offer.h"
+#include "engine/session/endpoint.h"
 #include "engine/session/serve.h"
+#include "engine/session/space.h"
 #include "engine/session/storage.h"
 #include "engine/volume/disk.h"
 #include "engine/volume/nbd.h"
 
-/* What the disks of one offer need of each file system, so that two that fit alone do not fail together. */
-struct space {
-    unsigned count;
-    struct {
-        dev_t device;
-        uint64_t needed;
-    } places[GW_VOLUMES_MAX];
+/* What a disk becomes here, and what the source's user should know of it. */
+struct made {
+    char path[PATH_MAX];
+    char warning[GW_SPACE_WARNING_MAX];
 };
 
-static int check_space(struct space *space, const struct gw_offered_volume *offered,
-                       const char *path)
-{
-    uint64_t needed = offered->is_fixed ? offered->size : offered->data_bytes, available;
-    char folder[PATH_MAX];
-    struct stat info;
-    unsigned i = 0;
-    int error = gw_storage_free(path, &available);
-
-    snprintf(folder, sizeof(folder), "%s", path);
-    if (!error && stat(dirname(folder), &info))
-        error = gw_fail_errno(-errno, "the folder of %s", path);
-    if (error)
-        return error;
-    while (i < space->count && space->places[i].device != info.st_dev)
-        i++;
-    if (i == space->count) {
-        space->places[space->count].device = info.st_dev;
-        space->places[space->count++].needed = 0;
-    }
-    space->places[i].needed += needed;
-    if (space->places[i].needed <= available)
-        return 0;
-    return gw_fail(-ENOSPC,
-                   "%s and the disks before it need %llu MiB, but only %llu MiB are free at %s: "
-                   "free some, or choose another folder",
-                   offered->name, (unsigned long long)(space->places[i].needed >> 20),
-                   (unsigned long long)(available >> 20), path);
-}
-
-/* The image's own name, with the ending of its new format when that differs. */
-static void default_name(const struct gw_offered_volume *offered, char *out, size_t size)
-{
-    const char *dot = strrchr(offered->file_name, '.');
-    size_t stem = dot ? (size_t)(dot - offered->file_name) : strlen(offered->file_name);
-    bool keeps = !dot || offered->foreign[0] ||
-                 (strcmp(dot, ".vhdx") == 0) == (offered->format == GW_IMAGE_VHDX);
-
-    if (keeps)
-        snprintf(out, size, "%s", offered->file_name);
-    else
-        snprintf(out, size, "%.*s.%s", (int)stem, offered->file_name,
-                 gw_image_format_name(offered->format));
-}
-
-static int make_foreign(struct gw_serve *serve, const struct gw_offered_volume *offered,
-                        const char *path, struct gw_target_volume **out)
-{
-    struct gw_nbd_target_options options = {
-        .name = offered->name,
-        .path = path,
-        .epoch = serve->epoch,
-        .format = offered->foreign,
-        .size = offered->size,
-        .cluster_size = offered->block_size,
-    };
-
-    return gw_nbd_target_create(&options, out);
-}
-
-static int make_disk(struct gw_serve *serve, struct space *space,
-                     const struct gw_offered_volume *offered, char *path,
+static int make_disk(struct gw_serve *serve, struct gw_space *space,
+                     struct gw_offered_volume *offered, struct made *made,
                      struct gw_target_volume **out)
 {
-    struct gw_disk_target_options options = {
-        .name = offered->name,
-        .path = path,
-        .epoch = serve->epoch,
-        .format = offered->format,
-        .is_fixed = offered->is_fixed,
-        .size = offered->size,
-        .block_size = offered->block_size,
-        .logical_sector_size = offered->logical_sector_size,
-        .physical_sector_size = offered->physical_sector_size,
-        .disk_id = offered->has_disk_id ? offered->disk_id : NULL,
-    };
     char name[256];
     uint64_t copied = 0;
     int error;
 
-    default_name(offered, name, sizeof(name));
-    error = gw_storage_resolve(serve->environment, offered->target, name, path);
-    if (!error)
-        error = check_space(space, offered, path);
-    if (!error)
-        error = gw_serve_note_disk(serve, offered, path, &copied);
-    options.is_continued = copied > 0;
+    gw_endpoint_name(offered, name, sizeof(name));
+    error = gw_storage_resolve(serve->environment, offered->target, name, made->path);
+    if (!error && !gw_nbd_is_uri(made->path))
+        error = gw_space_add(space, offered, made->path, made->warning);
+    if (!error && !gw_nbd_is_uri(made->path))
+        error = gw_serve_note_disk(serve, offered, made->path, &copied);
+    offered->is_continued = copied > 0;
     json_array_append_new(serve->kept, json_integer((json_int_t)copied));
-    if (error)
-        return error;
-    return offered->foreign[0] ? make_foreign(serve, offered, path, out)
-                               : gw_disk_target_create(&options, out);
+    return error ? error : gw_endpoint_make(offered, made->path, serve->epoch, out);
 }
 
 int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names)
 {
-    struct space space = {0};
+    struct gw_space space = {0};
     json_t *list;
     int error = gw_message_array(offer, "volumes", GW_VOLUMES_MAX, &list);
 
@@ -129,7 +50,8 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
         error = gw_serve_begin_partial(serve, offer);
     for (size_t i = 0; !error && i < json_array_size(list); i++) {
         struct gw_offered_volume offered;
-        char path[PATH_MAX];
+        struct made made = {.path = "dropped"};
+        json_t *told = NULL;
 
         error = gw_offer_parse_volume(json_array_get(list, i), &offered);
         serve->volume_count = (unsigned)i + 1;
@@ -137,19 +59,21 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
             continue;
         if (serve->environment->drop_disks) {
             error = gw_null_target_create(offered.name, offered.size, &serve->volumes[i]);
-            snprintf(path, sizeof(path), "dropped");
         } else {
-            error = make_disk(serve, &space, &offered, path, &serve->volumes[i]);
+            error = make_disk(serve, &space, &offered, &made, &serve->volumes[i]);
         }
         if (!error) {
-            serve->paths[i] = strdup(path);
+            serve->paths[i] = strdup(made.path);
             if (!serve->paths[i])
                 error = gw_fail(-ENOMEM, "no memory for a path");
             serve->formats[i] = offered.format;
             memcpy(serve->foreign[i], offered.foreign, sizeof(serve->foreign[i]));
         }
-        if (!error && json_array_append_new(
-                          names, json_pack("{s:s,s:s}", "name", offered.name, "path", path)))
+        if (!error)
+            told = json_pack("{s:s,s:s}", "name", offered.name, "path", made.path);
+        if (told && made.warning[0])
+            json_object_set_new(told, "warning", json_string(made.warning));
+        if (!error && json_array_append_new(names, told))
             error = gw_fail(-EILSEQ, "the path of %s on this host is not UTF-8 text", offered.name);
     }
     return error;
@@ -163,6 +87,14 @@ int gw_serve_sync(struct gw_serve *serve)
         if (serve->volumes[i])
             error = serve->volumes[i]->ops->sync(serve->volumes[i]);
     return error;
+}
+
+bool gw_serve_is_verified(const struct gw_serve *serve)
+{
+    for (unsigned i = 0; i < serve->volume_count; i++)
+        if (serve->has_digest[i])
+            return true;
+    return false;
 }
 
 int gw_serve_take_digests(struct gw_serve *serve, const json_t *message)
@@ -191,10 +123,12 @@ static int verify(struct gw_serve *serve, unsigned index)
         return 0;
     if (volume->memory)
         error = gw_verify_memory(volume->memory, volume->size, digest);
-    else if (serve->foreign[index][0])
-        error = gw_verify_foreign(serve->paths[index], serve->foreign[index], digest);
     else
-        error = gw_verify_image(serve->paths[index], serve->formats[index], digest);
+        error = gw_endpoint_digest(serve->paths[index],
+                                   serve->foreign[index][0]
+                                       ? serve->foreign[index]
+                                       : gw_image_format_name(serve->formats[index]),
+                                   volume->size, digest);
     if (error || memcmp(digest, serve->digests[index], GW_VERIFY_SIZE) == 0)
         return error;
     return gw_fail(-EBADMSG, "%s: what the target holds differs from the source", volume->name);

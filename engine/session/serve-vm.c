@@ -39,6 +39,13 @@ struct gw_serve_vm {
     char run_dir[PATH_SIZE], ram_dir[PATH_SIZE];
     char ram_paths[GW_VM_MEMORIES_MAX][PATH_SIZE];
     char images[GW_VM_DISKS_MAX][PATH_MAX];
+    struct gw_disk_place places[GW_VM_DISKS_MAX];
+    int state_fds[2]; /* QEMU's end of the device state and ours; -1: not begun */
+    pthread_t finisher, populator;
+    bool is_finishing, is_populating;
+    struct gw_error finish_error, populate_error; /* of the threads, once joined */
+    uint64_t finish_ns, populate_ns;
+    json_t *offered; /* the volumes of the offer, while memory is made ready */
 };
 
 /* ---- the offer ---- */
@@ -121,12 +128,53 @@ static int make_folders(struct gw_serve_vm *vm)
     return error ? error : make_own_folder(vm->ram_dir, &vm->has_ram_dir);
 }
 
+/* The pages are set aside already; this gives them to our mapping before they are written, which costs
+ * less, beside the start of QEMU and the first bytes of the disks. */
+static void *populate(void *argument)
+{
+    struct gw_serve_vm *vm = argument;
+    unsigned first = vm->vm->disk_count;
+    uint64_t started = gw_clock_ns();
+    int error = 0;
+
+    for (unsigned i = first; !error && i < first + vm->vm->memory_count; i++)
+        error = gw_offer_populate(json_array_get(vm->offered, i), vm->serve->volumes[i]);
+    if (error)
+        gw_error_take(error, &vm->populate_error);
+    vm->populate_ns = gw_clock_ns() - started;
+    return NULL;
+}
+
+static int start_populating(struct gw_serve_vm *vm, const json_t *offer)
+{
+    int error;
+
+    vm->offered = json_incref(json_object_get(offer, "volumes"));
+    error = -pthread_create(&vm->populator, NULL, populate, vm);
+    if (error)
+        return gw_fail_errno(error, "no thread for the memory");
+    vm->is_populating = true;
+    return 0;
+}
+
+/* The memory is ready, and nobody but the peer is in it any more. */
+static int join_memories(struct gw_serve_vm *vm)
+{
+    if (vm->is_populating) {
+        pthread_join(vm->populator, NULL);
+        json_object_set_new(vm->serve->outcome->detail, "allocate_s",
+                            json_real((double)vm->populate_ns / 1e9));
+    }
+    vm->is_populating = false;
+    json_decref(vm->offered);
+    vm->offered = NULL;
+    return vm->populate_error.code ? gw_error_raise(&vm->populate_error) : 0;
+}
+
 /* The QEMU that already waits has its RAM files; ours are made where this host puts them. */
 static int make_memories(struct gw_serve_vm *vm, const json_t *offer)
 {
-    const json_t *offered = json_object_get(offer, "volumes");
     struct gw_serve *serve = vm->serve;
-    uint64_t started = gw_clock_ns();
     bool is_adopted = serve->environment->to_qmp != NULL;
     int error = 0;
 
@@ -139,12 +187,8 @@ static int make_memories(struct gw_serve_vm *vm, const json_t *offer)
         error = is_adopted
                     ? gw_ram_target_open(memory->id, vm->ram_paths[i], memory->size, volume)
                     : gw_ram_target_create(memory->id, vm->ram_paths[i], memory->size, volume);
-        if (!error)
-            error = gw_offer_populate(json_array_get(offered, vm->vm->disk_count + i), *volume);
     }
-    json_object_set_new(serve->outcome->detail, "allocate_s",
-                        json_real((double)(gw_clock_ns() - started) / 1e9));
-    return error;
+    return error ? error : start_populating(vm, offer);
 }
 
 static int start_vmm(struct gw_serve_vm *vm)
@@ -291,6 +335,7 @@ int gw_serve_vm_offer(struct gw_serve *serve, const json_t *offer, json_t *reply
     if (!vm)
         return gw_fail(-ENOMEM, "no memory for a VM");
     vm->serve = serve;
+    vm->state_fds[0] = vm->state_fds[1] = -1;
     vm->steps.launched.pid_fd = -1;
     serve->vm = vm;
     if (!serve->environment->journal || !serve->environment->attended)
@@ -316,28 +361,47 @@ int gw_serve_vm_offer(struct gw_serve *serve, const json_t *offer, json_t *reply
 
 /* ---- the steps ---- */
 
-struct load {
-    struct gw_qmp *qmp;
-    int fd;
-    struct gw_error error;
-};
-
-static void *load_state(void *argument)
+int gw_serve_vm_stopping(struct gw_serve *serve)
 {
-    struct load *load = argument;
-    int error = gw_vm_load_state(load->qmp, load->fd, STATE_TIMEOUT_MS);
+    struct gw_serve_vm *vm = serve->vm;
+    int sockets[2], error = 0;
 
+    if (vm->switchover.machine.state != GW_HANDOVER_RECEIVING || vm->switchover.machine.is_busy ||
+        vm->state_fds[0] >= 0)
+        return gw_fail(-EPROTO, "a guest is stopped out of turn");
+    for (unsigned i = 0; !error && i < vm->vm->disk_count; i++)
+        error = gw_disk_place_find(vm->steps.launched.qmp, vm->vm, i, &vm->places[i]);
     if (error)
-        gw_error_take(error, &load->error);
-    close(load->fd);
-    return NULL;
+        return error;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets))
+        return gw_fail_errno(-errno, "no socket for the device state");
+    vm->state_fds[0] = sockets[0];
+    vm->state_fds[1] = sockets[1];
+    return gw_vm_load_begin(vm->steps.launched.qmp, vm->state_fds[0]);
+}
+
+static void close_state(struct gw_serve_vm *vm)
+{
+    for (unsigned i = 0; i < GW_ARRAY_LENGTH(vm->state_fds); i++) {
+        if (vm->state_fds[i] >= 0)
+            close(vm->state_fds[i]);
+        vm->state_fds[i] = -1;
+    }
 }
 
 static int write_all(int fd, const char *bytes, uint32_t length)
 {
-    while (length > 0) {
-        ssize_t moved = send(fd, bytes, length, MSG_NOSIGNAL);
+    struct pollfd writable = {.fd = fd, .events = POLLOUT};
 
+    while (length > 0) {
+        ssize_t moved = send(fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (moved < 0 && errno == EAGAIN) {
+            if (poll(&writable, 1, STATE_TIMEOUT_MS) == 0)
+                return gw_fail(-ETIMEDOUT, "QEMU does not take its device state within %d s",
+                               STATE_TIMEOUT_MS / 1000);
+            continue;
+        }
         if (moved < 0 && errno == EINTR)
             continue;
         if (moved < 0)
@@ -367,26 +431,67 @@ static int take_state_frame(struct gw_serve *serve, int fd)
 
 static int take_state(struct gw_serve_vm *vm)
 {
-    struct load load = {.qmp = vm->steps.launched.qmp};
-    int sockets[2], result = 0;
-    pthread_t thread;
+    int result =
+        vm->state_fds[0] < 0 ? gw_fail(-EPROTO, "device state of a guest that was not stopped") : 0;
 
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets))
-        return gw_fail_errno(-errno, "no socket for the device state");
-    load.fd = sockets[0];
-    result = -pthread_create(&thread, NULL, load_state, &load);
-    if (result) {
-        close(sockets[0]);
-        close(sockets[1]);
-        return gw_fail_errno(result, "no thread for the device state");
-    }
     while (result == 0)
-        result = take_state_frame(vm->serve, sockets[1]);
-    close(sockets[1]);
-    pthread_join(thread, NULL);
-    if (load.error.code)
-        return gw_error_raise(&load.error);
-    return result < 0 ? result : 0;
+        result = take_state_frame(vm->serve, vm->state_fds[1]);
+    if (result > 0)
+        result = gw_vm_load_end(vm->steps.launched.qmp, vm->state_fds[0], STATE_TIMEOUT_MS);
+    close_state(vm);
+    return result;
+}
+
+/* The images become valid and get their names beside the loading of the state, which needs nothing of
+ * them. */
+static void *finish_images(void *argument)
+{
+    struct gw_serve_vm *vm = argument;
+    uint64_t began = gw_clock_ns();
+    int error = gw_serve_end_path(vm->serve);
+
+    if (!error)
+        error = gw_serve_finish(vm->serve);
+    vm->finish_error = (struct gw_error){0};
+    if (error)
+        gw_error_take(error, &vm->finish_error);
+    vm->finish_ns = gw_clock_ns() - began;
+    return NULL;
+}
+
+static int join_images(struct gw_serve_vm *vm)
+{
+    if (vm->is_finishing)
+        pthread_join(vm->finisher, NULL);
+    vm->is_finishing = false;
+    return vm->finish_error.code ? gw_error_raise(&vm->finish_error) : 0;
+}
+
+static int start_images(struct gw_serve_vm *vm)
+{
+    int error = join_memories(vm);
+
+    if (error)
+        return error;
+    error = -pthread_create(&vm->finisher, NULL, finish_images, vm);
+    if (error)
+        return gw_fail_errno(error, "no thread for the images");
+    vm->is_finishing = true;
+    /* Loading changes the RAM that is to be compared. */
+    return gw_serve_is_verified(vm->serve) ? join_images(vm) : 0;
+}
+
+static int load_state(struct gw_serve_vm *vm)
+{
+    int error = take_state(vm), images;
+    struct gw_error kept;
+
+    if (error)
+        gw_error_take(error, &kept);
+    images = join_images(vm);
+    vm->switchover.action_ns[GW_ACT_RENAME_FINAL] = vm->finish_ns;
+    /* Without its images the source gives up too, and only they say why. */
+    return images ? images : error ? gw_error_raise(&kept) : 0;
 }
 
 static int swap_in(struct gw_serve_vm *vm)
@@ -404,7 +509,7 @@ static int swap_in(struct gw_serve_vm *vm)
         int error;
 
         gw_disk_node_name(disk, i, node);
-        error = gw_disk_swap_in(vm->steps.launched.qmp, vm->vm, i, &image);
+        error = gw_disk_swap_in(vm->steps.launched.qmp, disk, &vm->places[i], &image);
         if (error)
             return error;
     }
@@ -415,13 +520,13 @@ static int do_step(struct gw_serve_vm *vm, enum gw_handover_action action)
 {
     switch (action) {
     case GW_ACT_SYNC_IMAGES:
-        /* Finishing, which comes next, makes everything durable before the names change; a sync of its
-         * own here would only lengthen the pause. */
-        return gw_serve_end_path(vm->serve);
+        /* Finishing makes everything durable before the names change; a sync of its own here would
+         * only lengthen the pause. */
+        return 0;
     case GW_ACT_RENAME_FINAL:
-        return gw_serve_finish(vm->serve);
+        return start_images(vm);
     case GW_ACT_LOAD_STATE:
-        return take_state(vm);
+        return load_state(vm);
     case GW_ACT_SWAP_IN:
         return swap_in(vm);
     case GW_ACT_DISCARD:
@@ -481,6 +586,7 @@ static int reopen(struct gw_serve *serve, const char *epoch)
     }
     serve->vm = vm;
     vm->serve = serve;
+    vm->state_fds[0] = vm->state_fds[1] = -1;
     vm->is_attended = true;
     vm->is_begun = true;
     vm->was_prepared = true;
@@ -549,6 +655,22 @@ int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
     return error;
 }
 
+int gw_serve_vm_owner(struct gw_serve *serve, const json_t *message)
+{
+    struct gw_serve_vm *vm = serve->vm;
+    bool is_paused;
+    int error = gw_message_bool(message, "paused", &is_paused);
+
+    if (error)
+        return error;
+    if (vm->switchover.machine.state != GW_HANDOVER_RECEIVING || vm->switchover.machine.is_busy)
+        return gw_fail(-EPROTO, "the guest's owner is named too late");
+    vm->switchover.machine.is_guest_paused = is_paused;
+    return json_object_set_new(vm->steps.detail, "paused", json_boolean(is_paused))
+               ? gw_fail(-ENOMEM, "no memory for the guest's owner")
+               : 0;
+}
+
 int gw_serve_vm_bytes(struct gw_serve *serve, const void *bytes, uint32_t length)
 {
     return gw_fail(-EPROTO, "device state before the handover");
@@ -587,6 +709,8 @@ void gw_serve_vm_end(struct gw_serve *serve, int error)
     serve->keeps_parts = vm->is_begun && switchover->machine.state == GW_HANDOVER_RECEIVING &&
                          serve->can_keep && serve->partial.is_kept && gw_partial_is_loss(error);
     vm->steps.keeps_parts = serve->keeps_parts;
+    join_memories(vm);
+    close_state(vm);
     if (!vm->is_begun) {
         clean_unbegun(vm);
     } else {

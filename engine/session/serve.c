@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The receiving side's conversation and its data channels. */
 #include "engine/session/serve.h"
+#include "engine/session/windows.h"
 #include "transport/link/rails.h"
 
 #include <errno.h>
@@ -157,8 +158,8 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
     struct gw_seal *seal;
     int error = gw_hello_parse(request, &hello);
 
-    if (!error && !serve->receiver)
-        error = gw_fail(-EPROTO, "a data channel before any offer");
+    if (!error && (!serve->receiver || serve->is_path_ended))
+        error = gw_fail(-EPROTO, "a data channel before any offer, or after the last round");
     if (!error)
         error = domain_for(serve, request, &options.domain);
     if (!error)
@@ -280,6 +281,8 @@ static int take_offer(struct gw_serve *serve, const json_t *offer)
         error = gw_receiver_new(serve->migration_id, &serve->receiver);
     }
     if (!error)
+        gw_receiver_set_pins(serve->receiver, serve->environment->pins);
+    if (!error)
         error = strcmp(kind, "move") == 0 ? gw_serve_vm_offer(serve, offer, reply)
                                           : gw_serve_make_volumes(serve, offer, names);
     if (error) {
@@ -300,8 +303,16 @@ static int take_events(struct gw_serve *serve)
     struct gw_path_event event;
 
     while (serve->receiver && gw_receiver_next_event(serve->receiver, &event)) {
+        int error = 0;
+
         if (event.kind == GW_PATH_FAILED)
             return gw_error_raise(&event.error);
+        if (event.kind == GW_PATH_WINDOW_CLOSED) {
+            error = gw_serve_window_closed(serve, event.number);
+            if (error)
+                return error;
+            continue;
+        }
         /* The source sees its end die too and asks for the burial. */
         gw_log(GW_LOG_WARNING, "data channel %u: %s", event.number, event.error.text);
     }
@@ -319,6 +330,7 @@ static void update_progress(struct gw_serve *serve)
     serve->progress->data.bytes_done = stats.data_bytes;
     serve->progress->data.bytes_zero = stats.zero_bytes;
     pthread_mutex_unlock(&serve->progress->lock);
+    gw_paths_of_target(serve, &stats);
 }
 
 int gw_serve_end_path(struct gw_serve *serve)
@@ -326,7 +338,9 @@ int gw_serve_end_path(struct gw_serve *serve)
     int error = take_events(serve);
 
     update_progress(serve);
-    gw_serve_free_path(serve);
+    /* The channels end here; what is registered ends when nobody waits for it. */
+    gw_receiver_close(serve->receiver);
+    serve->is_path_ended = true;
     return error;
 }
 
@@ -365,11 +379,17 @@ static int take_message(struct gw_serve *serve, const json_t *message)
         return take_offer(serve, message);
     if (gw_message_is(message, "handover"))
         return gw_serve_vm_message(serve, message);
-    if (!serve->receiver)
+    if (!serve->receiver || serve->is_path_ended)
         return gw_fail(-EPROTO, "message '%.32s' before any offer, or after its end",
                        gw_message_type(message));
     if (gw_message_is(message, "bury"))
         return bury(serve, message);
+    if (gw_message_is(message, "stopping") && serve->vm)
+        return gw_serve_vm_stopping(serve);
+    if (gw_message_is(message, "owner") && serve->vm)
+        return gw_serve_vm_owner(serve, message);
+    if (gw_message_is(message, "window"))
+        return gw_serve_window(serve, message);
     if (gw_message_is(message, "digests"))
         return gw_serve_take_digests(serve, message);
     if (gw_message_is(message, "sync"))

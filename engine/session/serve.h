@@ -10,6 +10,7 @@
 #ifndef GODWIT_ENGINE_SESSION_SERVE_H
 #define GODWIT_ENGINE_SESSION_SERVE_H
 
+#include "engine/image/image.h"
 #include "engine/migration.h"
 #include "engine/session/attended.h"
 #include "engine/session/message.h"
@@ -50,6 +51,7 @@ struct gw_serve {
     bool is_told;     /* the source has heard the error */
     bool is_finished; /* the images have their final names and belong to the user */
     struct gw_receiver *receiver;
+    bool is_path_ended; /* its channels are closed for good */
     struct gw_domain *domains[GW_SERVE_DOMAINS_MAX];
     struct gw_address domain_addresses[GW_SERVE_DOMAINS_MAX]; /* with its transport: a rail */
     unsigned domain_count;
@@ -76,6 +78,7 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
 int gw_serve_sync(struct gw_serve *serve);
 /* Images valid, final names; read back and compared where the source told digests (-EBADMSG). */
 int gw_serve_finish(struct gw_serve *serve);
+bool gw_serve_is_verified(const struct gw_serve *serve); /* the source told digests */
 int gw_serve_take_digests(struct gw_serve *serve, const json_t *message);
 void gw_serve_drop_volumes(struct gw_serve *serve, bool keep);
 
@@ -97,6 +100,10 @@ void gw_serve_close_partial(struct gw_serve *serve);
 int gw_serve_vm_offer(struct gw_serve *serve, const json_t *offer, json_t *reply);
 /* A message of the handover, of this session's move or of an earlier one that the journal knows. */
 int gw_serve_vm_message(struct gw_serve *serve, const json_t *message);
+/* The guest is about to be stopped for the handover: QEMU gets ready for its state. */
+int gw_serve_vm_stopping(struct gw_serve *serve);
+/* The guest's owner paused or continued it, before the handover. */
+int gw_serve_vm_owner(struct gw_serve *serve, const json_t *message);
 int gw_serve_vm_bytes(struct gw_serve *serve, const void *bytes, uint32_t length);
 /* The control session ended: what was not prepared is undone, what was prepared waits. Frees vm. */
 void gw_serve_vm_end(struct gw_serve *serve, int error);

@@ -2,6 +2,7 @@
 /* The sending side's session. What is sent, and in which order, is decided by copy.c and move.c. */
 #include "engine/session/source.h"
 #include "engine/session/verify.h"
+#include "engine/session/windows.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -42,6 +43,10 @@ int gw_source_connect(const struct gw_environment *environment, const struct gw_
         error = gw_link_dial(&source->link, peer, &source->control);
     if (!error)
         error = gw_sender_new(source->migration_id, &source->sender);
+    if (!error && request->pin_limit)
+        gw_pins_init(&source->pins, request->pin_limit);
+    if (!error)
+        gw_sender_set_pins(source->sender, request->pin_limit ? &source->pins : environment->pins);
     if (error) {
         gw_source_close(source);
         return error;
@@ -54,6 +59,7 @@ void gw_source_close(struct gw_source *source)
 {
     if (!source)
         return;
+    gw_windows_free(source->windows);
     gw_sender_free(source->sender);
     gw_link_free(&source->link);
     gw_control_close(source->control);
@@ -70,7 +76,7 @@ int gw_source_check_cancel(struct gw_source *source)
     return gw_fail(-ECANCELED, "cancelled");
 }
 
-int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out)
+static int receive_next(struct gw_source *source, int timeout_ms, json_t **out)
 {
     uint64_t deadline = gw_clock_ns() + (uint64_t)timeout_ms * GW_NS_PER_MS;
 
@@ -111,6 +117,25 @@ int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out)
             return error ? error : gw_fail(-EPROTO, "the target sent raw bytes out of turn");
         }
     }
+}
+
+int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out)
+{
+    int result;
+
+    do {
+        json_t *message;
+
+        result = receive_next(source, timeout_ms, &message);
+        if (result)
+            return result;
+        result = gw_source_windows_hear(source, message);
+        if (result)
+            json_decref(message);
+        else
+            *out = message;
+    } while (result > 0);
+    return result;
 }
 
 int gw_source_exchange(struct gw_source *source, json_t *request, const char *type, json_t **reply)
@@ -217,6 +242,7 @@ void gw_source_update_progress(struct gw_source *source)
         source->sent_before_ns = now;
     }
     pthread_mutex_unlock(&source->progress->lock);
+    gw_paths_of_source(source, &stats);
 }
 
 /* Events of the data path. 1: the round is done. */
@@ -240,7 +266,7 @@ static int take_events(struct gw_source *source, unsigned *redials)
     return 0;
 }
 
-/* What the target says by itself during a round is that it failed. */
+/* What the target says by itself during a round is that it failed, or about windows. */
 static int take_control(struct gw_source *source)
 {
     struct gw_control_frame frame;
@@ -250,18 +276,21 @@ static int take_control(struct gw_source *source)
         return error == -ETIMEDOUT ? 0 : error;
     if (!frame.message)
         return gw_fail(-EPROTO, "the target sent raw bytes out of turn");
-    error = gw_message_is(frame.message, "error")
-                ? gw_message_raise(frame.message)
-                : gw_fail(-EPROTO, "the target sent '%s' during a round",
-                          gw_message_type(frame.message));
+    error = gw_source_windows_hear(source, frame.message);
+    if (error == 0)
+        error = gw_message_is(frame.message, "error")
+                    ? gw_message_raise(frame.message)
+                    : gw_fail(-EPROTO, "the target sent '%s' during a round",
+                              gw_message_type(frame.message));
     json_decref(frame.message);
-    return error;
+    return error < 0 ? error : 0;
 }
 
 static int wait_for_round(struct gw_source *source)
 {
     uint64_t updated = gw_clock_ns();
     unsigned redials = 0;
+    bool is_done = false;
 
     for (;;) {
         struct pollfd fds[] = {
@@ -272,12 +301,18 @@ static int wait_for_round(struct gw_source *source)
 
         if (!result)
             result = take_events(source, &redials);
+        if (result > 0) {
+            is_done = true;
+            result = 0;
+        }
+        if (!result)
+            result = gw_source_windows_step(source);
         if (!result)
             result = gw_source_check_cancel(source);
         if (!result && source->tick)
             result = source->tick(source->tick_context);
-        if (result)
-            return result > 0 ? 0 : result;
+        if (result || (is_done && gw_source_windows_are_settled(source)))
+            return result;
         poll(fds, GW_ARRAY_LENGTH(fds), TICK_MS);
         if (gw_clock_ns() - updated > 100 * GW_NS_PER_MS) {
             gw_source_update_progress(source);
@@ -289,10 +324,13 @@ static int wait_for_round(struct gw_source *source)
 int gw_source_run_round(struct gw_source *source, struct gw_round *round)
 {
     uint64_t started = gw_clock_ns();
-    int error;
+    int error = gw_source_windows_begin(source, round);
 
+    if (error)
+        return error;
     gw_sender_begin(source->sender, round);
     error = wait_for_round(source);
+    gw_source_windows_end(source);
     gw_sender_end(source->sender);
     source->rounds_ns += gw_clock_ns() - started;
     gw_source_update_progress(source);

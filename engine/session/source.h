@@ -14,6 +14,7 @@
 
 #include "engine/migration.h"
 #include "engine/session/link.h"
+#include "engine/precopy/windows.h"
 #include "engine/session/message.h"
 
 #define GW_REPLY_TIMEOUT_MS 60000 /* a target that syncs a disk may take this long */
@@ -29,6 +30,9 @@ struct gw_source {
     char epoch[2 * GW_ID_SIZE + 1];
     struct gw_link link;
     struct gw_sender *sender;
+    struct gw_windows *windows;           /* NULL until the first round */
+    struct gw_pins pins;                  /* with a limit of its own */
+    const bool *is_stopped;               /* the guest, by us; NULL where there is none */
     json_t *blocked;                      /* the target's reasons against the offer, or NULL */
     bool is_cancel_ignored;               /* from COMMITTED on */
     uint64_t sent_before_ns, sent_before; /* for the rate of the last second */

@@ -11,11 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "common/error.h"
 #include "common/log.h"
+#include "engine/volume/nbd.h"
 
 static bool is_beneath(const char *path, const char *folder)
 {
@@ -63,18 +63,41 @@ static int resolve_folder(const char *path, char *folder, char *name)
     return is_name(name) ? 0 : gw_fail(-EINVAL, "'%s' does not name a file", path);
 }
 
+/* An export is allowed by the very URI, since what stands in one decides what it means. */
+static int resolve_uri(const struct gw_environment *environment, const char *wanted, char *out)
+{
+    for (unsigned i = 0; i < environment->storage_count; i++)
+        if (strcmp(environment->storage[i], wanted) == 0 &&
+            snprintf(out, PATH_MAX, "%s", wanted) < PATH_MAX)
+            return 0;
+    return gw_fail(-EACCES,
+                   "this host lets nobody write to '%.256s': start its agent with --storage and "
+                   "this URI",
+                   wanted);
+}
+
+static const char *default_folder(const struct gw_environment *environment)
+{
+    for (unsigned i = 0; i < environment->storage_count; i++)
+        if (!gw_nbd_is_uri(environment->storage[i]))
+            return environment->storage[i];
+    return NULL;
+}
+
 int gw_storage_resolve(const struct gw_environment *environment, const char *wanted,
                        const char *default_name, char *out)
 {
+    const char *default_root = default_folder(environment);
     char path[PATH_MAX], folder[PATH_MAX], name[NAME_MAX + 1], root[PATH_MAX];
     struct stat info;
     int length, error;
 
-    if (environment->storage_count == 0)
+    if (gw_nbd_is_uri(wanted))
+        return resolve_uri(environment, wanted, out);
+    if (!default_root)
         return gw_fail(-EACCES, "this host has no storage folder: start its agent with --storage");
-    length = wanted[0] == '/'
-                 ? snprintf(path, sizeof(path), "%s", wanted)
-                 : snprintf(path, sizeof(path), "%s/%s", environment->storage[0], wanted);
+    length = wanted[0] == '/' ? snprintf(path, sizeof(path), "%s", wanted)
+                              : snprintf(path, sizeof(path), "%s/%s", default_root, wanted);
     if (length >= (int)sizeof(path) - NAME_MAX - 1)
         return gw_fail(-ENAMETOOLONG, "path '%.64s...' is too long", wanted);
     if (!wanted[0] || path[strlen(path) - 1] == '/' ||
@@ -88,25 +111,14 @@ int gw_storage_resolve(const struct gw_environment *environment, const char *wan
     if (error)
         return error;
     for (unsigned i = 0; i < environment->storage_count; i++) {
-        if (!realpath(environment->storage[i], root) || !is_beneath(folder, root))
+        if (gw_nbd_is_uri(environment->storage[i]) || !realpath(environment->storage[i], root) ||
+            !is_beneath(folder, root))
             continue;
         if (snprintf(out, PATH_MAX, "%s/%s", folder, name) >= PATH_MAX)
             return gw_fail(-ENAMETOOLONG, "path '%.64s...' is too long", wanted);
         return 0;
     }
     return refuse(environment, wanted);
-}
-
-int gw_storage_free(const char *path, uint64_t *out)
-{
-    char copy[PATH_MAX];
-    struct statvfs info;
-
-    snprintf(copy, sizeof(copy), "%s", path);
-    if (statvfs(dirname(copy), &info))
-        return gw_fail_errno(-errno, "free space for %s", path);
-    *out = (uint64_t)info.f_bavail * info.f_frsize;
-    return 0;
 }
 
 void gw_folder_remove(const char *folder)

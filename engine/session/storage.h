@@ -14,14 +14,12 @@
 
 #include "engine/migration.h"
 
-/* Resolves wanted (absolute within a folder, or relative to the first one; "" or a folder keeps
+/* An NBD URI stands for itself when it is one of those that the host lets peers write to.
+ * Resolves wanted (absolute within a folder, or relative to the first one; "" or a folder keeps
  * default_name) into an absolute path in out (PATH_MAX bytes). The file itself need not exist; the
  * folder that holds it must. */
 int gw_storage_resolve(const struct gw_environment *environment, const char *wanted,
                        const char *default_name, char *out);
-/* Bytes free for this user beneath the folder of path. */
-int gw_storage_free(const char *path, uint64_t *out);
-
 /* Removes a private folder of sockets, logs and the like, with what lies in it. A folder within keeps it. */
 void gw_folder_remove(const char *folder);
 

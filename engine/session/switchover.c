@@ -9,7 +9,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 
-static int record(struct gw_switchover *switchover, enum gw_handover_action action)
+int gw_switchover_record(struct gw_switchover *switchover, enum gw_handover_action action)
 {
     struct gw_journal_entry entry = {.side = switchover->side, .detail = switchover->detail};
     const char *state = gw_handover_state_name(gw_handover_action_state(action));
@@ -63,8 +63,8 @@ static int step(struct gw_switchover *switchover, enum gw_handover_action action
 {
     uint64_t started = gw_clock_ns();
     bool is_record = gw_handover_action_state(action) != GW_HANDOVER_NONE;
-    int error =
-        is_record ? record(switchover, action) : switchover->act(switchover->context, action);
+    int error = is_record ? gw_switchover_record(switchover, action)
+                          : switchover->act(switchover->context, action);
 
     switchover->action_ns[action] = gw_clock_ns() - started;
     gw_log(GW_LOG_DEBUG, "move %s: %s: %s, %.1f ms", switchover->epoch,

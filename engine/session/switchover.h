@@ -49,6 +49,8 @@ int gw_switchover_event(struct gw_switchover *switchover, enum gw_handover_event
 /* A message {"type": "handover", "message": NAME} of the peer with that instance id. -EPROTO. */
 int gw_switchover_hear(struct gw_switchover *switchover, const uint8_t *instance,
                        const json_t *message);
+/* The journal's record once more, with the detail as it is now. */
+int gw_switchover_record(struct gw_switchover *switchover, enum gw_handover_action action);
 /* "journals", "stop", ... in milliseconds: where the time went. */
 json_t *gw_switchover_times(const struct gw_switchover *switchover);
 

@@ -12,9 +12,7 @@
 #include "common/error.h"
 #include "common/fault.h"
 #include "common/memory.h"
-#include "engine/volume/disk.h"
 #include "engine/volume/location.h"
-#include "engine/volume/nbd.h"
 
 struct digest {
     XXH3_state_t *state;
@@ -177,29 +175,4 @@ int gw_verify_source(struct gw_source_volume *volume, uint8_t *out)
     }
     gw_memory_free(buffer, GW_VERIFY_GRANULE + 4096);
     return error;
-}
-
-static int digest_and_close(struct gw_source_volume *volume, uint8_t *digest)
-{
-    int error = gw_verify_source(volume, digest);
-
-    volume->ops->close(volume);
-    return error;
-}
-
-int gw_verify_image(const char *path, enum gw_image_format format, uint8_t *digest)
-{
-    struct gw_disk_source_options options = {.name = "image", .path = path, .format = format};
-    struct gw_source_volume *volume;
-    int error = gw_disk_source_open(&options, &volume);
-
-    return error ? error : digest_and_close(volume, digest);
-}
-
-int gw_verify_foreign(const char *path, const char *format, uint8_t *digest)
-{
-    struct gw_source_volume *volume;
-    int error = gw_nbd_source_open_image(path, format, &volume);
-
-    return error ? error : digest_and_close(volume, digest);
 }

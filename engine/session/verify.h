@@ -14,7 +14,6 @@
 #ifndef GODWIT_ENGINE_SESSION_VERIFY_H
 #define GODWIT_ENGINE_SESSION_VERIFY_H
 
-#include "engine/image/image.h"
 #include "engine/volume/volume.h"
 
 #define GW_VERIFY_GRANULE (64u << 10)
@@ -23,9 +22,5 @@
 /* Reads all of it; nothing may write to it meanwhile. */
 int gw_verify_source(struct gw_source_volume *volume, uint8_t *digest);
 int gw_verify_memory(const void *memory, uint64_t size, uint8_t *digest);
-/* Opens the finished image at path and reads it back, past the page cache where that can be. */
-int gw_verify_image(const char *path, enum gw_image_format format, uint8_t *digest);
-/* The same for a format of gw_nbd_format_is_known. */
-int gw_verify_foreign(const char *path, const char *format, uint8_t *digest);
 
 #endif

@@ -72,11 +72,13 @@ static int finish(struct gw_target_volume *volume)
     struct disk_target *disk = of(volume);
     int error = gw_image_finish(disk->image);
 
-    if (error || disk->is_device)
+    if (error)
         return error;
     /* The locks go with the descriptor; the hypervisor opens the file next. */
     gw_image_close(disk->image);
     disk->image = NULL;
+    if (disk->is_device)
+        return 0;
     if (renameat2(AT_FDCWD, disk->part, AT_FDCWD, disk->path, RENAME_NOREPLACE))
         return gw_fail_errno(-errno, "%s: cannot give the finished image this name", disk->path);
     disk->is_finished = true;
@@ -113,10 +115,14 @@ static const struct gw_target_ops ops = {
 
 static int choose_names(struct disk_target *disk, const struct gw_disk_target_options *options)
 {
-    struct stat info;
+    struct stat info, behind;
     bool exists = lstat(options->path, &info) == 0;
 
-    disk->is_device = exists && S_ISBLK(info.st_mode);
+    /* Logical volumes are links to their devices. */
+    disk->is_device =
+        exists &&
+        (S_ISBLK(info.st_mode) ||
+         (S_ISLNK(info.st_mode) && stat(options->path, &behind) == 0 && S_ISBLK(behind.st_mode)));
     if (exists && !disk->is_device)
         return gw_fail(-EEXIST, "%s exists already: choose another name or remove it",
                        options->path);

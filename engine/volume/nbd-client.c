@@ -22,6 +22,7 @@
 struct gw_nbd_client {
     char name[GW_VOLUME_NAME_MAX];
     uint64_t size;
+    bool has_allocation, can_zero, can_flush, is_shared;
     /* Protects idle, idle_count and count; held for a few instructions, no lock is taken under it.
      */
     pthread_mutex_t lock;
@@ -93,16 +94,35 @@ static int connect_socket(const struct gw_nbd_client_options *options, uint64_t 
     return gw_fail_errno(error, "%s: NBD server at %s", options->name, options->socket);
 }
 
-static int negotiate(const struct gw_nbd_client_options *options, struct nbd_handle *nbd, int fd)
+static int begin_uri(const struct gw_nbd_client_options *options, struct nbd_handle *nbd)
+{
+    return nbd_aio_connect_uri(nbd, options->uri) < 0 ? failed(options->name, options->uri) : 0;
+}
+
+static int begin_socket(const struct gw_nbd_client_options *options, struct nbd_handle *nbd,
+                        uint64_t deadline)
+{
+    int fd, error = connect_socket(options, deadline, &fd);
+
+    if (error)
+        return error;
+    if (nbd_set_export_name(nbd, options->export) < 0) {
+        close(fd);
+        return failed(options->name, "preparing");
+    }
+    return nbd_aio_connect_socket(nbd, fd) < 0 ? failed(options->name, "connecting") : 0;
+}
+
+static int negotiate(const struct gw_nbd_client_options *options, struct nbd_handle *nbd,
+                     uint64_t deadline)
 {
     int error;
 
-    if (nbd_set_export_name(nbd, options->export) < 0 ||
-        (options->has_allocation && nbd_add_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0))
+    if (nbd_add_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0)
         return failed(options->name, "preparing");
-    if (nbd_aio_connect_socket(nbd, fd) < 0)
-        return failed(options->name, "connecting");
-    error = work_until(options->name, nbd, 0, "connecting");
+    error = options->uri ? begin_uri(options, nbd) : begin_socket(options, nbd, deadline);
+    if (!error)
+        error = work_until(options->name, nbd, 0, options->uri ? options->uri : "connecting");
     if (!error && options->has_allocation &&
         nbd_can_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) != 1)
         error =
@@ -110,29 +130,50 @@ static int negotiate(const struct gw_nbd_client_options *options, struct nbd_han
     return error;
 }
 
+/* What the export is and can do, from its first connection. */
+static int look(struct gw_nbd_client *client, const struct gw_nbd_client_options *options,
+                struct nbd_handle *nbd)
+{
+    int64_t size = nbd_get_size(nbd), sector = nbd_get_block_size(nbd, LIBNBD_SIZE_MINIMUM);
+    int64_t most = nbd_get_block_size(nbd, LIBNBD_SIZE_MAXIMUM);
+
+    if (size < 0)
+        return failed(options->name, "size");
+    if (sector > GW_NBD_SECTOR_MAX || (most > 0 && most < GW_NBD_REQUEST_MAX))
+        return gw_fail(-ENOTSUP,
+                       "%s: the NBD server takes requests of %lld to %lld bytes; godwit needs one "
+                       "that takes %u to %u",
+                       options->name, (long long)sector, (long long)most, GW_NBD_SECTOR_MAX,
+                       GW_NBD_REQUEST_MAX);
+    if (options->is_writer && nbd_is_read_only(nbd) == 1)
+        return gw_fail(-EROFS, "%s: the NBD server lets nobody write", options->name);
+    client->size = (uint64_t)size;
+    client->has_allocation = nbd_can_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1;
+    client->can_zero = nbd_can_zero(nbd) == 1;
+    client->can_flush = nbd_can_flush(nbd) == 1;
+    client->is_shared = nbd_can_multi_conn(nbd) == 1;
+    return 0;
+}
+
 static int connect_one(struct gw_nbd_client *client, const struct gw_nbd_client_options *options,
                        uint64_t deadline)
 {
-    struct nbd_handle *nbd;
-    int fd, error = connect_socket(options, deadline, &fd);
+    struct nbd_handle *nbd = nbd_create();
+    int error;
 
-    if (error)
-        return error;
-    nbd = nbd_create();
-    if (!nbd) {
-        close(fd);
+    if (!nbd)
         return failed(options->name, "libnbd");
-    }
-    error = negotiate(options, nbd, fd);
-    if (!error) {
-        int64_t size = nbd_get_size(nbd);
-
-        client->size = (uint64_t)size;
-        error = size < 0 ? failed(options->name, "size") : 0;
-    }
+    error = negotiate(options, nbd, deadline);
+    if (!error && client->count == 0)
+        error = look(client, options, nbd);
+    else if (!error && nbd_get_size(nbd) != (int64_t)client->size)
+        error = gw_fail(-ESTALE, "%s: the NBD export changed its size", options->name);
     if (error) {
+        struct gw_error kept;
+
+        gw_error_take(error, &kept);
         nbd_close(nbd);
-        return error;
+        return gw_error_raise(&kept);
     }
     client->idle[client->idle_count++] = nbd;
     client->count++;
@@ -143,15 +184,16 @@ int gw_nbd_client_open(const struct gw_nbd_client_options *options, struct gw_nb
 {
     uint64_t deadline = gw_clock_ns() + (uint64_t)options->start_ms * GW_NS_PER_MS;
     struct gw_nbd_client *client = calloc(1, sizeof(*client));
-    int error = 0;
+    int error;
 
     if (!client)
         return gw_fail(-ENOMEM, "no memory for an NBD client");
     snprintf(client->name, sizeof(client->name), "%s", options->name);
     pthread_mutex_init(&client->lock, NULL);
     pthread_cond_init(&client->is_given, NULL);
-    while (!error && client->count < GW_NBD_CONNECTIONS)
+    do
         error = connect_one(client, options, deadline);
+    while (!error && client->is_shared && client->count < GW_NBD_CONNECTIONS);
     if (error) {
         struct gw_error kept;
 
@@ -180,6 +222,11 @@ void gw_nbd_client_close(struct gw_nbd_client *client)
 uint64_t gw_nbd_client_size(const struct gw_nbd_client *client)
 {
     return client->size;
+}
+
+bool gw_nbd_client_has_allocation(const struct gw_nbd_client *client)
+{
+    return client->has_allocation;
 }
 
 /* ---- the pool ---- */
@@ -275,10 +322,27 @@ int gw_nbd_client_write(struct gw_nbd_client *client, uint64_t offset, const voi
     return run(client, &request);
 }
 
+static int write_zeroes(struct gw_nbd_client *client, uint64_t offset, uint64_t length)
+{
+    static const uint8_t zeroes[64 << 10];
+    int error = 0;
+
+    while (!error && length > 0) {
+        uint64_t part = gw_min(length, sizeof(zeroes));
+
+        error = gw_nbd_client_write(client, offset, zeroes, part);
+        offset += part;
+        length -= part;
+    }
+    return error;
+}
+
 int gw_nbd_client_zero(struct gw_nbd_client *client, uint64_t offset, uint64_t length)
 {
     int error = 0;
 
+    if (!client->can_zero)
+        return write_zeroes(client, offset, length);
     while (!error && length > 0) {
         struct request request = {
             .kind = ZERO, .offset = offset, .length = gw_min(length, ZERO_MAX)};
@@ -290,11 +354,12 @@ int gw_nbd_client_zero(struct gw_nbd_client *client, uint64_t offset, uint64_t l
     return error;
 }
 
+/* A server without the command has nothing that it could still lose. */
 int gw_nbd_client_flush(struct gw_nbd_client *client)
 {
     struct request request = {.kind = FLUSH};
 
-    return run(client, &request);
+    return client->can_flush ? run(client, &request) : 0;
 }
 
 struct status {

@@ -68,6 +68,11 @@ static int fill(struct nbd_source *disk, uint64_t offset)
     window->first = begin / GRANULE;
     window->told = 0;
     memset(window->kinds, GW_EXTENT_ABSENT, sizeof(window->kinds));
+    if (!gw_nbd_client_has_allocation(disk->client)) {
+        struct gw_extent all = {.offset = begin, .length = length, .kind = GW_EXTENT_DATA};
+
+        take_run(window, &all);
+    }
     /* An answer may stop within the first granule; a whole one is needed. */
     while (!error && window->told < gw_min(length, GRANULE))
         error = gw_nbd_client_status(disk->client, begin + window->told, length - window->told,
@@ -253,18 +258,45 @@ int gw_nbd_source_open_image(const char *path, const char *format, struct gw_sou
 {
     struct gw_nbd_server_options options = {
         .name = "image", .path = path, .format = format, .is_read_only = true};
+    struct gw_nbd_image image;
     struct nbd_source *disk;
     int error;
 
     if (!gw_nbd_format_is_known(format))
         return gw_fail(-ENOTSUP, "%s: images of the format %.32s are not read", path, format);
-    error = new_source("image", &disk);
+    error = gw_nbd_image_check(path, &image);
+    if (!error)
+        error = new_source("image", &disk);
     if (error)
         return error;
     error = serve(disk, &options);
     if (error) {
         close_source(&disk->volume);
         return error;
+    }
+    disk->volume.size = gw_nbd_client_size(disk->client);
+    disk->volume.is_still = true;
+    *out = &disk->volume;
+    return 0;
+}
+
+int gw_nbd_source_open_uri(const char *uri, struct gw_source_volume **out)
+{
+    struct gw_nbd_client_options client = {.name = "image", .uri = uri, .pid_fd = -1};
+    struct nbd_source *disk;
+    int error = new_source("image", &disk);
+
+    if (error)
+        return error;
+    error = gw_nbd_client_open(&client, &disk->client);
+    if (!error && gw_nbd_client_size(disk->client) == 0)
+        error = gw_fail(-EUCLEAN, "%s is empty: there is no disk in it", uri);
+    if (error) {
+        struct gw_error kept;
+
+        gw_error_take(error, &kept);
+        close_source(&disk->volume);
+        return gw_error_raise(&kept);
     }
     disk->volume.size = gw_nbd_client_size(disk->client);
     disk->volume.is_still = true;

@@ -37,11 +37,6 @@ static struct nbd_target *of(struct gw_target_volume *volume)
     return gw_container_of(volume, struct nbd_target, volume);
 }
 
-bool gw_nbd_format_is_known(const char *format)
-{
-    return strcmp(format, "qcow2") == 0;
-}
-
 static int locate(struct gw_target_volume *volume, uint64_t offset, uint64_t length,
                   struct gw_location *out)
 {

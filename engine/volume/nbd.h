@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Disks in formats that godwit does not read or write itself, as volumes. In use: through an NBD
- * export of the hypervisor. As a target, and at rest: through a qemu-nbd of its own.
+ * Disks that godwit does not read or write itself, as volumes. In use: through an NBD export of the
+ * hypervisor. As a target, and at rest: through a qemu-nbd of its own for formats that it knows by
+ * name, or through whatever NBD server a URI names.
  *
  * Errors: -errno with a message that names the volume or the file.
  * Threads: as volume.h; the thread that opens an image or creates a target must live as long as
@@ -16,6 +17,17 @@
 
 /* May an image of that format be made and served here? An allow-list: the name may be a peer's. */
 bool gw_nbd_format_is_known(const char *format);
+/* The format that the file at path begins as, when it is one of those; else NULL. */
+const char *gw_nbd_format_probe(const char *path);
+
+/* What the header of an image at rest says. */
+struct gw_nbd_image {
+    uint64_t virtual_size;
+    uint32_t cluster_size;
+};
+/* -EUCLEAN for what is no such image; -ENOTSUP for one that names other files, is encrypted, or
+ * holds what a copy would lose (snapshots). */
+int gw_nbd_image_check(const char *path, struct gw_nbd_image *out);
 
 struct gw_nbd_source_options {
     const char *name;
@@ -34,6 +46,15 @@ struct gw_nbd_source_options {
 int gw_nbd_source_open(const struct gw_nbd_source_options *options, struct gw_source_volume **out);
 /* An image file at rest, read-only, as the hypervisor would read it. */
 int gw_nbd_source_open_image(const char *path, const char *format, struct gw_source_volume **out);
+
+/* "nbd://...", "nbds://...", "nbd+unix://...", "nbds+unix://..." */
+bool gw_nbd_is_uri(const char *text);
+/* The export that the URI names, as it is. What the server does not tell of counts as data. */
+int gw_nbd_source_open_uri(const char *uri, struct gw_source_volume **out);
+/* Writes into the export that the URI names, from its begin; it has at least size bytes (-ENOSPC).
+ * There is no name to be kept until the end: what was there is gone with the first byte. */
+int gw_nbd_target_open_uri(const char *name, const char *uri, uint64_t size,
+                           struct gw_target_volume **out);
 
 struct gw_nbd_target_options {
     const char *name;

@@ -21,11 +21,17 @@ void gw_events_free(struct gw_events *events)
     close(events->fd);
 }
 
-void gw_events_push(struct gw_events *events, enum gw_path_event_kind kind, uint32_t number,
-                    int code)
+void gw_events_wake(struct gw_events *events)
 {
     uint64_t one = 1;
 
+    if (write(events->fd, &one, sizeof(one)) < 0)
+        return; /* the counter is full: the reader has been woken already */
+}
+
+void gw_events_push(struct gw_events *events, enum gw_path_event_kind kind, uint32_t number,
+                    int code)
+{
     pthread_mutex_lock(&events->lock);
     if (events->count < GW_EVENTS_MAX) {
         struct gw_path_event *event =
@@ -36,8 +42,7 @@ void gw_events_push(struct gw_events *events, enum gw_path_event_kind kind, uint
             gw_error_take(code, &event->error);
     }
     pthread_mutex_unlock(&events->lock);
-    if (write(events->fd, &one, sizeof(one)) < 0)
-        return; /* the counter is full: the reader has been woken already */
+    gw_events_wake(events);
 }
 
 bool gw_events_next(struct gw_events *events, struct gw_path_event *out)

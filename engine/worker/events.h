@@ -12,7 +12,7 @@
 
 #include "engine/worker/path.h"
 
-/* One death per lane, one failure per lane, one end of a round: never more than this wait. */
+/* One join per lane, one death, one failure, one end of a round: never more than this wait. */
 #define GW_EVENTS_MAX (4u * GW_LANES_MAX)
 
 struct gw_events {
@@ -28,6 +28,8 @@ void gw_events_free(struct gw_events *events);
  * event: the first ones, which say the cause, are there. */
 void gw_events_push(struct gw_events *events, enum gw_path_event_kind kind, uint32_t number,
                     int code);
+/* Makes the descriptor readable and queues nothing: there is something new to look at. */
+void gw_events_wake(struct gw_events *events);
 bool gw_events_next(struct gw_events *events, struct gw_path_event *out);
 
 #endif

@@ -62,6 +62,14 @@ void gw_lane_add_path(const struct gw_lane_counters *counters, struct gw_path_st
     out->data_bytes += atomic_load_explicit(&counters->data_bytes, memory_order_relaxed);
     out->zero_bytes += atomic_load_explicit(&counters->zero_bytes, memory_order_relaxed);
     out->wire_bytes += atomic_load_explicit(&counters->wire_bytes, memory_order_relaxed);
+    for (unsigned i = 0; i < GW_VOLUMES_MAX; i++) {
+        struct gw_volume_stats *volume = &out->volumes[i];
+
+        volume->direct += atomic_load_explicit(&counters->volumes[i].direct, memory_order_relaxed);
+        volume->slots += atomic_load_explicit(&counters->volumes[i].slots, memory_order_relaxed);
+        volume->sealed += atomic_load_explicit(&counters->volumes[i].sealed, memory_order_relaxed);
+        volume->copied += atomic_load_explicit(&counters->volumes[i].copied, memory_order_relaxed);
+    }
     out->entries += atomic_load_explicit(&counters->entries, memory_order_relaxed);
     out->records += atomic_load_explicit(&counters->records, memory_order_relaxed);
 }

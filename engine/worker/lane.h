@@ -21,6 +21,9 @@
 struct gw_lane_counters {
     _Atomic uint64_t stage_ns[GW_STAGE_COUNT];
     _Atomic uint64_t data_bytes, zero_bytes, wire_bytes, entries, records;
+    struct {
+        _Atomic uint64_t direct, slots, sealed, copied;
+    } volumes[GW_VOLUMES_MAX];
 };
 
 /* Joining and talking: embedded by sender and receiver lanes. */
@@ -38,6 +41,12 @@ int gw_lane_send_proof(struct gw_lane_talk *talk);
 int gw_lane_check_proof(struct gw_lane_talk *talk, const void *data, uint32_t length);
 
 void gw_lane_digest(const void *bytes, uint64_t length, uint8_t *out);
+/* Counts what the processor itself moved: called where it is moved. */
+static inline void gw_lane_copied(struct gw_lane_counters *counters, uint16_t volume,
+                                  uint64_t bytes)
+{
+    atomic_fetch_add_explicit(&counters->volumes[volume].copied, bytes, memory_order_relaxed);
+}
 void gw_lane_account(struct gw_lane_counters *counters, enum gw_stage stage, uint64_t since_ns);
 void gw_lane_add_path(const struct gw_lane_counters *counters, struct gw_path_stats *out);
 

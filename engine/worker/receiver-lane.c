@@ -105,6 +105,8 @@ static int place(struct gw_receiver_lane *lane, const struct gw_record_entry *en
         if (error)
             return error;
         to.length = gw_min(to.length, entry->length - moved);
+        if (to.where != GW_IN_FILE)
+            gw_lane_copied(&lane->counters, entry->volume, to.length);
         if (to.where == GW_IN_MEMORY)
             memcpy(to.memory, bytes + moved, to.length);
         else if (to.where == GW_IN_FILE)
@@ -132,10 +134,23 @@ static int check_digest(const struct gw_receiver_lane *lane, const struct gw_rec
                    lane->receiver->volumes[entry->volume]->name, (unsigned long long)entry->offset);
 }
 
+/* Where a device places writes, the source could change the ring's bytes after they were looked at:
+ * they are taken into the worker's own memory first. */
+static const uint8_t *own_bytes(struct gw_receiver_lane *lane, const struct gw_record_entry *entry)
+{
+    uint8_t *own = lane->plain + entry->position;
+
+    if (!gw_receiver_lane_is_rdma(lane))
+        return lane->ring + entry->position;
+    memcpy(own, lane->ring + entry->position, entry->length);
+    gw_lane_copied(&lane->counters, entry->volume, entry->length);
+    return own;
+}
+
 /* Opens a sealed chunk: into its final place when that is memory, else into the worker's own
  * buffer, which the peer cannot reach. */
 static int open_chunk(struct gw_receiver_lane *lane, const struct gw_record_entry *entry,
-                      const uint8_t **bytes)
+                      const uint8_t *sealed, const uint8_t **bytes)
 {
     struct gw_target_volume *volume = lane->receiver->volumes[entry->volume];
     struct gw_chunk_name name = {
@@ -148,20 +163,20 @@ static int open_chunk(struct gw_receiver_lane *lane, const struct gw_record_entr
 
     memcpy(name.migration_id, lane->receiver->migration_id, GW_ID_SIZE);
     *bytes = volume->memory ? NULL : into;
-    return gw_seal_open_chunk(lane->talk.seal, &name, lane->ring + entry->position, into,
-                              entry->digest);
+    gw_lane_copied(&lane->counters, entry->volume, entry->length);
+    return gw_seal_open_chunk(lane->talk.seal, &name, sealed, into, entry->digest);
 }
 
 static int take_ring(struct gw_receiver_lane *lane, const struct gw_record_entry *entry)
 {
-    const uint8_t *bytes = lane->ring + entry->position;
     uint64_t started = gw_clock_ns();
+    const uint8_t *bytes = own_bytes(lane, entry);
     int error;
 
     if (is_clear(lane))
         error = check_digest(lane, entry, bytes);
     else
-        error = open_chunk(lane, entry, &bytes);
+        error = open_chunk(lane, entry, bytes, &bytes);
     gw_lane_account(&lane->counters, GW_STAGE_DIGEST, started);
     if (error || !bytes)
         return error;
@@ -177,7 +192,8 @@ static int take_direct(struct gw_receiver_lane *lane, const struct gw_record_ent
     uint64_t started = gw_clock_ns();
     int error = 0;
 
-    if (!is_clear(lane) || !lane->allow_direct || !volume->memory)
+    if (!is_clear(lane) || !lane->allow_direct || !volume->memory ||
+        (gw_receiver_lane_is_rdma(lane) && !gw_receiver_lane_has_window(lane, entry)))
         return gw_fail(-EPROTO, "%s: direct bytes on a channel that may not write there",
                        volume->name);
     if (entry->has_digest)
@@ -230,6 +246,17 @@ static int touch_entry(void *context)
     return take_ring(touch->lane, touch->entry);
 }
 
+/* Which way the bytes took. */
+static void count_way(struct gw_receiver_lane *lane, const struct gw_record_entry *entry)
+{
+    _Atomic uint64_t *way = entry->kind == GW_ENTRY_DIRECT
+                                ? &lane->counters.volumes[entry->volume].direct
+                            : is_clear(lane) ? &lane->counters.volumes[entry->volume].slots
+                                             : &lane->counters.volumes[entry->volume].sealed;
+
+    atomic_fetch_add_explicit(way, entry->length, memory_order_relaxed);
+}
+
 static int take_entry(struct gw_receiver_lane *lane, const struct gw_record_entry *entry)
 {
     struct touch touch = {.lane = lane, .entry = entry};
@@ -240,6 +267,8 @@ static int take_entry(struct gw_receiver_lane *lane, const struct gw_record_entr
     error = gw_fault_run(lane->receiver->volumes[entry->volume]->name, touch_entry, &touch);
     if (error)
         return failed(lane, error);
+    if (entry->kind != GW_ENTRY_ZERO)
+        count_way(lane, entry);
     atomic_fetch_add_explicit(entry->kind == GW_ENTRY_ZERO ? &lane->counters.zero_bytes
                                                            : &lane->counters.data_bytes,
                               entry->length, memory_order_relaxed);
@@ -273,6 +302,23 @@ static int take_extents(struct gw_receiver_lane *lane, const uint8_t *record, un
     return 0;
 }
 
+/* The peer's proof: the channel belongs, and is clear or sealed. */
+static int join(struct gw_receiver_lane *lane, const void *data, uint32_t length)
+{
+    int error = gw_lane_check_proof(&lane->talk, data, length);
+
+    if (!error && (!is_clear(lane) || gw_receiver_lane_is_rdma(lane)))
+        error = gw_memory_new(GW_RECEIVER_RING, (void **)&lane->plain);
+    if (error)
+        return error;
+    /* Registering is the control thread's; the source waits for what the lane tells afterwards. */
+    if (is_clear(lane) && lane->allow_direct)
+        gw_events_push(&lane->receiver->events, GW_PATH_JOINED, lane->number, 0);
+    else
+        lane->may_tell_regions = true;
+    return 0;
+}
+
 static int message(struct gw_lane *base, const void *data, uint32_t length)
 {
     struct gw_receiver_lane *lane = of(base);
@@ -281,17 +327,15 @@ static int message(struct gw_lane *base, const void *data, uint32_t length)
     unsigned count;
     int error;
 
-    if (!lane->talk.is_joined) {
-        error = gw_lane_check_proof(&lane->talk, data, length);
-        if (!error && !is_clear(lane))
-            error = gw_memory_new(GW_RECEIVER_RING, (void **)&lane->plain);
-        return error;
-    }
+    if (!lane->talk.is_joined)
+        return join(lane, data, length);
     error = gw_seal_open_record(lane->talk.seal, data, length, record, &length);
     if (!error)
         error = gw_record_type(record, length, &type, &count);
     if (error)
         return error;
+    if (type == GW_RECORD_CLOSED)
+        return gw_receiver_lane_take_closed(lane, record, count);
     if (type != GW_RECORD_EXTENTS || !lane->are_regions_sent)
         return gw_fail(-EPROTO, "the source sent a record of type %u out of turn", type);
     return take_extents(lane, record, count);
@@ -304,6 +348,12 @@ static void send_done(struct gw_op *op, int status)
     gw_container_of(op, struct gw_receiver_lane, send.op)->is_send_out = false;
 }
 
+/* Where windows are told, no volume is as a whole. */
+static bool has_regions(const struct gw_receiver_lane *lane)
+{
+    return is_clear(lane) && lane->allow_direct && !gw_receiver_lane_is_rdma(lane);
+}
+
 static uint32_t write_regions(const struct gw_receiver_lane *lane, uint8_t *out)
 {
     struct gw_record_region regions[GW_VOLUMES_MAX + 1];
@@ -314,8 +364,7 @@ static uint32_t write_regions(const struct gw_receiver_lane *lane, uint8_t *out)
         .key = lane->ring_region->key,
         .length = GW_RECEIVER_RING,
     };
-    for (unsigned i = 0; is_clear(lane) && lane->allow_direct && i < lane->receiver->region_count;
-         i++) {
+    for (unsigned i = 0; has_regions(lane) && i < lane->receiver->region_count; i++) {
         const struct gw_receiver_region *entry = &lane->receiver->regions[i];
 
         if (entry->domain == lane->domain)
@@ -345,6 +394,26 @@ static int post_message(struct gw_receiver_lane *lane)
     return error == -EAGAIN ? 0 : error;
 }
 
+/* What there is to say, encoded; 0 for nothing. Windows first: a source that has its regions knows
+ * all windows that were open when it joined. */
+static uint32_t next_record(struct gw_receiver_lane *lane, uint8_t *out)
+{
+    uint32_t length = gw_receiver_lane_write_windows(lane, out);
+
+    if (length > 0)
+        return length;
+    if (!lane->are_regions_sent) {
+        if (!lane->may_tell_regions)
+            return 0;
+        lane->are_regions_sent = true;
+        return write_regions(lane, out);
+    }
+    if (lane->told == lane->applied)
+        return 0;
+    lane->told = lane->applied;
+    return gw_record_applied(out, lane->applied);
+}
+
 static bool pump(struct gw_lane *base, int *error)
 {
     struct gw_receiver_lane *lane = of(base);
@@ -361,16 +430,13 @@ static bool pump(struct gw_lane *base, int *error)
     if (!lane->talk.is_joined || lane->is_send_out)
         return false;
     if (!lane->is_sealed) {
-        if (lane->are_regions_sent && lane->told == lane->applied)
+        length = next_record(lane, plain);
+        if (length == 0)
             return false;
-        length = lane->are_regions_sent ? gw_record_applied(plain, lane->applied)
-                                        : write_regions(lane, plain);
         *error = gw_seal_record(lane->talk.seal, plain, length, lane->message);
         if (*error)
             return true;
         lane->send.length = length + GW_SEAL_TAG_SIZE;
-        lane->told = lane->applied;
-        lane->are_regions_sent = true;
         lane->is_sealed = true;
     }
     *error = post_message(lane);

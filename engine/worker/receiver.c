@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/checked.h"
+#include "common/log.h"
 #include "common/memory.h"
 
 int gw_receiver_new(const uint8_t *migration_id, struct gw_receiver **out)
@@ -23,12 +24,15 @@ int gw_receiver_new(const uint8_t *migration_id, struct gw_receiver **out)
         free(receiver);
         return error;
     }
+    gw_window_set_init(&receiver->windows);
     *out = receiver;
     return 0;
 }
 
 static void free_lane(struct gw_receiver_lane *lane)
 {
+    if (lane->ring_region && gw_receiver_lane_is_rdma(lane))
+        gw_pins_give(lane->receiver->windows.pins, GW_RECEIVER_RING);
     gw_unreg(lane->ring_region);
     gw_memory_free(lane->ring, GW_RECEIVER_RING);
     gw_memory_free(lane->plain, GW_RECEIVER_RING);
@@ -48,8 +52,18 @@ static void detach_lane(void *argument)
 
     gw_worker_detach(&lane->talk.lane);
     gw_worker_drain(lane->talk.lane.worker, writes_ended, lane);
+    gw_receiver_lane_forget_windows(lane);
 }
 
+static bool is_domain_used(const struct gw_receiver *receiver, const struct gw_domain *domain)
+{
+    for (const struct gw_receiver_lane *lane = receiver->lanes; lane; lane = lane->next)
+        if (lane->domain == domain)
+            return true;
+    return false;
+}
+
+/* Closes the lane's channel and takes it out; what it has registered stays until free_lane. */
 static void remove_lane(struct gw_receiver *receiver, struct gw_receiver_lane *lane)
 {
     struct gw_receiver_lane **link = &receiver->lanes;
@@ -61,16 +75,29 @@ static void remove_lane(struct gw_receiver *receiver, struct gw_receiver_lane *l
     gw_lane_add_path(&lane->counters, &receiver->past);
 }
 
-void gw_receiver_free(struct gw_receiver *receiver)
+void gw_receiver_close(struct gw_receiver *receiver)
 {
-    if (!receiver)
-        return;
     while (receiver->lanes) {
         struct gw_receiver_lane *lane = receiver->lanes;
 
         remove_lane(receiver, lane);
+        lane->next = receiver->closed_lanes;
+        receiver->closed_lanes = lane;
+    }
+}
+
+void gw_receiver_free(struct gw_receiver *receiver)
+{
+    if (!receiver)
+        return;
+    gw_receiver_close(receiver);
+    while (receiver->closed_lanes) {
+        struct gw_receiver_lane *lane = receiver->closed_lanes;
+
+        receiver->closed_lanes = lane->next;
         free_lane(lane);
     }
+    gw_window_set_free(&receiver->windows);
     for (unsigned i = 0; i < receiver->region_count; i++)
         gw_unreg(receiver->regions[i].region);
     gw_events_free(&receiver->events);
@@ -130,9 +157,18 @@ static int fill_lane(struct gw_receiver_lane *lane)
     }
     error = gw_reg(lane->domain, lane->ring, GW_RECEIVER_RING, GW_ACCESS_REMOTE_WRITE, lane->number,
                    &lane->ring_region);
-    if (!error && lane->allow_direct)
-        error = register_volumes(lane->receiver, lane->domain);
+    if (!error && gw_receiver_lane_is_rdma(lane))
+        gw_pins_must(lane->receiver->windows.pins, GW_RECEIVER_RING);
     return error;
+}
+
+static struct gw_receiver_lane *find_lane(struct gw_receiver *receiver, uint32_t number)
+{
+    struct gw_receiver_lane *lane = receiver->lanes;
+
+    while (lane && lane->number != number)
+        lane = lane->next;
+    return lane;
 }
 
 static unsigned count_lanes(const struct gw_receiver *receiver)
@@ -204,22 +240,52 @@ int gw_receiver_event_fd(struct gw_receiver *receiver)
     return receiver->events.fd;
 }
 
+static void let_tell(void *argument)
+{
+    ((struct gw_receiver_lane *)argument)->may_tell_regions = true;
+}
+
+/* The lane's channel has proven itself and is clear: now, and not before, guest memory is registered
+ * for it. Without, its bytes go through the ring. */
+static void admit_lane(struct gw_receiver *receiver, uint32_t number)
+{
+    struct gw_receiver_lane *lane = find_lane(receiver, number);
+
+    if (!lane || lane->talk.lane.is_dead)
+        return;
+    lane->is_admitted = true;
+    if (gw_receiver_lane_is_rdma(lane))
+        gw_receiver_lane_give_windows(lane);
+    else if (register_volumes(receiver, lane->domain))
+        gw_log(GW_LOG_WARNING, "memory is not registered, its bytes go through the ring: %s",
+               gw_error_message());
+    gw_worker_call(lane->talk.lane.worker, let_tell, lane);
+}
+
 bool gw_receiver_next_event(struct gw_receiver *receiver, struct gw_path_event *out)
 {
-    return gw_events_next(&receiver->events, out);
+    while (gw_events_next(&receiver->events, out)) {
+        if (out->kind != GW_PATH_JOINED)
+            return true;
+        admit_lane(receiver, out->number);
+    }
+    *out = (struct gw_path_event){.kind = GW_PATH_WINDOW_CLOSED};
+    return gw_receiver_next_closed(receiver, &out->number);
 }
 
 int gw_receiver_bury(struct gw_receiver *receiver, uint32_t number, uint64_t *applied)
 {
-    struct gw_receiver_lane *lane = receiver->lanes;
+    struct gw_receiver_lane *lane = find_lane(receiver, number);
+    struct gw_domain *domain;
 
-    while (lane && lane->number != number)
-        lane = lane->next;
     if (!lane)
         return gw_fail(-ENOENT, "no channel %u to bury", number);
+    domain = lane->domain;
     remove_lane(receiver, lane);
     *applied = lane->applied;
     free_lane(lane);
+    if (!is_domain_used(receiver, domain))
+        gw_window_set_leave(&receiver->windows, domain);
     return 0;
 }
 

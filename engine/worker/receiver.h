@@ -11,6 +11,7 @@
 
 #include "engine/worker/events.h"
 #include "engine/worker/lane.h"
+#include "engine/worker/window.h"
 
 #define GW_RECEIVER_RING    (8u << 20) /* landing ring of a lane */
 #define GW_RECEIVER_DOMAINS 16u
@@ -28,8 +29,12 @@ struct gw_receiver {
     struct gw_target_volume *volumes[GW_VOLUMES_MAX];
     struct gw_receiver_region regions[GW_RECEIVER_DOMAINS * GW_VOLUMES_MAX];
     unsigned region_count;
+    struct gw_window_set windows;
+    atomic_bool has_left; /* a window may have lost its last lane */
+    uint32_t last_window; /* number of the newest */
     struct gw_events events;
-    struct gw_receiver_lane *lanes; /* the control thread's list */
+    struct gw_receiver_lane *lanes;        /* the control thread's list */
+    struct gw_receiver_lane *closed_lanes; /* have no channel any more, but memory */
     struct gw_path_stats past;
 };
 
@@ -48,9 +53,12 @@ struct gw_receiver_lane {
     struct gw_domain *domain;
     uint32_t number;
     bool allow_direct;
+    bool is_admitted; /* the control thread's: it has its regions */
     struct gw_lane_counters counters;
 
-    uint8_t *ring, *plain; /* GW_RECEIVER_RING bytes each; plain only for sealed lanes */
+    /* GW_RECEIVER_RING bytes each; plain is the worker's own, which the peer cannot reach: for
+     * sealed lanes, and where a device could change the ring while it is looked at. */
+    uint8_t *ring, *plain;
     struct gw_region *ring_region;
 
     struct gw_receiver_write *writes, *free_writes;
@@ -59,7 +67,10 @@ struct gw_receiver_lane {
     /* Records: applied <= received; told: the newest number that was acknowledged. */
     uint64_t received, applied, told;
     unsigned pending[GW_RECORDS_OUT_MAX]; /* writes of a record that have not ended */
+    bool may_tell_regions;                /* registered, or none to register */
     bool are_regions_sent;
+    struct gw_lane_windows windows;
+    bool has_untold; /* windows whose keys are to be told */
     bool is_send_out;
     struct gw_send send;
     bool is_sealed; /* message holds a sealed record that the channel has not taken yet */
@@ -67,5 +78,23 @@ struct gw_receiver_lane {
 };
 
 extern const struct gw_lane_ops gw_receiver_lane_ops;
+
+static inline bool gw_receiver_lane_is_rdma(const struct gw_receiver_lane *lane)
+{
+    return lane->domain->transport->ops->is_rdma;
+}
+
+/* receiver-window.c. On the worker: encodes the keys that the source has not heard yet, 0 when there
+ * are none; takes what the source says it is done with; may direct bytes of the entry be there? */
+uint32_t gw_receiver_lane_write_windows(struct gw_receiver_lane *lane, uint8_t *out);
+int gw_receiver_lane_take_closed(struct gw_receiver_lane *lane, const uint8_t *record,
+                                 unsigned count);
+bool gw_receiver_lane_has_window(const struct gw_receiver_lane *lane,
+                                 const struct gw_record_entry *entry);
+void gw_receiver_lane_forget_windows(struct gw_receiver_lane *lane);
+/* The control thread: windows that are open, for a lane that has turned out clear. */
+void gw_receiver_lane_give_windows(struct gw_receiver_lane *lane);
+/* Ends a window that every lane has left; false when there is none. */
+bool gw_receiver_next_closed(struct gw_receiver *receiver, uint32_t *number);
 
 #endif

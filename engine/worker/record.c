@@ -11,6 +11,8 @@
 
 #define REGION_SIZE  20u
 #define APPLIED_SIZE 8u
+#define WINDOW_SIZE  12u
+#define CLOSED_SIZE  4u
 #define HAS_DIGEST   1u
 
 static uint32_t header(uint8_t *out, enum gw_record_type type, unsigned count)
@@ -60,13 +62,33 @@ uint32_t gw_record_applied(uint8_t *out, uint64_t sequence)
     return GW_RECORD_HEADER_SIZE + APPLIED_SIZE;
 }
 
+uint32_t gw_record_windows(uint8_t *out, const struct gw_record_window *windows, unsigned count)
+{
+    uint32_t length = header(out, GW_RECORD_WINDOWS, count);
+
+    for (unsigned i = 0; i < count; i++, length += WINDOW_SIZE) {
+        gw_put_le32(out + length, windows[i].number);
+        gw_put_le64(out + length + 4, windows[i].key);
+    }
+    return length;
+}
+
+uint32_t gw_record_closed(uint8_t *out, const uint32_t *numbers, unsigned count)
+{
+    uint32_t length = header(out, GW_RECORD_CLOSED, count);
+
+    for (unsigned i = 0; i < count; i++, length += CLOSED_SIZE)
+        gw_put_le32(out + length, numbers[i]);
+    return length;
+}
+
 int gw_record_type(const uint8_t *record, uint32_t length, enum gw_record_type *out,
                    unsigned *count)
 {
     static const uint32_t sizes[] = {
-        [GW_RECORD_EXTENTS] = GW_RECORD_ENTRY_SIZE,
-        [GW_RECORD_REGIONS] = REGION_SIZE,
-        [GW_RECORD_APPLIED] = APPLIED_SIZE,
+        [GW_RECORD_EXTENTS] = GW_RECORD_ENTRY_SIZE, [GW_RECORD_REGIONS] = REGION_SIZE,
+        [GW_RECORD_APPLIED] = APPLIED_SIZE,         [GW_RECORD_WINDOWS] = WINDOW_SIZE,
+        [GW_RECORD_CLOSED] = CLOSED_SIZE,
     };
     unsigned type, items;
 
@@ -74,7 +96,7 @@ int gw_record_type(const uint8_t *record, uint32_t length, enum gw_record_type *
         return gw_fail(-EPROTO, "record of %u bytes is too short", length);
     type = gw_get_le16(record);
     items = gw_get_le16(record + 2);
-    if (type < GW_RECORD_EXTENTS || type > GW_RECORD_APPLIED)
+    if (type < GW_RECORD_EXTENTS || type > GW_RECORD_CLOSED)
         return gw_fail(-EPROTO, "record of unknown type %u", type);
     if (items > GW_RECORD_ENTRIES_MAX || length != GW_RECORD_HEADER_SIZE + items * sizes[type])
         return gw_fail(-EPROTO, "record of type %u: %u items do not fit %u bytes", type, items,
@@ -124,4 +146,19 @@ int gw_record_region(const uint8_t *record, unsigned index, struct gw_record_reg
 uint64_t gw_record_applied_sequence(const uint8_t *record)
 {
     return gw_get_le64(record + GW_RECORD_HEADER_SIZE);
+}
+
+int gw_record_window(const uint8_t *record, unsigned index, struct gw_record_window *out)
+{
+    const uint8_t *at = record + GW_RECORD_HEADER_SIZE + index * WINDOW_SIZE;
+
+    out->number = gw_get_le32(at);
+    out->key = gw_get_le64(at + 4);
+    return out->number ? 0 : gw_fail(-EPROTO, "window number 0");
+}
+
+int gw_record_closed_number(const uint8_t *record, unsigned index, uint32_t *out)
+{
+    *out = gw_get_le32(record + GW_RECORD_HEADER_SIZE + index * CLOSED_SIZE);
+    return *out ? 0 : gw_fail(-EPROTO, "window number 0");
 }

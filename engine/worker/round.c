@@ -2,6 +2,7 @@
 /* The queue of one pass. It walks volumes and bitmaps; it moves no byte. */
 #include "engine/worker/round.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -10,11 +11,14 @@
 #include "common/clock.h"
 #include "engine/worker/record.h"
 
+#define BEYOND 2 /* there is more, but not yet */
+
 struct member {
     struct gw_source_volume *volume;
     const struct gw_bitmap *dirty;
     uint16_t index;
     uint64_t position;       /* everything before it was looked at */
+    uint64_t horizon;        /* nothing from there on is handed out yet */
     uint64_t run_end;        /* of the dirty run that position is in */
     struct gw_extent extent; /* of the volume, around position; length 0: not looked up */
 };
@@ -29,7 +33,7 @@ struct gw_round {
     uint64_t data_bytes, zero_bytes;
     uint64_t deadline_ns; /* 0: none */
     bool is_over;         /* the deadline has passed: nothing new is handed out */
-    bool is_still;
+    bool is_still, is_done_told;
     struct gw_error error;
 };
 
@@ -59,7 +63,7 @@ int gw_round_add(struct gw_round *round, uint16_t index, struct gw_source_volume
     if (round->count == GW_VOLUMES_MAX)
         return gw_fail(-E2BIG, "more than %u volumes", GW_VOLUMES_MAX);
     round->members[round->count++] =
-        (struct member){.volume = volume, .dirty = dirty, .index = index};
+        (struct member){.volume = volume, .dirty = dirty, .index = index, .horizon = UINT64_MAX};
     return 0;
 }
 
@@ -78,12 +82,35 @@ void gw_round_set_deadline(struct gw_round *round, uint64_t deadline_ns)
     round->deadline_ns = deadline_ns;
 }
 
-uint64_t gw_round_position(struct gw_round *round, uint16_t index)
+bool gw_round_member(struct gw_round *round, unsigned position, uint16_t *index,
+                     struct gw_source_volume **volume, bool *is_first_pass)
+{
+    if (position >= round->count)
+        return false;
+    /* Set by gw_round_add alone, before any lane knows the round. */
+    *index = round->members[position].index;
+    *volume = round->members[position].volume;
+    *is_first_pass = !round->members[position].dirty;
+    return true;
+}
+
+static struct member *member_of(struct gw_round *round, uint16_t index)
 {
     for (unsigned i = 0; i < round->count; i++)
         if (round->members[i].index == index)
-            return round->members[i].position;
-    return 0;
+            return &round->members[i];
+    assert(false);
+    return NULL;
+}
+
+uint64_t gw_round_position(struct gw_round *round, uint16_t index)
+{
+    uint64_t position;
+
+    pthread_mutex_lock(&round->lock);
+    position = member_of(round, index)->position;
+    pthread_mutex_unlock(&round->lock);
+    return position;
 }
 
 void gw_round_set_still(struct gw_round *round)
@@ -123,7 +150,8 @@ static bool skip_fresh(struct member *member)
     return true;
 }
 
-/* The next piece of a volume; 0 when it has no more, 1 when *out is one, or -errno. */
+/* The next piece of a volume; 0 when it has no more, 1 when *out is one, BEYOND when it lies behind
+ * the horizon, or -errno. */
 static int next_piece(struct member *member, struct gw_piece *out)
 {
     struct gw_extent *extent = &member->extent;
@@ -133,13 +161,17 @@ static int next_piece(struct member *member, struct gw_piece *out)
     do {
         if (!seek_covered(member))
             return 0;
+        if (member->position >= member->horizon)
+            return BEYOND;
         if (member->position >= extent->offset + extent->length || extent->length == 0) {
             error = member->volume->ops->next_extent(member->volume, member->position, extent);
             if (error)
                 return error;
         }
     } while (skip_fresh(member));
-    end = gw_min(extent->offset + extent->length, member->run_end);
+    if (member->position >= member->horizon)
+        return BEYOND;
+    end = gw_min(gw_min(extent->offset + extent->length, member->run_end), member->horizon);
     *out = (struct gw_piece){
         .volume = member->index,
         .kind = extent->kind,
@@ -185,7 +217,7 @@ int gw_round_claim(struct gw_round *round, struct gw_piece *out, unsigned max, u
     pthread_mutex_lock(&round->lock);
     while (!round->error.code && count < max && bytes < bytes_max) {
         found = next_of_round(round, &out[count]);
-        if (found <= 0)
+        if (found != 1)
             break;
         round->out_bytes += out[count].length;
         if (out[count].kind == GW_EXTENT_DATA)
@@ -212,11 +244,20 @@ static bool check_done(struct gw_round *round)
     if (round->out_bytes > 0 || round->returned_count > 0 || round->error.code)
         return false;
     found = next_of_round(round, &piece);
-    if (found > 0) /* Put back what the look took: nobody claimed it. */
+    if (found == 1) /* Put back what the look took: nobody claimed it. */
         round->members[round->current].position = piece.offset;
     else if (found < 0)
         gw_error_take(found, &round->error);
     return found == 0;
+}
+
+/* Is it done, and was nobody told? */
+static bool became_done(struct gw_round *round)
+{
+    if (round->is_done_told || !check_done(round))
+        return false;
+    round->is_done_told = true;
+    return true;
 }
 
 bool gw_round_applied(struct gw_round *round, uint64_t bytes)
@@ -225,7 +266,18 @@ bool gw_round_applied(struct gw_round *round, uint64_t bytes)
 
     pthread_mutex_lock(&round->lock);
     round->out_bytes -= bytes;
-    done = check_done(round);
+    done = became_done(round);
+    pthread_mutex_unlock(&round->lock);
+    return done;
+}
+
+bool gw_round_set_horizon(struct gw_round *round, uint16_t index, uint64_t horizon)
+{
+    bool done;
+
+    pthread_mutex_lock(&round->lock);
+    member_of(round, index)->horizon = horizon;
+    done = became_done(round);
     pthread_mutex_unlock(&round->lock);
     return done;
 }

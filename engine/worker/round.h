@@ -41,14 +41,21 @@ int gw_round_add_rest(struct gw_round *round, uint16_t index, struct gw_source_v
                       uint64_t position);
 /* The round ends soon after that time (gw_clock_ns), whatever is left; at least one piece is sent. */
 void gw_round_set_deadline(struct gw_round *round, uint64_t deadline_ns);
-/* A first pass that is done: everything of that volume before this was applied. */
-uint64_t gw_round_position(struct gw_round *round, uint16_t index);
 /* RAM digests are asked for: the guest is stopped and the bytes hold still. */
 void gw_round_set_still(struct gw_round *round);
 bool gw_round_is_still(const struct gw_round *round);
 
+/* The volumes of the round in the order in which they were added. False when there are no more. */
+bool gw_round_member(struct gw_round *round, unsigned position, uint16_t *index,
+                     struct gw_source_volume **volume, bool *is_first_pass);
+/* Nothing at or behind horizon is claimed yet, of the volume and of those after it; UINT64_MAX lifts
+ * that, and is how a round begins. It only grows. Returns true when that shows that the
+ * round is done, as gw_round_applied does; of both together only one call ever does. */
+bool gw_round_set_horizon(struct gw_round *round, uint16_t index, uint64_t horizon);
+/* All before it was claimed once; and applied, when the round is done. */
+uint64_t gw_round_position(struct gw_round *round, uint16_t index);
 /* Up to max pieces and at most about bytes_max of data. Returns how many, 0 when nothing is left to
- * claim, or -errno. */
+ * claim or the horizon is reached, or -errno. */
 int gw_round_claim(struct gw_round *round, struct gw_piece *out, unsigned max, uint64_t bytes_max);
 /* That much of what was claimed (pieces or parts of them, in bytes) is in the peer's volume.
  * Returns true when that was the last of the round. */

@@ -63,8 +63,11 @@ static bool ring_take(struct gw_sender_lane *lane, uint64_t length, uint32_t *po
 static void free_entries(struct gw_sender_lane *lane)
 {
     while (lane->freed < lane->acked && !entry_at(lane, lane->freed)->is_op_out) {
-        lane->ring_tail = entry_at(lane, lane->freed)->ring_end;
-        lane->freed++;
+        struct gw_sender_entry *entry = entry_at(lane, lane->freed++);
+
+        lane->ring_tail = entry->ring_end;
+        if (entry->window)
+            entry->window->uses--;
     }
 }
 
@@ -147,12 +150,33 @@ static int fetch(struct gw_sender_lane *lane, struct gw_sender_entry *entry,
         return read_file(lane, entry, from, buffer);
     if (from->where == GW_BY_CALL)
         error = volume->ops->read(volume, entry->piece.offset, buffer, entry->piece.length);
-    else if (volume->needs_copy || (is_clear(lane) && !volume->is_still))
+    else if (volume->needs_copy ||
+             (is_clear(lane) && (!volume->is_still || gw_sender_lane_needs_region(lane))))
         memcpy(buffer, from->memory, entry->piece.length);
     else
         entry->bytes = from->memory;
+    if (entry->bytes == buffer)
+        gw_lane_copied(&lane->counters, entry->piece.volume, entry->piece.length);
     gw_lane_account(&lane->counters, GW_STAGE_READ, started);
     return error;
+}
+
+/* May the bytes at the front of piece go straight into place? length is cut where the answer
+ * changes. */
+static bool is_direct(const struct gw_sender_lane *lane, const struct gw_piece *piece,
+                      uint64_t *length, struct gw_lane_window **window)
+{
+    uint64_t next;
+
+    if (!is_clear(lane) || lane->sender->volumes[piece->volume]->needs_copy)
+        return false;
+    if (!gw_sender_lane_needs_region(lane))
+        return lane->has_direct[piece->volume];
+    *window = gw_lane_windows_find(&lane->windows, piece->volume, piece->offset);
+    next = *window ? (*window)->window.offset + (*window)->window.length
+                   : gw_lane_windows_next(&lane->windows, piece->volume, piece->offset);
+    *length = gw_min(*length, next - piece->offset);
+    return *window != NULL;
 }
 
 /* Makes one entry of the front of piece. 1 when it did, 0 when the ring is full, or -errno. */
@@ -161,7 +185,8 @@ static int take_front(struct gw_sender_lane *lane, struct gw_round *round, struc
     struct gw_source_volume *volume = lane->sender->volumes[piece->volume];
     struct gw_sender_entry *entry = entry_at(lane, lane->claimed);
     struct gw_location from = {.kind = piece->kind, .length = piece->length};
-    bool is_zero = piece->kind != GW_EXTENT_DATA, is_live_ram;
+    bool is_zero = piece->kind != GW_EXTENT_DATA, is_live_ram, goes_direct = false;
+    struct gw_lane_window *window = NULL;
     uint64_t ring_before = lane->ring_head;
     int error;
 
@@ -171,6 +196,7 @@ static int take_front(struct gw_sender_lane *lane, struct gw_round *round, struc
             return error;
         is_zero = from.kind != GW_EXTENT_DATA;
         from.length = gw_min(from.length, piece->length);
+        goes_direct = !is_zero && is_direct(lane, piece, &from.length, &window);
     }
     is_live_ram = volume->kind == GW_VOLUME_RAM && !is_zero;
     if (is_live_ram && volume->needs_copy)
@@ -186,9 +212,10 @@ static int take_front(struct gw_sender_lane *lane, struct gw_round *round, struc
         .bytes = from.memory,
     };
     entry->piece.length = from.length;
-    if (!is_zero && is_clear(lane) && lane->has_direct[piece->volume] && !volume->needs_copy) {
+    if (!is_zero && goes_direct) {
         entry->kind = GW_ENTRY_DIRECT;
         entry->has_digest = gw_round_is_still(round);
+        entry->window = window;
     } else if (!is_zero) {
         if (!ring_take(lane, from.length, &entry->position))
             return 0;
@@ -207,6 +234,8 @@ static int take_front(struct gw_sender_lane *lane, struct gw_round *round, struc
         }
     }
     entry->ring_end = lane->ring_head;
+    if (entry->window)
+        entry->window->uses++;
     piece->offset += entry->piece.length;
     piece->length -= entry->piece.length;
     lane->claimed++;
@@ -295,6 +324,7 @@ static int finish_entry(struct gw_sender_lane *lane, struct gw_sender_entry *ent
         error = gw_seal_chunk(lane->talk.seal, &name, entry->bytes, lane->ring + entry->position,
                               entry->digest);
         entry->bytes = lane->ring + entry->position;
+        gw_lane_copied(&lane->counters, entry->piece.volume, length);
     } else if (entry->has_digest) {
         gw_lane_digest(entry->bytes, length, entry->digest);
     }
@@ -310,8 +340,22 @@ static int touch_entry(void *context)
     return finish_entry(touch->lane, touch->entry);
 }
 
+/* Which way the bytes took. */
+static void count_way(struct gw_sender_lane *lane, const struct gw_sender_entry *entry)
+{
+    _Atomic uint64_t *way = entry->kind == GW_ENTRY_DIRECT
+                                ? &lane->counters.volumes[entry->piece.volume].direct
+                            : is_clear(lane) ? &lane->counters.volumes[entry->piece.volume].slots
+                                             : &lane->counters.volumes[entry->piece.volume].sealed;
+
+    atomic_fetch_add_explicit(way, entry->piece.length, memory_order_relaxed);
+    atomic_fetch_add_explicit(&lane->counters.wire_bytes, entry->piece.length,
+                              memory_order_relaxed);
+}
+
 static int post_bytes(struct gw_sender_lane *lane, struct gw_sender_entry *entry)
 {
+    const struct gw_lane_window *window = entry->window;
     bool is_ring = entry->kind == GW_ENTRY_RING;
     int error;
 
@@ -320,16 +364,22 @@ static int post_bytes(struct gw_sender_lane *lane, struct gw_sender_entry *entry
         .local = entry->bytes,
         .length = (uint32_t)entry->piece.length,
         .flags = GW_POST_MORE | GW_POST_STABLE,
-        .remote_key = is_ring ? lane->ring_key : lane->direct[entry->piece.volume].key,
-        .remote_offset = is_ring ? entry->position : entry->piece.offset,
+        .region = is_ring  ? lane->ring_region
+                  : window ? window->region
+                           : NULL,
+        .remote_key = is_ring  ? lane->ring_key
+                      : window ? window->key
+                               : lane->direct[entry->piece.volume].key,
+        .remote_offset = is_ring  ? entry->position
+                         : window ? entry->piece.offset - window->window.offset
+                                  : entry->piece.offset,
     };
     entry->is_op_out = true;
     error = gw_write(lane->talk.lane.channel, &entry->write);
     if (error)
         entry->is_op_out = false;
     else
-        atomic_fetch_add_explicit(&lane->counters.wire_bytes, entry->piece.length,
-                                  memory_order_relaxed);
+        count_way(lane, entry);
     return error;
 }
 
@@ -341,7 +391,8 @@ static int flush_record(struct gw_sender_lane *lane)
 
     if (lane->open_count == 0)
         return 0;
-    if (record->is_op_out)
+    /* Records are opened in the order in which they were sealed. */
+    if (record->is_op_out || lane->is_closed_sealed)
         return -EAGAIN;
     if (!lane->is_open_sealed) {
         error =
@@ -469,6 +520,8 @@ static bool pump(struct gw_lane *base, int *error)
         volume_failed(lane, *error);
     else
         any |= post_work(lane, error);
+    if (!*error)
+        any |= gw_sender_lane_say_closed(lane, error);
     return any;
 }
 
@@ -498,13 +551,12 @@ static int take_regions(struct gw_sender_lane *lane, const uint8_t *record, unsi
             region.length % GW_RING_ALIGNMENT)
             return gw_fail(-EPROTO, "the target's ring of %llu bytes is out of bounds",
                            (unsigned long long)region.length);
-        lane->ring_size = (uint32_t)region.length;
+        lane->ring_size = (uint32_t)gw_min(region.length, GW_SENDER_RING);
         lane->ring_key = region.key;
     }
     if (!lane->ring_size)
         return gw_fail(-EPROTO, "the target told no ring");
-    if (gw_memory_new(lane->ring_size, (void **)&lane->ring) ||
-        (!is_clear(lane) && gw_memory_new(lane->ring_size, (void **)&lane->plain)))
+    if (!is_clear(lane) && gw_memory_new(GW_SENDER_RING, (void **)&lane->plain))
         return -ENOMEM;
     lane->has_regions = true;
     return 0;
@@ -558,6 +610,8 @@ static int message(struct gw_lane *base, const void *data, uint32_t length)
         return error;
     if (type == GW_RECORD_REGIONS)
         return take_regions(lane, record, count);
+    if (type == GW_RECORD_WINDOWS)
+        return gw_sender_lane_take_windows(lane, record, count);
     if (type == GW_RECORD_APPLIED && lane->has_regions)
         return take_applied(lane, gw_record_applied_sequence(record));
     return gw_fail(-EPROTO, "the target sent a record of type %u", type);
@@ -590,8 +644,11 @@ int gw_sender_lane_give_back(struct gw_sender_lane *lane, uint64_t applied)
 
 void gw_sender_lane_free(struct gw_sender_lane *lane)
 {
-    gw_memory_free(lane->ring, lane->ring_size);
-    gw_memory_free(lane->plain, lane->ring_size);
+    if (lane->ring_region)
+        gw_pins_give(lane->sender->windows.pins, GW_SENDER_RING);
+    gw_unreg(lane->ring_region);
+    gw_memory_free(lane->ring, GW_SENDER_RING);
+    gw_memory_free(lane->plain, GW_SENDER_RING);
     gw_seal_free(lane->talk.seal);
     free(lane->entries);
     free(lane->records);

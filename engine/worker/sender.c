@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/checked.h"
+#include "common/memory.h"
 
 int gw_sender_new(const uint8_t *migration_id, struct gw_sender **out)
 {
@@ -23,6 +24,7 @@ int gw_sender_new(const uint8_t *migration_id, struct gw_sender **out)
         free(sender);
         return error;
     }
+    gw_window_set_init(&sender->windows);
     *out = sender;
     return 0;
 }
@@ -38,6 +40,15 @@ static void detach_lane(void *argument)
 
     gw_worker_drain(lane->talk.lane.worker, reads_ended, lane);
     gw_worker_detach(&lane->talk.lane);
+    gw_sender_lane_forget_windows(lane);
+}
+
+static bool is_domain_used(const struct gw_sender *sender, const struct gw_domain *domain)
+{
+    for (const struct gw_sender_lane *lane = sender->lanes; lane; lane = lane->next)
+        if (lane->domain == domain)
+            return true;
+    return false;
 }
 
 static void forget_lane(struct gw_sender *sender, struct gw_sender_lane *lane)
@@ -48,6 +59,9 @@ static void forget_lane(struct gw_sender *sender, struct gw_sender_lane *lane)
         link = &(*link)->next;
     *link = lane->next;
     gw_lane_add_path(&lane->counters, &sender->past);
+    /* The domain may be closed next. */
+    if (!is_domain_used(sender, lane->domain))
+        gw_window_set_leave(&sender->windows, lane->domain);
     gw_sender_lane_free(lane);
 }
 
@@ -61,6 +75,7 @@ void gw_sender_free(struct gw_sender *sender)
         gw_worker_call(lane->talk.lane.worker, detach_lane, lane);
         forget_lane(sender, lane);
     }
+    gw_window_set_free(&sender->windows);
     gw_events_free(&sender->events);
     free(sender);
 }
@@ -71,15 +86,37 @@ void gw_sender_add_volume(struct gw_sender *sender, uint16_t index, struct gw_so
     sender->volumes[index] = volume;
 }
 
-int gw_sender_prepare(struct gw_sender *sender, struct gw_worker *worker, struct gw_lane **out)
+/* The ring is registered once, for as long as the lane lives. */
+static int make_ring(struct gw_sender_lane *lane)
+{
+    int error = gw_memory_new(GW_SENDER_RING, (void **)&lane->ring);
+
+    if (error || !gw_sender_lane_needs_region(lane))
+        return error;
+    error = gw_reg(lane->domain, lane->ring, GW_SENDER_RING, GW_ACCESS_LOCAL_READ, 0,
+                   &lane->ring_region);
+    if (!error)
+        gw_pins_must(lane->sender->windows.pins, GW_SENDER_RING);
+    return error;
+}
+
+int gw_sender_prepare(struct gw_sender *sender, struct gw_worker *worker, struct gw_domain *domain,
+                      struct gw_lane **out)
 {
     struct gw_sender_lane *lane = calloc(1, sizeof(*lane));
+    int error;
 
     if (!lane)
         return gw_fail(-ENOMEM, "no memory for a lane");
     lane->talk.lane.ops = &gw_sender_lane_ops;
     lane->talk.lane.worker = worker;
     lane->sender = sender;
+    lane->domain = domain;
+    error = make_ring(lane);
+    if (error) {
+        gw_sender_lane_free(lane);
+        return error;
+    }
     lane->entries = calloc(GW_ENTRIES_OUT_MAX, sizeof(*lane->entries));
     lane->records = calloc(GW_RECORDS_OUT_MAX, sizeof(*lane->records));
     if (!lane->entries || !lane->records) {
@@ -168,6 +205,7 @@ static void bury_lane(void *argument)
     gw_worker_drain(bury->lane->talk.lane.worker, reads_ended, bury->lane);
     gw_worker_detach(&bury->lane->talk.lane);
     error = gw_sender_lane_give_back(bury->lane, bury->applied);
+    gw_sender_lane_forget_windows(bury->lane);
     if (error)
         gw_error_take(error, &bury->error);
 }
@@ -209,6 +247,11 @@ void gw_sender_stats(struct gw_sender *sender, struct gw_path_stats *out)
         gw_lane_add_path(&lane->counters, out);
 }
 
+const char *gw_sender_volume_name(const struct gw_sender *sender, uint16_t index)
+{
+    return sender->volumes[index] ? sender->volumes[index]->name : NULL;
+}
+
 const char *gw_sender_path(struct gw_sender *sender, uint16_t index)
 {
     struct gw_sender_lane *lane = sender->lanes;
@@ -217,6 +260,8 @@ const char *gw_sender_path(struct gw_sender *sender, uint16_t index)
         return "none";
     if (!gw_seal_is_clear(lane->talk.seal))
         return "sealed";
+    if (gw_sender_lane_needs_region(lane))
+        return sender->has_windows[index] ? "direct" : "slots";
     return lane->has_direct[index] && !sender->volumes[index]->needs_copy ? "direct" : "slots";
 }
 

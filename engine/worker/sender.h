@@ -11,10 +11,11 @@
 
 #include "engine/worker/events.h"
 #include "engine/worker/lane.h"
+#include "engine/worker/window.h"
 
-#define GW_SENDER_RING_MAX                                                                         \
-    (16u << 20)             /* local buffer of a lane; the target's ring may be smaller */
-#define GW_SENDER_BATCH 64u /* pieces claimed at once */
+#define GW_SENDER_RING     (8u << 20) /* local buffer of a lane; the target's ring may be smaller */
+#define GW_SENDER_RING_MAX (16u << 20) /* of the target's that is believed; the rest lies unused */
+#define GW_SENDER_BATCH    64u         /* pieces claimed at once */
 
 struct gw_sender {
     uint8_t migration_id[GW_ID_SIZE];
@@ -23,6 +24,10 @@ struct gw_sender {
     struct gw_events events;
     struct gw_sender_lane *lanes; /* the control thread's list */
     struct gw_path_stats past;    /* of lanes that are gone */
+    struct gw_window_set windows;
+    atomic_uint closing;              /* windows that lanes are to give up */
+    uint32_t last_window;             /* number of the newest */
+    bool has_windows[GW_VOLUMES_MAX]; /* one was opened, some time */
 };
 
 enum gw_sender_entry_state { GW_ENTRY_READING, GW_ENTRY_READY, GW_ENTRY_POSTED };
@@ -37,10 +42,11 @@ struct gw_sender_entry {
     enum gw_entry_kind kind;
     bool is_final; /* digest or seal is made, zeroes were looked for */
     bool has_digest;
-    bool is_op_out;    /* gw_write posted, done not yet run */
-    uint32_t position; /* in the ring */
-    uint64_t ring_end; /* ring head after this entry */
-    const void *bytes; /* what is digested, sealed or sent */
+    bool is_op_out;                /* gw_write posted, done not yet run */
+    struct gw_lane_window *window; /* direct bytes go by it; NULL: the volume's whole region */
+    uint32_t position;             /* in the ring */
+    uint64_t ring_end;             /* ring head after this entry */
+    const void *bytes;             /* what is digested, sealed or sent */
     int error;
     uint8_t digest[GW_DIGEST_SIZE];
 };
@@ -56,12 +62,14 @@ struct gw_sender_lane {
     struct gw_lane_talk talk;
     struct gw_sender *sender;
     struct gw_sender_lane *next;
+    struct gw_domain *domain;
     uint32_t number;
     atomic_bool has_regions; /* the control thread reads it for status */
     struct gw_lane_counters counters;
 
-    uint8_t *ring, *plain; /* ring_size bytes each; plain only for sealed lanes */
-    uint32_t ring_size;
+    uint8_t *ring, *plain;         /* GW_SENDER_RING bytes each; plain only for sealed lanes */
+    struct gw_region *ring_region; /* NULL where the transport wants none */
+    uint32_t ring_size;            /* what is used of it: not more than the target's */
     uint64_t ring_key, ring_head, ring_tail;
     struct gw_record_region direct[GW_VOLUMES_MAX];
     bool has_direct[GW_VOLUMES_MAX];
@@ -84,6 +92,17 @@ struct gw_sender_lane {
     bool is_open_sealed; /* sealed, waits for the channel to take it */
     uint32_t sealed_length;
     uint8_t open_plain[GW_SEAL_RECORD_MAX];
+
+    /* Windows, where the transport is_rdma. */
+    struct gw_lane_windows windows;
+    _Atomic uint32_t newest_window;   /* that the target told; the control thread reads it */
+    uint32_t refused[GW_WINDOWS_MAX]; /* told, but gone here: to be said */
+    unsigned refused_count;
+    struct gw_send closed_send;
+    uint32_t closed[GW_RECORD_ENTRIES_MAX]; /* what closed_message says */
+    unsigned closed_count;
+    bool is_closed_sealed, is_closed_out;
+    uint8_t closed_message[GW_MESSAGE_MAX];
 };
 
 extern const struct gw_lane_ops gw_sender_lane_ops;
@@ -92,5 +111,16 @@ extern const struct gw_lane_ops gw_sender_lane_ops;
  */
 int gw_sender_lane_give_back(struct gw_sender_lane *lane, uint64_t applied);
 void gw_sender_lane_free(struct gw_sender_lane *lane);
+
+static inline bool gw_sender_lane_needs_region(const struct gw_sender_lane *lane)
+{
+    return lane->domain->transport->ops->needs_local_region;
+}
+
+/* sender-window.c, on the worker: takes the keys of windows; says which windows the lane has given
+ * up (true when it did something; *error kills the lane); the lane is dead: gives up all. */
+int gw_sender_lane_take_windows(struct gw_sender_lane *lane, const uint8_t *record, unsigned count);
+bool gw_sender_lane_say_closed(struct gw_sender_lane *lane, int *error);
+void gw_sender_lane_forget_windows(struct gw_sender_lane *lane);
 
 #endif

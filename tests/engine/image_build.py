@@ -163,3 +163,93 @@ def expected(build, below=None):
 
 def sectors(*numbers, size=512):
     return {number: os.urandom(size) for number in numbers}
+
+
+# ---- VHD, from "Virtual Hard Disk Image Format Specification" 1.0 ----
+
+VHD_FIXED, VHD_DYNAMIC, VHD_DIFFERENCING = 2, 3, 4
+
+
+def vhd_sealed(data, at):
+    data = bytearray(data)
+    data[at:at + 4] = bytes(4)
+    data[at:at + 4] = struct.pack(">I", ~sum(data) & 0xFFFFFFFF)
+    return bytes(data)
+
+
+def vhd_footer(size, kind, disk_id, creator=b"win ", **more):
+    offset = 512 if kind != VHD_FIXED else 0xFFFFFFFFFFFFFFFF
+    footer = struct.pack(">8sIIQI4sI4sQQHBBII16sB", b"conectix", 2, 0x10000, offset, 1, creator, 0x60001, b"Wi2k",
+                         size, more.get("current", size), *more.get("geometry", (65535, 16, 255)), kind, 0,
+                         disk_id.bytes, more.get("saved", 0)).ljust(512, b"\0")
+    return vhd_sealed(footer, 64)
+
+
+class VhdBuild:
+    """blocks: {index: {sector: 512 bytes}}, or {index: bytes of the whole block}.
+
+    locators: [(code, bytes)]."""
+
+    def __init__(self, size, block=2 * MIB, parent=None, locators=(), **more):
+        self.size, self.block, self.parent, self.locators, self.more = size, block, parent, locators, more
+        self.blocks = {}
+        self.data_id = uuid.uuid4()
+        self.place_of = {}
+        self.table = 1536
+        self.kind = VHD_DIFFERENCING if parent else VHD_DYNAMIC
+
+    def header(self, place):
+        entries = (self.size + self.block - 1) // self.block
+        head = struct.pack(">8sQQIIIII", b"cxsparse", (1 << 64) - 1, self.table, 0x10000, entries, self.block, 0, 0)
+        head = head[:40] + (self.parent.data_id.bytes if self.parent else bytes(16)) + bytes(8)
+        head += self.more.get("name", "").encode("utf-16-be").ljust(512, b"\0")
+        for code, data in self.locators:
+            head += struct.pack(">4sIIIQ", code, 512, len(data), 0, place)
+            place += 512
+        return vhd_sealed(head.ljust(1024, b"\0"), 36)
+
+    def write(self, path):
+        entries = (self.size + self.block - 1) // self.block
+        bat = [0xFFFFFFFF] * entries
+        bitmap_size = (self.block // 512 // 8 + 511) // 512 * 512
+        at = (self.table + 4 * entries + 511) // 512 * 512
+        locators_at = at
+        at += 512 * len(self.locators)
+        footer = vhd_footer(self.size, self.kind, self.data_id, self.more.get("creator", b"win "),
+                            geometry=self.more.get("geometry", (65535, 16, 255)))
+        with open(path, "wb") as file:
+            for index, content in sorted(self.blocks.items()):
+                bat[index] = at // 512
+                self.place_of[index] = at
+                bits = bytearray(bitmap_size)
+                if isinstance(content, bytes):
+                    content = {i: content[512 * i:512 * i + 512] for i in range(self.block // 512)}
+                for sector, data in content.items():
+                    bits[sector // 8] |= 0x80 >> sector % 8
+                    file.seek(at + bitmap_size + 512 * sector)
+                    file.write(data)
+                file.seek(at)
+                file.write(bits)
+                at += bitmap_size + self.block
+            file.seek(0)
+            file.write(footer + self.header(locators_at) + struct.pack(">%dI" % entries, *bat))
+            for number, (_, data) in enumerate(self.locators):
+                file.seek(locators_at + 512 * number)
+                file.write(data)
+            file.seek(at)
+            file.write(footer)
+        return path
+
+
+def vhd_expected(build, below=None):
+    disk = bytearray(build.size)
+    if below is not None:
+        disk[:min(len(below), build.size)] = below[:build.size]
+    for index, content in build.blocks.items():
+        begin = index * build.block
+        if isinstance(content, bytes):
+            disk[begin:begin + build.block] = content
+        else:
+            for sector, data in content.items():
+                disk[begin + 512 * sector:begin + 512 * sector + 512] = data
+    return bytes(disk[:build.size])

@@ -119,7 +119,7 @@ class Reads(ChainLab):
     def test_differencing_with_other_blocks_than_the_parent(self):
         base = self.base()
         child = self.child(base, block=4 * MIB)
-        child.blocks = {0: (PARTLY, sectors(0, 4000, 8191)), 5: (PRESENT, os.urandom(4 * MIB))}
+        child.blocks = {0: (PARTLY, sectors(0, 4000, 8191)), 2: (PRESENT, os.urandom(4 * MIB))}
         base.write(self.path("base.vhdx"))
         child.write(self.path("child.vhdx"))
         self.check(expected(child, expected(base)), self.opened("child.vhdx"), "child.vhdx", "base.vhdx")
@@ -399,6 +399,12 @@ class Locators(ChainLab):
         base, child = self.pair()
         Vhdx(self.path("child.vhdx")).set_entry(child.bitmap_index(0), child.place_of[0] | PRESENT)
         self.refused(DAMAGED, ["overlaps"], "open", self.path("child.vhdx"), "vhdx")
+
+    def test_block_behind_the_end_of_the_disk_is_no_block(self):
+        base, child = self.pair()
+        Vhdx(self.path("child.vhdx")).set_entry(child.block_count + 5, 1 << 40 | PRESENT)
+        self.assertEqual(hashlib.sha256(self.dumped(self.opened("child.vhdx"))).digest(),
+                         hashlib.sha256(expected(child, expected(base))).digest())
 
     def test_bitmap_past_the_end(self):
         base, child = self.pair()

@@ -78,11 +78,6 @@ class Malformed(MalformedBase):
         run("qemu-img", "create", "-f", "qcow2", path, "1M")
         self.refused(UNSUPPORTED, ["qcow2", "qemu-img convert"], "open", path, "probe")
 
-    def test_probe_rejects_vhd(self):
-        path = self.path("a.img")
-        run("qemu-img", "create", "-f", "vpc", path, "1M")
-        self.refused(UNSUPPORTED, ["VHD"], "open", path, "probe")
-
     def test_open_rejects_folder(self):
         self.refused(21, ["folder"], "open", self.folder, "probe")
 

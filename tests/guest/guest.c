@@ -7,7 +7,8 @@
  * VERIFY.
  *
  * Freestanding, 64-bit, one CPU, no interrupts of its own; disks through INT 13h (boot.S).
- * Serial (COM1, 115200): lines out; one byte commands in: v verify, q quiet, g go on, l last block.
+ * Serial (COM1, 115200): lines out; one byte commands in: v verify, q quiet, g go on, l last block,
+ * k clock, and what ends it: r reset, t triple fault, p power off, s suspend to RAM, c crash (pvpanic).
  */
 #include <stdint.h>
 
@@ -27,6 +28,10 @@
 #define BIOS_OK         0x100u
 #define LINE_TICKS      18u
 #define COM1            0x3f8
+#define RTC             0x70
+#define RESET_CONTROL   0xcf9
+#define PANIC           0x505
+#define POWER_CONTROL   0x604 /* PM1a_CNT, where SeaBIOS puts it on pc and q35 */
 
 /* The configuration's sector, little endian, written by make-guest. */
 struct configuration {
@@ -444,6 +449,53 @@ static void print_last(void)
     end_line();
 }
 
+static uint8_t read_rtc(uint8_t index)
+{
+    uint8_t value;
+
+    out_byte(RTC, index);
+    value = in_byte(RTC + 1);
+    return (uint8_t)((value >> 4) * 10 + (value & 15)); /* BCD, as the firmware sets it */
+}
+
+/* The real-time clock as seconds since 2000-01-01, UTC, right until 2099; and the ticks that the guest
+ * counted itself. */
+static void print_clock(uint64_t ticks)
+{
+    static const uint16_t days_before[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
+    uint64_t days, seconds;
+    uint8_t second, month, year;
+
+    do { /* a reading during which the clock went on is taken again */
+        second = read_rtc(0);
+        seconds = second + 60u * read_rtc(2) + 3600u * read_rtc(4);
+        month = read_rtc(8);
+        year = read_rtc(9);
+        days = year * 365u + (year + 3u) / 4 + days_before[(month - 1) % 12] + read_rtc(7) - 1u;
+    } while (read_rtc(0) != second);
+    if (year % 4 == 0 && month > 2)
+        days++;
+    put_text("CLOCK");
+    put_number("s", days * 86400 + seconds);
+    put_number("n", ticks);
+    end_line();
+}
+
+static void out_word(uint16_t port, uint16_t value)
+{
+    __asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port));
+}
+
+static void triple_fault(void)
+{
+    static const struct {
+        uint16_t limit;
+        uint64_t base;
+    } __attribute__((packed)) no_interrupts = {0, 0};
+
+    __asm__ volatile("lidt %0; int3" : : "m"(no_interrupts));
+}
+
 static void boot(void)
 {
     memcpy(&config, (const void *)DISK_BUFFER, sizeof(config));
@@ -494,6 +546,25 @@ static void obey(char command, uint64_t ticks, int *is_quiet)
         break;
     case 'l':
         print_last();
+        break;
+    case 'k':
+        print_clock(ticks);
+        break;
+    case 'r':
+        out_byte(RESET_CONTROL, 2);
+        out_byte(RESET_CONTROL, 6);
+        break;
+    case 't':
+        triple_fault();
+        break;
+    case 'p':
+        out_word(POWER_CONTROL, 0x2000);
+        break;
+    case 's':
+        out_word(POWER_CONTROL, 0x2400);
+        break;
+    case 'c':
+        out_byte(PANIC, 1);
         break;
     default:
         break;

@@ -210,6 +210,11 @@ class Serial:
     def last_block(self):
         return self.ask('l', ['LAST'])[1]
 
+    def clock(self):
+        """(the guest's real-time clock, as time.time(), the ticks that it counted itself)"""
+        numbers = self.ask('k', ['CLOCK'])[1]
+        return numbers['s'] + 946684800, numbers['n']
+
     def verify(self, timeout=60):
         """The guest's own check of all it ever wrote: (is it good, the numbers, the lines that say
         what is wrong)."""

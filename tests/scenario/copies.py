@@ -144,7 +144,7 @@ def fixed_copy_is_allocated():
     with lib.World() as world:
         path = make_source(world, 'dynamic')
         written = os.path.join(world.source.folder, 'copy.vhdx')
-        run_without_agent(world, path, written, '--fixed').expect('done')
+        run_without_agent(world, path, written, '--preallocate').expect('done')
         compare(path, 'vhdx', written, 'vhdx')
         lib.check(allocated_mib(written) >= SIZE_MIB, 'a fixed copy takes %.0f MiB only',
                   allocated_mib(written))

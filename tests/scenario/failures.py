@@ -319,7 +319,7 @@ def link_is_lost_for_good(phase):
 
 def stop_at_rename(folder, pid, done):
     """Stops process pid the moment a file is renamed in folder: the source's images lose their names
-    just before COMMITTED is journalled."""
+    while the target prepares itself, before COMMITTED is journalled."""
     libc = ctypes.CDLL(None, use_errno=True)
     watcher = libc.inotify_init1(os.O_CLOEXEC)
     lib.check(libc.inotify_add_watch(watcher, folder.encode(), IN_MOVED_FROM) >= 0, 'no inotify')
@@ -342,6 +342,9 @@ def link_is_cut_at_the_commit():
         stop_at_rename(world.source.storage, world.source.agent.pid, stopped)
         move = world.start_move('--progress')
         lib.check(stopped.wait(90), 'no image was renamed: %s', world.source.agent_log())
+        # The whole device state is on its way by then; READY comes back and waits for the source.
+        lib.guestctl.wait_for(lambda: 'PREPARED' in str(world.target.command('status').result()
+                                                        .events[-1]), 30, 'PREPARED', 0.2)
         world.source.set_link('down')
         os.kill(world.source.agent.pid, signal.SIGCONT)
         job = world.source.running_job()

@@ -604,6 +604,9 @@ def scenario(timeout=120, sample=None, **axes):
     def register(function):
         SAMPLES[function.__name__] = sample
         names = sorted(axes)
+        # One that another module lends its helpers to is not run twice.
+        if function.__module__ != '__main__':
+            return function
         for values in itertools.product(*(axes[name] for name in names)):
             label = '[%s]' % ','.join(str(value) for value in values) if axes else ''
             SCENARIOS[function.__name__ + label] = (function, dict(zip(names, values)), timeout,
@@ -636,7 +639,8 @@ def choose(sample_size, seed):
     all). Each value of each axis is among them where the size allows it."""
     groups = {}
     for name, entry in SCENARIOS.items():
-        groups.setdefault(entry[3], []).append(name)
+        if entry[0].__module__ == '__main__':  # and not of a file that lends its helpers
+            groups.setdefault(entry[3], []).append(name)
     chosen = []
     for group, names in groups.items():
         size = sample_size and (SAMPLES.get(group) or sample_size)

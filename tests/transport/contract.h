@@ -19,10 +19,11 @@
     static void body_##name(struct rig *rig);                                                      \
     ParameterizedTestParameters(contract, name)                                                    \
     {                                                                                              \
-        static enum rig_kind kinds[] = {RIG_LOOP, RIG_TCP, RIG_FAULTY_LOOP, RIG_FAULTY_TCP};       \
-        return cr_make_param_array(enum rig_kind, kinds, RIG_KINDS);                               \
+        const enum rig_kind *kinds;                                                                \
+        int count = rig_kinds(&kinds);                                                             \
+        return cr_make_param_array(const enum rig_kind, kinds, (size_t)count);                     \
     }                                                                                              \
-    ParameterizedTest(enum rig_kind *kind, contract, name)                                         \
+    ParameterizedTest(const enum rig_kind *kind, contract, name)                                   \
     {                                                                                              \
         struct rig rig;                                                                            \
         rig_open(&rig, *kind);                                                                     \
@@ -53,14 +54,6 @@ static inline void target_close(struct target *target)
 {
     gw_unreg(target->region);
     free(target->memory);
-}
-
-static inline uint8_t *source_new(size_t size, unsigned seed)
-{
-    uint8_t *source = malloc(size);
-
-    rig_fill(source, size, seed);
-    return source;
 }
 
 #endif

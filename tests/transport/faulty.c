@@ -26,6 +26,7 @@ struct faulty_transport {
     atomic_bool refuse;
     _Atomic uint64_t drop_after;
     atomic_uint drop_after_epoch;
+    struct gw_faulty_rdma rdma;
 };
 
 struct faulty_domain {
@@ -36,6 +37,7 @@ struct faulty_domain {
 struct faulty_region {
     struct gw_region base;
     struct gw_region *inner;
+    atomic_uint ops_out; /* writes that read from it and are not done */
 };
 
 struct faulty_listener {
@@ -68,6 +70,7 @@ struct slot {
     struct gw_op *outer;
     uint64_t due_ns;
     void *changed; /* a copy with a flipped bit */
+    struct faulty_region *region;
 };
 
 struct faulty_channel {
@@ -124,8 +127,13 @@ static int reg(struct gw_domain *base, void *memory, uint64_t length, unsigned a
 {
     struct faulty_domain *domain = gw_container_of(base, struct faulty_domain, base);
     struct faulty_region *region = calloc(1, sizeof(*region));
-    int error = gw_reg(domain->inner, memory, length, access, only_channel, &region->inner);
+    int error = gw_faulty_rdma_reg(&transport_of(base->transport)->rdma, memory, length);
 
+    if (!error) {
+        error = gw_reg(domain->inner, memory, length, access, only_channel, &region->inner);
+        if (error)
+            gw_faulty_rdma_unreg(&transport_of(base->transport)->rdma, length, 0);
+    }
     if (error) {
         free(region);
         return error;
@@ -140,6 +148,8 @@ static void unreg(struct gw_region *base)
 {
     struct faulty_region *region = gw_container_of(base, struct faulty_region, base);
 
+    gw_faulty_rdma_unreg(&transport_of(base->domain->transport)->rdma, base->length,
+                         atomic_load(&region->ops_out));
     gw_unreg(region->inner);
     free(region);
 }
@@ -309,6 +319,9 @@ static void take_slot_back(struct slot *slot)
 {
     struct faulty_channel *channel = slot->channel;
 
+    if (slot->region)
+        atomic_fetch_sub(&slot->region->ops_out, 1);
+    slot->region = NULL;
     free(slot->changed);
     slot->changed = NULL;
     slot->next = channel->free;
@@ -441,9 +454,12 @@ static int post(struct faulty_channel *channel, struct gw_op *outer, bool is_wri
     slot->is_write = is_write;
     if (is_write) {
         slot->write = *gw_container_of(outer, struct gw_write, op);
-        if (slot->write.region)
-            slot->write.region =
-                gw_container_of(slot->write.region, struct faulty_region, base)->inner;
+        if (slot->write.region) {
+            slot->region = (struct faulty_region *)gw_container_of(slot->write.region,
+                                                                   struct faulty_region, base);
+            slot->write.region = slot->region->inner;
+            atomic_fetch_add(&slot->region->ops_out, 1);
+        }
     } else {
         slot->send = *gw_container_of(outer, struct gw_send, op);
     }
@@ -571,6 +587,7 @@ static void info(struct gw_channel *base, struct gw_channel_info *out)
 static void destroy(struct gw_transport *base)
 {
     gw_transport_free(transport_of(base)->inner);
+    pthread_mutex_destroy(&transport_of(base)->rdma.lock);
     free(transport_of(base));
 }
 
@@ -608,6 +625,9 @@ int gw_faulty_new(struct gw_transport *inner, struct gw_transport **out)
     transport->ops = faulty_ops;
     transport->ops.name = inner->ops->name;
     transport->ops.needs_local_region = inner->ops->needs_local_region;
+    transport->ops.is_rdma = inner->ops->is_rdma;
+    transport->ops.has_channel_keys = inner->ops->has_channel_keys;
+    pthread_mutex_init(&transport->rdma.lock, NULL);
     transport->base.ops = &transport->ops;
     transport->inner = inner;
     atomic_store(&transport->drop_after, UINT64_MAX);
@@ -649,4 +669,48 @@ void gw_faulty_drop_after(struct gw_transport *faulty, uint64_t ops)
 void gw_faulty_drop(struct gw_channel *channel)
 {
     atomic_store(&channel_of(channel)->drop, true);
+}
+
+/* ---- as if a device placed the writes ---- */
+
+void gw_faulty_be_rdma(struct gw_transport *faulty, uint64_t limit)
+{
+    struct faulty_transport *transport = transport_of(faulty);
+
+    transport->ops.needs_local_region = true;
+    transport->ops.is_rdma = true;
+    transport->rdma.is_on = true;
+    transport->rdma.limit = limit;
+}
+
+void gw_faulty_rdma_guest(struct gw_transport *faulty, const void *memory, uint64_t length)
+{
+    struct gw_faulty_rdma *rdma = &transport_of(faulty)->rdma;
+
+    pthread_mutex_lock(&rdma->lock);
+    for (unsigned i = 0; i < GW_FAULTY_GUESTS_MAX; i++)
+        if (!rdma->guests[i].memory) {
+            rdma->guests[i].memory = memory;
+            rdma->guests[i].length = length;
+            break;
+        }
+    pthread_mutex_unlock(&rdma->lock);
+}
+
+void gw_faulty_rdma_pause(struct gw_transport *faulty, bool is_paused)
+{
+    struct gw_faulty_rdma *rdma = &transport_of(faulty)->rdma;
+
+    pthread_mutex_lock(&rdma->lock);
+    rdma->is_paused = is_paused;
+    pthread_mutex_unlock(&rdma->lock);
+}
+
+void gw_faulty_rdma_get(struct gw_transport *faulty, struct gw_faulty_rdma_report *out)
+{
+    struct gw_faulty_rdma *rdma = &transport_of(faulty)->rdma;
+
+    pthread_mutex_lock(&rdma->lock);
+    *out = rdma->report;
+    pthread_mutex_unlock(&rdma->lock);
 }

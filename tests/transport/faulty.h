@@ -11,6 +11,7 @@
 #ifndef GODWIT_TESTS_TRANSPORT_FAULTY_H
 #define GODWIT_TESTS_TRANSPORT_FAULTY_H
 
+#include "tests/transport/faulty-rdma.h"
 #include "transport/transport.h"
 
 /* Takes over inner; gw_transport_free of the result frees both. */

@@ -24,25 +24,42 @@
 
 const char *rig_name(enum rig_kind kind)
 {
-    static const char *const names[] = {"loop", "tcp", "faulty loop", "faulty tcp"};
+    static const char *const names[] = {"loop", "tcp", "faulty loop", "faulty tcp", "verbs"};
 
     return names[kind];
 }
 
+int rig_kinds(const enum rig_kind **out)
+{
+    static const enum rig_kind everywhere[] = {RIG_LOOP, RIG_TCP, RIG_FAULTY_LOOP, RIG_FAULTY_TCP};
+    static const enum rig_kind verbs[] = {RIG_VERBS};
+    bool is_verbs = getenv("GODWIT_TEST_VERBS") != NULL;
+
+    *out = is_verbs ? verbs : everywhere;
+    return is_verbs ? 1 : 4;
+}
+
+void rig_free_address(enum rig_kind kind, struct gw_address *out)
+{
+    must(gw_address_parse(kind == RIG_VERBS ? getenv("GODWIT_TEST_VERBS") : "127.0.0.1", 0, out));
+}
+
 void rig_open(struct rig *rig, enum rig_kind kind)
 {
-    const char *back_end = kind == RIG_LOOP || kind == RIG_FAULTY_LOOP ? "loop" : "tcp";
+    static const char *const back_ends[] = {"loop", "tcp", "loop", "tcp", "verbs"};
+    const struct gw_address *local;
 
     memset(rig, 0, sizeof(*rig));
     rig->kind = kind;
-    must(gw_transport_new(back_end, &rig->transport));
-    if (kind >= RIG_FAULTY_LOOP)
+    must(gw_transport_new(back_ends[kind], &rig->transport));
+    if (kind == RIG_FAULTY_LOOP || kind == RIG_FAULTY_TCP)
         must(gw_faulty_new(rig->transport, &rig->transport));
-    must(gw_address_parse("127.0.0.1:0", 0, &rig->address));
+    rig_free_address(kind, &rig->address);
     must(gw_listen(rig->transport, &rig->address, &rig->listener));
     must(gw_listener_address(rig->listener, &rig->address));
-    must(gw_domain_open(rig->transport, NULL, &rig->near_domain));
-    must(gw_domain_open(rig->transport, NULL, &rig->far_domain));
+    local = kind == RIG_VERBS ? &rig->address : NULL;
+    must(gw_domain_open(rig->transport, local, &rig->near_domain));
+    must(gw_domain_open(rig->transport, local, &rig->far_domain));
     must(gw_poller_open(rig->transport, &rig->near_poller));
     must(gw_poller_open(rig->transport, &rig->far_poller));
 }
@@ -54,6 +71,13 @@ void rig_close(struct rig *rig)
     gw_unlisten(rig->listener);
     gw_poller_close(rig->near_poller);
     gw_poller_close(rig->far_poller);
+    while (rig->sources) {
+        struct rig_source *source = rig->sources;
+
+        rig->sources = source->next;
+        gw_unreg(source->region);
+        free(source);
+    }
     gw_domain_close(rig->near_domain);
     gw_domain_close(rig->far_domain);
     gw_transport_free(rig->transport);
@@ -70,6 +94,7 @@ static void *accept_one(void *argument)
     struct accepting *accepting = argument;
     struct gw_channel_options options = {.domain = accepting->rig->far_domain,
                                          .poller = accepting->rig->far_poller,
+                                         .context = accepting->rig,
                                          .number = accepting->number,
                                          .timeout_ms = RIG_WAIT_MS};
     struct gw_request *request;
@@ -84,6 +109,7 @@ void rig_channel(struct rig *rig, uint32_t number, struct gw_channel **near,
 {
     struct gw_connect_options options = {.channel = {.domain = rig->near_domain,
                                                      .poller = rig->near_poller,
+                                                     .context = rig,
                                                      .number = number,
                                                      .timeout_ms = RIG_WAIT_MS},
                                          .peer = rig->address};
@@ -133,8 +159,68 @@ struct rig_send rig_send(const void *message, uint32_t length)
         .send = {.op = {.done = send_done}, .message = message, .length = length}};
 }
 
+/* ---- local memory ---- */
+
+static struct gw_region *add_source(struct rig *rig, struct gw_domain *domain, const void *memory,
+                                    size_t size, bool is_kept)
+{
+    struct rig_source *source = calloc(1, sizeof(*source));
+
+    must(gw_reg(domain, (void *)(uintptr_t)memory, size, GW_ACCESS_LOCAL_READ, 0, &source->region));
+    source->is_kept = is_kept;
+    source->next = rig->sources;
+    rig->sources = source;
+    return source->region;
+}
+
+static struct gw_region *find_source(const struct rig *rig, const struct gw_channel *channel,
+                                     const char *memory, size_t size)
+{
+    for (struct rig_source *at = rig->sources; at; at = at->next) {
+        const char *begin = at->region->memory;
+
+        if (at->is_kept && at->region->domain == channel->domain && memory >= begin &&
+            memory + size <= begin + at->region->length)
+            return at->region;
+    }
+    return NULL;
+}
+
+uint8_t *rig_source_new(struct rig *rig, size_t size, unsigned seed)
+{
+    uint8_t *source = malloc(size);
+
+    rig_fill(source, size, seed);
+    if (rig->transport->ops->needs_local_region)
+        add_source(rig, rig->near_domain, source, size, true);
+    return source;
+}
+
+void rig_source_free(struct rig *rig, uint8_t *memory)
+{
+    for (struct rig_source **at = &rig->sources; *at; at = &(*at)->next)
+        if ((*at)->region->memory == memory) {
+            struct rig_source *source = *at;
+
+            *at = source->next;
+            gw_unreg(source->region);
+            free(source);
+            break;
+        }
+    free(memory);
+}
+
 int rig_post_write(struct gw_channel *channel, struct rig_write *write)
 {
+    struct gw_write *bare = &write->write;
+
+    if (channel->domain->transport->ops->needs_local_region && !bare->region && bare->length &&
+        bare->length <= GW_WRITE_MAX) {
+        bare->region = find_source(channel->context, channel, bare->local, bare->length);
+        if (!bare->region)
+            bare->region =
+                add_source(channel->context, channel->domain, bare->local, bare->length, false);
+    }
     return gw_write(channel, &write->write);
 }
 

@@ -2,6 +2,8 @@
 /*
  * rig: two ends in one test, near (connects) and far (accepts), over any back end, plain or
  * wrapped by faulty. Each end has its own domain and poller. What fails here aborts the test.
+ * With GODWIT_TEST_VERBS=ADDRESS in the environment the back end is verbs alone, on the RDMA device
+ * that has ADDRESS; both ends are on it.
  * Threads: one; accepting is done by a short-lived helper thread.
  * Units: bytes, milliseconds.
  */
@@ -12,7 +14,14 @@
 
 #define RIG_WAIT_MS 20000
 
-enum rig_kind { RIG_LOOP, RIG_TCP, RIG_FAULTY_LOOP, RIG_FAULTY_TCP, RIG_KINDS };
+enum rig_kind { RIG_LOOP, RIG_TCP, RIG_FAULTY_LOOP, RIG_FAULTY_TCP, RIG_VERBS };
+
+/* Local memory that is registered for a test's writes. */
+struct rig_source {
+    struct rig_source *next;
+    struct gw_region *region;
+    bool is_kept; /* serves every write from it, until it is freed */
+};
 
 struct rig {
     enum rig_kind kind;
@@ -21,6 +30,7 @@ struct rig {
     struct gw_address address;
     struct gw_domain *near_domain, *far_domain;
     struct gw_poller *near_poller, *far_poller;
+    struct rig_source *sources;
     struct gw_channel *near, *far; /* of rig_join; set to NULL when a test closes one itself */
 };
 
@@ -35,7 +45,11 @@ struct rig_send {
     int done_count, status;
 };
 
+/* What this process tests, for parameters of tests. Returns how many. */
+int rig_kinds(const enum rig_kind **out);
 const char *rig_name(enum rig_kind kind);
+/* The host's address of the back end, port 0. */
+void rig_free_address(enum rig_kind kind, struct gw_address *out);
 void rig_open(struct rig *rig, enum rig_kind kind);
 void rig_close(struct rig *rig); /* also near and far */
 
@@ -48,6 +62,8 @@ void rig_join(struct rig *rig);
 struct rig_write rig_write(const void *local, uint32_t length, const struct gw_region *remote,
                            uint64_t offset);
 struct rig_send rig_send(const void *message, uint32_t length);
+/* Registers local bytes first where the back end wants it: for the life of the rig, or those of
+ * rig_source_new. The channel is one of rig_channel's. */
 int rig_post_write(struct gw_channel *channel, struct rig_write *write);
 int rig_post_send(struct gw_channel *channel, struct rig_send *send);
 
@@ -57,6 +73,10 @@ void rig_turn(struct rig *rig);
 bool rig_until(struct rig *rig, const int *value, int wanted);
 /* Polls until channel has a message or has died; the result of gw_recv, -ETIMEDOUT when neither. */
 int rig_receive(struct rig *rig, struct gw_channel *channel, struct gw_message *out);
+
+/* Filled memory for the near end's writes. */
+uint8_t *rig_source_new(struct rig *rig, size_t size, unsigned seed);
+void rig_source_free(struct rig *rig, uint8_t *source);
 
 /* Bytes that differ from place to place, and from seed to seed. */
 void rig_fill(void *memory, size_t size, unsigned seed);

@@ -234,7 +234,10 @@ static void run(enum rig_kind kind)
 
 int main(void)
 {
-    for (enum rig_kind kind = 0; kind < RIG_KINDS; kind++)
-        run(kind);
+    const enum rig_kind *kinds;
+    int count = rig_kinds(&kinds);
+
+    for (int i = 0; i < count; i++)
+        run(kinds[i]);
     return 0;
 }

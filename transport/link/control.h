@@ -36,7 +36,7 @@ struct gw_hello {
         link_id[GW_ID_SIZE]; /* chosen by the dialling side for control; names the link for data */
     uint32_t channel_number; /* data: 1 to 65535, never reused in a session */
     uint8_t nonce[16];       /* fresh for every request */
-    uint8_t ticket[16];      /* data: shows that the sender has the session's keys; see seal.h */
+    uint8_t ticket[12];      /* data: shows that the sender has the session's keys; see seal.h */
 };
 int gw_hello_parse(const struct gw_request *request, struct gw_hello *out); /* -EPROTO */
 

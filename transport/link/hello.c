@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The private data of a connection request: 56 bytes, which is all that rdmacm gives.
+ * The private data of a connection request: 52 bytes, which is all that rdmacm leaves.
  *
  *   0 u8 role, 1 three zeroes, 4 u32 channel number, 8 link id, 24 nonce, 40 ticket
  */

@@ -20,7 +20,7 @@
 #define GW_PSK_SIZE         32u
 #define GW_FINGERPRINT_SIZE 32u
 #define GW_NONCE_SIZE       16u
-#define GW_TICKET_SIZE      16u
+#define GW_TICKET_SIZE      12u
 #define GW_EXPORT_SIZE      32u    /* bytes of one exported key */
 #define GW_CHANNEL_LAST     65535u /* highest number of a data channel */
 

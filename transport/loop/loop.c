@@ -99,6 +99,8 @@ static void destroy(struct gw_transport *base)
 static const struct gw_transport_ops loop_ops = {
     .name = "loop",
     .needs_local_region = false,
+    .is_rdma = false,
+    .has_channel_keys = true,
     .open_domain = open_domain,
     .close_domain = close_domain,
     .open_poller = open_poller,

@@ -68,6 +68,8 @@ static void destroy(struct gw_transport *transport)
 static const struct gw_transport_ops tcp_ops = {
     .name = "tcp",
     .needs_local_region = false,
+    .is_rdma = false,
+    .has_channel_keys = true,
     .open_domain = open_domain,
     .close_domain = close_domain,
     .open_poller = gw_tcp_open_poller,

@@ -6,8 +6,8 @@
  *    0  magic "godwit\r\n"           0  magic "godwit\r\n"
  *    8  u32 wire version             8  u32 wire version
  *   12  u32 hello length             12  u32 verdict (0 accepted, 1 refused, 2 other version)
- *   16  hello, 56 bytes              16  reason, 200 bytes, text that ends with 0
- *   72                              216
+ *   16  hello, 52 bytes              16  reason, 200 bytes, text that ends with 0
+ *   68                              216
  * Magic and version keep their places in every version, and so does the whole answer.
  *
  * After them, in both directions, frames. A frame begins with a header:

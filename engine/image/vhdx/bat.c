@@ -229,10 +229,11 @@ static int check_page(struct gw_vhdx *vhdx, uint64_t page, const uint8_t *bytes)
 
         if (entry == 0)
             continue;
-        if (block_of_index(vhdx, first + i, &block))
-            rc = check_entry(vhdx, block, entry, file_size, was_seen);
-        else
+        if (!block_of_index(vhdx, first + i, &block))
             rc = check_bitmap_entry(vhdx, block, entry, file_size);
+        /* The last chunk of a differencing disk has entries for blocks behind the disk's end. */
+        else if (block < vhdx->block_count)
+            rc = check_entry(vhdx, block, entry, file_size, was_seen);
     }
     if (rc == 0)
         gw_bitmap_set_range(&vhdx->bat.seen, page, 1);

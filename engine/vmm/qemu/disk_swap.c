@@ -14,6 +14,8 @@
 #include "engine/vmm/qemu/describe.h"
 #include "engine/vmm/qemu/migrate.h"
 
+#define SWAP_CALLS 5u /* add, set, two that go, and the look */
+
 static const char *text_of(const json_t *object, const char *name)
 {
     return json_string_value(json_object_get(object, name)) ?: "";
@@ -91,11 +93,6 @@ int gw_disk_swap_undo(const struct gw_disk_swap *swap, json_t *commands)
     return 0;
 }
 
-static int query_nodes(struct gw_qmp *qmp, json_t **nodes)
-{
-    return gw_qmp_execute(qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), nodes);
-}
-
 static bool has_node(const json_t *nodes, const char *name)
 {
     json_t *node;
@@ -126,37 +123,56 @@ static int check_stopped(struct gw_qmp *qmp)
     return ret;
 }
 
-/* The nodes are gone, so that no file of theirs is open; deletes them first where they are QEMU's
- * monitor's. */
-static int close_nodes(struct gw_qmp *qmp, const char *disk, const char *node,
-                       const char *file_node)
+/* The commands of one swap: the new node, under the device, and the old ones gone. A node that went
+ * with its device is no error; whether it is gone is looked at afterwards. */
+static unsigned add_swap(struct gw_qmp_call *calls, json_t *add, json_t *set, const char *node,
+                         const char *file_node)
 {
-    json_t *nodes;
+    unsigned count = 0;
+
+    calls[count++] = (struct gw_qmp_call){.command = "blockdev-add", .arguments = add};
+    calls[count++] = (struct gw_qmp_call){.command = "qom-set", .arguments = set};
+    if (is_own_name(node))
+        calls[count++] = (struct gw_qmp_call){.command = "blockdev-del",
+                                              .arguments = json_pack("{s:s}", "node-name", node),
+                                              .may_fail = true};
+    if (is_own_name(file_node))
+        calls[count++] =
+            (struct gw_qmp_call){.command = "blockdev-del",
+                                 .arguments = json_pack("{s:s}", "node-name", file_node),
+                                 .may_fail = true};
+    return count;
+}
+
+/* One round trip for the swap, and the look at what is left. Each command needs the one before it:
+ * no node goes that a device still has. */
+static int run_swap(struct gw_qmp *qmp, struct gw_qmp_call *calls, unsigned count, const char *disk,
+                    const char *node, const char *file_node)
+{
     int ret;
 
-    delete_node(qmp, node);
-    delete_node(qmp, file_node);
-    ret = query_nodes(qmp, &nodes);
-    if (ret < 0)
-        return ret;
-    if (has_node(nodes, node) || has_node(nodes, file_node))
+    calls[count] = (struct gw_qmp_call){.command = "query-named-block-nodes",
+                                        .arguments = json_pack("{s:b}", "flat", 1)};
+    ret = gw_qmp_execute_batch(qmp, calls, count + 1);
+    if (ret == 0 &&
+        (has_node(calls[count].result, node) || has_node(calls[count].result, file_node)))
         ret = gw_fail(-EBUSY, "disk %s: QEMU still holds the node %s (a block job, an export?)",
-                      disk, has_node(nodes, node) ? node : file_node);
-    json_decref(nodes);
+                      disk, has_node(calls[count].result, node) ? node : file_node);
+    gw_qmp_batch_free(calls, count + 1);
     return ret;
 }
 
 int gw_disk_swap_out(struct gw_qmp *qmp, const struct gw_disk_swap *swap)
 {
+    struct gw_qmp_call calls[SWAP_CALLS];
+    unsigned count;
     int ret = check_stopped(qmp);
 
-    if (ret == 0)
-        ret = gw_qmp_execute(qmp, "blockdev-add", json_incref(swap->hold_options), NULL);
-    if (ret == 0)
-        ret = gw_qmp_execute(qmp, "qom-set", set_drive(swap->qom_path, swap->hold), NULL);
-    if (ret == 0)
-        ret = close_nodes(qmp, swap->name, swap->node, swap->file_node);
-    return ret;
+    if (ret < 0)
+        return ret;
+    count = add_swap(calls, json_incref(swap->hold_options), set_drive(swap->qom_path, swap->hold),
+                     swap->node, swap->file_node);
+    return run_swap(qmp, calls, count, swap->name, swap->node, swap->file_node);
 }
 
 /* Calls each with every device that has a node. Stops when it returns not 0, and returns that. */
@@ -294,49 +310,46 @@ static int take_node(const char *qdev, const char *node, void *context)
     return 1;
 }
 
-/* The device of the disk, and the node that it has now. */
-static int find_place(struct gw_qmp *qmp, const struct gw_vm *vm, unsigned index,
-                      struct search *search)
+int gw_disk_place_find(struct gw_qmp *qmp, const struct gw_vm *vm, unsigned index,
+                       struct gw_disk_place *out)
 {
     const struct gw_vm_disk *disk = &vm->disks[index];
+    struct search search = {.path = out->path, .size = sizeof(out->path)};
     int ret;
 
     if (disk->is_machine_ide) {
-        gw_disk_hold_name(index, search->found);
-        return gw_disk_find_device(qmp, search->found, search->path, search->size);
+        gw_disk_hold_name(index, out->node);
+        return gw_disk_find_device(qmp, out->node, out->path, sizeof(out->path));
     }
-    gw_vm_device_path(vm, disk->device_index, search->path, search->size);
-    ret = each_attached(qmp, take_node, search);
+    gw_vm_device_path(vm, disk->device_index, out->path, sizeof(out->path));
+    ret = each_attached(qmp, take_node, &search);
     if (ret == 0)
         return gw_fail(-ENOENT, "disk %s: the target's QEMU has no disk at %s", disk->name,
-                       search->path);
+                       out->path);
+    memcpy(out->node, search.found, sizeof(out->node));
     return ret < 0 ? ret : 0;
 }
 
-int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm *vm, unsigned index,
-                    const struct gw_disk_image *image)
+int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm_disk *disk,
+                    const struct gw_disk_place *place, const struct gw_disk_image *image)
 {
-    const struct gw_vm_disk *disk = &vm->disks[index];
-    char path[256];
-    struct search search = {.path = path, .size = sizeof(path)};
+    struct gw_qmp_call calls[SWAP_CALLS];
+    struct gw_error kept;
     json_t *options;
     int ret = check_stopped(qmp);
 
     if (ret == 0)
-        ret = find_place(qmp, vm, index, &search);
-    if (ret == 0)
         ret = gw_disk_node_options(disk, image, &options);
-    if (ret == 0)
-        ret = gw_qmp_execute(qmp, "blockdev-add", options, NULL);
     if (ret < 0)
         return ret;
-    ret = gw_qmp_execute(qmp, "qom-set", set_drive(path, image->node), NULL);
+    ret = run_swap(qmp, calls,
+                   add_swap(calls, options, set_drive(place->path, image->node), place->node, ""),
+                   disk->name, place->node, "");
     if (ret < 0) {
-        struct gw_error kept;
-
+        /* A node that did not come under the device holds its file for nothing. */
         gw_error_take(ret, &kept);
         delete_node(qmp, image->node);
         return gw_error_raise(&kept);
     }
-    return close_nodes(qmp, disk->name, search.found, "");
+    return 0;
 }

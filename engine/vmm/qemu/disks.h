@@ -74,10 +74,20 @@ int gw_disk_swap_out(struct gw_qmp *qmp, const struct gw_disk_swap *swap);
  * stopped. */
 int gw_disk_undo_run(struct gw_qmp *qmp, const json_t *commands);
 
-/* On the target: the image replaces what is under the device of vm->disks[index] (a null-co node,
- * when gw_vm_launch made it). The VM is paused, its state loaded, the image complete. */
-int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm *vm, unsigned index,
-                    const struct gw_disk_image *image);
+/* Where a disk of the target's QEMU is: the QOM path of its device, and the node under it (a null-co
+ * node, when gw_vm_launch made it). */
+struct gw_disk_place {
+    char path[256];
+    char node[GW_VM_NODE_SIZE];
+};
+
+/* The place of vm->disks[index]; known before the pause, it saves the pause a question. */
+int gw_disk_place_find(struct gw_qmp *qmp, const struct gw_vm *vm, unsigned index,
+                       struct gw_disk_place *out);
+/* On the target: the image replaces what is at place. The VM is paused, its state loaded, the image
+ * complete. */
+int gw_disk_swap_in(struct gw_qmp *qmp, const struct gw_vm_disk *disk,
+                    const struct gw_disk_place *place, const struct gw_disk_image *image);
 /* The QOM path of the device that uses a node of that name. -ENOENT. */
 int gw_disk_find_device(struct gw_qmp *qmp, const char *node, char *path, size_t size);
 

@@ -14,6 +14,8 @@
 
 #define STOP_TIMEOUT_MS 30000u
 #define FD_NAME         "godwit-state"
+/* How often QEMU is asked while no event comes. */
+#define LOOK_INTERVAL_MS 5u
 
 int gw_vm_status(struct gw_qmp *qmp, char *state, size_t size)
 {
@@ -27,34 +29,41 @@ int gw_vm_status(struct gw_qmp *qmp, char *state, size_t size)
     return 0;
 }
 
+/* The run state in the answer of call. */
+static const char *state_of(const struct gw_qmp_call *call)
+{
+    return json_string_value(json_object_get(call->result, "status")) ?: "unknown";
+}
+
+/* States in which a guest stands still and nothing has happened to it. */
+static bool is_plainly_stopped(const char *state)
+{
+    return strcmp(state, "paused") == 0 || strcmp(state, "prelaunch") == 0 ||
+           strcmp(state, "postmigrate") == 0;
+}
+
 int gw_vm_stop(struct gw_qmp *qmp, bool *was_running)
 {
-    char state[32];
-    int ret = gw_vm_status(qmp, state, sizeof(state));
+    /* The answer to stop comes when all I/O in flight has ended. One that runs not is not changed
+     * by it. */
+    struct gw_qmp_call calls[] = {
+        {.command = "query-status"}, {.command = "stop"}, {.command = "query-status"}};
+    bool is_stopped;
+    int ret;
 
-    if (ret < 0)
-        return ret;
-    *was_running = strcmp(state, "running") == 0;
-    if (!*was_running) {
-        if (strcmp(state, "paused") == 0 || strcmp(state, "prelaunch") == 0 ||
-            strcmp(state, "postmigrate") == 0)
-            return 0;
-        return gw_fail(
-            -EBUSY, "the VM is in the state \"%s\" and cannot be stopped for the handover", state);
-    }
-    gw_qmp_drop_events(qmp, "STOP");
-    gw_qmp_drop_events(qmp, "RESUME");
-    /* The answer comes when all I/O in flight has ended. */
     gw_qmp_set_timeout(qmp, STOP_TIMEOUT_MS);
-    ret = gw_qmp_execute(qmp, "stop", NULL, NULL);
+    ret = gw_qmp_execute_batch(qmp, calls, 3);
     gw_qmp_set_timeout(qmp, GW_QMP_TIMEOUT_MS);
-    if (ret == 0)
-        ret = gw_vm_status(qmp, state, sizeof(state));
-    if (ret < 0)
-        return ret;
-    if (strcmp(state, "paused") != 0)
-        return gw_fail(-EIO, "the VM was stopped, but is in the state \"%s\"", state);
-    return 0;
+    *was_running = strcmp(state_of(&calls[0]), "running") == 0;
+    is_stopped = is_plainly_stopped(state_of(&calls[2]));
+    if (ret == 0 && !*was_running && !is_stopped)
+        ret =
+            gw_fail(-EBUSY, "the VM is in the state \"%s\" and cannot be stopped for the handover",
+                    state_of(&calls[2]));
+    else if (ret == 0 && !is_stopped)
+        ret = gw_fail(-EIO, "the VM was stopped, but is in the state \"%s\"", state_of(&calls[2]));
+    gw_qmp_batch_free(calls, 3);
+    return ret;
 }
 
 int gw_vm_cont(struct gw_qmp *qmp)
@@ -64,12 +73,13 @@ int gw_vm_cont(struct gw_qmp *qmp)
 
     gw_qmp_drop_events(qmp, "RESUME");
     ret = gw_qmp_execute(qmp, "cont", NULL, NULL);
-    if (ret == 0)
-        ret = gw_vm_status(qmp, state, sizeof(state));
-    if (ret < 0)
+    /* QEMU tells RESUME before it answers. The guest may have stopped again by now, which is
+     * something else than not to have run. */
+    if (ret < 0 || gw_qmp_wait_event(qmp, "RESUME", NULL, NULL, 0, NULL) == 0)
         return ret;
-    if (strcmp(state, "running") == 0)
-        return 0;
+    ret = gw_vm_status(qmp, state, sizeof(state));
+    if (ret < 0 || strcmp(state, "running") == 0)
+        return ret;
     ret = gw_qmp_wait_event(qmp, "RESUME", NULL, NULL, 2000, NULL);
     return ret < 0 ? gw_fail(-EIO, "QEMU accepted cont, but the VM is in the state \"%s\"", state)
                    : 0;
@@ -83,10 +93,15 @@ int gw_vm_announce(struct gw_qmp *qmp)
         NULL);
 }
 
+/* Capabilities that a move changes at the source. "events": QEMU says itself when a migration ends. */
+static const char *const changed[] = {"x-ignore-shared", "events"};
+
 static int set_capabilities(struct gw_qmp *qmp, bool is_target)
 {
-    json_t *list = json_pack("[{s:s, s:b}]", "capability", "x-ignore-shared", "state", 1);
+    json_t *list = json_array();
 
+    for (size_t i = 0; list && i < sizeof(changed) / sizeof(changed[0]); i++)
+        json_array_append_new(list, json_pack("{s:s, s:b}", "capability", changed[i], "state", 1));
     if (is_target && list)
         json_array_append_new(
             list, json_pack("{s:s, s:b}", "capability", "late-block-activate", "state", 1));
@@ -149,8 +164,9 @@ int gw_vm_read_settings(struct gw_qmp *qmp, json_t **out)
     {
         const char *name = json_string_value(json_object_get(item, "capability"));
 
-        if (name && strcmp(name, "x-ignore-shared") == 0)
-            json_object_set(settings, name, json_object_get(item, "state"));
+        for (size_t i = 0; name && i < sizeof(changed) / sizeof(changed[0]); i++)
+            if (strcmp(name, changed[i]) == 0)
+                json_object_set(settings, name, json_object_get(item, "state"));
     }
     json_decref(capabilities);
     ret = gw_qmp_execute(qmp, "query-migrate-parameters", NULL, &parameters);
@@ -166,15 +182,20 @@ int gw_vm_read_settings(struct gw_qmp *qmp, json_t **out)
 
 int gw_vm_restore_settings(struct gw_qmp *qmp, const json_t *settings)
 {
-    json_t *state = json_object_get(settings, "x-ignore-shared");
-    json_t *bandwidth = json_object_get(settings, "max-bandwidth");
+    json_t *bandwidth = json_object_get(settings, "max-bandwidth"), *list = json_array();
     int ret = 0;
 
-    if (state)
+    for (size_t i = 0; i < sizeof(changed) / sizeof(changed[0]); i++) {
+        json_t *state = json_object_get(settings, changed[i]);
+
+        if (state)
+            json_array_append_new(
+                list, json_pack("{s:s, s:O}", "capability", changed[i], "state", state));
+    }
+    if (json_array_size(list) > 0)
         ret = gw_qmp_execute(qmp, "migrate-set-capabilities",
-                             json_pack("{s:[{s:s, s:O}]}", "capabilities", "capability",
-                                       "x-ignore-shared", "state", state),
-                             NULL);
+                             json_pack("{s:O}", "capabilities", list), NULL);
+    json_decref(list);
     if (ret == 0 && bandwidth)
         ret = gw_qmp_execute(qmp, "migrate-set-parameters",
                              json_pack("{s:O}", "max-bandwidth", bandwidth), NULL);
@@ -272,23 +293,60 @@ static int look_at_save(struct gw_qmp *qmp, struct gw_state_result *out)
     return ret;
 }
 
+static bool is_end(const json_t *event, void *context)
+{
+    const char *status =
+        json_string_value(json_object_get(json_object_get(event, "data"), "status"));
+
+    return status && (strcmp(status, "completed") == 0 || strcmp(status, "failed") == 0);
+}
+
+/* Returns when QEMU says that a migration has ended, or after a while: a QEMU that was not asked for
+ * events says nothing, so the caller looks in any case. The connection's own errors only. */
+static int await_end(struct gw_qmp *qmp)
+{
+    int ret = gw_qmp_wait_event(qmp, "MIGRATION", is_end, NULL, LOOK_INTERVAL_MS, NULL);
+
+    return ret == -ETIMEDOUT ? 0 : ret;
+}
+
 static int watch_save(struct gw_qmp *qmp, uint64_t deadline, struct gw_state_result *result)
 {
     int ret;
 
-    for (unsigned look = 0;; look++) {
+    for (;;) {
         int left = gw_clock_left_ms(deadline);
 
         if (left == 0)
             return -ETIMEDOUT;
         gw_qmp_set_timeout(qmp, (uint32_t)left);
-        ret = look_at_save(qmp, result);
+        ret = await_end(qmp);
+        if (ret == 0)
+            ret = look_at_save(qmp, result);
         if (ret <= 0)
             break;
-        pause_between(look);
     }
     gw_qmp_set_timeout(qmp, GW_QMP_TIMEOUT_MS);
     return ret;
+}
+
+/* Hands fd to QEMU and starts the migration command on it. */
+static int start_migration(struct gw_qmp *qmp, int fd, const char *command)
+{
+    struct gw_qmp_call calls[] = {
+        {.command = "getfd", .arguments = json_pack("{s:s}", "fdname", FD_NAME), .fd = fd + 1},
+        {.command = command, .arguments = json_pack("{s:s}", "uri", "fd:" FD_NAME)}};
+    struct gw_error kept;
+    int ret;
+
+    gw_qmp_drop_events(qmp, "MIGRATION");
+    ret = gw_qmp_execute_batch(qmp, calls, 2);
+    gw_qmp_batch_free(calls, 2);
+    if (ret == 0 || calls[0].error)
+        return ret;
+    gw_error_take(ret, &kept);
+    gw_qmp_execute(qmp, "closefd", json_pack("{s:s}", "fdname", FD_NAME), NULL);
+    return gw_error_raise(&kept);
 }
 
 int gw_vm_save_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms, struct gw_state_result *out)
@@ -301,17 +359,7 @@ int gw_vm_save_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms, struct gw_
     if (ret == 0 && strcmp(state, "running") == 0)
         ret = gw_fail(-EBUSY, "the VM runs; its state is saved only while it is stopped");
     if (ret == 0)
-        ret = gw_qmp_execute_fd(qmp, "getfd", json_pack("{s:s}", "fdname", FD_NAME), fd, NULL);
-    if (ret == 0) {
-        ret = gw_qmp_execute(qmp, "migrate", json_pack("{s:s}", "uri", "fd:" FD_NAME), NULL);
-        if (ret < 0) {
-            struct gw_error kept;
-
-            gw_error_take(ret, &kept);
-            gw_qmp_execute(qmp, "closefd", json_pack("{s:s}", "fdname", FD_NAME), NULL);
-            return gw_error_raise(&kept);
-        }
-    }
+        ret = start_migration(qmp, fd, "migrate");
     if (ret < 0)
         return ret;
     ret = watch_save(qmp, deadline, &result);
@@ -327,9 +375,8 @@ int gw_vm_save_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms, struct gw_
     return 0;
 }
 
-int gw_vm_load_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms)
+int gw_vm_load_begin(struct gw_qmp *qmp, int fd)
 {
-    uint64_t deadline = gw_clock_ns() + timeout_ms * GW_NS_PER_MS;
     char state[32];
     int ret = gw_vm_status(qmp, state, sizeof(state));
 
@@ -338,13 +385,19 @@ int gw_vm_load_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms)
                       "QEMU does not wait for a migration (it is \"%s\"); start it with "
                       "-incoming defer",
                       state);
-    if (ret == 0)
-        ret = gw_qmp_execute_fd(qmp, "getfd", json_pack("{s:s}", "fdname", FD_NAME), fd, NULL);
-    if (ret == 0)
-        ret =
-            gw_qmp_execute(qmp, "migrate-incoming", json_pack("{s:s}", "uri", "fd:" FD_NAME), NULL);
-    for (unsigned look = 0; ret == 0; look++) {
-        ret = gw_vm_status(qmp, state, sizeof(state));
+    return ret < 0 ? ret : start_migration(qmp, fd, "migrate-incoming");
+}
+
+int gw_vm_load_end(struct gw_qmp *qmp, int fd, uint32_t timeout_ms)
+{
+    uint64_t deadline = gw_clock_ns() + timeout_ms * GW_NS_PER_MS;
+    char state[32];
+    int ret;
+
+    for (;;) {
+        ret = await_end(qmp);
+        if (ret == 0)
+            ret = gw_vm_status(qmp, state, sizeof(state));
         if (ret == -EPIPE)
             return gw_fail(-EIO,
                            "QEMU ended while it loaded the state of the devices (see its log): the "
@@ -358,11 +411,17 @@ int gw_vm_load_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms)
             return gw_fail(-ETIMEDOUT, "the state of the devices was not loaded within %u ms",
                            timeout_ms);
         }
-        pause_between(look);
     }
-    if (ret == 0 && strcmp(state, "paused") != 0 && strcmp(state, "prelaunch") != 0)
+    if (strcmp(state, "paused") != 0 && strcmp(state, "prelaunch") != 0)
         ret = gw_fail(-EIO, "the state of the devices was loaded, but the VM is \"%s\"", state);
     return ret;
+}
+
+int gw_vm_load_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms)
+{
+    int ret = gw_vm_load_begin(qmp, fd);
+
+    return ret < 0 ? ret : gw_vm_load_end(qmp, fd, timeout_ms);
 }
 
 int gw_vm_blocked_reasons(struct gw_qmp *qmp, json_t **reasons)

@@ -56,6 +56,10 @@ int gw_vm_save_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms, struct gw_
 /* Reads the state from fd until the guest is loaded and paused. A stream that ends early, or that
  * does not fit, is an error; QEMU may be gone then (end it with gw_vm_end). */
 int gw_vm_load_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms);
+/* The same in two steps: begin may come long before the pause; QEMU waits for the first byte. The
+ * far end of fd is kept open until end. */
+int gw_vm_load_begin(struct gw_qmp *qmp, int fd);
+int gw_vm_load_end(struct gw_qmp *qmp, int fd, uint32_t timeout_ms);
 /* Cancels a migration that is under way and waits for its end; none under way is no error. */
 int gw_vm_cancel_state(struct gw_qmp *qmp);
 

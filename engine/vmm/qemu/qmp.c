@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The QMP client: lines of JSON over a UNIX socket, one command in flight. It knows how a command
- * is framed and how an error reads; it knows no command's meaning.
+ * The QMP client: lines of JSON over a UNIX socket; one command in flight, or one batch. It knows
+ * how a command is framed and how an error reads; it knows no command's meaning.
  */
 #include "engine/vmm/qemu/qmp.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -251,34 +252,93 @@ static int await_answer(struct gw_qmp *qmp, const char *command, uint64_t id, js
     }
 }
 
+/* The command as a line with that id; the caller frees. Steals arguments. NULL: no memory. */
+static char *write_command(const char *command, uint64_t id, json_t *arguments)
+{
+    json_t *request = json_pack("{s:s, s:I}", "execute", command, "id", (json_int_t)id);
+    char *text = NULL, *line = NULL;
+
+    if (request && (!arguments || json_object_set(request, "arguments", arguments) == 0))
+        text = json_dumps(request, JSON_COMPACT);
+    json_decref(arguments);
+    json_decref(request);
+    if (text && asprintf(&line, "%s\n", text) < 0)
+        line = NULL;
+    free(text);
+    return line;
+}
+
+static int start_command(struct gw_qmp *qmp, const char *command, json_t *arguments, int fd,
+                         uint64_t *id)
+{
+    char *line;
+    int ret;
+
+    *id = qmp->next_id++;
+    line = write_command(command, *id, arguments);
+    if (!line)
+        return gw_fail(-ENOMEM, "qmp: %s: the arguments cannot be written as JSON", command);
+    ret = qmp->is_broken
+              ? gw_fail(-EPIPE, "qmp: %s: the connection %s has failed before", command, qmp->path)
+              : send_bytes(qmp, line, strlen(line), fd);
+    free(line);
+    return ret;
+}
+
 int gw_qmp_execute_fd(struct gw_qmp *qmp, const char *command, json_t *arguments, int fd,
                       json_t **result)
 {
-    uint64_t id = qmp->next_id++;
-    json_t *request = json_pack("{s:s, s:I}", "execute", command, "id", (json_int_t)id);
-    char *text = NULL;
+    uint64_t id;
     int ret;
 
     qmp->error_class[0] = '\0';
-    if (request && arguments && json_object_set(request, "arguments", arguments) < 0) {
-        json_decref(request);
-        request = NULL;
-    }
-    json_decref(arguments);
-    if (request)
-        text = json_dumps(request, JSON_COMPACT);
-    json_decref(request);
-    if (!text)
-        return gw_fail(-ENOMEM, "qmp: %s: the arguments cannot be written as JSON", command);
-    if (qmp->is_broken) {
-        free(text);
-        return gw_fail(-EPIPE, "qmp: %s: the connection %s has failed before", command, qmp->path);
-    }
-    ret = send_bytes(qmp, text, strlen(text), fd);
-    free(text);
-    if (ret == 0)
-        ret = send_bytes(qmp, "\n", 1, -1);
+    ret = start_command(qmp, command, arguments, fd, &id);
     return ret < 0 ? ret : await_answer(qmp, command, id, result);
+}
+
+/* The answers, in the order of the commands. The first error's message is kept. */
+static int await_answers(struct gw_qmp *qmp, struct gw_qmp_call *calls, const uint64_t *ids,
+                         unsigned count)
+{
+    struct gw_error first = {0};
+
+    for (unsigned i = 0; i < count; i++) {
+        struct gw_qmp_call *call = &calls[i];
+
+        call->error = await_answer(qmp, call->command, ids[i], &call->result);
+        if (call->error && !first.code && !call->may_fail)
+            gw_error_take(call->error, &first);
+    }
+    return first.code ? gw_error_raise(&first) : 0;
+}
+
+int gw_qmp_execute_batch(struct gw_qmp *qmp, struct gw_qmp_call *calls, unsigned count)
+{
+    uint64_t ids[GW_QMP_BATCH_MAX];
+    int ret = 0;
+
+    assert(count <= GW_QMP_BATCH_MAX);
+    qmp->error_class[0] = '\0';
+    for (unsigned i = 0; i < count; i++) {
+        calls[i].result = NULL;
+        calls[i].error = -ECANCELED;
+        if (ret == 0)
+            ret =
+                start_command(qmp, calls[i].command, calls[i].arguments, calls[i].fd - 1, &ids[i]);
+        else
+            json_decref(calls[i].arguments);
+        calls[i].arguments = NULL;
+    }
+    /* Answers to what was sent before a failure are dropped later. */
+    return ret < 0 ? ret : await_answers(qmp, calls, ids, count);
+}
+
+void gw_qmp_batch_free(struct gw_qmp_call *calls, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        json_decref(calls[i].result);
+        calls[i].result = NULL;
+    }
 }
 
 int gw_qmp_execute(struct gw_qmp *qmp, const char *command, json_t *arguments, json_t **result)

@@ -23,6 +23,7 @@
 #define GW_QMP_LINE_MAX   (16u << 20)
 #define GW_QMP_EVENTS_MAX 1024u
 #define GW_QMP_TIMEOUT_MS 10000u
+#define GW_QMP_BATCH_MAX  16u
 
 struct gw_qmp;
 
@@ -52,6 +53,23 @@ int gw_qmp_execute(struct gw_qmp *qmp, const char *command, json_t *arguments, j
 /* As above, and sends a copy of fd along (getfd, add-fd). */
 int gw_qmp_execute_fd(struct gw_qmp *qmp, const char *command, json_t *arguments, int fd,
                       json_t **result);
+/* One command of a batch. arguments is stolen; result is the caller's to drop
+ * (gw_qmp_batch_free). */
+struct gw_qmp_call {
+    const char *command;
+    json_t *arguments;
+    json_t *result; /* NULL when error is set */
+    int error;
+    bool may_fail; /* its error is not the batch's */
+    int fd;        /* a descriptor to send along, plus one; 0: none */
+};
+
+/* Sends all commands at once and takes the answers: one round trip in place of count. QEMU runs
+ * them in this order, the later ones too when an earlier one failed, so a batch holds nothing that
+ * must not happen then. Returns the first error, with its message; each call has its own number. count is
+ * at most GW_QMP_BATCH_MAX. */
+int gw_qmp_execute_batch(struct gw_qmp *qmp, struct gw_qmp_call *calls, unsigned count);
+void gw_qmp_batch_free(struct gw_qmp_call *calls, unsigned count); /* the results */
 /* Runs what gw_qmp_command describes: {"execute": NAME, "arguments": {...}}. Borrows command. */
 int gw_qmp_execute_object(struct gw_qmp *qmp, const json_t *command, json_t **result);
 /* The JSON form of a command, for undo lists and transactions kept elsewhere. Steals arguments.

@@ -63,7 +63,34 @@ static void make_credentials(struct path_rig *rig)
     unlink(path);
 }
 
-void path_rig_open(struct path_rig *rig, const char *transport, bool is_clear)
+static int ask(void *context, const struct gw_window *window)
+{
+    struct path_rig *rig = context;
+    struct path_answer *answer = &rig->answers[rig->answer_count++];
+    int error = gw_receiver_window_open(rig->receiver, window);
+
+    assert(rig->answer_count < sizeof(rig->answers) / sizeof(*rig->answers));
+    answer->number = window->number;
+    answer->error.code = 0;
+    if (error)
+        gw_error_take(error, &answer->error);
+    return 0;
+}
+
+/* The target's answers travel; here they come with the next turn. */
+static void step_windows(struct path_rig *rig)
+{
+    for (unsigned i = 0; i < rig->answer_count; i++) {
+        const struct path_answer *answer = &rig->answers[i];
+
+        MUST(gw_windows_answer(rig->windows, answer->number, !answer->error.code,
+                               answer->error.code == -ENOMEM, answer->error.text));
+    }
+    rig->answer_count = 0;
+    MUST(gw_windows_step(rig->windows));
+}
+
+static void open_rig(struct path_rig *rig, const char *transport, bool is_clear, uint64_t limit)
 {
     static const uint8_t migration_id[GW_ID_SIZE] = {7};
     struct gw_control_options options;
@@ -76,6 +103,8 @@ void path_rig_open(struct path_rig *rig, const char *transport, bool is_clear)
     make_credentials(rig);
     MUST(gw_transport_new(transport, &inner));
     MUST(gw_faulty_new(inner, &rig->faulty));
+    if (limit)
+        gw_faulty_be_rdma(rig->faulty, limit);
     MUST(gw_address_parse("127.0.0.1", 0, &rig->address));
     MUST(gw_listen(rig->faulty, &rig->address, &rig->listener));
     MUST(gw_listener_address(rig->listener, &rig->address));
@@ -91,8 +120,26 @@ void path_rig_open(struct path_rig *rig, const char *transport, bool is_clear)
     MUST(gw_receiver_new(migration_id, &rig->receiver));
 }
 
+void path_rig_open(struct path_rig *rig, const char *transport, bool is_clear)
+{
+    open_rig(rig, transport, is_clear, 0);
+}
+
+void path_rig_open_rdma(struct path_rig *rig, const char *transport, bool is_clear, uint64_t limit,
+                        uint64_t target_limit)
+{
+    struct gw_windows_options options = {.ask = ask, .context = rig};
+
+    open_rig(rig, transport, is_clear, limit);
+    options.sender = rig->sender;
+    MUST(gw_windows_new(&options, &rig->windows));
+    gw_pins_init(&rig->pins, target_limit);
+    gw_receiver_set_pins(rig->receiver, &rig->pins);
+}
+
 void path_rig_close(struct path_rig *rig)
 {
+    gw_windows_free(rig->windows);
     gw_sender_free(rig->sender);
     gw_receiver_free(rig->receiver);
     gw_worker_free(rig->near_worker);
@@ -151,7 +198,7 @@ void path_rig_add_channel(struct path_rig *rig)
 
     pthread_create(&thread, NULL, admit_channel, rig);
     MUST(gw_worker_poller(rig->near_worker, rig->faulty, &options.channel.poller));
-    MUST(gw_sender_prepare(rig->sender, rig->near_worker, &lane));
+    MUST(gw_sender_prepare(rig->sender, rig->near_worker, rig->near_domain, &lane));
     options.channel.context = lane;
     MUST(gw_seal_dial(rig->near, &options, &channel, &seal));
     gw_sender_start(lane, channel, seal);
@@ -176,19 +223,25 @@ int path_rig_run(struct path_rig *rig, struct gw_round *round)
     uint64_t deadline = gw_clock_ns() + WAIT_MS * GW_NS_PER_MS;
     int result = 1;
 
+    if (rig->windows)
+        gw_windows_begin(rig->windows, round);
     gw_sender_begin(rig->sender, round);
-    while (result > 0) {
+    while (result > 0 || (result == 0 && rig->windows && !gw_windows_is_settled(rig->windows))) {
         struct gw_path_event event;
         struct pollfd fds[] = {{gw_sender_event_fd(rig->sender), POLLIN, 0},
                                {gw_receiver_event_fd(rig->receiver), POLLIN, 0}};
 
         assert(gw_clock_ns() < deadline);
-        poll(fds, 2, rig->look ? 1 : 100);
+        poll(fds, 2, rig->look ? 1 : rig->windows ? 5 : 100);
         if (rig->look)
             rig->look(rig->look_context);
-        while (result > 0 && gw_receiver_next_event(rig->receiver, &event))
+        if (rig->windows)
+            step_windows(rig);
+        while (result >= 0 && gw_receiver_next_event(rig->receiver, &event))
             if (event.kind == GW_PATH_FAILED)
                 result = gw_error_raise(&event.error);
+            else if (event.kind == GW_PATH_WINDOW_CLOSED)
+                gw_windows_closed(rig->windows, event.number);
         while (result > 0 && gw_sender_next_event(rig->sender, &event)) {
             if (event.kind == GW_PATH_ROUND_DONE)
                 result = 0;
@@ -198,6 +251,8 @@ int path_rig_run(struct path_rig *rig, struct gw_round *round)
                 replace(rig, event.number);
         }
     }
+    if (rig->windows)
+        gw_windows_end(rig->windows);
     gw_sender_end(rig->sender);
     return result;
 }

@@ -8,6 +8,7 @@
 #ifndef GODWIT_TESTS_ENGINE_PATH_RIG_H
 #define GODWIT_TESTS_ENGINE_PATH_RIG_H
 
+#include "engine/precopy/windows.h"
 #include "engine/worker/path.h"
 #include "tests/transport/faulty.h"
 
@@ -25,6 +26,13 @@ struct path_rig {
     struct gw_worker *near_worker, *far_worker;
     struct gw_sender *sender;
     struct gw_receiver *receiver;
+    struct gw_windows *windows; /* NULL where nothing needs them */
+    struct gw_pins pins;        /* the target's */
+    struct path_answer {
+        uint32_t number;
+        struct gw_error error;
+    } answers[16];
+    unsigned answer_count;
     unsigned
         deaths; /* channels that died and were replaced; from PATH_DEATHS_MAX on none is dropped */
     /* Called often while a round runs, or NULL. */
@@ -36,6 +44,10 @@ struct path_rig {
 
 /* transport: "loop" or "tcp". */
 void path_rig_open(struct path_rig *rig, const char *transport, bool is_clear);
+/* As if a device placed the writes: at most limit bytes can be registered, by both ends together,
+ * and the target allows itself target_limit. */
+void path_rig_open_rdma(struct path_rig *rig, const char *transport, bool is_clear, uint64_t limit,
+                        uint64_t target_limit);
 void path_rig_close(struct path_rig *rig);
 /* Volumes first, then channels. */
 void path_rig_add_volume(struct path_rig *rig, uint16_t index, struct gw_source_volume *source,

@@ -173,6 +173,7 @@ static void move_disk(const char *format, const char *extra)
     struct qemu source = {.pid = -1};
     struct gw_launched target;
     struct gw_launch_options options = {0};
+    struct gw_disk_place place;
     struct gw_disk_image image = {.format = format};
     struct gw_disk_swap swap;
     struct gw_vm *vm, *again;
@@ -211,7 +212,9 @@ static void move_disk(const char *format, const char *extra)
     gw_disk_node_name(&vm->disks[0], 0, node);
     image.path = path;
     image.node = node;
-    cr_assert_eq(gw_disk_swap_in(target.qmp, vm, 0, &image), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_disk_place_find(target.qmp, vm, 0, &place), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_disk_swap_in(target.qmp, &vm->disks[0], &place, &image), 0, "%s",
+                 gw_error_message());
     stopped_at = counter_of(source.dir, "serial", false);
     cr_assert_eq(gw_vm_cont(target.qmp), 0, "%s", gw_error_message());
     await_counter(dir, "serial0.log", stopped_at);

@@ -11,6 +11,7 @@
 #include "common/checked.h"
 #include "common/error.h"
 #include "engine/session/local.h"
+#include "engine/volume/disk.h"
 #include "tests/engine/volume/place.h"
 
 #define KIB  1024ull
@@ -285,8 +286,8 @@ static const struct gw_source_ops decorated_ops = {
 static int run_decorated(struct rig *rig, struct decorated *decorated)
 {
     struct gw_disk_source_options source = {.name = "disk", .path = rig->from};
-    struct gw_disk_target_options target = {
-        .name = "disk", .path = rig->to, .epoch = "aa", .format = GW_IMAGE_RAW, .size = SIZE};
+    struct gw_offered_volume offered = {.name = "disk", .format = GW_IMAGE_RAW, .size = SIZE};
+    struct gw_local_options target = {.offered = &offered, .path = rig->to, .verify = true};
     json_t *detail = json_object();
     int error;
 
@@ -295,7 +296,7 @@ static int run_decorated(struct rig *rig, struct decorated *decorated)
     decorated->volume.ops = &decorated_ops;
     decorated->path = rig->from;
     decorated->progress = &rig->progress;
-    error = gw_local_copy(&decorated->volume, &target, true, &rig->progress, detail);
+    error = gw_local_copy(&decorated->volume, &target, &rig->progress, detail);
     close_volume(&decorated->volume);
     json_decref(detail);
     return error;

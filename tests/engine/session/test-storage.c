@@ -261,24 +261,3 @@ Test(storage, root_as_a_folder_admits_every_path)
     strcpy(second, "/");
     expect_in_place("outside/disk.raw", "outside/disk.raw");
 }
-
-Test(storage, free_space_is_what_the_file_system_says)
-{
-    struct statvfs info;
-    uint64_t bytes, wanted;
-
-    snprintf(path, sizeof(path), "%s/new", first);
-    cr_assert_eq(gw_storage_free(path, &bytes), 0);
-    cr_assert_eq(statvfs(first, &info), 0);
-    wanted = (uint64_t)info.f_bavail * info.f_frsize;
-    /* Others write to this file system meanwhile. */
-    cr_assert(bytes < wanted + (8ull << 30) && wanted < bytes + (8ull << 30));
-}
-
-Test(storage, free_space_of_a_missing_folder_is_an_error)
-{
-    uint64_t bytes;
-
-    snprintf(path, sizeof(path), "%s/missing/new", first);
-    cr_assert_eq(gw_storage_free(path, &bytes), -ENOENT);
-}

@@ -8,6 +8,7 @@
 #include <xxhash.h>
 
 #include "common/error.h"
+#include "engine/session/endpoint.h"
 #include "engine/session/verify.h"
 #include "tests/engine/volume/place.h"
 
@@ -128,8 +129,9 @@ Test(verify, empty_volumes_of_two_sizes_differ)
 static void digest_of(const struct place *place, const char *name, enum gw_image_format format,
                       uint8_t *out)
 {
-    cr_assert_eq(gw_verify_image(place_path(place, name), format, out), 0, "%s: %s", name,
-                 gw_error_message());
+    cr_assert_eq(
+        gw_endpoint_digest(place_path(place, name), gw_image_format_name(format), UINT64_MAX, out),
+        0, "%s: %s", name, gw_error_message());
 }
 
 static void expect_images(bool in_memory, bool is_same, unsigned seed)
@@ -232,5 +234,5 @@ Test(verify, missing_image_is_an_error)
 {
     uint8_t digest[GW_VERIFY_SIZE];
 
-    cr_assert_eq(gw_verify_image("/nowhere/disk.raw", GW_IMAGE_RAW, digest), -ENOENT);
+    cr_assert_eq(gw_endpoint_digest("/nowhere/disk.raw", "raw", 4096, digest), -ENOENT);
 }

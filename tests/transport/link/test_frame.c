@@ -166,7 +166,7 @@ Test(hello, what_is_written_is_parsed)
     cr_assert_eq(out.channel_number, GW_CHANNEL_LAST);
     cr_assert_arr_eq(out.link_id, in.link_id, GW_ID_SIZE);
     cr_assert_arr_eq(out.nonce, in.nonce, 16);
-    cr_assert_arr_eq(out.ticket, in.ticket, 16);
+    cr_assert_arr_eq(out.ticket, in.ticket, GW_TICKET_SIZE);
 }
 
 Test(hello, nonsense_is_refused)

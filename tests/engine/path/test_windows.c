@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The data path over a transport that behaves as if a device placed its writes: guest memory is
+ * registered in windows, in time, within limits and never where nobody wrote; no byte of it is
+ * copied on the way; no write meets a dropped key. */
+#include <criterion/criterion.h>
+#include <criterion/parameterized.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "common/memory.h"
+#include "tests/engine/path/rig.h"
+
+#define SIZE     (48u << 20)
+#define PAGE     4096u
+#define VOLUME   2
+#define MIB      (1ull << 20)
+#define NO_LIMIT (1ull << 40)
+#define RINGS    (4 * 8 * MIB) /* two lanes, both ends */
+
+/* Guest memory in a file, as QEMU has it; what nobody wrote is a hole. */
+struct guest {
+    struct gw_source_volume volume;
+    int fd;
+    uint8_t *memory;
+};
+
+static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+{
+    struct guest *guest = (struct guest *)volume;
+    off_t data = lseek(guest->fd, (off_t)offset, SEEK_DATA), hole;
+
+    *out = (struct gw_extent){.offset = offset, .kind = GW_EXTENT_ABSENT};
+    if (data < 0) {
+        out->length = volume->size - offset;
+    } else if ((uint64_t)data > offset) {
+        out->length = (uint64_t)data - offset;
+    } else {
+        hole = lseek(guest->fd, (off_t)offset, SEEK_HOLE);
+        out->kind = GW_EXTENT_DATA;
+        out->length = (uint64_t)hole - offset;
+    }
+    return 0;
+}
+
+static int locate(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
+                  struct gw_location *out)
+{
+    *out = (struct gw_location){.kind = GW_EXTENT_DATA,
+                                .where = GW_IN_MEMORY,
+                                .length = length,
+                                .memory = ((struct guest *)volume)->memory + offset};
+    return 0;
+}
+
+static void copied(struct gw_source_volume *volume, uint64_t offset, const void *bytes,
+                   uint64_t length)
+{
+}
+
+static const struct gw_source_ops guest_ops = {
+    .next_extent = next_extent,
+    .locate = locate,
+    .copied = copied,
+};
+
+struct bench {
+    struct path_rig rig;
+    struct guest guest;
+    struct gw_target_volume *target;
+    uint64_t long_bytes, short_bytes; /* in runs worth a window, in others */
+};
+
+static void write_pages(struct bench *bench, uint64_t offset, uint64_t length)
+{
+    uint32_t *words = (uint32_t *)(void *)(bench->guest.memory + offset);
+
+    for (uint64_t i = 0; i < length / 4; i++)
+        words[i] = (uint32_t)(offset + i) * 2654435761u + 1;
+}
+
+/* Long runs, short runs, holes. */
+static void fill(struct bench *bench)
+{
+    for (uint64_t at = 0; at < SIZE; at += 16 * MIB) {
+        write_pages(bench, at, 11 * MIB + 3 * PAGE);
+        bench->long_bytes += 11 * MIB + 3 * PAGE;
+        for (uint64_t at_short = at + 12 * MIB; at_short < at + 15 * MIB; at_short += MIB) {
+            write_pages(bench, at_short, 7 * PAGE);
+            bench->short_bytes += 7 * PAGE;
+        }
+    }
+}
+
+struct flavour {
+    const char *transport;
+    bool is_clear;
+    uint64_t limit, target_limit;
+};
+
+static void set_up(struct bench *bench, const struct flavour *flavour)
+{
+    *bench = (struct bench){0};
+    path_rig_open_rdma(&bench->rig, flavour->transport, flavour->is_clear, flavour->limit,
+                       flavour->target_limit);
+    bench->guest.fd = memfd_create("guest", MFD_CLOEXEC);
+    cr_assert_eq(ftruncate(bench->guest.fd, SIZE), 0);
+    bench->guest.memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, bench->guest.fd, 0);
+    bench->guest.volume = (struct gw_source_volume){.ops = &guest_ops,
+                                                    .kind = GW_VOLUME_RAM,
+                                                    .name = "ram0",
+                                                    .size = SIZE,
+                                                    .granularity = PAGE};
+    bench->target = path_target_new(GW_VOLUME_RAM, SIZE);
+    fill(bench);
+    gw_faulty_rdma_guest(bench->rig.faulty, bench->guest.memory, SIZE);
+    path_rig_add_volume(&bench->rig, VOLUME, &bench->guest.volume, bench->target);
+    path_rig_add_channel(&bench->rig);
+    path_rig_add_channel(&bench->rig);
+}
+
+static void tear_down(struct bench *bench)
+{
+    struct gw_faulty_rdma_report report;
+
+    gw_faulty_rdma_get(bench->rig.faulty, &report);
+    cr_assert_eq(report.filled, 0, "%u untouched pages were registered", report.filled);
+    cr_assert_eq(report.ended_early, 0, "%u regions ended while a device read", report.ended_early);
+    cr_assert_eq(report.in_pause, 0);
+    path_rig_close(&bench->rig);
+    bench->target->ops->close(bench->target);
+    munmap(bench->guest.memory, SIZE);
+    close(bench->guest.fd);
+}
+
+static int run_round(struct bench *bench, const struct gw_bitmap *dirty, bool is_still)
+{
+    struct gw_round *round;
+    int result;
+
+    cr_assert_eq(gw_round_new(&round), 0);
+    if (is_still)
+        gw_round_set_still(round);
+    cr_assert_eq(gw_round_add(round, VOLUME, &bench->guest.volume, dirty), 0);
+    result = path_rig_run(&bench->rig, round);
+    gw_round_free(round);
+    return result;
+}
+
+static bool is_same(struct bench *bench)
+{
+    return memcmp(bench->guest.memory, path_target_bytes(bench->target), SIZE) == 0;
+}
+
+static struct gw_volume_stats sent(struct bench *bench)
+{
+    struct gw_path_stats stats;
+
+    gw_sender_stats(bench->rig.sender, &stats);
+    return stats.volumes[VOLUME];
+}
+
+static struct gw_volume_stats got(struct bench *bench)
+{
+    struct gw_path_stats stats;
+
+    gw_receiver_stats(bench->rig.receiver, &stats);
+    return stats.volumes[VOLUME];
+}
+
+static const char *const transports[] = {"loop", "tcp"};
+
+#define EACH_TRANSPORT(name)                                                                       \
+    Test(windows, name##_over_loop)                                                                \
+    {                                                                                              \
+        name("loop");                                                                              \
+    }                                                                                              \
+    Test(windows, name##_over_tcp)                                                                 \
+    {                                                                                              \
+        name("tcp");                                                                               \
+    }
+
+/* What is long enough goes straight into place, and no processor copies it at either end. */
+static void clear_memory_is_not_copied(const char *transport)
+{
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){transport, true, NO_LIMIT, NO_LIMIT});
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    cr_assert(is_same(&bench));
+    cr_assert_eq(bench.rig.deaths, 0);
+    cr_assert_eq(sent(&bench).direct, bench.long_bytes);
+    cr_assert_eq(sent(&bench).slots, bench.short_bytes);
+    cr_assert_eq(sent(&bench).copied, bench.short_bytes);
+    cr_assert_eq(got(&bench).direct, bench.long_bytes);
+    /* Out of the ring into the worker's own memory, and from there into place. */
+    cr_assert_eq(got(&bench).copied, 2 * bench.short_bytes);
+    cr_assert_str_eq(gw_sender_path(bench.rig.sender, VOLUME), "direct");
+    tear_down(&bench);
+}
+EACH_TRANSPORT(clear_memory_is_not_copied)
+
+/* The counter counts where a copy is made: the same memory through slots. */
+Test(windows, copies_are_counted)
+{
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){"loop", true, NO_LIMIT, NO_LIMIT});
+    bench.guest.volume.needs_copy = true;
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    cr_assert(is_same(&bench));
+    cr_assert_eq(sent(&bench).direct, 0);
+    cr_assert_eq(sent(&bench).copied, bench.long_bytes + bench.short_bytes);
+    cr_assert_str_eq(gw_sender_path(bench.rig.sender, VOLUME), "slots");
+    tear_down(&bench);
+}
+
+/* No key to guest memory, and no registration of it, where everything is sealed. */
+Test(windows, sealed_memory_is_never_registered)
+{
+    struct gw_faulty_rdma_report report;
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){"loop", false, NO_LIMIT, NO_LIMIT});
+    gw_faulty_rdma_guest(bench.rig.faulty, path_target_bytes(bench.target), SIZE);
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    cr_assert(is_same(&bench));
+    gw_faulty_rdma_get(bench.rig.faulty, &report);
+    cr_assert_eq(report.guest_registrations, 0);
+    cr_assert_eq(report.registrations, 4, "one ring for each end of a lane");
+    cr_assert_str_eq(gw_sender_path(bench.rig.sender, VOLUME), "sealed");
+    tear_down(&bench);
+}
+
+/* Memory whose pages are taken away meanwhile is not registered. */
+Test(windows, punched_memory_goes_through_slots)
+{
+    struct gw_faulty_rdma_report report;
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){"loop", true, NO_LIMIT, NO_LIMIT});
+    bench.guest.volume.is_punched = true;
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    cr_assert(is_same(&bench));
+    gw_faulty_rdma_get(bench.rig.faulty, &report);
+    cr_assert_eq(report.guest_registrations, 0);
+    tear_down(&bench);
+}
+
+/* With less room than memory, windows roll: the oldest is closed, the next is opened, and still no
+ * byte of a long run is copied, nor does a write meet a dropped key. */
+static void windows_roll_within_a_limit(const char *transport)
+{
+    struct gw_faulty_rdma_report report;
+    uint64_t limit = RINGS + 24 * MIB;
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){transport, true, limit, NO_LIMIT});
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    cr_assert(is_same(&bench));
+    cr_assert_eq(bench.rig.deaths, 0);
+    cr_assert_eq(sent(&bench).direct, bench.long_bytes);
+    gw_faulty_rdma_get(bench.rig.faulty, &report);
+    cr_assert_leq(report.pinned_max, limit);
+    tear_down(&bench);
+}
+EACH_TRANSPORT(windows_roll_within_a_limit)
+
+/* The same when it is the target that has no room. */
+Test(windows, windows_roll_within_the_targets_limit)
+{
+    uint64_t target_limit = RINGS / 2 + 13 * MIB;
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){"loop", true, NO_LIMIT, target_limit});
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    cr_assert(is_same(&bench));
+    cr_assert_eq(bench.rig.deaths, 0);
+    cr_assert_eq(sent(&bench).direct, bench.long_bytes);
+    tear_down(&bench);
+}
+
+/* Without any room for windows the move goes on through slots, and says why. */
+Test(windows, without_room_memory_goes_through_slots)
+{
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){"loop", true, NO_LIMIT, 1});
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    cr_assert(is_same(&bench));
+    cr_assert_eq(sent(&bench).direct, 0);
+    cr_assert_eq(sent(&bench).copied, bench.long_bytes + bench.short_bytes);
+    cr_assert(strstr(gw_windows_note(bench.rig.windows), "--pin-limit"), "%s",
+              gw_windows_note(bench.rig.windows));
+    tear_down(&bench);
+}
+
+/* Rounds after the first: what lies in an open window goes straight into place, also what became
+ * data since; nothing is registered any more. */
+static void later_rounds_register_nothing(const char *transport)
+{
+    struct gw_faulty_rdma_report before, after;
+    struct gw_volume_stats first;
+    struct gw_bitmap dirty;
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){transport, true, NO_LIMIT, NO_LIMIT});
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    first = sent(&bench);
+    gw_faulty_rdma_get(bench.rig.faulty, &before);
+    gw_faulty_rdma_pause(bench.rig.faulty, true);
+    cr_assert_eq(gw_bitmap_init(&dirty, SIZE / PAGE), 0);
+    for (uint64_t at = 5 * PAGE; at < SIZE; at += 16 * MIB) {
+        write_pages(&bench, at, 2 * PAGE);              /* in a window */
+        write_pages(&bench, at + 11 * MIB, 200 * PAGE); /* was a hole */
+        gw_bitmap_set_range(&dirty, at / PAGE, 2);
+        gw_bitmap_set_range(&dirty, (at + 11 * MIB) / PAGE, 200);
+        bench.guest.memory[at] ^= 0xff;
+    }
+    cr_assert_eq(run_round(&bench, &dirty, true), 0, "%s", gw_error_message());
+    gw_faulty_rdma_pause(bench.rig.faulty, false);
+    cr_assert(is_same(&bench));
+    gw_faulty_rdma_get(bench.rig.faulty, &after);
+    cr_assert_eq(after.registrations, before.registrations);
+    cr_assert_eq(sent(&bench).direct - first.direct, 3 * 2 * PAGE);
+    cr_assert_eq(sent(&bench).slots - first.slots, 3 * 200 * PAGE);
+    gw_bitmap_free(&dirty);
+    tear_down(&bench);
+}
+EACH_TRANSPORT(later_rounds_register_nothing)
+
+/* Channels die, with windows rolling: what they held is given up with them. */
+static void dead_channels_leave_their_windows(const char *transport)
+{
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){transport, true, RINGS + 24 * MIB, NO_LIMIT});
+    gw_faulty_drop_after(bench.rig.faulty, 60);
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    cr_assert_gt(bench.rig.deaths, 0);
+    cr_assert(is_same(&bench));
+    tear_down(&bench);
+}
+EACH_TRANSPORT(dead_channels_leave_their_windows)
+
+/* A device may take its time to read: regions stay until it has. */
+Test(windows, slow_devices_are_waited_for)
+{
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){transports[0], true, RINGS + 24 * MIB, NO_LIMIT});
+    gw_faulty_delay(bench.rig.faulty, 2);
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    cr_assert(is_same(&bench));
+    cr_assert_eq(bench.rig.deaths, 0);
+    tear_down(&bench);
+}

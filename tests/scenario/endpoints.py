@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Copies from and to what is no image of godwit's own: NBD exports, qcow2 images, block devices. What
+arrived is read by nbdcopy, qemu-img and cmp."""
+import os
+import subprocess
+import sys
+
+import copies
+import lib
+
+SIZE_MIB = 64
+
+
+def tool(*words):
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    lib.check(answer.returncode == 0, '%s: %s', ' '.join(words), answer.stdout + answer.stderr)
+    return answer.stdout
+
+
+def make_raw(world, name='disk.raw', size_mib=SIZE_MIB):
+    path = os.path.join(world.source.storage, name)
+    lib.guestimage.make_data_image(path, size_mib * lib.MIB, 'raw', False, 12, seed=5)
+    return path
+
+
+class Server:
+    """An NBD server on a UNIX socket: nbdkit with a plugin of its own."""
+
+    def __init__(self, world, name, *words):
+        self.socket = os.path.join(world.folder, name + '.nbd')
+        self.uri = 'nbd+unix:///?socket=' + self.socket
+        log = os.path.join(world.folder, name + '.log')
+        with open(log, 'wb') as output:
+            self.process = subprocess.Popen(['nbdkit', '-f', '-U', self.socket, *words], stdout=output,
+                                            stderr=output, stdin=subprocess.DEVNULL)
+        world.stack.callback(lib.guestctl.end_process, self.process.pid, child=self.process)
+        lib.guestctl.wait_for(lambda: os.path.exists(self.socket), 10, 'nbdkit')
+
+    def is_same(self, path, size=SIZE_MIB * lib.MIB):
+        copy = self.socket + '.copy'
+        tool('nbdcopy', self.uri, copy)
+        same = subprocess.run(['cmp', '-n', str(size), copy, path], check=False).returncode == 0
+        os.unlink(copy)
+        return same
+
+
+@lib.scenario(sample=4, kind=['plain', 'without extents', 'one client at a time', 'without zero'],
+              way=['local', 'sealed'])
+def nbd_export_is_read_and_written(kind, way):
+    """There and back again: a raw file into an export that held something else, and out of it into a
+    VHDX."""
+    more = {'plain': [], 'without extents': ['--filter=noextents'],
+            'one client at a time': ['--filter=limit', '--filter=multi-conn'],
+            'without zero': ['--filter=nozero']}[kind]
+    last = ['limit=1', 'multi-conn-mode=disable'] if kind == 'one client at a time' else []
+    with lib.World() as world:
+        path = make_raw(world)
+        old = os.path.join(world.folder, 'old')
+        with open(old, 'wb') as handle:
+            handle.write(os.urandom(SIZE_MIB * lib.MIB))
+        server = Server(world, 'export', *more, 'file', old, *last)
+        if way == 'local':
+            back = os.path.join(world.source.folder, 'back.vhdx')
+            copies.run_without_agent(world, path, server.uri, '--verify').expect('done')
+        else:
+            world.start_agents(target=['--storage', server.uri])
+            back = os.path.join(world.target.storage, 'back.vhdx')
+            copies.run_copy(world, path, world.target.address + ':' + server.uri,
+                            '--verify').expect('done')
+        lib.check(server.is_same(path), 'the export differs from what was copied into it')
+        if way == 'local':
+            copies.run_without_agent(world, server.uri, back, '--format', 'vhdx',
+                                     '--verify').expect('done')
+        else:
+            copies.run_copy(world, server.uri, world.target.address + ':back.vhdx', '--format', 'vhdx',
+                            '--verify').expect('done')
+        copies.compare(path, 'raw', back, 'vhdx')
+
+
+@lib.scenario()
+def export_that_does_not_suit_is_refused():
+    with lib.World() as world:
+        path = make_raw(world)
+        world.start_agents()
+        small = Server(world, 'small', 'memory', '%dM' % (SIZE_MIB - 1))
+        fixed = Server(world, 'fixed', '-r', 'memory', '%dM' % SIZE_MIB)
+        cases = [(small.uri, ['small', 'needs %d' % (SIZE_MIB * lib.MIB)]),
+                 (fixed.uri, ['lets nobody write']),
+                 ('nbd+unix:///?socket=%s/none' % world.folder, ['No such file']),
+                 (world.target.address + ':' + small.uri, ['--storage', 'this URI'])]
+        for target, words in cases:
+            result = (copies.run_copy if target[0].isdigit() else copies.run_without_agent)(
+                world, path, target)
+            lib.check(result.status in (1, 3), '%s: ended with %d', target, result.status)
+            for word in words:
+                lib.check(word in result.error, '%s: %s is not in %s', target, word, result.error)
+        lib.check(small.is_same('/dev/zero', (SIZE_MIB - 1) * lib.MIB), 'a refused copy wrote')
+
+
+@lib.scenario(sample=1, way=['local', 'sealed'])
+def qcow2_at_rest_is_copied(way):
+    with lib.World() as world:
+        raw = make_raw(world)
+        path = raw[:-3] + 'qcow2'
+        tool('qemu-img', 'convert', '-O', 'qcow2', '-o', 'cluster_size=128k', raw, path)
+        if way == 'local':
+            folder = os.path.join(world.source.folder, 'out')
+            os.mkdir(folder)
+            copies.run_without_agent(world, path, folder + '/', '--verify').expect('done')
+            copies.run_without_agent(world, path, folder + '/', '--format', 'vhdx').expect('done')
+        else:
+            world.start_agents()
+            folder = world.target.storage
+            copies.run_copy(world, path, world.target.address + ':', '--verify').expect('done')
+            copies.run_copy(world, path, world.target.address + ':', '--format',
+                            'vhdx').expect('done')
+        copies.compare(raw, 'raw', os.path.join(folder, 'disk.qcow2'), 'qcow2')
+        copies.compare(raw, 'raw', os.path.join(folder, 'disk.vhdx'), 'vhdx')
+        told = tool('qemu-img', 'info', os.path.join(folder, 'disk.qcow2'))
+        lib.check('cluster_size: 131072' in told, 'the clusters are others: %s', told)
+
+
+@lib.scenario(sample=2, what=['layer', 'snapshot', 'data file', 'encrypted', 'garbage'])
+def qcow2_that_would_lose_something_is_refused(what):
+    """A layer and a data file besides: what they name is not ours to read."""
+    with lib.World() as world:
+        path = os.path.join(world.source.storage, 'disk.qcow2')
+        create = ['qemu-img', 'create', '-q', '-f', 'qcow2']
+        if what == 'layer':
+            tool(*create, '-b', '/etc/hostname', '-F', 'raw', '-u', path, '8M')
+        elif what == 'data file':
+            tool(*create, '-o', 'data_file=%s/data' % world.source.storage, path, '8M')
+        else:
+            tool(*create, path, '8M')
+        if what == 'snapshot':
+            tool('qemu-img', 'snapshot', '-c', 'keep-me', path)
+        # The members of the header: crypt_method, cluster_bits.
+        patch = {'encrypted': (32, b'\0\0\0\2'), 'garbage': (20, b'\xff' * 4)}.get(what)
+        if patch:
+            with open(path, 'r+b') as handle:
+                handle.seek(patch[0])
+                handle.write(patch[1])
+        words = {'layer': 'layer above', 'snapshot': '1 snapshots', 'data file': 'another file',
+                 'encrypted': 'encrypted', 'garbage': 'no qcow2'}[what]
+        result = copies.run_without_agent(world, path, os.path.join(world.folder, 'out.raw'), '--format',
+                                          'raw')
+        lib.check(result.status == 1 and words in result.error, '%s: %s', what, result.error)
+        lib.check(not os.path.exists(os.path.join(world.folder, 'out.raw')), 'it made something')
+
+
+def loop_device(world, size_mib, sector):
+    """A loop device with random bytes on it, or a skip."""
+    backing = os.path.join(world.folder, 'loop-%d' % sector)
+    with open(backing, 'wb') as handle:
+        handle.write(os.urandom(size_mib * lib.MIB))
+    answer = subprocess.run(['losetup', '--find', '--show', '--sector-size', str(sector), backing],
+                            capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise lib.Skip('no loop device here: %s' % answer.stderr.strip())
+    device = answer.stdout.strip()
+    world.stack.callback(subprocess.run, ['losetup', '-d', device], check=False)
+    return device
+
+
+@lib.scenario(sector=[512, 4096])
+def block_device_is_written_and_read(sector):
+    """The device held other bytes, and is larger than the disk; what the disk does not have is left as it
+    was."""
+    with lib.World() as world:
+        path = make_raw(world)
+        device = loop_device(world, SIZE_MIB + 8, sector)
+        tail = subprocess.run(['tail', '-c', str(8 * lib.MIB), device], capture_output=True,
+                              check=True).stdout
+        copies.run_without_agent(world, path, device, '--verify').expect('done')
+        tool('cmp', '-n', str(SIZE_MIB * lib.MIB), path, device)
+        lib.check(subprocess.run(['tail', '-c', str(8 * lib.MIB), device], capture_output=True,
+                                 check=True).stdout == tail, 'it wrote beyond the disk')
+        back = os.path.join(world.folder, 'back.raw')
+        copies.run_without_agent(world, device, back).expect('done')
+        tool('cmp', back, device)
+
+
+@lib.scenario()
+def block_device_in_use_or_too_small_is_refused():
+    with lib.World() as world:
+        path = make_raw(world)
+        small = loop_device(world, SIZE_MIB - 1, 512)
+        before = copies.digest(small)
+        result = copies.run_without_agent(world, path, small)
+        lib.check(result.status == 1 and 'needs %d' % (SIZE_MIB * lib.MIB) in result.error,
+                  'too small: %s', result.error)
+        lib.check(copies.digest(small) == before, 'a refused copy wrote')
+        mounted = loop_device(world, SIZE_MIB, 512)
+        where = os.path.join(world.folder, 'mnt')
+        os.mkdir(where)
+        tool('mkfs.ext4', '-q', '-F', mounted)
+        tool('mount', mounted, where)
+        world.stack.callback(subprocess.run, ['umount', '-q', where], check=False)
+        result = copies.run_without_agent(world, path, mounted)
+        lib.check(result.status == 1 and 'in use' in result.error, 'mounted: %s', result.error)
+        tool('umount', where)
+        tool('fsck.ext4', '-f', '-n', mounted)
+
+
+if __name__ == '__main__':
+    sys.exit(lib.run_main())

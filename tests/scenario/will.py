@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's own will, and its owner's, during a move: what goes on, what ends the move with the source as
+the guest left it, and what is done to a guest that stands still for the handover. The guest does it itself,
+told by a byte on its serial line; its owner has a monitor of his own."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import lib
+from failures import Ready
+
+guestctl = lib.guestctl
+MEMORY = {'memory_mib': 160, 'disk_mib': 64, 'fill_mib': 8, 'image_format': 'raw'}
+
+
+class Watched(Ready):
+    """A world whose guest has a second monitor, for its owner."""
+
+    def __init__(self, extra=(), **options):
+        super().__init__(**dict(MEMORY, **options))
+        self.extra = list(extra)
+
+    def __enter__(self):
+        start = self.world.start_guest
+
+        def start_guest():
+            self.path = os.path.join(self.world.source.folder, 'owner')
+            self.world.options['guest'] = {
+                'extra': ['-qmp', 'unix:%s,server=on,wait=off' % self.path] + self.extra}
+            start()
+        self.world.start_guest = start_guest
+        return super().__enter__()
+
+    def owner(self, command, **arguments):
+        return guestctl.qmp(self.path, command, **arguments)
+
+    def status(self):
+        return self.owner('query-status')['status']
+
+    def let_go(self):
+        self.world.source.limit_rate(None)
+
+    def target_owner(self, command, **arguments):
+        """On the monitor that godwit leaves to the owner at the target."""
+        [(_, words)] = self.world.target.qemus()
+        path = next(word for word in words if 'qmp-user' in word)
+        path = path.partition('path=')[2].partition(',')[0]
+        return guestctl.qmp(path, command, **arguments)
+
+    def arrives_paused(self):
+        lib.check(self.target_owner('query-status')['status'] == 'paused', 'it does not arrive paused')
+        self.target_owner('cont')
+        self.world.assert_moved()
+
+
+def wait_boot(serial, count, timeout=60):
+    guestctl.wait_for(lambda: serial.boots() >= count, timeout, 'boot %d' % count)
+
+
+# -------------------------------------------------------------------------------------- what goes on
+
+@lib.scenario(sample=1, what=['reboot', 'triple fault', 'system_reset'])
+def reset_goes_on(what):
+    """RAM becomes dirty, no more: the guest that boots again is the one that arrives."""
+    with Watched() as ready:
+        world = ready.world
+        move = ready.go_to('memory')
+        if what == 'system_reset':
+            ready.owner('system_reset')
+        else:
+            world.guest.serial.send('r' if what == 'reboot' else 't')
+        wait_boot(world.guest.serial, 2)
+        ready.let_go()
+        result = move.result().expect('done')
+        serial = world.moved_guest()
+        serial.wait_tick()
+        is_good, _, faults = serial.verify(120)
+        lib.check(is_good, 'the guest\'s own check failed: %s', faults[:3])
+        lib.check(world.guest.serial.boots() + serial.boots() == 2, 'it was booted once more')
+        lib.check(result.detail['resets'] > 0, 'the move does not know of the reset')
+
+
+@lib.scenario(sample=1, what=['stop', 'stop and cont', 'cont'])
+def owner_is_obeyed(what):
+    """The VM arrives as its owner had it last."""
+    with Watched() as ready:
+        if what == 'cont':
+            ready.owner('stop')
+        move = ready.go_to('memory')
+        if what != 'cont':
+            ready.owner('stop')
+            time.sleep(0.1)
+        if what != 'stop':
+            ready.owner('cont')
+        ready.let_go()
+        move.result().expect('done')
+        if what == 'stop':
+            ready.arrives_paused()
+        else:
+            ready.world.assert_moved()
+
+
+@lib.scenario()
+def paused_at_the_last_moment():
+    """Between the last barrier and the handover's own stop, held open by a guard that answers late: the
+    VM is not continued at the target."""
+    with Watched() as ready:
+        world = ready.world
+        move = ready.go_to('memory')
+        [guard] = [pid for pid, words in world.source.processes() if words[1:2] == ['guard']]
+        os.kill(guard, signal.SIGSTOP)
+        try:
+            ready.let_go()
+            lib.check(move.wait_phase('handover'), 'the move ended before its handover')
+            lib.check(ready.status() == 'running', 'the guest is stopped without its guard')
+            ready.owner('stop')
+        finally:
+            os.kill(guard, signal.SIGCONT)
+        move.result().expect('done')
+        ready.arrives_paused()
+
+
+# ------------------------------------------------------------------------------- what ends the move
+
+def plug(ready):
+    ready.owner('device_add', driver='virtio-rng-pci', id='late')
+
+
+def unplug(ready):
+    """The boot sector answers no eject request; a reset carries it out."""
+    ready.owner('device_del', id='rng0')
+    ready.owner('system_reset')
+
+
+def resize(ready):
+    ready.owner('block_resize', node_name='node-vda', size=MEMORY['disk_mib'] * 2 * lib.MIB)
+
+
+def fill_storage(ready):
+    """The guest's image cannot grow any more: QEMU stops the guest."""
+    with open(os.path.join(ready.world.source.storage, 'filler'), 'wb', buffering=0) as handle:
+        try:
+            while True:
+                handle.write(bytes(65536))
+        except OSError:
+            pass
+
+
+def say(letter):
+    return lambda ready: ready.world.guest.serial.send(letter)
+
+
+# what: (how, words of the error, state afterwards; None: QEMU has ended, running: whole and clean)
+ENDS = {
+    'power off': (say('p'), 'powered itself off', None),
+    'power off, -no-shutdown': (say('p'), 'powered itself off', 'shutdown'),
+    'panic': (say('c'), 'panicked', None),
+    'panic, kept': (say('c'), 'panicked', 'guest-panicked'),
+    'suspend': (say('s'), 'suspended', 'suspended'),
+    'quit': (lambda ready: ready.owner('quit'), 'was ended.*quit', None),
+    'storage full': (fill_storage, 'I/O error', 'io-error'),
+    'plug': (plug, 'late was plugged in', 'running'),
+    'unplug': (unplug, 'rng0 was unplugged', 'rebooted'),
+    'resize': (resize, 'disk.*changed', 'running'),
+}
+EXTRA = {'power off, -no-shutdown': ['-no-shutdown'], 'panic': ['-device', 'pvpanic'],
+         'panic, kept': ['-device', 'pvpanic', '-action', 'panic=pause'],
+         'unplug': ['-device', 'virtio-rng-pci,id=rng0']}
+
+
+@lib.scenario(sample=2, what=sorted(ENDS))
+def ends_the_move(what):
+    how, words, state = ENDS[what]
+    ready = Watched(extra=EXTRA.get(what, ()))
+    if what == 'storage full':
+        mount_small_storage(ready)
+    with ready:
+        world = ready.world
+        move = ready.go_to('memory')
+        how(ready)
+        world.assert_refused(move.result(), 'failed', words)
+        world.assert_no_debris()
+        names = world.source.storage_files()
+        lib.check('web1-0.raw' in names and not [name for name in names if '.godwit-' in name],
+                  'the source\'s storage has %s', names)
+        if state is None:
+            guestctl.wait_for(lambda: not world.guest.is_running(), 10, 'the end of QEMU')
+        elif state == 'running':
+            world.assert_still_on_source()
+        elif state == 'rebooted':
+            wait_boot(world.guest.serial, 2)
+            world.guest.serial.wait_tick()
+        else:
+            lib.check(ready.status() == state, 'the guest is %s', ready.status())
+            ready.before['status'] = state
+            world.assert_source_clean(ready.before)
+
+
+def mount_small_storage(ready):
+    """The source's storage is a small tmpfs."""
+    start_agents = ready.world.start_agents
+
+    def mounted(**options):
+        folder = ready.world.source.storage
+        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=24m', 'tmpfs', folder], check=True)
+        ready.world.stack.callback(subprocess.run, ['umount', '-l', folder], check=False)
+        start_agents(**options)
+    ready.world.start_agents = mounted
+
+
+# ------------------------------------------------------------------------- in the middle of the pause
+
+@lib.scenario(sample=1, what=['cont', 'cont and stop', 'system_reset', 'quit'])
+def meddled_with_in_the_pause(what):
+    """The guest stands still without its disks; whatever is done to it gives the move up."""
+    with Watched() as ready:
+        world = ready.world
+        move = ready.go_to('handover')
+        guestctl.wait_for(lambda: ready.status() != 'running', 20, 'the pause')
+        # The state is saved once the disks are away.
+        guestctl.wait_for(lambda: ready.status() == 'postmigrate', 20, 'the saved state')
+        for command in what.split(' and '):
+            ready.owner(command)
+        result = move.result()
+        ready.release()
+        world.assert_refused(result, 'failed', {'cont': 'continued', 'cont and stop': 'continued',
+                                                'system_reset': 'reset', 'quit': 'was ended'}[what])
+        world.assert_no_debris()
+        lib.check(not [name for name in world.source.storage_files() if '.godwit-' in name],
+                  'the source\'s storage has %s', world.source.storage_files())
+        if what == 'quit':
+            guestctl.wait_for(lambda: not world.guest.is_running(), 10, 'the end of QEMU')
+            return
+        drives = world.source_state()['drives']
+        lib.check(drives == ready.before['drives'], 'the guest\'s disks are %s', drives)
+        if what == 'system_reset':
+            wait_boot(world.guest.serial, 2)
+            world.guest.serial.wait_tick()
+            return
+        # It ran on nothing for a moment: it waits for its owner, who boots it again.
+        lib.check('without its disks' in result.error or what != 'cont', 'told is %s', result.error)
+        lib.check(ready.status() == 'paused', 'the guest is %s', ready.status())
+        ready.owner('system_reset')
+        ready.owner('cont')
+        wait_boot(world.guest.serial, 2)
+        world.guest.serial.wait_tick()
+
+
+if __name__ == '__main__':
+    sys.exit(lib.run_main())

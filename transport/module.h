@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * module: back ends that live in shared objects of their own, loaded when they are asked for, so
+ * that a host without their libraries neither links nor pays for them.
+ *
+ * The build writes for each one a maker that calls gw_module_create. The shared object is
+ * godwit-NAME.so, looked for in $GODWIT_MODULE_DIR (not in programs with more rights than their
+ * caller), in the build tree when the program itself is there, and where it was installed. It
+ * links none of godwit's libraries: what it calls of common/ it finds in the program, so that an
+ * error's message is the thread's one message. Programs are therefore linked with --export-dynamic
+ * (transport_dep says so).
+ *
+ * Errors: -ENODEV with the reason: not found, not loadable, of another version; or what the back
+ *   end's own create answers.
+ * Order: none. A module that was loaded stays.
+ * Threads: any.
+ * Units: none.
+ */
+#ifndef GODWIT_TRANSPORT_MODULE_H
+#define GODWIT_TRANSPORT_MODULE_H
+
+#include "transport/transport.h"
+
+/* Changes with every change of what modules and the program share: transport.h and common/. */
+#define GW_MODULE_INTERFACE 1u
+
+/* What a module exports under the name gw_module_NAME. */
+struct gw_module {
+    unsigned interface;  /* GW_MODULE_INTERFACE; keeps its place for ever, as does version */
+    const char *version; /* GODWIT_VERSION */
+    const struct gw_transport_maker *maker;
+};
+
+/* Loads the module, if it is not yet, and makes its transport. */
+int gw_module_create(const char *name, struct gw_transport **out);
+
+#endif

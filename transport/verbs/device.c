@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Devices in use, and the domains on them. librdmacm opens a context per device and closes it with
+ * the last identifier on it, so each device in use keeps an identifier that is bound to one of its
+ * addresses and does nothing else. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "transport/verbs/verbs.h"
+
+void gw_verbs_address_of(const struct sockaddr *from, struct gw_address *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->length =
+        from->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    memcpy(&out->storage, from, out->length);
+}
+
+/* An identifier on the device that has this address. */
+static int bind_keeper(const struct gw_address *address, struct rdma_cm_id **out)
+{
+    struct gw_address any_port = *address;
+    char text[GW_ADDRESS_TEXT_MAX];
+    struct rdma_cm_id *id;
+    int error = 0;
+
+    gw_address_set_port(&any_port, 0);
+    gw_address_format(&any_port, text, sizeof(text));
+    if (rdma_create_id(NULL, &id, NULL, RDMA_PS_TCP) != 0)
+        return gw_fail_errno(-errno, "verbs: no connection identifier");
+    if (rdma_bind_addr(id, (struct sockaddr *)&any_port.storage) != 0)
+        error = errno == ENODEV || errno == EADDRNOTAVAIL
+                    ? gw_fail(-ENODEV, "verbs: no RDMA device has the address %s", text)
+                    : gw_fail_errno(-errno, "verbs: the address %s cannot be used", text);
+    else if (!id->verbs)
+        error = gw_fail(-ENODEV, "verbs: %s names no RDMA device", text);
+    if (error) {
+        rdma_destroy_id(id);
+        return error;
+    }
+    *out = id;
+    return 0;
+}
+
+static int device_new(struct verbs_transport *transport, struct ibv_context *context,
+                      const struct gw_address *address, struct verbs_device **out)
+{
+    struct verbs_device *device = calloc(1, sizeof(*device));
+    int error;
+
+    if (!device)
+        return gw_fail(-ENOMEM, "verbs: no memory for a device");
+    error = bind_keeper(address, &device->keeper);
+    if (!error && device->keeper->verbs != context)
+        error = gw_fail(-ENODEV, "verbs: the device changed while it was opened");
+    if (!error && (error = ibv_query_device(context, &device->attributes)) != 0)
+        error = gw_fail_errno(-error, "verbs: %s cannot be asked what it can do",
+                              ibv_get_device_name(context->device));
+    device->context = context;
+    if (!error)
+        error = gw_verbs_life_add_device(transport, device);
+    if (error) {
+        if (device->keeper)
+            rdma_destroy_id(device->keeper);
+        free(device);
+        return error;
+    }
+    device->next = transport->devices;
+    transport->devices = device;
+    *out = device;
+    return 0;
+}
+
+int gw_verbs_device_get(struct verbs_transport *transport, struct ibv_context *context,
+                        const struct gw_address *address, struct verbs_device **out)
+{
+    struct verbs_device *device;
+    int error = 0;
+
+    pthread_mutex_lock(&transport->lock);
+    for (device = transport->devices; device && device->context != context;)
+        device = device->next;
+    if (!device)
+        error = device_new(transport, context, address, &device);
+    if (!error) {
+        device->users++;
+        *out = device;
+    }
+    pthread_mutex_unlock(&transport->lock);
+    return error;
+}
+
+void gw_verbs_device_put(struct verbs_transport *transport, struct verbs_device *device)
+{
+    struct verbs_device **at = &transport->devices;
+
+    if (!device)
+        return;
+    pthread_mutex_lock(&transport->lock);
+    if (--device->users == 0) {
+        while (*at != device)
+            at = &(*at)->next;
+        *at = device->next;
+        gw_verbs_life_remove_device(transport, device);
+    } else {
+        device = NULL;
+    }
+    pthread_mutex_unlock(&transport->lock);
+    if (!device)
+        return;
+    rdma_destroy_id(device->keeper);
+    free(device);
+}
+
+/* ---- domains ---- */
+
+static int bind_to(struct verbs_domain *domain, struct ibv_context *context,
+                   const struct gw_address *address)
+{
+    struct verbs_transport *transport = gw_verbs_transport_of(domain->base.transport);
+    int error = gw_verbs_device_get(transport, context, address, &domain->device);
+
+    if (error)
+        return error;
+    domain->pd = ibv_alloc_pd(domain->device->context);
+    if (domain->pd)
+        return 0;
+    error = gw_fail_errno(-errno, "verbs: %s has no protection domain left",
+                          ibv_get_device_name(context->device));
+    gw_verbs_device_put(transport, domain->device);
+    domain->device = NULL;
+    return error;
+}
+
+static int bind_to_address(struct verbs_domain *domain, const struct gw_address *local)
+{
+    struct rdma_cm_id *id;
+    int error = bind_keeper(local, &id);
+
+    if (error)
+        return error;
+    error = bind_to(domain, id->verbs, local);
+    rdma_destroy_id(id);
+    return error;
+}
+
+int gw_verbs_open_domain(struct gw_transport *transport, const struct gw_address *local,
+                         struct gw_domain **out)
+{
+    struct verbs_domain *domain = calloc(1, sizeof(*domain));
+    int error = 0;
+
+    if (!domain)
+        return gw_fail(-ENOMEM, "verbs: no memory for a domain");
+    domain->base.transport = transport;
+    pthread_mutex_init(&domain->lock, NULL);
+    if (local && !gw_address_is_any(local)) {
+        domain->has_local = true;
+        domain->local = *local;
+        gw_address_set_port(&domain->local, 0);
+        error = bind_to_address(domain, local);
+    }
+    if (error) {
+        gw_verbs_close_domain(&domain->base);
+        return error;
+    }
+    *out = &domain->base;
+    return 0;
+}
+
+void gw_verbs_close_domain(struct gw_domain *base)
+{
+    struct verbs_domain *domain = gw_verbs_domain_of(base);
+
+    if (domain->pd)
+        ibv_dealloc_pd(domain->pd);
+    gw_verbs_device_put(gw_verbs_transport_of(base->transport), domain->device);
+    pthread_mutex_destroy(&domain->lock);
+    free(domain);
+}
+
+int gw_verbs_domain_bind(struct verbs_domain *domain, struct rdma_cm_id *id)
+{
+    struct gw_address local;
+    int error = 0;
+
+    gw_verbs_address_of(rdma_get_local_addr(id), &local);
+    pthread_mutex_lock(&domain->lock);
+    if (!domain->device)
+        error = bind_to(domain, id->verbs, &local);
+    else if (domain->device->context != id->verbs)
+        error = gw_fail(-EXDEV, "verbs: the domain is on %s, the way to the peer is on %s",
+                        ibv_get_device_name(domain->device->context->device),
+                        ibv_get_device_name(id->verbs->device));
+    pthread_mutex_unlock(&domain->lock);
+    return error;
+}

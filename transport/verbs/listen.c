@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The listening side. A request comes whole, with its private data, so nobody has to be waited for;
+ * how many wait is the kernel's to bound. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "transport/verbs/channel.h"
+
+struct verbs_listener {
+    struct gw_listener base;
+    struct rdma_event_channel *events;
+    struct rdma_cm_id *id;
+};
+
+struct request {
+    struct gw_request base;
+    struct rdma_cm_id *id;
+};
+
+static struct verbs_listener *listener_of(struct gw_listener *base)
+{
+    return gw_container_of(base, struct verbs_listener, base);
+}
+
+static int start_listening(struct verbs_listener *listener, const struct gw_address *local)
+{
+    struct gw_address address = *local;
+    char text[GW_ADDRESS_TEXT_MAX];
+
+    gw_address_format(local, text, sizeof(text));
+    if (rdma_create_id(listener->events, &listener->id, NULL, RDMA_PS_TCP) != 0)
+        return gw_fail_errno(-errno, "verbs: no connection identifier");
+    if (rdma_bind_addr(listener->id, (struct sockaddr *)&address.storage) != 0 ||
+        rdma_listen(listener->id, VERBS_BACKLOG) != 0)
+        return errno == ENODEV ? gw_fail(-ENODEV, "verbs: no RDMA device has the address %s", text)
+                               : gw_fail_errno(-errno, "verbs: cannot listen on %s", text);
+    return 0;
+}
+
+int gw_verbs_listen(struct gw_transport *transport, const struct gw_address *local,
+                    struct gw_listener **out)
+{
+    struct verbs_listener *listener = calloc(1, sizeof(*listener));
+    int error;
+
+    if (!listener)
+        return gw_fail(-ENOMEM, "verbs: no memory for a listener");
+    listener->base.transport = transport;
+    error = gw_verbs_events_new(&listener->events);
+    if (!error)
+        error = start_listening(listener, local);
+    if (error) {
+        gw_verbs_unlisten(&listener->base);
+        return error;
+    }
+    *out = &listener->base;
+    return 0;
+}
+
+/* Requests that nobody has asked for are refused by the kernel. */
+void gw_verbs_unlisten(struct gw_listener *base)
+{
+    struct verbs_listener *listener = listener_of(base);
+
+    if (listener->id)
+        rdma_destroy_id(listener->id);
+    if (listener->events)
+        rdma_destroy_event_channel(listener->events);
+    free(listener);
+}
+
+int gw_verbs_listener_address(struct gw_listener *base, struct gw_address *out)
+{
+    struct verbs_listener *listener = listener_of(base);
+
+    gw_verbs_address_of(rdma_get_local_addr(listener->id), out);
+    gw_address_set_port(out, ntohs(rdma_get_src_port(listener->id)));
+    return 0;
+}
+
+/* ---- requests ---- */
+
+static void refuse(struct rdma_cm_id *id, enum verbs_verdict verdict, const char *reason)
+{
+    uint8_t answer[VERBS_ANSWER_MAX];
+    uint32_t length = gw_verbs_answer_encode(verdict, reason, answer);
+
+    rdma_reject(id, answer, (uint8_t)length);
+    rdma_destroy_id(id);
+}
+
+/* Whether the private data is that of a godwit of this version; a refusal is logged, since nobody on
+ * this side asked for the connection. */
+static bool is_welcome(const struct rdma_cm_event *event, struct verbs_request *out)
+{
+    const struct rdma_conn_param *conn = &event->param.conn;
+    struct gw_address peer;
+    char text[GW_ADDRESS_TEXT_MAX];
+
+    if (!conn->private_data ||
+        gw_verbs_request_decode(conn->private_data, conn->private_data_len, out) != 0)
+        return false;
+    if (out->version == GW_WIRE_VERSION)
+        return true;
+    gw_verbs_address_of(rdma_get_peer_addr(event->id), &peer);
+    gw_log(GW_LOG_WARNING,
+           "verbs: %s speaks wire version %u, this side %u: install the same godwit on both",
+           gw_address_format(&peer, text, sizeof(text)), out->version, GW_WIRE_VERSION);
+    return false;
+}
+
+/* NULL, with the request refused, when it is not one for us or there is no memory. */
+static struct request *make_request(struct verbs_listener *listener,
+                                    const struct rdma_cm_event *event)
+{
+    struct verbs_request said = {0};
+    struct request *request;
+
+    if (!is_welcome(event, &said)) {
+        bool is_other = said.version && said.version != GW_WIRE_VERSION;
+
+        refuse(event->id, is_other ? VERBS_OTHER_VERSION : VERBS_REFUSED,
+               is_other ? "another wire version" : "this is godwit");
+        return NULL;
+    }
+    request = calloc(1, sizeof(*request));
+    if (!request) {
+        refuse(event->id, VERBS_REFUSED, "no memory");
+        return NULL;
+    }
+    request->base.transport = listener->base.transport;
+    request->base.hello_length = said.hello_length;
+    memcpy(request->base.hello, said.hello, sizeof(said.hello));
+    gw_verbs_address_of(rdma_get_local_addr(event->id), &request->base.local);
+    gw_verbs_address_of(rdma_get_peer_addr(event->id), &request->base.peer);
+    request->id = event->id;
+    return request;
+}
+
+int gw_verbs_next_request(struct gw_listener *base, int timeout_ms, struct gw_request **out)
+{
+    struct verbs_listener *listener = listener_of(base);
+    uint64_t deadline_ns = gw_clock_ns() + (uint64_t)timeout_ms * GW_NS_PER_MS;
+
+    for (;;) {
+        struct request *request = NULL;
+        struct rdma_cm_event *event, copy;
+        uint8_t private_data[UINT8_MAX];
+        int error = gw_verbs_event_wait(listener->events, deadline_ns, &event);
+
+        if (error == -ETIMEDOUT)
+            return gw_fail(-ETIMEDOUT, "verbs: no request came within %d ms", timeout_ms);
+        if (error)
+            return error;
+        copy = *event;
+        if (event->event == RDMA_CM_EVENT_CONNECT_REQUEST && event->param.conn.private_data) {
+            memcpy(private_data, event->param.conn.private_data,
+                   event->param.conn.private_data_len);
+            copy.param.conn.private_data = private_data;
+        }
+        /* An identifier cannot be destroyed before its events are acknowledged. */
+        rdma_ack_cm_event(event);
+        if (copy.event == RDMA_CM_EVENT_CONNECT_REQUEST)
+            request = make_request(listener, &copy);
+        if (request) {
+            *out = &request->base;
+            return 0;
+        }
+    }
+}
+
+void gw_verbs_reject(struct gw_request *base, const char *reason)
+{
+    struct request *request = gw_container_of(base, struct request, base);
+
+    refuse(request->id, VERBS_REFUSED, reason);
+    free(request);
+}
+
+/* ---- accepting ---- */
+
+static int await_established(struct rdma_event_channel *events, int timeout_ms)
+{
+    uint64_t deadline_ns = gw_clock_ns() + (uint64_t)timeout_ms * GW_NS_PER_MS;
+    struct rdma_cm_event *event;
+    int error = gw_verbs_event_wait(events, deadline_ns, &event);
+
+    if (error == -ETIMEDOUT)
+        return gw_fail(-ECONNRESET, "verbs: the peer did not go on when it was accepted");
+    if (error)
+        return error;
+    if (event->event != RDMA_CM_EVENT_ESTABLISHED)
+        error = gw_fail(-ECONNRESET, "verbs: the peer gave up before it was accepted (%s)",
+                        rdma_event_str(event->event));
+    rdma_ack_cm_event(event);
+    return error;
+}
+
+static int answer(struct verbs_channel *channel, int timeout_ms)
+{
+    uint8_t bytes[VERBS_ANSWER_MAX];
+    uint32_t length = gw_verbs_answer_encode(VERBS_ACCEPTED, "", bytes);
+    struct rdma_conn_param connection = gw_verbs_connection(bytes, length);
+
+    if (rdma_accept(channel->id, &connection) != 0)
+        return gw_fail_errno(-errno, "verbs: accepting");
+    return await_established(channel->events, timeout_ms);
+}
+
+/* A step failed. The kernel tells nobody that a request was withdrawn before it was accepted: whatever
+ * is done with it next is invalid (ucma_event_handler of Linux). */
+static int explain(int error)
+{
+    struct gw_error kept;
+
+    if (error != -EINVAL)
+        return error;
+    gw_error_take(error, &kept);
+    return gw_fail(-ECONNRESET, "verbs: the peer gave up before it was accepted (%.300s)",
+                   kept.text);
+}
+
+int gw_verbs_accept(struct gw_request *base, const struct gw_channel_options *options,
+                    struct gw_channel **out)
+{
+    struct request *request = gw_container_of(base, struct request, base);
+    struct rdma_event_channel *events = NULL;
+    struct verbs_channel *channel = NULL;
+    struct rdma_cm_id *id = request->id;
+    uint8_t timeout = VERBS_ACK_TIMEOUT;
+    struct gw_error kept;
+    int error = gw_verbs_events_new(&events);
+
+    free(request);
+    rdma_set_option(id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &timeout, sizeof(timeout));
+    if (!error && rdma_migrate_id(id, events) != 0)
+        error = gw_fail_errno(-errno, "verbs: the events of a connection cannot be had");
+    if (!error)
+        error = gw_verbs_channel_new(options, id, events, &channel);
+    if (error) {
+        gw_error_take(explain(error), &kept);
+        refuse(id, VERBS_REFUSED, "the peer could not open its end");
+        if (events)
+            rdma_destroy_event_channel(events);
+        return gw_error_raise(&kept);
+    }
+    error = answer(channel, options->timeout_ms);
+    if (!error)
+        error = gw_verbs_channel_start(channel);
+    if (error) {
+        gw_error_take(explain(error), &kept);
+        gw_verbs_channel_free(channel);
+        return gw_error_raise(&kept);
+    }
+    *out = &channel->base;
+    return 0;
+}

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Pollers: completion queues per device, the slots by which completions find their channels, and the
+ * ring of channels that every poll walks. While nobody sleeps no system call is made. */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "transport/verbs/channel.h"
+
+#define CHANNEL_COMPLETIONS (VERBS_SEND_DEPTH + VERBS_RECEIVE_DEPTH)
+
+int gw_verbs_open_poller(struct gw_transport *transport, struct gw_poller **out)
+{
+    struct verbs_poller *poller = calloc(1, sizeof(*poller));
+    struct epoll_event wake = {.events = EPOLLIN};
+    int error;
+
+    if (!poller)
+        return gw_fail(-ENOMEM, "verbs: no memory for a poller");
+    poller->base.transport = transport;
+    pthread_mutex_init(&poller->lock, NULL);
+    poller->slots = calloc(VERBS_SLOTS, sizeof(*poller->slots));
+    poller->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    poller->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (!poller->slots || poller->epoll_fd < 0 || poller->wake_fd < 0 ||
+        epoll_ctl(poller->epoll_fd, EPOLL_CTL_ADD, poller->wake_fd, &wake) != 0) {
+        error = gw_fail_errno(-errno, "verbs: no poller");
+        gw_verbs_close_poller(&poller->base);
+        return error;
+    }
+    *out = &poller->base;
+    return 0;
+}
+
+static void queue_free(struct verbs_poller *poller, struct verbs_queue *queue)
+{
+    if (queue->cq)
+        ibv_destroy_cq(queue->cq);
+    if (queue->events)
+        ibv_destroy_comp_channel(queue->events);
+    gw_verbs_device_put(gw_verbs_transport_of(poller->base.transport), queue->device);
+    free(queue);
+}
+
+void gw_verbs_close_poller(struct gw_poller *base)
+{
+    struct verbs_poller *poller = gw_verbs_poller_of(base);
+    struct verbs_queue *queue = atomic_load(&poller->queues);
+
+    assert(!poller->channels && !atomic_load(&poller->incoming));
+    while (queue) {
+        struct verbs_queue *next = queue->next;
+
+        queue_free(poller, queue);
+        queue = next;
+    }
+    if (poller->epoll_fd >= 0)
+        close(poller->epoll_fd);
+    if (poller->wake_fd >= 0)
+        close(poller->wake_fd);
+    free(poller->slots);
+    pthread_mutex_destroy(&poller->lock);
+    free(poller);
+}
+
+/* ---- reserving ---- */
+
+/* Makes what a queue consists of; epoll carries its address. */
+static int queue_open(struct verbs_poller *poller, struct verbs_queue *queue)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = queue};
+    struct ibv_context *context = queue->device->context;
+    int wanted = (int)gw_min(VERBS_QUEUE_CHANNELS * CHANNEL_COMPLETIONS,
+                             (unsigned)queue->device->attributes.max_cqe);
+
+    queue->events = ibv_create_comp_channel(context);
+    if (queue->events)
+        queue->cq = ibv_create_cq(context, wanted, queue, queue->events, 0);
+    if (!queue->cq || fcntl(queue->events->fd, F_SETFL, O_NONBLOCK) != 0 ||
+        epoll_ctl(poller->epoll_fd, EPOLL_CTL_ADD, queue->events->fd, &event) != 0)
+        return gw_fail_errno(-errno, "verbs: %s gives no completion queue of %d entries",
+                             ibv_get_device_name(context->device), wanted);
+    queue->capacity = (unsigned)queue->cq->cqe;
+    return 0;
+}
+
+static int queue_new(struct verbs_poller *poller, struct verbs_device *device,
+                     struct verbs_queue **out)
+{
+    struct verbs_transport *transport = gw_verbs_transport_of(poller->base.transport);
+    struct verbs_queue *queue = calloc(1, sizeof(*queue));
+    struct gw_address address;
+    int error;
+
+    if (!queue)
+        return gw_fail(-ENOMEM, "verbs: no memory for a completion queue");
+    gw_verbs_address_of(rdma_get_local_addr(device->keeper), &address);
+    error = gw_verbs_device_get(transport, device->context, &address, &queue->device);
+    if (!error)
+        error = queue_open(poller, queue);
+    if (!error && queue->capacity < CHANNEL_COMPLETIONS)
+        error = gw_fail(
+            -EINVAL, "verbs: %s has completion queues of %u entries only, %u are needed",
+            ibv_get_device_name(device->context->device), queue->capacity, CHANNEL_COMPLETIONS);
+    if (error) {
+        queue_free(poller, queue);
+        return error;
+    }
+    *out = queue;
+    return 0;
+}
+
+static struct verbs_queue *find_room(struct verbs_poller *poller, const struct verbs_device *device)
+{
+    struct verbs_queue *queue = atomic_load(&poller->queues);
+
+    while (queue &&
+           (queue->device != device || queue->capacity - queue->reserved < CHANNEL_COMPLETIONS))
+        queue = queue->next;
+    return queue;
+}
+
+/* Called with the lock held. */
+static int take_slot(struct verbs_poller *poller, struct verbs_channel *channel)
+{
+    for (unsigned i = 0; i < VERBS_SLOTS; i++) {
+        unsigned number = (poller->next_slot + i) % VERBS_SLOTS;
+        struct verbs_slot *slot = &poller->slots[number];
+
+        if (atomic_load(&slot->channel))
+            continue;
+        poller->next_slot = number + 1;
+        channel->slot = number;
+        channel->generation = atomic_fetch_add(&slot->generation, 1) + 1;
+        atomic_store(&slot->is_started, false);
+        atomic_store(&slot->channel, channel);
+        return 0;
+    }
+    return gw_fail(-ENOSPC, "verbs: a poller serves at most %u channels", VERBS_SLOTS);
+}
+
+int gw_verbs_poller_reserve(struct verbs_poller *poller, struct verbs_device *device,
+                            struct verbs_channel *channel)
+{
+    struct verbs_queue *queue, *made = NULL;
+    int error = 0;
+
+    pthread_mutex_lock(&poller->lock);
+    queue = find_room(poller, device);
+    pthread_mutex_unlock(&poller->lock);
+    /* transport.lock comes before poller.lock, so a queue is made without the latter. */
+    if (!queue)
+        error = queue_new(poller, device, &made);
+    if (error)
+        return error;
+    pthread_mutex_lock(&poller->lock);
+    if (made) {
+        made->next = atomic_load(&poller->queues);
+        atomic_store(&poller->queues, made);
+        queue = made;
+    } else {
+        queue = find_room(poller, device);
+        if (!queue)
+            error = gw_fail(-EAGAIN, "verbs: completion queues were filled meanwhile");
+    }
+    if (!error)
+        error = take_slot(poller, channel);
+    if (!error) {
+        queue->reserved += CHANNEL_COMPLETIONS;
+        channel->queue = queue;
+    }
+    pthread_mutex_unlock(&poller->lock);
+    return error;
+}
+
+void gw_verbs_poller_release(struct verbs_poller *poller, struct verbs_channel *channel)
+{
+    if (!channel->queue)
+        return;
+    pthread_mutex_lock(&poller->lock);
+    atomic_store(&poller->slots[channel->slot].channel, NULL);
+    channel->queue->reserved -= CHANNEL_COMPLETIONS;
+    channel->queue = NULL;
+    pthread_mutex_unlock(&poller->lock);
+}
+
+/* ---- handing over ---- */
+
+void gw_verbs_poller_wake(struct verbs_poller *poller)
+{
+    atomic_store(&poller->has_news, true);
+    eventfd_write(poller->wake_fd, 1);
+}
+
+void gw_verbs_poller_start(struct verbs_poller *poller, struct verbs_channel *channel)
+{
+    /* Under the lock: the poller's thread may be taking a first message for it this moment. */
+    pthread_mutex_lock(&poller->lock);
+    atomic_store(&poller->slots[channel->slot].is_started, true);
+    pthread_mutex_unlock(&poller->lock);
+    channel->next = atomic_load(&poller->incoming);
+    while (!atomic_compare_exchange_weak(&poller->incoming, &channel->next, channel))
+        ;
+    gw_verbs_poller_wake(poller);
+}
+
+static void take_incoming(struct verbs_poller *poller)
+{
+    struct verbs_channel *channel = atomic_exchange(&poller->incoming, NULL);
+
+    while (channel) {
+        struct verbs_channel *rest = channel->next;
+
+        if (!poller->channels) {
+            poller->channels = channel->next = channel->previous = channel;
+        } else {
+            channel->next = poller->channels;
+            channel->previous = poller->channels->previous;
+            channel->previous->next = channel->next->previous = channel;
+        }
+        /* It may have died while it was a control thread's. */
+        if (channel->error.code)
+            gw_verbs_channel_end(channel);
+        channel = rest;
+    }
+}
+
+void gw_verbs_poller_remove(struct verbs_poller *poller, struct verbs_channel *channel)
+{
+    take_incoming(poller);
+    if (channel->next == channel) {
+        poller->channels = NULL;
+        return;
+    }
+    channel->previous->next = channel->next;
+    channel->next->previous = channel->previous;
+    if (poller->channels == channel)
+        poller->channels = channel->next;
+}
+
+/* ---- polling ---- */
+
+static void take_news(struct verbs_poller *poller)
+{
+    struct verbs_channel *channel;
+
+    atomic_store(&poller->has_news, false);
+    take_incoming(poller);
+    channel = poller->channels;
+    if (!channel)
+        return;
+    do {
+        unsigned news = atomic_exchange(&channel->news, 0);
+
+        if (news)
+            gw_verbs_channel_hear_news(channel, news);
+        channel = channel->next;
+    } while (channel != poller->channels);
+}
+
+/* After arm: which descriptors woke the sleeper, so that they are quiet again. */
+static void take_wakes(struct verbs_poller *poller)
+{
+    struct epoll_event events[8];
+    int count = epoll_wait(poller->epoll_fd, events, 8, 0);
+
+    for (int i = 0; i < count; i++) {
+        struct verbs_queue *queue = events[i].data.ptr;
+        struct ibv_cq *cq;
+        eventfd_t wakes;
+        void *context;
+
+        if (!queue) {
+            eventfd_read(poller->wake_fd, &wakes);
+        } else if (ibv_get_cq_event(queue->events, &cq, &context) == 0) {
+            ibv_ack_cq_events(cq, 1);
+            queue->is_armed = false;
+            poller->is_armed = false;
+        }
+    }
+}
+
+static bool is_ready(const struct verbs_channel *channel)
+{
+    return channel->receiver.count > (channel->receiver.has_lent ? 1u : 0u) ||
+           (channel->error.code && gw_verbs_channel_is_drained(channel));
+}
+
+int gw_verbs_poll(struct gw_poller *base, struct gw_channel **ready, int max)
+{
+    struct verbs_poller *poller = gw_verbs_poller_of(base);
+    struct verbs_channel *channel, *last_reported = NULL;
+    bool has_more = false;
+    int count = 0;
+
+    if (poller->is_armed)
+        take_wakes(poller);
+    if (atomic_load_explicit(&poller->has_news, memory_order_acquire))
+        take_news(poller);
+    for (struct verbs_queue *queue = atomic_load(&poller->queues); queue; queue = queue->next)
+        has_more |= gw_verbs_absorb(poller, queue);
+    if (has_more)
+        gw_verbs_poller_wake(poller);
+    channel = poller->channels;
+    if (!channel)
+        return 0;
+    poller->is_polling = true;
+    do {
+        gw_verbs_receiver_repost(channel);
+        gw_verbs_sender_finish(channel);
+        gw_verbs_sender_run(channel);
+        if (count < max && is_ready(channel)) {
+            ready[count++] = &channel->base;
+            last_reported = channel;
+        }
+        channel = channel->next;
+    } while (channel != poller->channels);
+    poller->is_polling = false;
+    /* Who did not fit into ready comes first the next time. */
+    if (last_reported)
+        poller->channels = last_reported->next;
+    return count;
+}
+
+int gw_verbs_arm(struct gw_poller *base)
+{
+    struct verbs_poller *poller = gw_verbs_poller_of(base);
+
+    take_wakes(poller);
+    for (struct verbs_queue *queue = atomic_load(&poller->queues); queue; queue = queue->next)
+        if (!queue->is_armed && ibv_req_notify_cq(queue->cq, 0) == 0)
+            queue->is_armed = true;
+    poller->is_armed = true;
+    if (atomic_load(&poller->has_news))
+        eventfd_write(poller->wake_fd, 1);
+    return poller->epoll_fd;
+}
