@@ -22,6 +22,7 @@
 #include "common/checked.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/topology.h"
 #include "engine/volume/nbd.h"
 
 #define TICK_MS 250
@@ -33,6 +34,7 @@ struct agent {
     struct gw_attended *attended;
     struct gw_credentials *credentials;
     struct gw_environment environment;
+    struct gw_topology *topology;
     struct gw_pins pins;
     char *storage[GW_STORAGE_MAX];
     struct gw_jobs *jobs;
@@ -145,7 +147,14 @@ static int fill_environment(struct agent *agent)
         error = gw_transports_open(agent->options->transports.items,
                                    agent->options->transports.count, &environment->transports);
     if (!error)
+        error = gw_topology_new(NULL, &agent->topology);
+    if (!error)
         error = gw_attended_new(&agent->attended);
+    if (!error)
+        error = gw_rejoins_new(&environment->rejoins);
+    environment->reconnect_s = agent->options->reconnect_s < 0
+                                   ? GW_RECONNECT_DEFAULT_S
+                                   : (unsigned)agent->options->reconnect_s;
     if (!error)
         error = check_storage(agent);
     for (unsigned i = 0; !error && i < trusted->count; i++) {
@@ -162,6 +171,7 @@ static int fill_environment(struct agent *agent)
     if (!agent->options->is_private)
         environment->keep_partial_hours =
             agent->options->has_keep_partial ? agent->options->keep_partial_hours : GW_KEEP_PARTIAL;
+    environment->topology = agent->topology;
     environment->launch_hook = agent->options->launch;
     environment->to_qmp = agent->options->to_qmp;
     memcpy(environment->instance_id, agent->state.instance_id, GW_ID_SIZE);
@@ -352,7 +362,9 @@ static bool stop(struct agent *agent)
     gw_sessions_free(agent->sessions);
     gw_jobs_free(agent->jobs);
     gw_transports_close(&agent->environment.transports);
+    gw_topology_free(agent->topology);
     gw_attended_free(agent->attended);
+    gw_rejoins_free(agent->environment.rejoins);
     gw_credentials_free(agent->credentials);
     gw_history_close(agent->history);
     return true;

@@ -10,9 +10,11 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/topology.h"
 
 struct here {
     struct gw_environment environment;
+    struct gw_topology *topology;
     struct gw_job_request *request;
     struct gw_progress progress;
     struct gw_result result;
@@ -73,8 +75,12 @@ int gw_here_run(const struct gw_here_options *options, struct gw_result *out,
 
     if (error)
         return error;
+    here.environment.reconnect_s = GW_RECONNECT_DEFAULT_S;
     names = here.request->copy.link.transports;
     error = gw_transports_open(&names, names ? 1 : 0, &here.environment.transports);
+    if (!error)
+        error = gw_topology_new(NULL, &here.topology);
+    here.environment.topology = here.topology;
     if (!error)
         error = gw_progress_init(&here.progress);
     if (!error) {
@@ -87,6 +93,7 @@ int gw_here_run(const struct gw_here_options *options, struct gw_result *out,
     if (!error)
         *out = here.result;
     gw_transports_close(&here.environment.transports);
+    gw_topology_free(here.topology);
     gw_job_request_free(here.request);
     return error;
 }

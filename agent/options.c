@@ -65,6 +65,7 @@ void gw_agent_options_init(struct gw_agent_options *options)
 {
     memset(options, 0, sizeof(*options));
     options->ready_fd = -1;
+    options->reconnect_s = -1;
 }
 
 static void empty_list(struct gw_texts *list)
@@ -142,6 +143,20 @@ static int set_keep_partial(struct gw_agent_options *options, const char *value)
     return 0;
 }
 
+static int set_seconds(int *seconds, const char *name, const char *value, unsigned max)
+{
+    unsigned long number;
+    char *rest;
+
+    errno = 0;
+    number = strtoul(value, &rest, 10);
+    if (errno || *rest || rest == value || *value == '-' || number > max)
+        return gw_fail(-EINVAL, "%s: '%s' is not a number of seconds from 0 to %u", name, value,
+                       max);
+    *seconds = (int)number;
+    return 0;
+}
+
 static int set_flag(bool *flag, const char *name, const char *value)
 {
     if (!value || strcmp(value, "true") == 0 || strcmp(value, "yes") == 0)
@@ -172,6 +187,8 @@ int gw_agent_options_set(struct gw_agent_options *options, const char *name, con
         return set_flag(&options->allow_volatile_state, name, value);
     if (!value || !*value)
         return gw_fail(-EINVAL, "%s has no value", name);
+    if (strcmp(name, "reconnect-timeout") == 0)
+        return set_seconds(&options->reconnect_s, name, value, GW_RECONNECT_MAX_S);
     if (strcmp(name, "limits") == 0)
         return set_limits(&options->limits, value);
     if (strcmp(name, "keep-partial") == 0)
@@ -269,6 +286,8 @@ void gw_agent_options_merge(struct gw_agent_options *options, struct gw_agent_op
         options->keep_partial_hours = fallback->keep_partial_hours;
         options->has_keep_partial = true;
     }
+    if (options->reconnect_s < 0)
+        options->reconnect_s = fallback->reconnect_s;
     if (!options->pin_limit)
         options->pin_limit = fallback->pin_limit;
     options->allow_volatile_state |= fallback->allow_volatile_state;

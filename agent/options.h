@@ -40,6 +40,7 @@ struct gw_agent_options {
     struct gw_limits limits;
     bool has_keep_partial;
     unsigned keep_partial_hours;
+    int reconnect_s;           /* -1: not said */
     uint64_t pin_limit;        /* bytes; 0: gw_pins_default_limit */
     bool allow_volatile_state; /* a journal on tmpfs, for tests */
     bool is_private; /* serves one command: no listeners needed, ends when it has nothing to do */

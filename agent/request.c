@@ -13,19 +13,21 @@
 #define CHANNELS_MAX     64u
 #define MAX_PAUSE_MS_MAX 600000u
 #define SYNC_EVERY_MAX   3600u
+#define STALL_S_MAX      3600u
 
 static const char *const move_keys[] = {
-    "request",       "qmp",       "to",           "storage",
-    "disks",         "nets",      "max_pause_ms", "no_throttle",
-    "delete_source", "verify",    "tracker",      "channels",
-    "congestion",    "transport", "credentials",  "trusted_networks",
-    "pin_limit",     "resume",    "sync_every_s", NULL,
+    "request",       "qmp",         "to",           "storage",
+    "disks",         "nets",        "max_pause_ms", "no_throttle",
+    "delete_source", "verify",      "tracker",      "channels",
+    "congestion",    "transport",   "credentials",  "trusted_networks",
+    "pin_limit",     "reconnect_s", "stall_s",      "resume",
+    "sync_every_s",  NULL,
 };
 
 static const char *const copy_keys[] = {
-    "request",   "source",      "source_format",    "to",       "target",
-    "format",    "preallocate", "verify",           "channels", "congestion",
-    "transport", "credentials", "trusted_networks", NULL,
+    "request",          "source",      "source_format", "to",         "target",    "format",
+    "preallocate",      "verify",      "channels",      "congestion", "transport", "credentials",
+    "trusted_networks", "reconnect_s", "stall_s",       NULL,
 };
 
 static const char *const credential_keys[] = {"psk", "cert", "key", "ca", "fingerprints", NULL};
@@ -197,13 +199,33 @@ static int get_peer(struct gw_job_request *request, struct gw_address *out)
     return error;
 }
 
+/* 0 says something: do not dial again. */
+static int get_reconnect(json_t *object, int *out)
+{
+    json_t *value = json_object_get(object, "reconnect_s");
+
+    *out = -1;
+    if (!value)
+        return 0;
+    if (!json_is_integer(value) || json_integer_value(value) < 0 ||
+        json_integer_value(value) > (json_int_t)GW_RECONNECT_MAX_S)
+        return gw_fail(-EINVAL, "request: 'reconnect_s' is not a number from 0 to %u",
+                       GW_RECONNECT_MAX_S);
+    *out = (int)json_integer_value(value);
+    return 0;
+}
+
 static int get_link(json_t *text, struct gw_link_request *out)
 {
     int error = get_number(text, "channels", CHANNELS_MAX, &out->channels);
 
     if (!error)
         error = get_text(text, "congestion", &out->congestion);
-    return error ? error : get_text(text, "transport", &out->transports);
+    if (!error)
+        error = get_text(text, "transport", &out->transports);
+    if (!error)
+        error = get_number(text, "stall_s", STALL_S_MAX, &out->stall_s);
+    return error ? error : get_reconnect(text, &out->reconnect_s);
 }
 
 static int parse_tracker(const char **tracker)

@@ -28,7 +28,7 @@ struct session {
     struct session *next;
     struct gw_request *request; /* until it is accepted */
     struct gw_address peer;
-    bool is_proven;
+    bool is_proven, is_rejoin;
     struct gw_serve *serve; /* NULL while data channels cannot be offered */
 };
 
@@ -113,6 +113,16 @@ static void serve(struct session *session, struct gw_control *control)
     gw_jobs_leave(job, &result);
 }
 
+/* A source whose link was lost goes on in its old session, which has its place in the limits. */
+static void rejoin(const struct session *session, struct gw_control *control)
+{
+    char address[GW_ADDRESS_TEXT_MAX];
+
+    if (gw_rejoins_take(session->sessions->environment->rejoins, control))
+        gw_log(GW_LOG_WARNING, "%s does not rejoin: %s", text_of(&session->peer, address),
+               gw_error_message());
+}
+
 static void remove_session(struct session *session)
 {
     struct gw_sessions *sessions = session->sessions;
@@ -152,7 +162,10 @@ static void *session_thread(void *argument)
     pthread_mutex_lock(&sessions->lock);
     session->is_proven = true;
     pthread_mutex_unlock(&sessions->lock);
-    serve(session, control);
+    if (session->is_rejoin)
+        rejoin(session, control);
+    else
+        serve(session, control);
     remove_session(session);
     return NULL;
 }
@@ -178,7 +191,7 @@ static const char *refusal(struct gw_sessions *sessions, const struct gw_address
     return NULL;
 }
 
-static int add_session(struct gw_sessions *sessions, struct gw_request *request,
+static int add_session(struct gw_sessions *sessions, struct gw_request *request, bool is_rejoin,
                        const char **refused, struct session **out)
 {
     struct session *session = calloc(1, sizeof(*session));
@@ -189,6 +202,7 @@ static int add_session(struct gw_sessions *sessions, struct gw_request *request,
     }
     session->sessions = sessions;
     session->request = request;
+    session->is_rejoin = is_rejoin;
     session->peer = request->peer;
     pthread_mutex_lock(&sessions->lock);
     *refused = refusal(sessions, &request->peer);
@@ -205,7 +219,7 @@ static int add_session(struct gw_sessions *sessions, struct gw_request *request,
     return 0;
 }
 
-static void begin_session(struct gw_sessions *sessions, struct gw_request *request)
+static void begin_session(struct gw_sessions *sessions, struct gw_request *request, bool is_rejoin)
 {
     const char *refused = NULL;
     pthread_attr_t attributes;
@@ -213,11 +227,11 @@ static void begin_session(struct gw_sessions *sessions, struct gw_request *reque
     pthread_t thread;
     int error;
 
-    if (gw_jobs_is_full(sessions->jobs)) {
+    if (!is_rejoin && gw_jobs_is_full(sessions->jobs)) {
         gw_reject(request, GW_BUSY_TEXT ": as many migrations arrive as its limits allow");
         return;
     }
-    if (add_session(sessions, request, &refused, &session) != 0) {
+    if (add_session(sessions, request, is_rejoin, &refused, &session) != 0) {
         gw_reject(request, refused);
         return;
     }
@@ -240,7 +254,7 @@ static void offer_channel(struct gw_sessions *sessions, struct gw_request *reque
 
     pthread_mutex_lock(&sessions->lock);
     for (struct session *session = sessions->first; session && !is_taken; session = session->next) {
-        if (!session->serve || memcmp(gw_serve_link_id(session->serve), link_id, GW_ID_SIZE) != 0)
+        if (!session->serve || !gw_serve_has_link(session->serve, link_id))
             continue;
         error = gw_serve_offer(session->serve, request);
         is_taken = true;
@@ -258,8 +272,8 @@ static void take_request(struct gw_sessions *sessions, struct gw_request *reques
 
     if (gw_hello_parse(request, &hello) != 0)
         gw_reject(request, gw_error_message());
-    else if (hello.role == GW_HELLO_CONTROL)
-        begin_session(sessions, request);
+    else if (hello.role != GW_HELLO_DATA)
+        begin_session(sessions, request, hello.role == GW_HELLO_REJOIN);
     else
         offer_channel(sessions, request, hello.link_id);
 }

@@ -60,6 +60,8 @@ static const struct gw_usage_option options[] = {
     {"to-qmp", "PATH", "a QEMU that already waits with -incoming defer -S"},
     {"socket", "PATH", "admin socket; /run/godwit/agent.sock for root"},
     {"config", "FILE", "INI file with these names in [agent]"},
+    {"reconnect-timeout", "SECONDS",
+     "how long a lost link is dialled again; 300, 0 gives up at once"},
     {"limits", "LIST", "most at once: live-out=N,live-in=N,storage-out=N,storage-in=N; 2 each"},
     {"keep-partial", "HOURS", "how long a lost move can be resumed; 24, 0: nothing is kept"},
     {"pin-limit", "SIZE",

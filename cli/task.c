@@ -127,6 +127,17 @@ static int take_transport(struct gw_task *task, const char *value)
     return gw_agent_options_set(&task->credentials, "transport", value);
 }
 
+/* 0, which gw_task_set_number does not take, means something here. */
+static int take_reconnect(struct gw_task *task, const char *value)
+{
+    int error = gw_agent_options_set(&task->credentials, "reconnect-timeout", value);
+
+    if (error)
+        return error;
+    return json_object_set_new(task->request, "reconnect_s",
+                               json_integer(task->credentials.reconnect_s));
+}
+
 int gw_task_take(struct gw_task *task, const char *name, const char *value)
 {
     static const char *const credentials[] = {"psk", "cert", "key", "ca", "fingerprint"};
@@ -142,6 +153,10 @@ int gw_task_take(struct gw_task *task, const char *name, const char *value)
         return gw_task_set_text(task, "congestion", value);
     if (strcmp(name, "transport") == 0)
         return take_transport(task, value);
+    if (strcmp(name, "reconnect-timeout") == 0)
+        return take_reconnect(task, value);
+    if (strcmp(name, "stall-timeout") == 0)
+        return gw_task_set_number(task, "stall_s", value);
     if (strcmp(name, "verify") == 0)
         return gw_task_set_flag(task, "verify");
     if (strcmp(name, "socket") == 0)

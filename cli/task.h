@@ -38,6 +38,10 @@ struct gw_task {
          "bulk data may travel clear between hosts of NET (repeatable)"},                          \
         {"channels", "N", "connections on each pair of addresses; 2"},                             \
         {"transport", "NAME", "tcp, ...: this one only (several with commas); auto"},              \
+        {"reconnect-timeout", "SECONDS",                                                           \
+         "how long a lost link is dialled again; the agent's, 300; 0 gives up at once"},           \
+        {"stall-timeout", "SECONDS",                                                               \
+         "say so when nothing moves for that long, redial after twice that; 30"},                  \
         {"congestion", "NAME", "TCP congestion control of the data channels"},                     \
         {"verify", NULL, "compare digests of everything at the end"},                              \
         {"socket", "PATH", "admin socket of the agent to use; also GODWIT_SOCKET"},                \

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "common/error.h"
+#include "common/topology.h"
 
 int gw_memory_new(size_t size, void **out)
 {
@@ -16,6 +17,7 @@ int gw_memory_new(size_t size, void **out)
         return gw_fail_errno(-ENOMEM, "no memory for buffers of %zu bytes", size);
     /* Advice only: without huge pages the buffers work as well. */
     madvise(memory, size, MADV_HUGEPAGE);
+    gw_topology_settle(memory, size);
     *out = memory;
     return 0;
 }

@@ -12,7 +12,7 @@
 #include <stddef.h>
 
 /* Anonymous shared memory (so that it may be registered and survive a fork), page aligned,
- * advised to use huge pages. The caller releases it with gw_memory_free and the same size. */
+ * advised to use huge pages, from the node that the calling thread prefers (topology.h). The caller releases it with gw_memory_free and the same size. */
 int gw_memory_new(size_t size, void **out);
 void gw_memory_free(void *memory, size_t size);
 

@@ -31,10 +31,12 @@ enum gw_exit {
     GW_EXIT_VERIFY = 5,
 };
 
-#define GW_STORAGE_MAX 16u
-#define GW_TRUSTED_MAX 32u
-#define GW_DISKS_MAX   32u
-#define GW_LISTEN_MAX  16u
+#define GW_STORAGE_MAX         16u
+#define GW_TRUSTED_MAX         32u
+#define GW_DISKS_MAX           32u
+#define GW_LISTEN_MAX          16u
+#define GW_RECONNECT_DEFAULT_S 300u
+#define GW_RECONNECT_MAX_S     3600u /* a target waits no longer for a source, whatever it says */
 
 /* An address that this process listens on, and with which back end. */
 struct gw_listening {
@@ -57,11 +59,14 @@ struct gw_environment {
     const char *ram_dir;          /* where RAM files of VMs that arrive are put; NULL: /dev/shm */
     const char *launch_hook;      /* program that starts the target's VMM, or NULL */
     const char *to_qmp;           /* a QEMU that already waits (-incoming defer -S), or NULL */
+    unsigned reconnect_s;         /* how long a source dials a lost link again; 0: not at all */
+    struct gw_rejoins *rejoins;   /* sessions whose sources may come back; NULL: none may */
     struct gw_attended *attended; /* which moves this process has in hand; NULL: copies only */
     struct gw_journal *journal;   /* NULL: copies only */
     unsigned keep_partial_hours;  /* how long a lost move can be gone on with; 0: nothing is kept */
     struct gw_pins *pins;         /* memory registered for devices; lent; NULL: no limit */
     unsigned worker_count;        /* 0: half the CPUs, at most one per channel */
+    const struct gw_topology *topology; /* where workers go; NULL: anywhere */
     struct gw_listening
         listen[GW_LISTEN_MAX * GW_TRANSPORTS_MAX]; /* where data channels may dial too */
     unsigned listen_count;
@@ -73,6 +78,14 @@ struct gw_attended;
 int gw_attended_new(struct gw_attended **out);
 void gw_attended_free(struct gw_attended *attended);
 
+/* The sessions of a process that receives, which a source whose link was lost may rejoin. */
+struct gw_rejoins;
+int gw_rejoins_new(struct gw_rejoins **out);
+void gw_rejoins_free(struct gw_rejoins *rejoins); /* after the last session; takes NULL */
+/* For a control session whose hello says GW_HELLO_REJOIN: waits for its first message, and gives it
+ * to the session that it names, or refuses it by name. Takes over control whatever the outcome. */
+int gw_rejoins_take(struct gw_rejoins *rejoins, struct gw_control *control);
+
 /* A mapping OLD=NEW from the command line. */
 struct gw_mapping {
     const char *from, *to;
@@ -83,6 +96,9 @@ struct gw_link_request {
     const char *transports; /* names with commas, best first; NULL: all that work */
     unsigned channels;      /* per rail; 0: 2 */
     const char *congestion; /* TCP_CONGESTION or NULL */
+    int reconnect_s;        /* how long a lost link is dialled again; 0: not at all, -1: as said in
+                               the environment */
+    unsigned stall_s;       /* without any progress: said, after twice that acted on; 0: 30 */
     uint64_t pin_limit;     /* bytes registered for devices at once; 0: the environment's */
 };
 
@@ -185,7 +201,8 @@ int gw_copy_run(const struct gw_environment *environment, const struct gw_copy_r
 struct gw_serve;
 int gw_serve_new(const struct gw_environment *environment, struct gw_control *control,
                  struct gw_serve **out);
-const uint8_t *gw_serve_link_id(const struct gw_serve *serve);
+/* Any thread: is this the link of the session's data channels? */
+bool gw_serve_has_link(struct gw_serve *serve, const uint8_t *link_id);
 int gw_serve_offer(struct gw_serve *serve, struct gw_request *request); /* any thread; takes over */
 int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw_outcome *out);
 void gw_serve_free(struct gw_serve *serve);

@@ -98,7 +98,10 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
     json_t *reply, *finished,
         *offer = json_pack("{s:s,s:s,s:s,s:[o]}", "type", "offer", "kind", "copy", "epoch",
                            source->epoch, "volumes", gw_offer_volume(offered));
-    int error = gw_source_exchange(source, offer, "accepted", &reply);
+    int error;
+
+    json_object_set_new(offer, "reconnect_s", json_integer(source->reconnect_s));
+    error = gw_source_exchange(source, offer, "accepted", &reply);
 
     if (error) {
         /* Nothing was copied: a check of the target says no. */
@@ -111,6 +114,7 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
     json_decref(reply);
     if (error)
         return error;
+    source->may_regrow = true;
     gw_sender_add_volume(source->sender, 0, volume);
     begin_phase(source->progress, gw_source_data_bytes(volume));
     error = send_volume(source, volume);

@@ -19,14 +19,13 @@ int gw_link_init(struct gw_link *link, const struct gw_environment *environment,
     link->environment = environment;
     link->progress = progress;
     link->timeout_ms = GW_CONNECT_TIMEOUT_MS;
+    gw_workers_init(&link->workers, environment->topology, environment->worker_count);
     return gw_transports_choose(&environment->transports, names, &link->transports);
 }
 
 void gw_link_free(struct gw_link *link)
 {
-    for (unsigned i = 0; i < link->worker_count; i++)
-        gw_worker_free(link->workers[i]);
-    link->worker_count = 0;
+    gw_workers_free(&link->workers);
     gw_link_drop_ways(link);
 }
 
@@ -48,6 +47,7 @@ int gw_link_dial(struct gw_link *link, const struct gw_address *peer, struct gw_
         .trusted = environment->trusted,
         .trusted_count = environment->trusted_count,
         .timeout_ms = link->timeout_ms,
+        .is_rejoin = link->is_rejoining,
     };
 
     memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);
@@ -165,29 +165,9 @@ void gw_link_drop_ways(struct gw_link *link)
 
 /* ---- channels ---- */
 
-static int start_workers(struct gw_link *link, unsigned channels)
+static int dial_on(struct gw_link *link, struct gw_way *way, struct gw_way_rail *rail,
+                   struct gw_control *control, struct gw_sender *sender, struct gw_worker *worker)
 {
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    unsigned wanted = link->environment->worker_count;
-
-    /* A worker keeps a CPU busy; the guest and the control thread want theirs too. */
-    if (!wanted)
-        wanted = (unsigned)gw_max((uint64_t)(cpus > 0 ? cpus / 2 : 1), 1);
-    wanted = (unsigned)gw_min(gw_min(wanted, channels), GW_WORKERS_MAX);
-    while (link->worker_count < wanted) {
-        int error = gw_worker_new(-1, &link->workers[link->worker_count]);
-
-        if (error)
-            return error;
-        link->worker_count++;
-    }
-    return 0;
-}
-
-static int dial_rail(struct gw_link *link, struct gw_way *way, struct gw_way_rail *rail,
-                     struct gw_control *control, struct gw_sender *sender)
-{
-    struct gw_worker *worker = link->workers[link->next_worker++ % link->worker_count];
     struct gw_connect_options options = {
         .channel = {.timeout_ms = link->timeout_ms, .congestion = link->congestion},
         .peer = rail->pair.peer,
@@ -215,6 +195,22 @@ static int dial_rail(struct gw_link *link, struct gw_way *way, struct gw_way_rai
     }
     gw_sender_start(lane, channel, seal);
     return 0;
+}
+
+/* What the new channel needs comes from the memory near its worker. */
+static int dial_rail(struct gw_link *link, struct gw_way *way, struct gw_way_rail *rail,
+                     struct gw_control *control, struct gw_sender *sender)
+{
+    struct gw_memory_policy before;
+    struct gw_worker *worker;
+    int error = gw_workers_for(&link->workers, &rail->pair.local, &worker);
+
+    if (error)
+        return error;
+    gw_topology_prefer(link->workers.topology, gw_worker_node(worker), &before);
+    error = dial_on(link, way, rail, control, sender, worker);
+    gw_topology_restore(&before);
+    return error;
 }
 
 static void pass_over_rail(struct gw_link *link, const struct gw_way *way, struct gw_way_rail *rail)
@@ -278,24 +274,21 @@ int gw_link_open_channels(struct gw_link *link, struct gw_control *control,
 {
     unsigned per_rail = link->per_rail ? link->per_rail : GW_CHANNELS_DEFAULT;
     unsigned wanted = (unsigned)gw_min(per_rail * link->ways[0].rail_count, GW_LANES_MAX);
-    int error = start_workers(link, wanted), last = 0;
+    int last = 0;
 
     *opened = 0;
-    for (unsigned i = 0; !error && i < wanted && !last; i++) {
+
+    for (unsigned i = 0; i < wanted && !last; i++) {
         last = *opened == 0 ? gw_link_open_channel(link, control, sender)
                             : dial_ways(link, control, sender);
         *opened += last == 0;
     }
-    return error || *opened > 0 ? error : last;
+    return *opened > 0 ? 0 : last;
 }
 
 double gw_link_cpu_seconds(const struct gw_link *link)
 {
-    double cpu = 0;
-
-    for (unsigned i = 0; i < link->worker_count; i++)
-        cpu += (double)gw_worker_cpu_ns(link->workers[i]) / 1e9;
-    return cpu;
+    return gw_workers_cpu_seconds(&link->workers);
 }
 
 json_t *gw_link_passed_over(const struct gw_link *link)

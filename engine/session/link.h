@@ -16,10 +16,10 @@
 
 #include "engine/migration.h"
 #include "engine/worker/path.h"
+#include "engine/worker/workers.h"
 #include "transport/link/rails.h"
 
 #define GW_CONNECT_TIMEOUT_MS 10000
-#define GW_WORKERS_MAX        16u
 #define GW_CHANNELS_DEFAULT   2u
 #define GW_CHANNELS_MAX       16u /* per rail */
 
@@ -43,11 +43,11 @@ struct gw_link {
     struct gw_transports transports;       /* this migration's choice, with what was passed over */
     struct gw_way ways[GW_TRANSPORTS_MAX]; /* the control session's transport first */
     unsigned way_count;
-    struct gw_worker *workers[GW_WORKERS_MAX];
-    unsigned worker_count, next_worker;
+    struct gw_workers workers;
     unsigned per_rail;
     const char *congestion;
     int timeout_ms; /* for one connection */
+    bool is_rejoining;
 };
 
 /* names: the transports that were asked for (with commas), or NULL. */

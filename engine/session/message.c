@@ -9,6 +9,8 @@
 
 #include "common/error.h"
 
+#define LANES_MAX 64u /* reports: as many lanes as a migration may have */
+
 int gw_message_send(struct gw_control *control, json_t *message)
 {
     int error;
@@ -131,6 +133,48 @@ int gw_message_array(const json_t *message, const char *member, size_t max, json
         return gw_fail(-EPROTO, "message '%s': '%s' is not a list of up to %zu items",
                        gw_message_type(message), member, max);
     *out = value;
+    return 0;
+}
+
+static int member_id(const json_t *message, const char *member, char out[2 * GW_ID_SIZE + 1])
+{
+    uint8_t id[GW_ID_SIZE];
+    const char *text;
+    int error = gw_message_text(message, member, &text);
+
+    if (!error)
+        error = gw_id_parse(text, id);
+    if (!error)
+        gw_id_format(id, out);
+    return error;
+}
+
+int gw_message_rejoin(const json_t *message, char epoch[2 * GW_ID_SIZE + 1],
+                      char link[2 * GW_ID_SIZE + 1])
+{
+    int error = member_id(message, "epoch", epoch);
+
+    return error ? error : member_id(message, "link", link);
+}
+
+int gw_message_lanes(const json_t *message, json_t **out)
+{
+    return gw_message_array(message, "lanes", LANES_MAX, out);
+}
+
+uint64_t gw_message_applied(const json_t *lanes, uint32_t number)
+{
+    const json_t *item;
+    size_t index;
+
+    json_array_foreach((json_t *)lanes, index, item)
+    {
+        uint64_t channel, applied;
+
+        if (gw_message_number(item, "channel", UINT32_MAX, &channel) == 0 && channel == number &&
+            gw_message_number(item, "applied", INT64_MAX, &applied) == 0)
+            return applied;
+    }
     return 0;
 }
 

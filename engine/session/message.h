@@ -38,6 +38,13 @@ int gw_message_number(const json_t *message, const char *member, uint64_t max, u
 int gw_message_bool(const json_t *message, const char *member, bool *out); /* missing: false */
 int gw_message_array(const json_t *message, const char *member, size_t max, json_t **out);
 
+/* A message "rejoin": the migration, and the session whose channels its source still has. */
+int gw_message_rejoin(const json_t *message, char epoch[2 * GW_ID_SIZE + 1],
+                      char link[2 * GW_ID_SIZE + 1]);
+/* The reports of a message "rejoined", and what they say of one channel: 0 when nothing. */
+int gw_message_lanes(const json_t *message, json_t **out);
+uint64_t gw_message_applied(const json_t *lanes, uint32_t number);
+
 /* 16 bytes as 32 hex digits and back. */
 void gw_id_format(const uint8_t *id, char *out /* 33 bytes */);
 int gw_id_parse(const char *text, uint8_t *out);

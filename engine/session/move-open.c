@@ -192,6 +192,7 @@ int gw_move_offer(struct gw_move *move)
                       move->source->epoch, "vm", vm, "cpu", cpu, "volumes", offer_volumes(move),
                       "nets", offer_nets(move), "paused", !move->vm->is_running);
     gw_move_offer_partial(move, offer);
+    json_object_set_new(offer, "reconnect_s", json_integer(move->source->reconnect_s));
     error = gw_source_exchange(move->source, offer, "accepted", &reply);
     if (error)
         return error;

@@ -209,8 +209,9 @@ int gw_move_take_synced(struct gw_move *move, const json_t *synced)
 
 void gw_move_decide_keep(struct gw_move *move, int error)
 {
-    move->steps.keeps = gw_partial_is_loss(error) &&
-                        (move->partial.is_kept || move->older.detail != NULL) &&
+    bool is_lost = gw_partial_is_loss(error) || (error && move->source->is_given_up);
+
+    move->steps.keeps = is_lost && (move->partial.is_kept || move->older.detail != NULL) &&
                         !gw_source_steps_is_gone(&move->steps);
     move->switchover.keeps = move->steps.keeps;
     for (unsigned i = 0; move->steps.keeps && move->vm && i < move->vm->disk_count; i++)

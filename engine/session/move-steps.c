@@ -244,8 +244,8 @@ int gw_move_settle_owner(struct gw_move *move)
     json_object_set_new(move->steps.detail, "paused", json_boolean(is_paused));
     error = gw_guard_owner(move->guard, is_paused);
     if (!error)
-        error = gw_message_send(move->source->control,
-                                json_pack("{s:s,s:b}", "type", "owner", "paused", is_paused));
+        error = gw_source_tell(move->source,
+                               json_pack("{s:s,s:b}", "type", "owner", "paused", is_paused));
     move->is_told_paused = is_paused;
     return error;
 }

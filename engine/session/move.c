@@ -13,15 +13,17 @@
 #include "engine/session/attended.h"
 #include "engine/session/move.h"
 
-#define FIXED_PAUSE_NS   (50 * GW_NS_PER_MS) /* stop, swap, device state, journals: usual */
-#define DEFAULT_PAUSE_MS 300u
-/* The target loads the state and syncs; then the source takes the VM back. */
-#define READY_TIMEOUT_MS    20000
+#define FIXED_PAUSE_NS      (50 * GW_NS_PER_MS) /* stop, swap, device state, journals: usual */
+#define DEFAULT_PAUSE_MS    300u
+#define READY_TIMEOUT_MS    20000   /* of a VM that its owner paused */
 #define VERIFY_BYTES_PER_MS 100000u /* a slow target, which reads back all that it has */
 #define ANSWER_TIMEOUT_MS   3000    /* then GO is said again */
 #define ANSWERS_MAX         10 /* before the command ends in doubt and the agent goes on asking */
 #define CLOSE_TIMEOUT_MS    5000
 #define ENDING_LIMIT_NS     (2 * GW_NS_PER_S)
+/* No wait for the target is longer than this many allowed pauses while the guest is stopped. */
+#define PAUSE_LIMIT_FACTOR 5
+#define PAUSE_LIMIT_MIN_MS 5000
 
 /* ---- hooks of the pre-copy ---- */
 
@@ -116,16 +118,29 @@ static int tick(void *context)
     return gw_move_cont(move);
 }
 
+/* Nobody ticks while the link is down: the guest runs as fast as it can. */
+static int link_down(void *context)
+{
+    struct gw_move *move = context;
+
+    move->throttle_since_ns = gw_clock_ns();
+    return gw_move_cont(move);
+}
+
 /* ---- copying ---- */
+
+static uint32_t max_pause_ms(const struct gw_move *move)
+{
+    return move->request->max_pause_ms ? move->request->max_pause_ms : DEFAULT_PAUSE_MS;
+}
 
 static int make_precopy(struct gw_move *move)
 {
     const struct gw_move_request *request = move->request;
-    uint32_t pause_ms = request->max_pause_ms ? request->max_pause_ms : DEFAULT_PAUSE_MS;
     struct gw_precopy_options options = {
         .hooks = &hooks,
         .context = move,
-        .max_pause_ns = pause_ms * GW_NS_PER_MS,
+        .max_pause_ns = max_pause_ms(move) * GW_NS_PER_MS,
         .fixed_pause_ns = FIXED_PAUSE_NS,
         .no_throttle = request->no_throttle,
         .sync_interval_ns = gw_move_sync_interval_ns(move),
@@ -259,13 +274,17 @@ static bool is_settled(enum gw_handover_state state)
     return gw_handover_is_ended(state) || state == GW_HANDOVER_HANDED_OVER;
 }
 
-static int ready_timeout_ms(const struct gw_move *move)
+/* How long the guest may stand still for a target that does not answer. A VM that its owner paused
+ * is in no hurry; with --verify the target reads back all that it has. */
+static int pause_limit_ms(const struct gw_move *move)
 {
-    uint64_t timeout = READY_TIMEOUT_MS;
+    uint64_t limit = gw_max((uint64_t)max_pause_ms(move) * PAUSE_LIMIT_FACTOR, PAUSE_LIMIT_MIN_MS);
 
+    if (!move->watch.is_running)
+        limit = gw_max(limit, READY_TIMEOUT_MS);
     for (unsigned i = 0; move->request->verify && i < move->volume_count; i++)
-        timeout += move->volumes[i]->size / VERIFY_BYTES_PER_MS;
-    return (int)gw_min(timeout, GW_SLOW_REPLY_TIMEOUT_MS);
+        limit += move->volumes[i]->size / VERIFY_BYTES_PER_MS;
+    return (int)gw_min(limit, GW_SLOW_REPLY_TIMEOUT_MS);
 }
 
 static void hand_over(struct gw_move *move)
@@ -274,11 +293,12 @@ static void hand_over(struct gw_move *move)
     int answers = 0;
 
     set_phase(move, GW_PHASE_HANDOVER);
+    gw_source_set_limit(move->source, pause_limit_ms(move));
     event(move, GW_EVENT_CONVERGED);
     if (*state == GW_HANDOVER_UNDOING && is_vmm_gone(move))
         event(move, GW_EVENT_VMM_GONE);
     while (*state == GW_HANDOVER_WAITING)
-        listen_once(move, ready_timeout_ms(move));
+        listen_once(move, GW_SLOW_REPLY_TIMEOUT_MS);
     while ((*state == GW_HANDOVER_COMMITTED || *state == GW_HANDOVER_IN_DOUBT ||
             *state == GW_HANDOVER_TARGET_LOST || *state == GW_HANDOVER_COMMIT_UNSURE) &&
            move->switchover.control && answers++ < ANSWERS_MAX)
@@ -321,6 +341,8 @@ static int begin(struct gw_move *move)
     memcpy(switchover->epoch, move->source->epoch, sizeof(switchover->epoch));
     move->source->tick = tick;
     move->source->tick_context = move;
+    move->source->link_down = link_down;
+    move->source->may_regrow = true;
     move->source->is_stopped = &move->watch.is_held;
     error = gw_attend(move->environment->attended, move->source->epoch, GW_SIDE_SOURCE);
     if (error)
@@ -358,6 +380,7 @@ static int run_move(struct gw_move *move)
         error = gw_move_settle_owner(move);
     keep_cause(move, error);
     gw_move_decide_keep(move, error);
+    move->switchover.control = move->source->control; /* a link that has regrown has another */
     if (move->throttle_percent || error)
         keep_cause(move, hook_throttle(move, 0));
     if (!error)

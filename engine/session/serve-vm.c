@@ -24,9 +24,10 @@
 #include "engine/vmm/qemu/plan.h"
 #include "engine/volume/ram.h"
 
-#define STATE_TIMEOUT_MS 20000
-#define DEFAULT_RAM_DIR  "/dev/shm"
-#define PATH_SIZE        512u
+#define STATE_TIMEOUT_MS   20000
+#define RELEASE_TIMEOUT_MS 5000
+#define DEFAULT_RAM_DIR    "/dev/shm"
+#define PATH_SIZE          512u
 
 struct gw_serve_vm {
     struct gw_serve *serve;
@@ -564,6 +565,23 @@ static int find_own(const struct gw_serve *serve, const char *epoch, struct gw_j
     return gw_fail(-EACCES, "move %.40s is not one of this host's agent", epoch);
 }
 
+/* A source that asks about a move has no use any more for the session that waits for it. */
+static int take_up(struct gw_serve *serve, const char *epoch)
+{
+    const struct gw_environment *environment = serve->environment;
+    uint64_t deadline = gw_clock_ns() + RELEASE_TIMEOUT_MS * GW_NS_PER_MS;
+    int error = gw_attend(environment->attended, epoch, GW_SIDE_TARGET);
+
+    if (error != -EBUSY || !environment->rejoins ||
+        !gw_rejoins_release(environment->rejoins, epoch, gw_control_peer(serve->control)))
+        return error;
+    while (error == -EBUSY && gw_clock_ns() < deadline) {
+        nanosleep(&(struct timespec){.tv_nsec = 20 * 1000000l}, NULL);
+        error = gw_attend(environment->attended, epoch, GW_SIDE_TARGET);
+    }
+    return error;
+}
+
 /* A question about a move of an earlier session: the journal answers. */
 static int reopen(struct gw_serve *serve, const char *epoch)
 {
@@ -573,7 +591,7 @@ static int reopen(struct gw_serve *serve, const char *epoch)
 
     if (!serve->environment->journal || !serve->environment->attended)
         return gw_fail(-ENOTSUP, "this agent has no state folder and knows no moves");
-    error = gw_attend(serve->environment->attended, epoch, GW_SIDE_TARGET);
+    error = take_up(serve, epoch);
     if (error)
         return error;
     error = find_own(serve, epoch, &entry);
@@ -674,6 +692,18 @@ int gw_serve_vm_owner(struct gw_serve *serve, const json_t *message)
 int gw_serve_vm_bytes(struct gw_serve *serve, const void *bytes, uint32_t length)
 {
     return gw_fail(-EPROTO, "device state before the handover");
+}
+
+bool gw_serve_vm_may_wait(const struct gw_serve *serve)
+{
+    const struct gw_serve_vm *vm = serve->vm;
+
+    return vm->is_begun && vm->vm && vm->switchover.machine.state == GW_HANDOVER_RECEIVING;
+}
+
+void gw_serve_vm_set_control(struct gw_serve *serve, struct gw_control *control)
+{
+    serve->vm->switchover.control = control;
 }
 
 /* What an offer that failed leaves, when no record of the journal will clean it. */

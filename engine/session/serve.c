@@ -28,19 +28,32 @@ int gw_serve_new(const struct gw_environment *environment, struct gw_control *co
         return gw_fail(-ENOMEM, "no memory for a session");
     serve->environment = environment;
     serve->control = control;
+    memcpy(serve->link_id, gw_control_link_id(control), GW_ID_SIZE);
+    serve->has_link = true;
+    gw_workers_init(&serve->workers, environment->topology, environment->worker_count);
     serve->request_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (serve->request_fd < 0) {
+    serve->rejoin_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (serve->request_fd < 0 || serve->rejoin_fd < 0) {
+        int error = gw_fail_errno(-errno, "no eventfd for a session");
+
+        if (serve->request_fd >= 0)
+            close(serve->request_fd);
         free(serve);
-        return gw_fail_errno(-errno, "no eventfd for a session");
+        return error;
     }
     pthread_mutex_init(&serve->lock, NULL);
     *out = serve;
     return 0;
 }
 
-const uint8_t *gw_serve_link_id(const struct gw_serve *serve)
+bool gw_serve_has_link(struct gw_serve *serve, const uint8_t *link_id)
 {
-    return gw_control_link_id(serve->control);
+    bool has;
+
+    pthread_mutex_lock(&serve->lock);
+    has = serve->has_link && memcmp(serve->link_id, link_id, GW_ID_SIZE) == 0;
+    pthread_mutex_unlock(&serve->lock);
+    return has;
 }
 
 int gw_serve_offer(struct gw_serve *serve, struct gw_request *request)
@@ -127,31 +140,17 @@ static bool is_trusted(const struct gw_environment *environment, const struct gw
     return false;
 }
 
-static int worker_for(struct gw_serve *serve, struct gw_worker **out)
+static int reject(struct gw_request *request, int error)
 {
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    unsigned wanted = serve->environment->worker_count;
-
-    if (!wanted)
-        wanted = (unsigned)gw_max((uint64_t)(cpus > 0 ? cpus / 2 : 1), 1);
-    wanted = (unsigned)gw_min(wanted, GW_SERVE_WORKERS_MAX);
-    if (serve->worker_count < wanted) {
-        int error = gw_worker_new(-1, &serve->workers[serve->worker_count]);
-
-        if (error)
-            return error;
-        serve->worker_count++;
-    }
-    *out = serve->workers[serve->next_worker++ % serve->worker_count];
-    return 0;
+    gw_reject(request, gw_error_message());
+    return error;
 }
 
-static int admit(struct gw_serve *serve, struct gw_request *request)
+static int admit_on(struct gw_serve *serve, struct gw_request *request, struct gw_worker *worker)
 {
     struct gw_channel_options options = {.timeout_ms = ADMIT_TIMEOUT_MS};
     bool allow_direct = is_trusted(serve->environment, &request->local) &&
                         is_trusted(serve->environment, &request->peer);
-    struct gw_worker *worker;
     struct gw_channel *channel;
     struct gw_lane *lane;
     struct gw_hello hello;
@@ -160,28 +159,44 @@ static int admit(struct gw_serve *serve, struct gw_request *request)
 
     if (!error && (!serve->receiver || serve->is_path_ended))
         error = gw_fail(-EPROTO, "a data channel before any offer, or after the last round");
-    if (!error)
-        error = domain_for(serve, request, &options.domain);
-    if (!error)
-        error = worker_for(serve, &worker);
+    if (error)
+        return reject(request, error);
+    /* Nothing is made for one who does not hold this session's keys. */
+    error = gw_seal_examine(serve->control, request);
+    if (error)
+        return error;
+    error = domain_for(serve, request, &options.domain);
     if (!error)
         error = gw_worker_poller(worker, request->transport, &options.poller);
     if (!error)
         error = gw_receiver_prepare(serve->receiver, worker, options.domain, hello.channel_number,
                                     allow_direct, &lane);
-    if (error) {
-        gw_reject(request, gw_error_message());
-        return error;
-    }
+    if (error)
+        return reject(request, error);
     options.number = hello.channel_number;
     options.context = lane;
-    error = gw_seal_admit(serve->control, request, &options, &channel, &seal);
+    error = gw_seal_accept(serve->control, request, &options, &channel, &seal);
     if (error) {
         gw_receiver_cancel(lane);
         return error;
     }
     gw_receiver_start(lane, channel, seal);
     return 0;
+}
+
+/* What the new channel needs comes from the memory near its worker. */
+static int admit(struct gw_serve *serve, struct gw_request *request)
+{
+    struct gw_memory_policy before;
+    struct gw_worker *worker;
+    int error = gw_workers_for(&serve->workers, &request->local, &worker);
+
+    if (error)
+        return reject(request, error);
+    gw_topology_prefer(serve->workers.topology, gw_worker_node(worker), &before);
+    error = admit_on(serve, request, worker);
+    gw_topology_restore(&before);
+    return error;
 }
 
 static void take_requests(struct gw_serve *serve)
@@ -246,7 +261,7 @@ static json_t *addresses_of(const struct gw_serve *serve, const struct gw_transp
 }
 
 /* Where data channels may dial. */
-static json_t *describe_transports(const struct gw_serve *serve)
+json_t *gw_serve_describe_transports(const struct gw_serve *serve)
 {
     const struct gw_transports *transports = &serve->environment->transports;
     json_t *list = json_array();
@@ -258,11 +273,26 @@ static json_t *describe_transports(const struct gw_serve *serve)
     return list;
 }
 
+/* How long the source will dial when its link is lost, and who it is that may come back. */
+static int take_patience(struct gw_serve *serve, const json_t *offer)
+{
+    const struct gw_peer *peer = gw_control_peer(serve->control);
+    uint64_t reconnect_s = 0;
+    int error = 0;
+
+    if (json_object_get(offer, "reconnect_s"))
+        error = gw_message_number(offer, "reconnect_s", UINT32_MAX, &reconnect_s);
+    serve->reconnect_s = (unsigned)gw_min(reconnect_s, GW_RECONNECT_MAX_S);
+    snprintf(serve->peer_name, sizeof(serve->peer_name), "%s", peer->name);
+    memcpy(serve->peer_instance, peer->instance_id, GW_ID_SIZE);
+    return error;
+}
+
 static int take_offer(struct gw_serve *serve, const json_t *offer)
 {
     json_t *names = json_array();
     json_t *reply = json_pack("{s:s,s:o,s:o}", "type", "accepted", "transports",
-                              describe_transports(serve), "volumes", names);
+                              gw_serve_describe_transports(serve), "volumes", names);
     const char *epoch, *kind;
     int error;
 
@@ -276,6 +306,8 @@ static int take_offer(struct gw_serve *serve, const json_t *offer)
         error = gw_message_text(offer, "kind", &kind);
     if (!error)
         error = gw_id_parse(epoch, serve->migration_id);
+    if (!error)
+        error = take_patience(serve, offer);
     if (!error) {
         gw_id_format(serve->migration_id, serve->epoch);
         error = gw_receiver_new(serve->migration_id, &serve->receiver);
@@ -295,7 +327,11 @@ static int take_offer(struct gw_serve *serve, const json_t *offer)
     for (unsigned i = 0; i < serve->volume_count; i++)
         if (serve->volumes[i])
             gw_receiver_add_volume(serve->receiver, (uint16_t)i, serve->volumes[i]);
-    return gw_message_send(serve->control, reply);
+    error = gw_message_send(serve->control, reply);
+    serve->is_accepted = !error;
+    if (!error && serve->reconnect_s && serve->environment->rejoins)
+        gw_rejoins_add(serve->environment->rejoins, serve);
+    return error;
 }
 
 static int take_events(struct gw_serve *serve)
@@ -401,11 +437,12 @@ static int take_message(struct gw_serve *serve, const json_t *message)
 
 static int wait_for_something(struct gw_serve *serve)
 {
-    struct pollfd fds[4] = {
+    struct pollfd fds[] = {
         {.fd = gw_control_arm(serve->control), .events = POLLIN},
         {.fd = serve->request_fd, .events = POLLIN},
         {.fd = serve->progress->cancel_fd, .events = POLLIN},
         {.fd = serve->receiver ? gw_receiver_event_fd(serve->receiver) : -1, .events = POLLIN},
+        {.fd = serve->rejoin_fd, .events = POLLIN},
     };
 
     poll(fds, GW_ARRAY_LENGTH(fds), WAIT_MS);
@@ -414,22 +451,41 @@ static int wait_for_something(struct gw_serve *serve)
     return 0;
 }
 
+/* Nothing was said: everything else that waits. */
+static int look_around(struct gw_serve *serve)
+{
+    int result = gw_control_keep_alive(serve->control);
+
+    if (!result)
+        result = take_events(serve);
+    if (!result)
+        result = wait_for_something(serve);
+    update_progress(serve);
+    return result;
+}
+
+/* A source that is back has given up this session, whatever it looks like from here. */
+static void give_up_control(struct gw_serve *serve)
+{
+    gw_fail(-ETIMEDOUT, "the source has given this session up");
+    gw_control_give_up(serve->control);
+}
+
 /* One turn: everything that waits. 1: over. */
 static int turn(struct gw_serve *serve)
 {
     struct gw_control_frame frame;
-    int result = gw_control_receive(serve->control, 0, &frame);
+    int result;
 
+    if (gw_serve_is_asked(serve))
+        give_up_control(serve);
+    result = gw_control_receive(serve->control, 0, &frame);
     take_requests(serve);
-    if (result == -ETIMEDOUT) {
-        result = take_events(serve);
-        if (!result)
-            result = wait_for_something(serve);
-        update_progress(serve);
-        return result;
-    }
+    if (result == -ETIMEDOUT)
+        return look_around(serve);
     if (result)
         return result;
+    gw_control_leave(serve->control);
     if (!frame.message)
         return serve->vm ? gw_serve_vm_bytes(serve, frame.bytes, frame.length)
                          : gw_fail(-EPROTO, "raw bytes out of turn");
@@ -441,18 +497,15 @@ static int turn(struct gw_serve *serve)
 void gw_serve_free_path(struct gw_serve *serve)
 {
     struct gw_path_stats stats;
-    double cpu = 0;
+    double cpu;
 
     if (!serve->receiver)
         return;
     gw_receiver_stats(serve->receiver, &stats);
     gw_receiver_free(serve->receiver);
     serve->receiver = NULL;
-    for (unsigned i = 0; i < serve->worker_count; i++) {
-        cpu += (double)gw_worker_cpu_ns(serve->workers[i]) / 1e9;
-        gw_worker_free(serve->workers[i]);
-    }
-    serve->worker_count = 0;
+    cpu = gw_workers_cpu_seconds(&serve->workers);
+    gw_workers_free(&serve->workers);
     for (unsigned i = 0; i < serve->domain_count; i++)
         gw_domain_close(serve->domains[i]);
     serve->domain_count = 0;
@@ -466,6 +519,7 @@ void gw_serve_free_path(struct gw_serve *serve)
 
 int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw_outcome *out)
 {
+    const struct gw_environment *environment = serve->environment;
     struct gw_error error;
     int result = 0;
 
@@ -473,12 +527,19 @@ int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw
     out->exit_code = GW_EXIT_DONE;
     serve->progress = progress;
     serve->outcome = out;
-    while (result == 0)
+    while (result == 0) {
         result = turn(serve);
-    close_requests(serve);
+        if (result < 0)
+            result = gw_serve_await_source(serve, result);
+    }
     if (result < 0)
         gw_error_take(result, &error);
-    if (result < 0 && result != -ECONNRESET && result != -EPIPE && !serve->is_told)
+    gw_rejoins_remove(environment->rejoins, serve);
+    close_requests(serve);
+    if (result < 0)
+        gw_error_raise(&error); /* the words that the source is told */
+    if (result < 0 && serve->control && result != -ECONNRESET && result != -EPIPE &&
+        !serve->is_told)
         gw_message_send_error(serve->control, result);
     gw_serve_free_path(serve);
     if (serve->vm)
@@ -505,7 +566,9 @@ void gw_serve_free(struct gw_serve *serve)
     close_requests(serve);
     gw_serve_free_path(serve);
     gw_control_close(serve->control);
+    json_decref(serve->reports);
     close(serve->request_fd);
+    close(serve->rejoin_fd);
     pthread_mutex_destroy(&serve->lock);
     free(serve);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * serve: the receiving side's session, shared by its parts: serve.c (the conversation, channels),
- * serve-disks.c (volumes that are files) and serve-vm.c (the VM and its handover). Private to
- * engine/session.
+ * serve-rejoin.c (the wait for a source whose link was lost), serve-disks.c (volumes that are files)
+ * and serve-vm.c (the VM and its handover). Private to engine/session.
  * Errors: as migration.h.
  * Threads: as migration.h.
  * Units: bytes.
@@ -18,10 +18,10 @@
 #include "engine/session/partial.h"
 #include "engine/session/verify.h"
 #include "engine/worker/path.h"
+#include "engine/worker/workers.h"
 
 #define GW_SERVE_REQUESTS_MAX 32u
 #define GW_SERVE_DOMAINS_MAX  16u
-#define GW_SERVE_WORKERS_MAX  16u
 
 struct gw_serve_vm;
 
@@ -31,14 +31,29 @@ struct gw_serve {
     struct gw_progress *progress;
     struct gw_outcome *outcome;
 
-    pthread_mutex_t lock; /* protects requests and is_closed; leaf */
+    pthread_mutex_t lock; /* protects these, down to is_released; leaf */
     struct gw_request *requests[GW_SERVE_REQUESTS_MAX];
     unsigned request_count;
     bool is_closed;
-    int request_fd; /* eventfd: requests wait */
+    uint8_t link_id[GW_ID_SIZE]; /* of the session's data channels */
+    bool has_link;
+    struct gw_control *next_control;     /* of a source that is back */
+    char asked_link[2 * GW_ID_SIZE + 1]; /* the session whose channels it asks about */
+    bool is_released;                    /* the source will not come back */
+    int request_fd;                      /* eventfd: requests wait */
+
+    /* A source that lost its link. */
+    struct gw_serve *next; /* the list of sessions that may be rejoined; under its lock */
+    bool is_listed;
+    int rejoin_fd;        /* eventfd: next_control or is_released was set */
+    unsigned reconnect_s; /* how long the source is waited for; 0: not at all */
+    char peer_name[128];  /* who it has to be */
+    uint8_t peer_instance[GW_ID_SIZE];
+    json_t *reports; /* what was applied of each channel of the session report_link */
+    char report_link[2 * GW_ID_SIZE + 1];
 
     /* The migration, once offered. */
-    bool is_offered;
+    bool is_offered, is_accepted;
     uint8_t migration_id[GW_ID_SIZE];
     char epoch[2 * GW_ID_SIZE + 1];
     struct gw_target_volume *volumes[GW_VOLUMES_MAX];
@@ -55,8 +70,7 @@ struct gw_serve {
     struct gw_domain *domains[GW_SERVE_DOMAINS_MAX];
     struct gw_address domain_addresses[GW_SERVE_DOMAINS_MAX]; /* with its transport: a rail */
     unsigned domain_count;
-    struct gw_worker *workers[GW_SERVE_WORKERS_MAX];
-    unsigned worker_count, next_worker;
+    struct gw_workers workers;
     struct gw_serve_vm *vm; /* a move */
     /* The unfinished images, noted for a restart or a later attempt (serve-partial.c). */
     struct gw_partial partial, older;
@@ -66,6 +80,21 @@ struct gw_serve {
     bool is_older_attended;
     bool keeps_parts; /* the session is over, and they stay */
 };
+
+/* serve.c: what the source is told of where data channels may be dialled. */
+json_t *gw_serve_describe_transports(const struct gw_serve *serve);
+
+/* serve-rejoin.c: the session may be rejoined from now on, by the same source, and is not any more.
+ */
+void gw_rejoins_add(struct gw_rejoins *rejoins, struct gw_serve *serve);
+void gw_rejoins_remove(struct gw_rejoins *rejoins, struct gw_serve *serve);
+/* The source of that epoch, by its proof, says that it will not rejoin: its session ends. False when
+ * there is none. */
+bool gw_rejoins_release(struct gw_rejoins *rejoins, const char *epoch, const struct gw_peer *peer);
+bool gw_serve_is_asked(struct gw_serve *serve); /* by a source that is back, or by a release */
+/* The link is lost: closes what belonged to it, and waits until the source is back (0) or will not
+ * come any more. error is why the conversation ended. */
+int gw_serve_await_source(struct gw_serve *serve, int error);
 
 /* serve.c: ends every lane, so that no worker is in a volume any more. */
 void gw_serve_free_path(struct gw_serve *serve);
@@ -105,6 +134,10 @@ int gw_serve_vm_stopping(struct gw_serve *serve);
 /* The guest's owner paused or continued it, before the handover. */
 int gw_serve_vm_owner(struct gw_serve *serve, const json_t *message);
 int gw_serve_vm_bytes(struct gw_serve *serve, const void *bytes, uint32_t length);
+/* False from the handover on: then a lost link is the state machine's business. */
+bool gw_serve_vm_may_wait(const struct gw_serve *serve);
+/* The control session is another one, or NULL. */
+void gw_serve_vm_set_control(struct gw_serve *serve, struct gw_control *control);
 /* The control session ended: what was not prepared is undone, what was prepared waits. Frees vm. */
 void gw_serve_vm_end(struct gw_serve *serve, int error);
 

@@ -15,7 +15,9 @@
 #include "common/log.h"
 
 #define TICK_MS          10
-#define REDIALS_MAX      64 /* replacements of dead channels in one round, so that a loop ends */
+#define WAIT_MS          1000 /* where nobody ticks */
+#define LAST_WORD_MS     200  /* for what is said to a target that did not answer */
+#define REDIALS_MAX      64   /* replacements of dead channels in one round, so that a loop ends */
 #define RATE_INTERVAL_NS (250 * GW_NS_PER_MS)
 
 int gw_source_connect(const struct gw_environment *environment, const struct gw_address *peer,
@@ -33,6 +35,10 @@ int gw_source_connect(const struct gw_environment *environment, const struct gw_
         return gw_fail(-ENOMEM, "no memory for a session");
     source->environment = environment;
     source->progress = progress;
+    source->peer = *peer;
+    source->reconnect_s =
+        request->reconnect_s < 0 ? environment->reconnect_s : (unsigned)request->reconnect_s;
+    source->stall_s = request->stall_s ? request->stall_s : GW_STALL_DEFAULT_S;
     error = gw_link_init(&source->link, environment, progress, request->transports);
     source->link.per_rail = request->channels;
     source->link.congestion = request->congestion;
@@ -64,6 +70,7 @@ void gw_source_close(struct gw_source *source)
     gw_link_free(&source->link);
     gw_control_close(source->control);
     json_decref(source->blocked);
+    json_decref(source->digests);
     free(source);
 }
 
@@ -76,46 +83,78 @@ int gw_source_check_cancel(struct gw_source *source)
     return gw_fail(-ECANCELED, "cancelled");
 }
 
-static int receive_next(struct gw_source *source, int timeout_ms, json_t **out)
+void gw_source_set_limit(struct gw_source *source, int limit_ms)
 {
-    uint64_t deadline = gw_clock_ns() + (uint64_t)timeout_ms * GW_NS_PER_MS;
+    source->limit_ns = (uint64_t)limit_ms * GW_NS_PER_MS;
+    source->may_regrow = false;
+    source->link.timeout_ms =
+        limit_ms ? (int)gw_min((uint64_t)limit_ms, GW_CONNECT_TIMEOUT_MS) : GW_CONNECT_TIMEOUT_MS;
+    gw_control_set_patience(source->control, source->link.timeout_ms);
+}
 
+/* A wait was too long. What is said to the target after that must not be one, too. */
+static int give_up_waiting(struct gw_source *source, uint64_t waited_ns)
+{
+    if (source->limit_ns)
+        gw_control_set_patience(source->control, LAST_WORD_MS);
+    return gw_fail(-ETIMEDOUT, "the target did not answer for %.1f s", (double)waited_ns / 1e9);
+}
+
+/* The next message, if there is one; -ETIMEDOUT. */
+static int take_message(struct gw_source *source, json_t **out)
+{
+    struct gw_control_frame frame;
+    int error = gw_control_receive(source->control, 0, &frame);
+
+    if (error)
+        return error;
+    if (!frame.message)
+        return gw_fail(-EPROTO, "the target sent raw bytes out of turn");
+    *out = frame.message;
+    return 0;
+}
+
+/* Sleeps until there may be a message, and ticks. */
+static int wait_for_message(struct gw_source *source, int left_ms)
+{
+    struct pollfd fds[2] = {
+        {.fd = gw_control_arm(source->control), .events = POLLIN},
+        {.fd = source->progress->cancel_fd, .events = POLLIN},
+    };
+
+    /* A throttled guest must not stay stopped while a target takes its time. */
+    left_ms = (int)gw_min((uint64_t)left_ms, source->tick ? TICK_MS : WAIT_MS);
+    poll(fds, source->is_cancel_ignored ? 1 : 2, left_ms);
+    return source->tick ? source->tick(source->tick_context) : 0;
+}
+
+static int receive(struct gw_source *source, int timeout_ms, json_t **out)
+{
+    uint64_t started = gw_clock_ns(), limit = (uint64_t)timeout_ms * GW_NS_PER_MS;
+
+    if (source->limit_ns)
+        limit = gw_min(limit, source->limit_ns);
     for (;;) {
-        struct gw_control_frame frame;
-        int error = gw_control_receive(source->control, 0, &frame), left;
-        struct pollfd fds[2];
+        int error = take_message(source, out), left;
 
-        if (!error && frame.message) {
-            *out = frame.message;
-            return 0;
-        }
-        if (!error)
-            return gw_fail(-EPROTO, "the target sent raw bytes out of turn");
         if (error != -ETIMEDOUT)
             return error;
-        error = gw_source_check_cancel(source);
+        error = gw_control_keep_alive(source->control);
+        if (!error)
+            error = gw_source_check_cancel(source);
         if (error)
             return error;
-        left = gw_clock_left_ms(deadline);
+        left = gw_clock_left_ms(started + limit);
         if (left == 0)
-            return gw_fail(-ETIMEDOUT, "the target did not answer for %d s", timeout_ms / 1000);
-        fds[0] = (struct pollfd){.fd = gw_control_arm(source->control), .events = POLLIN};
-        fds[1] = (struct pollfd){.fd = source->progress->cancel_fd, .events = POLLIN};
-        error = gw_control_receive(source->control, 0, &frame);
-        if (error == -ETIMEDOUT) {
-            /* A throttled guest must not stay stopped while a target takes its time. */
-            if (source->tick && left > TICK_MS)
-                left = TICK_MS;
-            poll(fds, source->is_cancel_ignored ? 1 : 2, left);
-            error = source->tick ? source->tick(source->tick_context) : 0;
-            if (error)
-                return error;
-        } else if (!error && frame.message) {
-            *out = frame.message;
-            return 0;
-        } else {
-            return error ? error : gw_fail(-EPROTO, "the target sent raw bytes out of turn");
-        }
+            return give_up_waiting(source, limit);
+        /* Armed, then looked at once more, then slept on. */
+        gw_control_arm(source->control);
+        error = take_message(source, out);
+        if (error != -ETIMEDOUT)
+            return error;
+        error = wait_for_message(source, left);
+        if (error)
+            return error;
     }
 }
 
@@ -124,26 +163,24 @@ int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out)
     int result;
 
     do {
-        json_t *message;
-
-        result = receive_next(source, timeout_ms, &message);
+        result = receive(source, timeout_ms, out);
+        gw_control_leave(source->control);
         if (result)
             return result;
-        result = gw_source_windows_hear(source, message);
+        result = gw_source_windows_hear(source, *out);
         if (result)
-            json_decref(message);
-        else
-            *out = message;
+            json_decref(*out);
     } while (result > 0);
     return result;
 }
 
-int gw_source_exchange(struct gw_source *source, json_t *request, const char *type, json_t **reply)
+static int exchange_once(struct gw_source *source, const json_t *request, const char *type,
+                         json_t **reply)
 {
     bool is_slow = strcmp(type, "accepted") == 0 || strcmp(type, "finished") == 0;
     int timeout_ms = is_slow ? GW_SLOW_REPLY_TIMEOUT_MS : GW_REPLY_TIMEOUT_MS;
     json_t *message;
-    int error = gw_message_send(source->control, request);
+    int error = gw_control_send(source->control, request);
 
     if (!error)
         error = gw_source_receive(source, timeout_ms, &message);
@@ -160,6 +197,42 @@ int gw_source_exchange(struct gw_source *source, json_t *request, const char *ty
     if (json_is_array(json_object_get(message, "blocked")) && !source->blocked)
         source->blocked = json_incref(json_object_get(message, "blocked"));
     json_decref(message);
+    return error;
+}
+
+int gw_source_tell(struct gw_source *source, json_t *message)
+{
+    int error = message ? gw_control_send(source->control, message)
+                        : gw_fail(-ENOMEM, "no memory for a message");
+
+    /* Said again to a session that has not heard it. */
+    while (error) {
+        error = gw_source_heal(source, error);
+        if (error)
+            break;
+        error = gw_control_send(source->control, message);
+    }
+    json_decref(message);
+    return error;
+}
+
+int gw_source_exchange(struct gw_source *source, json_t *request, const char *type, json_t **reply)
+{
+    int error = request ? 0 : gw_fail(-ENOMEM, "no memory for a message");
+
+    source->is_finishing = strcmp(type, "finished") == 0;
+    while (!error) {
+        error = exchange_once(source, request, type, reply);
+        if (!error)
+            break;
+        /* Whatever is asked for while the link may grow again may be asked for twice. */
+        error = gw_source_heal(source, error);
+        if (!error && source->is_finishing && source->is_finished_there) {
+            *reply = json_pack("{s:s}", "type", type);
+            break;
+        }
+    }
+    json_decref(request);
     return error;
 }
 
@@ -191,31 +264,35 @@ int gw_source_open_channels(struct gw_source *source, const json_t *accepted)
     return error;
 }
 
-/* A channel died: the target closes its end and says what it applied, the rest is sent again, and a
- * new channel takes its place. */
-static int replace_channel(struct gw_source *source, const struct gw_path_event *event)
+/* A channel died, or does not get on: the target closes its end and says what it applied, the rest is
+ * sent again, and a new channel takes its place. -ENOTCONN when there is none left. */
+static int replace_channel(struct gw_source *source, uint32_t number, const char *why)
 {
-    json_t *reply;
+    json_t *reply, *request = json_pack("{s:s,s:I}", "type", "bury", "channel", (json_int_t)number);
     uint64_t applied;
     int error;
 
-    gw_log(GW_LOG_WARNING, "data channel %u: %s; it is replaced", event->number, event->error.text);
-    error = gw_source_exchange(
-        source, json_pack("{s:s,s:i}", "type", "bury", "channel", event->number), "buried", &reply);
+    gw_log(GW_LOG_WARNING, "data channel %u: %s; it is replaced", number, why);
+    error = request ? exchange_once(source, request, "buried", &reply)
+                    : gw_fail(-ENOMEM, "no memory for a message");
+    json_decref(request);
     if (error)
         return error;
     error = gw_message_number(reply, "applied", INT64_MAX, &applied);
     json_decref(reply);
     if (!error)
-        error = gw_sender_bury(source->sender, event->number, applied);
+        error = gw_sender_bury(source->sender, number, applied);
     if (error)
         return error;
     error = gw_link_open_channel(&source->link, source->control, source->sender);
-    if (!error)
+    if (!error) {
         note_channels(source);
-    if (error && gw_sender_lane_count(source->sender) > 0) {
+    } else if (gw_sender_lane_count(source->sender) > 0) {
         gw_log(GW_LOG_WARNING, "no new data channel, the others go on: %s", gw_error_message());
         error = 0;
+    } else if (source->may_regrow) {
+        /* No way is left though the control session says nothing: it is made anew with them. */
+        gw_control_give_up(source->control);
     }
     return error;
 }
@@ -245,8 +322,17 @@ void gw_source_update_progress(struct gw_source *source)
     gw_paths_of_source(source, &stats);
 }
 
+/* One wait for the end of a round: what happened in it so far. */
+struct watch {
+    unsigned redials;
+    uint64_t updated_ns, started_ns;
+    uint64_t moved, moved_ns; /* the account when it last changed, and when that was */
+    bool is_told;             /* that nothing moves */
+    bool is_done;             /* the round; windows may still be in the making */
+};
+
 /* Events of the data path. 1: the round is done. */
-static int take_events(struct gw_source *source, unsigned *redials)
+static int take_events(struct gw_source *source, struct watch *watch)
 {
     struct gw_path_event event;
 
@@ -257,9 +343,9 @@ static int take_events(struct gw_source *source, unsigned *redials)
             return 1;
         if (event.kind == GW_PATH_FAILED)
             return gw_error_raise(&event.error);
-        if (++*redials > REDIALS_MAX)
+        if (++watch->redials > REDIALS_MAX)
             return gw_error_raise(&event.error);
-        error = replace_channel(source, &event);
+        error = replace_channel(source, event.number, event.error.text);
         if (error)
             return error;
     }
@@ -269,56 +355,132 @@ static int take_events(struct gw_source *source, unsigned *redials)
 /* What the target says by itself during a round is that it failed, or about windows. */
 static int take_control(struct gw_source *source)
 {
-    struct gw_control_frame frame;
-    int error = gw_control_receive(source->control, 0, &frame);
+    json_t *message;
+    int error = take_message(source, &message);
 
     if (error)
-        return error == -ETIMEDOUT ? 0 : error;
-    if (!frame.message)
-        return gw_fail(-EPROTO, "the target sent raw bytes out of turn");
-    error = gw_source_windows_hear(source, frame.message);
+        return error == -ETIMEDOUT ? gw_control_keep_alive(source->control) : error;
+    error = gw_source_windows_hear(source, message);
     if (error == 0)
-        error = gw_message_is(frame.message, "error")
-                    ? gw_message_raise(frame.message)
-                    : gw_fail(-EPROTO, "the target sent '%s' during a round",
-                              gw_message_type(frame.message));
-    json_decref(frame.message);
+        error =
+            gw_message_is(message, "error")
+                ? gw_message_raise(message)
+                : gw_fail(-EPROTO, "the target sent '%s' during a round", gw_message_type(message));
+    json_decref(message);
     return error < 0 ? error : 0;
+}
+
+static void note_stall(struct gw_source *source, const char *text)
+{
+    pthread_mutex_lock(&source->progress->lock);
+    snprintf(source->progress->data.note, sizeof(source->progress->data.note), "%s", text);
+    pthread_mutex_unlock(&source->progress->lock);
+}
+
+/* Nothing moves at all: it is said, and after twice the time the link is made anew. */
+static int check_progress(struct gw_source *source, struct watch *watch, uint64_t now)
+{
+    uint64_t stall_ns = source->stall_s * GW_NS_PER_S, moved;
+    struct gw_path_stats stats;
+    char text[96];
+
+    gw_sender_stats(source->sender, &stats);
+    moved = stats.data_bytes + stats.zero_bytes + stats.wire_bytes;
+    if (moved != watch->moved || !watch->moved_ns) {
+        if (watch->is_told)
+            note_stall(source, "");
+        watch->moved = moved;
+        watch->moved_ns = now;
+        watch->is_told = false;
+        return 0;
+    }
+    if (now - watch->moved_ns < stall_ns)
+        return 0;
+    snprintf(text, sizeof(text), "no progress for %llu s",
+             (unsigned long long)((now - watch->moved_ns) / GW_NS_PER_S));
+    note_stall(source, text);
+    if (!watch->is_told)
+        gw_log(GW_LOG_WARNING, "%s", text);
+    watch->is_told = true;
+    if (now - watch->moved_ns < 2 * stall_ns)
+        return 0;
+    watch->moved_ns = 0;
+    gw_fail(-ETIMEDOUT, "%s", text);
+    gw_control_give_up(source->control);
+    return -ETIMEDOUT;
+}
+
+/* One channel is not acknowledged while the others get on. */
+static int check_channels(struct gw_source *source, struct watch *watch, uint64_t now)
+{
+    uint64_t patience_ns = 2 * source->stall_s * GW_NS_PER_S;
+    uint32_t number;
+
+    if (now < patience_ns || gw_sender_lane_count(source->sender) < 2 ||
+        !gw_sender_find_stalled(source->sender, now - patience_ns, &number))
+        return 0;
+    if (++watch->redials > REDIALS_MAX)
+        return gw_fail(-ETIMEDOUT, "data channels get stuck again and again");
+    return replace_channel(source, number, "it does not get on");
+}
+
+static int look_around(struct gw_source *source, struct watch *watch)
+{
+    uint64_t now = gw_clock_ns();
+    int error;
+
+    if (source->limit_ns && now - watch->started_ns > source->limit_ns)
+        return give_up_waiting(source, source->limit_ns);
+    if (now - watch->updated_ns < 100 * GW_NS_PER_MS)
+        return 0;
+    gw_source_update_progress(source);
+    watch->updated_ns = now;
+    error = check_progress(source, watch, now);
+    return error ? error : check_channels(source, watch, now);
+}
+
+/* One turn. 1: the round is done. */
+static int watch_round(struct gw_source *source, struct watch *watch)
+{
+    struct pollfd fds[] = {
+        {.fd = gw_sender_event_fd(source->sender), .events = POLLIN},
+        {.fd = gw_control_arm(source->control), .events = POLLIN},
+    };
+    int result = take_control(source);
+
+    if (!result)
+        result = take_events(source, watch);
+    if (result > 0) {
+        watch->is_done = true;
+        result = 0;
+    }
+    if (!result)
+        result = gw_source_windows_step(source);
+    if (!result)
+        result = gw_source_check_cancel(source);
+    if (!result && source->tick)
+        result = source->tick(source->tick_context);
+    if (!result)
+        result = look_around(source, watch);
+    if (!result && watch->is_done && gw_source_windows_are_settled(source))
+        return 1;
+    if (!result)
+        poll(fds, GW_ARRAY_LENGTH(fds), TICK_MS);
+    return result;
 }
 
 static int wait_for_round(struct gw_source *source)
 {
-    uint64_t updated = gw_clock_ns();
-    unsigned redials = 0;
-    bool is_done = false;
+    struct watch watch = {.started_ns = gw_clock_ns()};
+    int result = 0;
 
-    for (;;) {
-        struct pollfd fds[] = {
-            {.fd = gw_sender_event_fd(source->sender), .events = POLLIN},
-            {.fd = gw_control_arm(source->control), .events = POLLIN},
-        };
-        int result = take_control(source);
-
-        if (!result)
-            result = take_events(source, &redials);
-        if (result > 0) {
-            is_done = true;
-            result = 0;
-        }
-        if (!result)
-            result = gw_source_windows_step(source);
-        if (!result)
-            result = gw_source_check_cancel(source);
-        if (!result && source->tick)
-            result = source->tick(source->tick_context);
-        if (result || (is_done && gw_source_windows_are_settled(source)))
-            return result;
-        poll(fds, GW_ARRAY_LENGTH(fds), TICK_MS);
-        if (gw_clock_ns() - updated > 100 * GW_NS_PER_MS) {
-            gw_source_update_progress(source);
-            updated = gw_clock_ns();
-        }
+    while (result == 0) {
+        result = watch_round(source, &watch);
+        if (result < 0)
+            result = gw_source_heal(source, result);
     }
+    gw_control_leave(source->control);
+    return result > 0 ? 0 : result;
 }
 
 int gw_source_run_round(struct gw_source *source, struct gw_round *round)
@@ -356,8 +518,12 @@ int gw_source_send_digests(struct gw_source *source, struct gw_source_volume *co
         json_decref(list);
         return error;
     }
-    return gw_message_send(source->control,
-                           json_pack("{s:s,s:o}", "type", "digests", "digests", list));
+    json_decref(source->digests);
+    source->digests = json_pack("{s:s,s:o}", "type", "digests", "digests", list);
+    if (!source->digests)
+        return gw_fail(-ENOMEM, "no memory for digests");
+    error = gw_control_send(source->control, source->digests);
+    return error ? gw_source_heal(source, error) : 0;
 }
 
 void gw_source_report(struct gw_source *source, json_t *detail)

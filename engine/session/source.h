@@ -22,6 +22,8 @@
  * takes its time; a peer that is gone is found by the transport. */
 #define GW_SLOW_REPLY_TIMEOUT_MS (60 * 60 * 1000)
 
+#define GW_STALL_DEFAULT_S 30u
+
 struct gw_source {
     const struct gw_environment *environment;
     struct gw_progress *progress;
@@ -29,6 +31,20 @@ struct gw_source {
     uint8_t migration_id[GW_ID_SIZE];
     char epoch[2 * GW_ID_SIZE + 1];
     struct gw_link link;
+    struct gw_address peer;
+    unsigned reconnect_s, stall_s;
+    /* From the target's answer to the offer until the pause: a link that is lost is dialled again,
+     * and the migration goes on (regrow.c). */
+    bool may_regrow;
+    bool is_given_up;        /* the link was lost and did not come back */
+    unsigned idle_regrowths; /* in a row, without a byte between them */
+    uint64_t moved_at_regrowth;
+    bool is_finishing;      /* "finish" was said; the answer may take its time */
+    bool is_finished_there; /* a rejoin told so */
+    json_t *digests;        /* the message, once sent: said again after a rejoin */
+    /* The link is down: the guest must run. May be NULL. */
+    int (*link_down)(void *context);
+    uint64_t limit_ns; /* of every wait for the target while the guest is stopped; 0: none */
     struct gw_sender *sender;
     struct gw_windows *windows;           /* NULL until the first round */
     struct gw_pins pins;                  /* with a limit of its own */
@@ -50,10 +66,19 @@ void gw_source_close(struct gw_source *source); /* takes NULL */
 /* Sends request (taken over) and waits for a reply of that type, which the caller decrefs. A
  * message of type "error" becomes the error. */
 int gw_source_exchange(struct gw_source *source, json_t *request, const char *type, json_t **reply);
+/* Sends a message (taken over) that has no answer, if need be once more after the link was lost. */
+int gw_source_tell(struct gw_source *source, json_t *message);
 /* Waits for the next message. */
 int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out);
 /* accepted: the target's reply to the offer. */
 int gw_source_open_channels(struct gw_source *source, const json_t *accepted);
+/* The error is what ended a call on the control session. If that was the link and it may regrow: dials
+ * until it is there again, and returns 0 with every lane of the old one given back to the round and
+ * new ones in place. Else the error. */
+int gw_source_heal(struct gw_source *source, int error);
+/* From now on no wait for the target is longer than this, and a lost link ends the migration; 0:
+ * waits are as long as they were. For the time in which the guest is stopped. */
+void gw_source_set_limit(struct gw_source *source, int limit_ms);
 /* Sends the round and returns when every byte of it is in the target's volumes. */
 int gw_source_run_round(struct gw_source *source, struct gw_round *round);
 /* -ECANCELED once somebody asked for it. */

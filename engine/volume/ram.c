@@ -16,9 +16,11 @@
 #include "common/error.h"
 #include "common/fault.h"
 #include "common/memory.h"
+#include "common/topology.h"
 #include "engine/volume/filesystem.h"
 
-#define SMALL_PAGE 4096u
+#define SMALL_PAGE   4096u
+#define NODE_SAMPLES 32u
 
 struct ram_source {
     struct gw_source_volume volume;
@@ -144,6 +146,39 @@ static int page_size_of(int fd, const char *name, uint64_t *out)
     return 0;
 }
 
+struct samples {
+    const volatile char *memory;
+    uint64_t offset;
+    char byte;
+};
+
+static int touch_sample(void *context)
+{
+    struct samples *samples = context;
+
+    samples->byte = samples->memory[samples->offset];
+    return 0;
+}
+
+/* The NUMA node that a few pages spread over the RAM are on. Holes are not touched: that would fill
+ * them. */
+static int sample_node(struct ram_source *ram)
+{
+    struct samples samples = {.memory = ram->memory};
+    void *pages[NODE_SAMPLES];
+    size_t count = 0;
+
+    for (unsigned i = 0; i < NODE_SAMPLES; i++) {
+        samples.offset = gw_align_down(ram->volume.size / NODE_SAMPLES * i, SMALL_PAGE);
+        if (lseek(ram->fd, (off_t)samples.offset, SEEK_DATA) != (off_t)samples.offset)
+            continue;
+        if (gw_fault_run(ram->volume.name, touch_sample, &samples))
+            continue;
+        pages[count++] = (char *)ram->memory + samples.offset;
+    }
+    return gw_topology_node_of_pages(pages, count);
+}
+
 int gw_ram_source_open(const struct gw_ram_source_options *options, struct gw_source_volume **out)
 {
     struct ram_source *ram = calloc(1, sizeof(*ram));
@@ -182,6 +217,8 @@ int gw_ram_source_open(const struct gw_ram_source_options *options, struct gw_so
     error = gw_tracker_open(&tracker, &ram->tracker);
     if (error)
         goto err;
+    ram->volume.node = sample_node(ram);
+    ram->volume.has_node = ram->volume.node >= 0;
     ram->volume.granularity = (uint32_t)page_size;
     ram->volume.needs_copy = gw_tracker_needs_copy(ram->tracker);
     *out = &ram->volume;

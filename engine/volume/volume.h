@@ -61,6 +61,8 @@ struct gw_source_volume {
     /* The bytes cannot change under us (an image at rest, a stopped guest): digests may be taken in
      * place. */
     bool is_still;
+    bool has_node; /* most of the bytes lie on one NUMA node */
+    int node;
 };
 
 /* Bytes that are allocated, for a progress bar: an estimate when counting takes longer than 100 ms.

@@ -45,6 +45,23 @@ void gw_events_push(struct gw_events *events, enum gw_path_event_kind kind, uint
     gw_events_wake(events);
 }
 
+void gw_events_forget_lanes(struct gw_events *events)
+{
+    unsigned count;
+
+    pthread_mutex_lock(&events->lock);
+    count = events->count;
+    for (unsigned i = 0; i < count; i++) {
+        struct gw_path_event event = events->queue[events->first];
+
+        events->first = (events->first + 1) % GW_EVENTS_MAX;
+        events->count--;
+        if (event.kind != GW_PATH_LANE_DEAD && event.kind != GW_PATH_JOINED)
+            events->queue[(events->first + events->count++) % GW_EVENTS_MAX] = event;
+    }
+    pthread_mutex_unlock(&events->lock);
+}
+
 bool gw_events_next(struct gw_events *events, struct gw_path_event *out)
 {
     uint64_t count;

@@ -28,6 +28,9 @@ void gw_events_free(struct gw_events *events);
  * event: the first ones, which say the cause, are there. */
 void gw_events_push(struct gw_events *events, enum gw_path_event_kind kind, uint32_t number,
                     int code);
+/* Drops what lanes said of themselves (LANE_DEAD, JOINED): they are gone, and their numbers may come
+ * again. */
+void gw_events_forget_lanes(struct gw_events *events);
 /* Makes the descriptor readable and queues nothing: there is something new to look at. */
 void gw_events_wake(struct gw_events *events);
 bool gw_events_next(struct gw_events *events, struct gw_path_event *out);

@@ -82,6 +82,13 @@ void gw_sender_end(struct gw_sender *sender);
 /* The target has buried the lane after applying records up to and including applied: the rest is
  * given back to the round, and the lane is gone. */
 int gw_sender_bury(struct gw_sender *sender, uint32_t number, uint64_t applied);
+/* The same for every lane, when the session ended that they belonged to: applied tells for each
+ * number what the target applied (0 when it does not know). Numbers may be used again afterwards.
+ * The first error; every lane is gone all the same. */
+int gw_sender_bury_all(struct gw_sender *sender,
+                       uint64_t (*applied)(void *context, uint32_t number), void *context);
+/* A lane that has waited for an acknowledgement since before then (gw_clock_ns); false: none. */
+bool gw_sender_find_stalled(struct gw_sender *sender, uint64_t before_ns, uint32_t *number);
 unsigned gw_sender_lane_count(struct gw_sender *sender);
 void gw_sender_stats(struct gw_sender *sender, struct gw_path_stats *out);
 const char *gw_sender_volume_name(const struct gw_sender *sender, uint16_t index); /* or NULL */
@@ -144,6 +151,11 @@ bool gw_receiver_next_event(struct gw_receiver *receiver, struct gw_path_event *
 /* Closes the lane, ends its writes, and tells the last record applied. -ENOENT for an unknown
  * number. */
 int gw_receiver_bury(struct gw_receiver *receiver, uint32_t number, uint64_t *applied);
+/* Every lane, when their session has ended, and every registration of volumes with them. tell hears
+ * what was applied of each. */
+void gw_receiver_bury_all(struct gw_receiver *receiver,
+                          void (*tell)(void *context, uint32_t number, uint64_t applied),
+                          void *context);
 void gw_receiver_stats(struct gw_receiver *receiver, struct gw_path_stats *out);
 /* Windows: see the source's. Registers the range in the domain of each clear lane for windows, and
  * has their keys told. -EPROTO for a range that is not one of a volume in memory; others: the

@@ -289,6 +289,23 @@ int gw_receiver_bury(struct gw_receiver *receiver, uint32_t number, uint64_t *ap
     return 0;
 }
 
+void gw_receiver_bury_all(struct gw_receiver *receiver,
+                          void (*tell)(void *context, uint32_t number, uint64_t applied),
+                          void *context)
+{
+    while (receiver->lanes) {
+        uint32_t number = receiver->lanes->number;
+        uint64_t applied = 0;
+
+        gw_receiver_bury(receiver, number, &applied);
+        tell(context, number, applied);
+    }
+    for (unsigned i = 0; i < receiver->region_count; i++)
+        gw_unreg(receiver->regions[i].region);
+    receiver->region_count = 0;
+    gw_events_forget_lanes(&receiver->events);
+}
+
 void gw_receiver_stats(struct gw_receiver *receiver, struct gw_path_stats *out)
 {
     *out = receiver->past;

@@ -20,13 +20,14 @@ struct member {
     uint64_t position;       /* everything before it was looked at */
     uint64_t horizon;        /* nothing from there on is handed out yet */
     uint64_t run_end;        /* of the dirty run that position is in */
+    bool is_spent;           /* nothing is left to hand out */
     struct gw_extent extent; /* of the volume, around position; length 0: not looked up */
 };
 
 struct gw_round {
     pthread_mutex_t lock; /* protects everything below; leaf */
     struct member members[GW_VOLUMES_MAX];
-    unsigned count, current;
+    unsigned count;
     struct gw_piece *returned;
     unsigned returned_count, returned_room;
     uint64_t out_bytes; /* claimed and not applied */
@@ -188,9 +189,46 @@ static int next_piece(struct member *member, struct gw_piece *out)
     return 1;
 }
 
-static int next_of_round(struct gw_round *round, struct gw_piece *out)
+static bool is_near(const struct member *member, int node)
 {
+    return node < 0 || !member->volume->has_node || member->volume->node == node;
+}
+
+/* The next piece of a volume that is near the node, or of one that is not; the answers are those of
+ * next_piece. *from takes its volume, NULL for a piece that was returned. */
+static int next_of_members(struct gw_round *round, int node, bool wants_near, struct gw_piece *out,
+                           struct member **from)
+{
+    for (unsigned i = 0; i < round->count; i++) {
+        struct member *member = &round->members[i];
+        int found;
+
+        if (member->is_spent || is_near(member, node) != wants_near)
+            continue;
+        *from = member;
+        found = next_piece(member, out);
+        if (found)
+            return found;
+        member->is_spent = true;
+    }
+    return 0;
+}
+
+static bool has_horizon(const struct gw_round *round)
+{
+    for (unsigned i = 0; i < round->count; i++)
+        if (round->members[i].horizon != UINT64_MAX)
+            return true;
+    return false;
+}
+
+static int next_of_round(struct gw_round *round, int node, struct gw_piece *out,
+                         struct member **from)
+{
+    int found;
+
     if (round->returned_count > 0) {
+        *from = NULL;
         *out = round->returned[--round->returned_count];
         return 1;
     }
@@ -199,24 +237,29 @@ static int next_of_round(struct gw_round *round, struct gw_piece *out)
         round->is_over = true;
     if (round->is_over)
         return 0;
-    for (; round->current < round->count; round->current++) {
-        int found = next_piece(&round->members[round->current], out);
-
-        if (found)
-            return found;
-    }
-    return 0;
+    /* Windows open in the order of the volumes, and so the walk has to go while there are any. */
+    if (has_horizon(round))
+        node = -1;
+    found = next_of_members(round, node, true, out, from);
+    return found ? found : next_of_members(round, node, false, out, from);
 }
 
 int gw_round_claim(struct gw_round *round, struct gw_piece *out, unsigned max, uint64_t bytes_max)
 {
+    return gw_round_claim_near(round, -1, out, max, bytes_max);
+}
+
+int gw_round_claim_near(struct gw_round *round, int node, struct gw_piece *out, unsigned max,
+                        uint64_t bytes_max)
+{
+    struct member *from;
     unsigned count = 0;
     uint64_t bytes = 0;
     int found = 1;
 
     pthread_mutex_lock(&round->lock);
     while (!round->error.code && count < max && bytes < bytes_max) {
-        found = next_of_round(round, &out[count]);
+        found = next_of_round(round, node, &out[count], &from);
         if (found != 1)
             break;
         round->out_bytes += out[count].length;
@@ -239,13 +282,14 @@ int gw_round_claim(struct gw_round *round, struct gw_piece *out, unsigned max, u
 static bool check_done(struct gw_round *round)
 {
     struct gw_piece piece;
+    struct member *from;
     int found;
 
     if (round->out_bytes > 0 || round->returned_count > 0 || round->error.code)
         return false;
-    found = next_of_round(round, &piece);
+    found = next_of_round(round, -1, &piece, &from);
     if (found == 1) /* Put back what the look took: nobody claimed it. */
-        round->members[round->current].position = piece.offset;
+        from->position = piece.offset;
     else if (found < 0)
         gw_error_take(found, &round->error);
     return found == 0;

@@ -57,6 +57,10 @@ uint64_t gw_round_position(struct gw_round *round, uint16_t index);
 /* Up to max pieces and at most about bytes_max of data. Returns how many, 0 when nothing is left to
  * claim or the horizon is reached, or -errno. */
 int gw_round_claim(struct gw_round *round, struct gw_piece *out, unsigned max, uint64_t bytes_max);
+/* As above for a worker on a NUMA node (-1: on none): volumes whose bytes lie on another one come
+ * when nothing else is left. Where there is a horizon, volumes come in their order. */
+int gw_round_claim_near(struct gw_round *round, int node, struct gw_piece *out, unsigned max,
+                        uint64_t bytes_max);
 /* That much of what was claimed (pieces or parts of them, in bytes) is in the peer's volume.
  * Returns true when that was the last of the round. */
 bool gw_round_applied(struct gw_round *round, uint64_t bytes);

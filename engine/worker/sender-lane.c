@@ -253,7 +253,8 @@ static struct gw_piece *current_piece(struct gw_sender_lane *lane, struct gw_rou
         lane->batch_next++;
     if (lane->batch_next < lane->batch_count)
         return &lane->batch[lane->batch_next];
-    count = gw_round_claim(round, lane->batch, GW_SENDER_BATCH, CLAIM_BYTES);
+    count = gw_round_claim_near(round, gw_worker_node(lane->talk.lane.worker), lane->batch,
+                                GW_SENDER_BATCH, CLAIM_BYTES);
     lane->batch_next = 0;
     lane->batch_count = count > 0 ? (unsigned)count : 0;
     if (count < 0)
@@ -411,6 +412,8 @@ static int flush_record(struct gw_sender_lane *lane)
         return error;
     }
     record->entry_end = lane->posted;
+    if (lane->sent == lane->applied)
+        atomic_store_explicit(&lane->waiting_since_ns, gw_clock_ns(), memory_order_relaxed);
     lane->sent++;
     lane->open_count = 0;
     lane->open_bytes = 0;
@@ -576,6 +579,8 @@ static void advance(struct gw_sender_lane *lane, uint64_t sequence)
             data += entry->piece.length;
     }
     lane->applied = sequence;
+    atomic_store_explicit(&lane->waiting_since_ns, sequence == lane->sent ? 0 : gw_clock_ns(),
+                          memory_order_relaxed);
     atomic_fetch_add_explicit(&lane->counters.data_bytes, data, memory_order_relaxed);
     atomic_fetch_add_explicit(&lane->counters.zero_bytes, bytes - data, memory_order_relaxed);
     free_entries(lane);

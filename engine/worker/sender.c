@@ -231,6 +231,35 @@ int gw_sender_bury(struct gw_sender *sender, uint32_t number, uint64_t applied)
     return bury.error.code ? gw_error_raise(&bury.error) : 0;
 }
 
+int gw_sender_bury_all(struct gw_sender *sender,
+                       uint64_t (*applied)(void *context, uint32_t number), void *context)
+{
+    struct gw_error first = {0};
+
+    while (sender->lanes) {
+        uint32_t number = sender->lanes->number;
+        int error = gw_sender_bury(sender, number, applied(context, number));
+
+        if (error && !first.code)
+            gw_error_take(error, &first);
+    }
+    gw_events_forget_lanes(&sender->events);
+    return first.code ? gw_error_raise(&first) : 0;
+}
+
+bool gw_sender_find_stalled(struct gw_sender *sender, uint64_t before_ns, uint32_t *number)
+{
+    for (struct gw_sender_lane *lane = sender->lanes; lane; lane = lane->next) {
+        uint64_t since = atomic_load_explicit(&lane->waiting_since_ns, memory_order_relaxed);
+
+        if (since == 0 || since >= before_ns || lane->talk.lane.is_dead)
+            continue;
+        *number = lane->number;
+        return true;
+    }
+    return false;
+}
+
 unsigned gw_sender_lane_count(struct gw_sender *sender)
 {
     unsigned count = 0;

@@ -86,8 +86,9 @@ struct gw_sender_lane {
     /* Records: 1 is the first; applied <= sent; the open one is sent + 1. */
     struct gw_sender_record *records;
     uint64_t applied, sent;
-    uint32_t open_length; /* plain bytes of the open record; 0: not begun */
-    uint64_t open_bytes;  /* data bytes that it describes */
+    _Atomic uint64_t waiting_since_ns; /* for an acknowledgement, since the last one; 0: for none */
+    uint32_t open_length;              /* plain bytes of the open record; 0: not begun */
+    uint64_t open_bytes;               /* data bytes that it describes */
     unsigned open_count;
     bool is_open_sealed; /* sealed, waits for the channel to take it */
     uint32_t sealed_length;

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "common/checked.h"
 
@@ -90,21 +89,6 @@ struct gw_region *gw_window_region(const struct gw_window_entry *entry,
     return NULL;
 }
 
-/* Kernels before 6.2 pin pages for a device as if it wrote, also where it only reads, and refuse a
- * mapping that is not writable. Ours of the guest's RAM is not, but for the time of the call. */
-static int register_readable(struct gw_domain *domain, void *memory, uint64_t length,
-                             unsigned access, struct gw_region **out)
-{
-    int error = gw_reg(domain, memory, length, access, 0, out);
-
-    if (error != -EFAULT || access & GW_ACCESS_REMOTE_WRITE ||
-        mprotect(memory, length, PROT_READ | PROT_WRITE))
-        return error;
-    error = gw_reg(domain, memory, length, access, 0, out);
-    mprotect(memory, length, PROT_READ);
-    return error;
-}
-
 int gw_window_register(struct gw_window_set *set, struct gw_window_entry *entry,
                        struct gw_domain *domain, void *memory, unsigned access)
 {
@@ -119,7 +103,7 @@ int gw_window_register(struct gw_window_set *set, struct gw_window_entry *entry,
     error = gw_pins_take(set->pins, length);
     if (error)
         return error;
-    error = register_readable(domain, memory, length, access, &region);
+    error = gw_reg(domain, memory, length, access, 0, &region);
     if (error) {
         gw_pins_give(set->pins, length);
         return error;

@@ -7,7 +7,7 @@
 #include <liburing.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -30,7 +30,8 @@ struct call {
 
 struct gw_worker {
     pthread_t thread;
-    int cpu;
+    const struct gw_topology *topology;
+    int node;
     struct gw_poller *pollers[GW_TRANSPORTS_MAX]; /* one for each transport; only ever added to */
     unsigned poller_count;
     struct io_uring ring;
@@ -96,6 +97,7 @@ int gw_worker_poller(struct gw_worker *worker, struct gw_transport *transport,
                      struct gw_poller **out)
 {
     struct add_poller add = {.worker = worker};
+    struct gw_memory_policy before;
     int error;
 
     for (unsigned i = 0; i < worker->poller_count; i++)
@@ -105,7 +107,9 @@ int gw_worker_poller(struct gw_worker *worker, struct gw_transport *transport,
         }
     if (worker->poller_count == GW_TRANSPORTS_MAX)
         return gw_fail(-E2BIG, "a worker serves at most %u transports", GW_TRANSPORTS_MAX);
+    gw_topology_prefer(worker->topology, worker->node, &before);
     error = gw_poller_open(transport, &add.poller);
+    gw_topology_restore(&before);
     if (error)
         return error;
     gw_worker_call(worker, add_poller, &add);
@@ -341,16 +345,14 @@ static void sleep_until_event(struct gw_worker *worker)
 static void *run(void *argument)
 {
     struct gw_worker *worker = argument;
+    struct gw_memory_policy before;
+    char name[16];
     unsigned idle = 0;
 
-    if (worker->cpu >= 0) {
-        cpu_set_t set;
-
-        CPU_ZERO(&set);
-        CPU_SET(worker->cpu, &set);
-        /* Placement is a wish: a cgroup may forbid that CPU. */
-        pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
-    }
+    snprintf(name, sizeof(name), worker->node < 0 ? "gw-worker" : "gw-worker/%d", worker->node);
+    pthread_setname_np(pthread_self(), name);
+    gw_topology_run_on(worker->topology, worker->node);
+    gw_topology_prefer(worker->topology, worker->node, &before);
     for (;;) {
         bool any, is_stopping;
 
@@ -372,14 +374,15 @@ static void *run(void *argument)
     }
 }
 
-int gw_worker_new(int cpu, struct gw_worker **out)
+static int new_here(const struct gw_topology *topology, int node, struct gw_worker **out)
 {
     struct gw_worker *worker = calloc(1, sizeof(*worker));
     int error;
 
     if (!worker)
         return gw_fail(-ENOMEM, "no memory for a worker");
-    worker->cpu = cpu;
+    worker->topology = topology;
+    worker->node = node;
     worker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (worker->wake_fd < 0) {
         error = gw_fail_errno(-errno, "worker: eventfd");
@@ -409,6 +412,22 @@ err_wake:
     close(worker->wake_fd);
 err_worker:
     free(worker);
+    return error;
+}
+
+int gw_worker_node(const struct gw_worker *worker)
+{
+    return worker->node;
+}
+
+int gw_worker_new(const struct gw_topology *topology, int node, struct gw_worker **out)
+{
+    struct gw_memory_policy before;
+    int error;
+
+    gw_topology_prefer(topology, node, &before);
+    error = new_here(topology, node, out);
+    gw_topology_restore(&before);
     return error;
 }
 

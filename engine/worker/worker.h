@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/topology.h"
 #include "transport/transport.h"
 
 struct gw_worker;
@@ -53,8 +54,10 @@ struct gw_io {
     uint32_t length, moved;
 };
 
-/* cpu pins the thread to that CPU when it is not negative. */
-int gw_worker_new(int cpu, struct gw_worker **out);
+/* On a node (common/topology.h) the thread stays on its CPUs, and the rings and pollers of the worker
+ * are there too; -1 for anywhere. topology is lent until free. */
+int gw_worker_new(const struct gw_topology *topology, int node, struct gw_worker **out);
+int gw_worker_node(const struct gw_worker *worker);
 void gw_worker_free(struct gw_worker *worker); /* after its lanes are detached; takes NULL */
 /* The worker's share of that transport, made when it is first asked for; the worker's own. Never
  * from the worker's thread. */

@@ -138,9 +138,25 @@ int gw_serve_new(const struct gw_environment *environment, struct gw_control *co
     return 0;
 }
 
-const uint8_t *gw_serve_link_id(const struct gw_serve *serve)
+bool gw_serve_has_link(struct gw_serve *serve, const uint8_t *link_id)
 {
-    return gw_control_link_id(serve->control);
+    return memcmp(gw_control_link_id(serve->control), link_id, GW_ID_SIZE) == 0;
+}
+
+int gw_rejoins_new(struct gw_rejoins **out)
+{
+    *out = NULL;
+    return 0;
+}
+
+void gw_rejoins_free(struct gw_rejoins *rejoins)
+{
+}
+
+int gw_rejoins_take(struct gw_rejoins *rejoins, struct gw_control *control)
+{
+    gw_control_close(control);
+    return gw_fail(-ENOENT, "fake: nothing is rejoined");
 }
 
 int gw_serve_offer(struct gw_serve *serve, struct gw_request *request)

@@ -67,6 +67,8 @@ static void make_environments(struct hosts *hosts)
     far->storage[0] = hosts->storage;
     far->storage_count = 1;
     far->state_dir = hosts->folder;
+    MUST(gw_rejoins_new(&far->rejoins));
+    far->reconnect_s = 20;
     hosts->near = *far;
     hosts->near.instance_id[0] = 1;
     far->instance_id[0] = 2;
@@ -108,8 +110,11 @@ void hosts_open(struct hosts *hosts, uint64_t size)
     MUST(gw_history_open(path, &hosts->history));
     listen_far(hosts);
     MUST(gw_progress_init(&hosts->progress));
-    hosts->request = (struct gw_copy_request){
-        .source_path = hosts->image, .is_remote = true, .peer = hosts->address, .target_path = ""};
+    hosts->request = (struct gw_copy_request){.source_path = hosts->image,
+                                              .is_remote = true,
+                                              .peer = hosts->address,
+                                              .target_path = "",
+                                              .link.reconnect_s = -1};
 }
 
 void hosts_close(struct hosts *hosts)
@@ -121,6 +126,7 @@ void hosts_close(struct hosts *hosts)
     gw_sessions_free(hosts->sessions);
     gw_jobs_free(hosts->jobs);
     gw_history_close(hosts->history);
+    gw_rejoins_free(hosts->far.rejoins);
     gw_transports_close(&hosts->far.transports);
     gw_credentials_free(hosts->credentials);
     gw_outcome_free(&hosts->outcome);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Pushes bytes through godwit's tcp transport, or through plain sockets for comparison, and prints
+/* Pushes bytes through one of godwit's transports, or through plain sockets for comparison, and prints
  * the throughput and the CPU seconds per GB of its own side. One process is one side:
  *   transport-blast listen ADDRESS:PORT [OPTIONS]
  *   transport-blast send   ADDRESS:PORT [OPTIONS]
@@ -7,7 +7,8 @@
  * no files, no engine. Each channel writes over and over into a window of the receiver and sends a
  * record behind every --record writes; all channels of a side are served by one thread. Plain mode
  * sends the same amounts with send() and receives them with recv(MSG_WAITALL) into the same window,
- * one thread per channel. */
+ * one thread per channel. With --latency one message at a time goes there and back instead, and the
+ * sender prints the time that this takes. */
 #include <errno.h>
 #include <getopt.h>
 #include <poll.h>
@@ -25,14 +26,16 @@
 #include "common/memory.h"
 #include "transport/transport.h"
 
-#define CHANNELS_MAX  64u
-#define WINDOW        (32u << 20) /* bytes of source and of target per channel */
-#define IN_FLIGHT     128u        /* writes posted and not done, per channel */
-#define CONNECT_MS    10000
-#define DRAIN_WAIT_MS 2000
+#define CHANNELS_MAX   64u
+#define WINDOW         (32u << 20) /* bytes of source and of target per channel */
+#define IN_FLIGHT      128u        /* writes posted and not done, per channel */
+#define CONNECT_MS     10000
+#define LATENCY_ROUNDS 2000u
+#define DRAIN_WAIT_MS  2000
 
 struct settings {
-    bool is_sender, is_plain, is_stable, is_scattered;
+    bool is_sender, is_plain, is_stable, is_scattered, is_latency;
+    const char *transport;
     unsigned channels, seconds, record;
     uint32_t size;
     const char *congestion;
@@ -117,7 +120,7 @@ static void report(const struct settings *settings, const char *how, uint64_t by
 static void open_side(struct side *side, const struct settings *settings)
 {
     side->settings = settings;
-    if (gw_transport_new("tcp", &side->transport) != 0 ||
+    if (gw_transport_new(settings->transport, &side->transport) != 0 ||
         gw_domain_open(side->transport, NULL, &side->domain) != 0 ||
         gw_poller_open(side->transport, &side->poller) != 0)
         die("open");
@@ -237,6 +240,7 @@ static void fill_lane(struct side *side, struct lane *lane)
             (struct gw_write){.op = {.done = write_done},
                               .local = lane->window + place * settings->size,
                               .length = settings->size,
+                              .region = lane->region,
                               .flags = (settings->is_stable ? GW_POST_STABLE : 0u) | GW_POST_MORE,
                               .remote_key = lane->key,
                               .remote_offset = place * settings->size};
@@ -267,7 +271,63 @@ static void connect_lanes(struct side *side)
         if (error)
             die("connect");
         lane->key = gw_get_le64(message.data);
+        if (side->transport->ops->needs_local_region &&
+            gw_reg(side->domain, lane->window, WINDOW, GW_ACCESS_LOCAL_READ, 0, &lane->region) != 0)
+            die("region");
         prepare_lane(side, lane);
+    }
+}
+
+/* ---- latency ---- */
+
+static void await_message(struct side *side, struct lane *lane)
+{
+    struct gw_channel *ready[CHANNELS_MAX];
+    struct gw_message message;
+    int error;
+
+    /* Polling without a sleep, as those do that this is compared with. */
+    while ((error = gw_recv(lane->channel, &message)) == -EAGAIN)
+        gw_poll(side->poller, ready, CHANNELS_MAX);
+    if (error)
+        die("message");
+}
+
+static int compare(const void *a, const void *b)
+{
+    double difference = *(const double *)a - *(const double *)b;
+
+    return difference < 0 ? -1 : difference > 0;
+}
+
+static void ping(struct side *side)
+{
+    static double took_us[LATENCY_ROUNDS];
+
+    for (unsigned i = 0; i < LATENCY_ROUNDS; i++) {
+        uint64_t start_ns = gw_clock_ns();
+
+        if (!post_record(&side->lanes[0], "p"))
+            die("message");
+        await_message(side, &side->lanes[0]);
+        took_us[i] = (double)(gw_clock_ns() - start_ns) / 1e3;
+    }
+    qsort(took_us, LATENCY_ROUNDS, sizeof(*took_us), compare);
+    printf("round trip: median %.2f us, 99 %% %.2f us\n", took_us[LATENCY_ROUNDS / 2],
+           took_us[LATENCY_ROUNDS * 99 / 100]);
+}
+
+static void pong(struct side *side)
+{
+    for (unsigned i = 0; i < LATENCY_ROUNDS; i++) {
+        await_message(side, &side->lanes[0]);
+        if (!post_record(&side->lanes[0], "p"))
+            die("message");
+    }
+    while (side->lanes[0].outstanding) {
+        struct gw_channel *ready[CHANNELS_MAX];
+
+        gw_poll(side->poller, ready, CHANNELS_MAX);
     }
 }
 
@@ -282,6 +342,11 @@ static void run_sender(const struct settings *settings)
 
     open_side(side, settings);
     connect_lanes(side);
+    if (settings->is_latency) {
+        ping(side);
+        close_side(side);
+        return;
+    }
     start_ns = gw_clock_ns();
     start_cpu_s = cpu_seconds();
     while (over < settings->channels) {
@@ -349,6 +414,11 @@ static void run_receiver(const struct settings *settings)
 
     open_side(side, settings);
     accept_lanes(side, keys);
+    if (settings->is_latency) {
+        pong(side);
+        close_side(side);
+        return;
+    }
     start_ns = gw_clock_ns();
     start_cpu_s = cpu_seconds();
     while (over < settings->channels) {
@@ -463,7 +533,7 @@ static int usage(void)
     fprintf(stderr,
             "usage: transport-blast listen|send ADDRESS:PORT [--channels N] [--size BYTES]\n"
             "       [--seconds N] [--record WRITES] [--copy] [--scattered] [--plain]\n"
-            "       [--congestion NAME]\n");
+            "       [--congestion NAME] [--transport NAME] [--latency]\n");
     return 2;
 }
 
@@ -476,6 +546,8 @@ static const struct option long_options[] = {
     {"copy", no_argument, NULL, 'y'},
     {"scattered", no_argument, NULL, 'x'},
     {"plain", no_argument, NULL, 'p'},
+    {"transport", required_argument, NULL, 'T'},
+    {"latency", no_argument, NULL, 'l'},
     {0},
 };
 
@@ -511,6 +583,12 @@ static bool parse(int argc, char **argv, struct settings *settings)
         case 'p':
             settings->is_plain = true;
             break;
+        case 'T':
+            settings->transport = optarg;
+            break;
+        case 'l':
+            settings->is_latency = true;
+            break;
         default:
             return false;
         }
@@ -521,8 +599,12 @@ static bool parse(int argc, char **argv, struct settings *settings)
 
 int main(int argc, char **argv)
 {
-    struct settings settings = {
-        .channels = 2, .seconds = 3, .record = 4, .size = 256 << 10, .is_stable = true};
+    struct settings settings = {.transport = "tcp",
+                                .channels = 2,
+                                .seconds = 3,
+                                .record = 4,
+                                .size = 256 << 10,
+                                .is_stable = true};
 
     if (!parse(argc, argv, &settings))
         return usage();

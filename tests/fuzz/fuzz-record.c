@@ -40,6 +40,30 @@ static void check_region(const uint8_t *record, unsigned index)
         assert(region.volume == GW_RECORD_RING || region.volume < GW_VOLUMES_MAX);
 }
 
+static void check_window(const uint8_t *record, unsigned index)
+{
+    struct gw_record_window window, again;
+    uint8_t out[GW_SEAL_RECORD_MAX];
+
+    if (gw_record_window(record, index, &window))
+        return;
+    assert(window.number > 0);
+    gw_record_windows(out, &window, 1);
+    assert(gw_record_window(out, 0, &again) == 0);
+    assert(again.number == window.number && again.key == window.key);
+}
+
+static void check_closed(const uint8_t *record, unsigned index)
+{
+    uint32_t number, again;
+    uint8_t out[GW_SEAL_RECORD_MAX];
+
+    if (gw_record_closed_number(record, index, &number))
+        return;
+    gw_record_closed(out, &number, 1);
+    assert(gw_record_closed_number(out, 0, &again) == 0 && again == number && number > 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     enum gw_record_type type;
@@ -58,6 +82,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 check_entry(record, i);
             else if (type == GW_RECORD_REGIONS)
                 check_region(record, i);
+            else if (type == GW_RECORD_WINDOWS)
+                check_window(record, i);
+            else if (type == GW_RECORD_CLOSED)
+                check_closed(record, i);
         if (type == GW_RECORD_APPLIED)
             assert(count == 1);
         if (type == GW_RECORD_APPLIED)

@@ -48,6 +48,7 @@ static void fuzz_offer(const json_t *object)
 
 static void fuzz_members(const json_t *message)
 {
+    char epoch[2 * GW_ID_SIZE + 1], link[2 * GW_ID_SIZE + 1];
     const char *text;
     uint64_t number;
     uint8_t id[GW_ID_SIZE];
@@ -64,6 +65,10 @@ static void fuzz_members(const json_t *message)
     gw_message_bool(message, "a", &is);
     if (gw_message_array(message, "a", 4, &list) == 0)
         assert(json_array_size(list) <= 4);
+    if (gw_message_rejoin(message, epoch, link) == 0)
+        assert(strlen(epoch) == 2 * GW_ID_SIZE && strlen(link) == 2 * GW_ID_SIZE);
+    if (gw_message_lanes(message, &list) == 0)
+        assert(gw_message_applied(list, 1) <= INT64_MAX);
 }
 
 /* Every message in the list, one after another, with results of the steps in between. Whatever the

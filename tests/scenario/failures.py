@@ -202,7 +202,7 @@ def target_vmm_dies(phase):
 def target_agent_dies(phase):
     with Ready() as ready:
         world = ready.world
-        move = ready.go_to(phase)
+        move = ready.go_to(phase, '--reconnect-timeout', '2')
         world.target.stop_agent(kill=True)
         world.source.limit_rate(None)
         world.assert_refused(move.result(), 'failed')
@@ -307,7 +307,7 @@ def data_port(world, ports):
 def link_is_lost_for_good(phase):
     with Ready() as ready:
         world = ready.world
-        move = ready.go_to(phase)
+        move = ready.go_to(phase, '--reconnect-timeout', '4')
         world.source.set_link('down')
         world.assert_refused(move.result(timeout=150), 'failed')
         world.assert_still_on_source()

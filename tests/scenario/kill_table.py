@@ -18,10 +18,11 @@ What comes of it:
 
 The rules behind the rows:
  1 Before COMMITTING every trouble leads to a source that runs (S), or, without its QEMU, to N.
- 2 From RENAMING on the source listens to nobody until COMMITTED is recorded: a link or a target
+ 2 A link that is back in time while the volumes are copied goes on with the move (T).
+ 3 From RENAMING on the source listens to nobody until COMMITTED is recorded: a link or a target
    agent that dies there no longer stops it, and the target, prepared, ends the doubt by running (T).
- 3 At COMMITTING the last look at the source's QEMU is behind it: its death changes nothing any more.
- 4 Behind COMMITTED a target whose QEMU died before `cont` says NEVER_RAN, and the source takes it
+ 4 At COMMITTING the last look at the source's QEMU is behind it: its death changes nothing any more.
+ 5 Behind COMMITTED a target whose QEMU died before `cont` says NEVER_RAN, and the source takes it
    back (S); one that may have continued it says LOST (D): so does an agent that finds OWNER in its
    journal and no QEMU (TA at GIVING_UP).
 """
@@ -36,9 +37,9 @@ VICTIMS = ('SA', 'TA', 'SQ', 'TQ', 'L')
 # is a function of kill_matrix.py, which brings about what leads to that state.
 TABLE = {
     'plan':          ('a', 'plain', 'S S N - S'),
-    'disks':         ('a', 'plain', 'S S N S S'),
-    'memory':        ('a', 'plain', 'S S N S S'),
-    'COPYING':       ('a', 'plain', 'S S N S S'),
+    'disks':         ('a', 'plain', 'S S N S T'),
+    'memory':        ('a', 'plain', 'S S N S T'),
+    'COPYING':       ('a', 'plain', 'S S N S T'),
     'STOPPING':      ('a', 'plain', 'S S N S S'),
     'STOPPED':       ('a', 'plain', 'S S N S S'),
     'SWAPPING':      ('a', 'plain', 'S S N S S'),

@@ -44,7 +44,7 @@ class Lost:
     def lose(self):
         world = self.world
         world.source.limit_rate(SLOW_MBIT)
-        move = world.start_move('--progress', '--sync-every', '1')
+        move = world.start_move('--progress', '--sync-every', '1', '--reconnect-timeout', '2')
         lib.check(move.wait_phase('disks'), 'the move ended before its disks')
         lib.guestctl.wait_for(lambda: self.kept('b') and self.kept('b')[0]['bytes'] > 30 << 20, 60,
                               'durable bytes at the target', 0.2)

@@ -26,6 +26,7 @@ struct faulty_transport {
     atomic_bool refuse;
     _Atomic uint64_t drop_after;
     atomic_uint drop_after_epoch;
+    _Atomic uint64_t control_ops[2]; /* of the next control channel: connected, accepted */
     struct gw_faulty_rdma rdma;
 };
 
@@ -234,8 +235,18 @@ static int next_request(struct gw_listener *base, int timeout_ms, struct gw_requ
     return 0;
 }
 
+/* How many ops this channel hands on before it dies. */
+static uint64_t life_of(struct faulty_transport *transport, uint32_t number, bool is_accepting)
+{
+    uint64_t ops = UINT64_MAX;
+
+    if (number == 0)
+        ops = atomic_exchange(&transport->control_ops[is_accepting], UINT64_MAX);
+    return ops == UINT64_MAX ? atomic_load(&transport->drop_after) : ops;
+}
+
 static struct faulty_channel *new_channel(const struct gw_channel_options *options,
-                                          struct gw_channel_options *inner)
+                                          struct gw_channel_options *inner, bool is_accepting)
 {
     struct faulty_transport *transport = transport_of(options->domain->transport);
     struct faulty_channel *channel = calloc(1, sizeof(*channel));
@@ -245,7 +256,7 @@ static struct faulty_channel *new_channel(const struct gw_channel_options *optio
     channel->poller = gw_container_of(options->poller, struct faulty_poller, base);
     channel->drop_epoch = atomic_load(&transport->drop_epoch);
     channel->drop_after_epoch = atomic_load(&transport->drop_after_epoch);
-    channel->ops_left = atomic_load(&transport->drop_after);
+    channel->ops_left = life_of(transport, options->number, is_accepting);
     channel->waiting_last = &channel->waiting;
     for (unsigned i = 0; i < GW_CHANNEL_OPS_MAX; i++) {
         channel->slots[i].channel = channel;
@@ -281,7 +292,7 @@ static int accept_request(struct gw_request *base, const struct gw_channel_optio
 {
     struct faulty_request *request = gw_container_of(base, struct faulty_request, base);
     struct gw_channel_options inner_options;
-    struct faulty_channel *channel = new_channel(options, &inner_options);
+    struct faulty_channel *channel = new_channel(options, &inner_options, true);
     struct gw_channel *inner = NULL;
     int error = gw_accept(request->inner, &inner_options, &inner);
 
@@ -308,7 +319,7 @@ static int connect_to(struct gw_transport *base, const struct gw_connect_options
 
     if (atomic_load(&transport->refuse))
         return gw_fail(-ECONNREFUSED, "faulty: connects are refused");
-    channel = new_channel(&options->channel, &inner_options.channel);
+    channel = new_channel(&options->channel, &inner_options.channel, false);
     error = gw_connect(transport->inner, &inner_options, &inner);
     return finish_meeting(channel, inner, error, out);
 }
@@ -631,6 +642,8 @@ int gw_faulty_new(struct gw_transport *inner, struct gw_transport **out)
     transport->base.ops = &transport->ops;
     transport->inner = inner;
     atomic_store(&transport->drop_after, UINT64_MAX);
+    atomic_store(&transport->control_ops[0], UINT64_MAX);
+    atomic_store(&transport->control_ops[1], UINT64_MAX);
     *out = &transport->base;
     return 0;
 }
@@ -658,6 +671,11 @@ void gw_faulty_refuse(struct gw_transport *faulty, bool on)
 void gw_faulty_drop_all(struct gw_transport *faulty)
 {
     atomic_fetch_add(&transport_of(faulty)->drop_epoch, 1);
+}
+
+void gw_faulty_drop_control_once(struct gw_transport *faulty, bool is_accepting, uint64_t ops)
+{
+    atomic_store(&transport_of(faulty)->control_ops[is_accepting], ops);
 }
 
 void gw_faulty_drop_after(struct gw_transport *faulty, uint64_t ops)

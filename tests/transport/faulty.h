@@ -28,6 +28,9 @@ void gw_faulty_refuse(struct gw_transport *faulty, bool on);
 void gw_faulty_drop_all(struct gw_transport *faulty);
 /* Each channel dies once it has handed on that many more ops. UINT64_MAX: never. */
 void gw_faulty_drop_after(struct gw_transport *faulty, uint64_t ops);
+/* The next control channel (number 0) that is made, by connect or by accept, dies once it has handed
+ * on that many ops; those after it do not. */
+void gw_faulty_drop_control_once(struct gw_transport *faulty, bool is_accepting, uint64_t ops);
 /* This one channel dies. */
 void gw_faulty_drop(struct gw_channel *channel);
 

@@ -23,6 +23,7 @@
 
 #define DEFAULT_TIMEOUT_MS 10000
 #define SEND_TIMEOUT_MS    10000 /* without any progress */
+#define ALIVE_BURST        64    /* signs of life that one receive takes */
 #define CLOSE_TIMEOUT_MS   1000
 #define BACKLOG_MAX        (2ull * GW_CONTROL_FRAME_MAX) /* taken in while a send is blocked */
 #define NUMBER_WORDS       ((GW_CHANNEL_LAST + 64) / 64)
@@ -42,6 +43,11 @@ struct gw_control {
     bool has_refused; /* the peer's greeting, and told it why */
     char peer_text[GW_ADDRESS_TEXT_MAX];
     struct gw_error death;
+    bool is_lost; /* it died with its channel, or of the peer's silence */
+    int send_timeout_ms;
+    bool has_promised;       /* this side, to speak again soon */
+    uint64_t told_ns;        /* when this side last said that it lives */
+    uint64_t heard_until_ns; /* until when the peer promised to speak again; 0: no promise */
     /* Taken channel numbers, one bit each; any thread. */
     _Atomic uint64_t numbers[NUMBER_WORDS];
 };
@@ -57,6 +63,8 @@ static int die(struct gw_control *control, int error)
     if (!control->death.code) {
         gw_fail(error, "%s: %s", control->peer_text, gw_error_message());
         gw_error_take(error, &control->death);
+        control->is_lost = (control->wire.death.code != 0 || error == -ETIMEDOUT) &&
+                           error != -EACCES && error != -ESHUTDOWN;
     }
     return gw_error_raise(&control->death);
 }
@@ -114,7 +122,7 @@ static int wait_for_room(struct gw_control *control, uint64_t *deadline)
     if (rc == 0 && control->wire.done_count == before)
         rc = gw_wire_wait(&control->wire, *deadline);
     if (control->wire.done_count != before)
-        *deadline = deadline_of(SEND_TIMEOUT_MS);
+        *deadline = deadline_of(control->send_timeout_ms);
     return rc < 0 ? rc : 0;
 }
 
@@ -175,13 +183,13 @@ static int send_frame(struct gw_control *control, enum gw_frame_type type, const
     while (!rc && at < length) {
         size_t piece = gw_min(length - at, GW_TLS_WRITE_MAX);
 
-        rc = push(control, false, deadline_of(SEND_TIMEOUT_MS));
+        rc = push(control, false, deadline_of(control->send_timeout_ms));
         if (!rc)
             rc = gw_tls_write(control->tls, (const uint8_t *)bytes + at, piece);
         at += piece;
     }
     if (!rc)
-        rc = push(control, true, deadline_of(SEND_TIMEOUT_MS));
+        rc = push(control, true, deadline_of(control->send_timeout_ms));
     return rc;
 }
 
@@ -248,13 +256,97 @@ static int dead_receive(const struct gw_control *control)
     return rc == -ETIMEDOUT ? -ECONNRESET : rc;
 }
 
+/* ---- signs of life ---- */
+
+static void take_alive(struct gw_control *control)
+{
+    uint32_t within_ms = gw_get_le32(control->reader.body);
+
+    control->heard_until_ns = within_ms ? gw_clock_ns() + within_ms * GW_NS_PER_MS : 0;
+    gw_frame_next(&control->reader);
+}
+
+/* The next frame that is for the caller. */
+static int await_message(struct gw_control *control, uint64_t deadline)
+{
+    for (unsigned i = 0; i < ALIVE_BURST; i++) {
+        int rc = await_frame(control, deadline);
+
+        if (rc || gw_frame_type(&control->reader) != GW_FRAME_ALIVE)
+            return rc;
+        take_alive(control);
+    }
+    return -ETIMEDOUT;
+}
+
+/* What the channel does not take now goes with what is sent next. */
+static int tell_alive(struct gw_control *control, uint32_t within_ms)
+{
+    uint8_t frame[GW_FRAME_HEADER_SIZE + GW_FRAME_ALIVE_SIZE];
+    int rc;
+
+    gw_frame_header_write(GW_FRAME_ALIVE, GW_FRAME_ALIVE_SIZE, frame);
+    gw_put_le32(frame + GW_FRAME_HEADER_SIZE, within_ms);
+    control->has_promised = within_ms != 0;
+    control->told_ns = gw_clock_ns();
+    rc = gw_tls_write(control->tls, frame, sizeof(frame));
+    if (!rc)
+        rc = gw_wire_post(&control->wire, control->tls, true);
+    return rc && rc != -EAGAIN ? die(control, rc) : 0;
+}
+
+int gw_control_keep_alive(struct gw_control *control)
+{
+    uint64_t now = gw_clock_ns();
+
+    if (control->death.code)
+        return dead_receive(control);
+    if (control->heard_until_ns && now > control->heard_until_ns) {
+        die(control, gw_fail(-ETIMEDOUT, "the peer is silent"));
+        return dead_receive(control);
+    }
+    /* Whoever has just begun to wait has most often been answered before this says anything. */
+    if (!control->told_ns)
+        control->told_ns = now;
+    if (now - control->told_ns < GW_ALIVE_EVERY_MS * GW_NS_PER_MS)
+        return 0;
+    /* One that the channel has not taken yet says as much as two. */
+    if (control->wire.busy > 0 || gw_tls_pending(control->tls) > 0)
+        return 0;
+    return tell_alive(control, GW_ALIVE_WITHIN_MS) ? dead_receive(control) : 0;
+}
+
+void gw_control_leave(struct gw_control *control)
+{
+    if (!control->death.code && control->has_promised)
+        tell_alive(control, 0);
+    control->told_ns = 0;
+}
+
+bool gw_control_is_lost(const struct gw_control *control)
+{
+    return control->is_lost;
+}
+
+void gw_control_give_up(struct gw_control *control)
+{
+    die(control, -ETIMEDOUT);
+}
+
+void gw_control_set_patience(struct gw_control *control, int timeout_ms)
+{
+    control->send_timeout_ms = timeout_ms;
+}
+
+/* ---- receiving ---- */
+
 int gw_control_receive(struct gw_control *control, int timeout_ms, struct gw_control_frame *out)
 {
     int rc;
 
     if (control->death.code)
         return dead_receive(control);
-    rc = await_frame(control, deadline_of(timeout_ms));
+    rc = await_message(control, deadline_of(timeout_ms));
     if (rc == -ETIMEDOUT && !control->wire.death.code)
         return gw_fail(rc, "%s: no message within %d ms", control->peer_text, timeout_ms);
     if (!rc)
@@ -426,6 +518,7 @@ static int control_new(const struct gw_control_options *options, bool is_diallin
     if (!control)
         return gw_fail(-ENOMEM, "no memory for a control session");
     control->is_dialling = is_dialling;
+    control->send_timeout_ms = SEND_TIMEOUT_MS;
     control->trusted = options->trusted;
     control->trusted_count = options->trusted_count;
     if (RAND_bytes(control->mine.nonce, GW_NONCE_SIZE) != 1 ||
@@ -462,7 +555,7 @@ int gw_control_connect(struct gw_transport *transport, const struct gw_address *
 {
     int timeout_ms = options->timeout_ms > 0 ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
     uint64_t deadline = deadline_of(timeout_ms);
-    struct gw_hello hello = {.role = GW_HELLO_CONTROL};
+    struct gw_hello hello = {.role = options->is_rejoin ? GW_HELLO_REJOIN : GW_HELLO_CONTROL};
     struct gw_connect_options connect = {.peer = *peer, .hello_length = GW_HELLO_MAX};
     uint8_t bytes[GW_HELLO_MAX];
     struct gw_control *control;
@@ -501,7 +594,7 @@ int gw_control_accept(struct gw_request *request, const struct gw_control_option
     struct gw_hello hello;
     int rc = gw_hello_parse(request, &hello);
 
-    if (!rc && hello.role != GW_HELLO_CONTROL)
+    if (!rc && hello.role == GW_HELLO_DATA)
         rc = gw_fail(-EPROTO, "a data channel where a control session was expected");
     if (!rc)
         rc = control_new(options, false, &control);

@@ -27,7 +27,11 @@
 #define GW_CONTROL_FRAME_MAX (4u << 20) /* bytes of one frame, JSON or raw */
 #define GW_ID_SIZE           16u        /* instance, link and migration ids: random bytes */
 
-enum gw_hello_role { GW_HELLO_CONTROL = 1, GW_HELLO_DATA = 2 };
+#define GW_ALIVE_EVERY_MS  3000  /* a side that waits says that it lives */
+#define GW_ALIVE_WITHIN_MS 10000 /* and is taken for dead when it does not */
+
+/* REJOIN is a control session that goes on with a migration of an earlier one. */
+enum gw_hello_role { GW_HELLO_CONTROL = 1, GW_HELLO_DATA = 2, GW_HELLO_REJOIN = 3 };
 
 /* What a connection request says of itself in its private data. Untrusted until proven. */
 struct gw_hello {
@@ -46,6 +50,7 @@ struct gw_control_options {
     const struct gw_network *trusted; /* networks where clear bulk data is allowed; lent */
     unsigned trusted_count;
     int timeout_ms; /* for the whole establishment */
+    bool is_rejoin; /* dialling: it says so in its hello */
 };
 
 struct gw_peer {
@@ -61,7 +66,8 @@ struct gw_control;
 /* Dials peer with transport, proves both sides, exchanges instance ids. */
 int gw_control_connect(struct gw_transport *transport, const struct gw_address *peer,
                        const struct gw_control_options *options, struct gw_control **out);
-/* The other end, for a request whose hello says GW_HELLO_CONTROL. Takes over the request. */
+/* The other end, for a request whose hello says GW_HELLO_CONTROL or GW_HELLO_REJOIN. Takes over the
+ * request. */
 int gw_control_accept(struct gw_request *request, const struct gw_control_options *options,
                       struct gw_control **out);
 void gw_control_close(
@@ -86,6 +92,20 @@ struct gw_control_frame {
     uint32_t length;
 };
 int gw_control_receive(struct gw_control *control, int timeout_ms, struct gw_control_frame *out);
+/* Signs of life, for a side that does nothing but wait: call it often, after receive(0) found
+ * nothing. It tells the peer every few seconds that this side lives, and answers -ECONNRESET, for
+ * ever, when the peer promised to speak and did not. Never waits. */
+int gw_control_keep_alive(struct gw_control *control);
+/* Before this side does anything else that may take seconds: takes its last promise back. */
+void gw_control_leave(struct gw_control *control);
+/* True once the way to the peer is lost: the channel died, or the peer fell silent. False when the
+ * session was ended by either side, in order or for a fault. */
+bool gw_control_is_lost(const struct gw_control *control);
+/* Takes the way to the peer for lost, though the channel says nothing: every call answers
+ * -ECONNRESET from now on, with the calling thread's message. */
+void gw_control_give_up(struct gw_control *control);
+/* How long a send may be blocked without any progress; 10 s before the first call. */
+void gw_control_set_patience(struct gw_control *control, int timeout_ms);
 /* For poll(2): readable when gw_control_receive(0) may have a frame. Call receive(0) until
  * -ETIMEDOUT between arming and sleeping. */
 int gw_control_arm(struct gw_control *control);

@@ -62,7 +62,9 @@ int gw_frame_add(struct gw_frame_reader *reader, size_t count)
         uint8_t type = reader->header[4];
 
         reader->length = gw_get_le32(reader->header);
-        if (type != GW_FRAME_JSON && type != GW_FRAME_BYTES)
+        if (type == GW_FRAME_ALIVE && reader->length != GW_FRAME_ALIVE_SIZE)
+            return gw_fail(-EPROTO, "the peer sent a sign of life of %u bytes", reader->length);
+        if (type != GW_FRAME_JSON && type != GW_FRAME_BYTES && type != GW_FRAME_ALIVE)
             return gw_fail(-EPROTO, "the peer sent a frame of the unknown type %u", type);
         if (reader->length > GW_CONTROL_FRAME_MAX)
             return gw_fail(-EPROTO, "the peer sent a frame of %u bytes, more than %u",

@@ -4,7 +4,8 @@
  *
  *   u32 length (little endian, of what follows the type), u8 type, bytes
  *
- * type 1 is a JSON object in UTF-8, type 2 raw bytes. length is at most GW_CONTROL_FRAME_MAX.
+ * type 1 is a JSON object in UTF-8, type 2 raw bytes; length is at most GW_CONTROL_FRAME_MAX. Type 3
+ * is a sign of life: u32 milliseconds until the next one at the latest, 0 when none is promised.
  *
  * Errors: -EPROTO with a message for what is no frame of ours; the stream is lost then. -ENOMEM.
  * Threads: one at a time.
@@ -21,7 +22,9 @@
 #define GW_JSON_DEPTH_MAX    32u     /* nested objects and arrays */
 #define GW_JSON_VALUES_MAX   131072u /* values in one object: what it may cost in memory */
 
-enum gw_frame_type { GW_FRAME_JSON = 1, GW_FRAME_BYTES = 2 };
+#define GW_FRAME_ALIVE_SIZE 4u
+
+enum gw_frame_type { GW_FRAME_JSON = 1, GW_FRAME_BYTES = 2, GW_FRAME_ALIVE = 3 };
 
 struct gw_frame_reader {
     uint8_t header[GW_FRAME_HEADER_SIZE];

@@ -108,26 +108,48 @@ static int judge(struct gw_control *control, const struct gw_request *request,
     return rc == -EEXIST ? -EACCES : rc;
 }
 
+static int reject(struct gw_request *request, int error)
+{
+    struct gw_error cause;
+
+    gw_error_take(error, &cause);
+    gw_reject(request, cause.text);
+    return gw_error_raise(&cause);
+}
+
+int gw_seal_examine(struct gw_control *control, struct gw_request *request)
+{
+    struct gw_hello hello;
+    int rc = judge(control, request, &hello);
+
+    return rc ? reject(request, rc) : 0;
+}
+
 int gw_seal_admit(struct gw_control *control, struct gw_request *request,
                   const struct gw_channel_options *options, struct gw_channel **channel,
                   struct gw_seal **out)
 {
+    int rc = gw_seal_examine(control, request);
+
+    return rc ? rc : gw_seal_accept(control, request, options, channel, out);
+}
+
+int gw_seal_accept(struct gw_control *control, struct gw_request *request,
+                   const struct gw_channel_options *options, struct gw_channel **channel,
+                   struct gw_seal **out)
+{
     struct gw_channel_options accept = *options;
     uint8_t secret[GW_EXPORT_SIZE];
     struct gw_seal *seal = NULL;
-    struct gw_error cause;
     struct gw_hello hello;
-    int rc = judge(control, request, &hello);
+    int rc = gw_hello_parse(request, &hello);
 
     if (!rc)
         rc = gw_control_key(control, hello.channel_number, GW_KEY_TRANSPORT, GW_SIDE_BOTH, secret);
     if (!rc)
         rc = gw_seal_new(control, &hello, GW_SIDE_ACCEPTING, &seal);
-    if (rc) {
-        gw_error_take(rc, &cause);
-        gw_reject(request, cause.text);
-        return gw_error_raise(&cause);
-    }
+    if (rc)
+        return reject(request, rc);
     accept.number = hello.channel_number;
     accept.secret = secret;
     accept.secret_length = sizeof(secret);

@@ -54,10 +54,15 @@ struct gw_chunk_name {
  * outcome. -EEXIST when it was used before. */
 int gw_seal_dial(struct gw_control *control, const struct gw_connect_options *options,
                  struct gw_channel **channel, struct gw_seal **out);
-/* The accepting end, for a request whose hello names this control's link. Takes over the request.
- * Checked here, before the stranger has a channel in the link's domain: the link id, the ticket of
- * the hello and the number (-EACCES, the peer is told). Numbers may come in any order, each once.
- */
+/* The accepting end, for a request whose hello names this control's link. Checked here, before
+ * anything is made for the stranger: the link id, the ticket of the hello and the number (-EACCES).
+ * Numbers may come in any order, each once. On failure the request is rejected, and gone. */
+int gw_seal_examine(struct gw_control *control, struct gw_request *request);
+/* Gives an examined request its channel. Takes over the request. */
+int gw_seal_accept(struct gw_control *control, struct gw_request *request,
+                   const struct gw_channel_options *options, struct gw_channel **channel,
+                   struct gw_seal **out);
+/* Both in one. */
 int gw_seal_admit(struct gw_control *control, struct gw_request *request,
                   const struct gw_channel_options *options, struct gw_channel **channel,
                   struct gw_seal **out);

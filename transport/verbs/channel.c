@@ -182,8 +182,11 @@ void gw_verbs_channel_end(struct verbs_channel *channel)
     if (channel->is_flushing || !channel->is_connected)
         return;
     channel->is_flushing = true;
-    /* Both put the queue pair into the error state; the first also tells the peer. */
-    if (rdma_disconnect(channel->id) != 0) {
+    /* Both put the queue pair into the error state; the first also tells the peer, which is no use
+     * where nothing gets out (and soft-RoCE never again sends what manages connections after it has
+     * failed to once). */
+    if (channel->error.code == -ENETDOWN || channel->error.code == -ENODEV ||
+        rdma_disconnect(channel->id) != 0) {
         struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
 
         ibv_modify_qp(channel->qp, &attr, IBV_QP_STATE);

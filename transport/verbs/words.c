@@ -34,7 +34,14 @@ int gw_verbs_explain_send(enum ibv_wc_status status)
 
 int gw_verbs_explain_receive(enum ibv_wc_status status)
 {
-    if (status == IBV_WC_LOC_LEN_ERR)
-        return gw_fail(-EPROTO, "the peer sent a message of more than %u bytes", GW_MESSAGE_MAX);
-    return gw_fail(-EIO, "this host's device failed to receive (%s)", ibv_wc_status_str(status));
+    switch (status) {
+    case IBV_WC_LOC_LEN_ERR:
+    case IBV_WC_LOC_QP_OP_ERR: /* soft-RoCE says this of a message that is too long */
+    case IBV_WC_REM_INV_REQ_ERR:
+        return gw_fail(-EPROTO, "the peer sent a message of more than %u bytes (%s)",
+                       GW_MESSAGE_MAX, ibv_wc_status_str(status));
+    default:
+        return gw_fail(-EIO, "this host's device failed to receive (%s)",
+                       ibv_wc_status_str(status));
+    }
 }

@@ -114,8 +114,8 @@ static void open_rig(struct path_rig *rig, const char *transport, bool is_clear,
     pthread_join(thread, NULL);
     MUST(gw_domain_open(rig->faulty, &rig->address, &rig->near_domain));
     MUST(gw_domain_open(rig->faulty, &rig->address, &rig->far_domain));
-    MUST(gw_worker_new(-1, &rig->near_worker));
-    MUST(gw_worker_new(-1, &rig->far_worker));
+    MUST(gw_worker_new(NULL, -1, &rig->near_worker));
+    MUST(gw_worker_new(NULL, -1, &rig->far_worker));
     MUST(gw_sender_new(migration_id, &rig->sender));
     MUST(gw_receiver_new(migration_id, &rig->receiver));
 }
@@ -202,6 +202,20 @@ void path_rig_add_channel(struct path_rig *rig)
     options.channel.context = lane;
     MUST(gw_seal_dial(rig->near, &options, &channel, &seal));
     gw_sender_start(lane, channel, seal);
+    pthread_join(thread, NULL);
+}
+
+void path_rig_dial(struct path_rig *rig, struct gw_poller *poller, struct gw_channel **channel,
+                   struct gw_seal **seal)
+{
+    struct gw_connect_options options = {
+        .channel = {.domain = rig->near_domain, .poller = poller, .timeout_ms = WAIT_MS},
+        .peer = rig->address,
+    };
+    pthread_t thread;
+
+    pthread_create(&thread, NULL, admit_channel, rig);
+    MUST(gw_seal_dial(rig->near, &options, channel, seal));
     pthread_join(thread, NULL);
 }
 

@@ -53,6 +53,9 @@ void path_rig_close(struct path_rig *rig);
 void path_rig_add_volume(struct path_rig *rig, uint16_t index, struct gw_source_volume *source,
                          struct gw_target_volume *target);
 void path_rig_add_channel(struct path_rig *rig);
+/* Only the target has a lane on this channel; the test holds the other end. */
+void path_rig_dial(struct path_rig *rig, struct gw_poller *poller, struct gw_channel **channel,
+                   struct gw_seal **seal);
 /* Runs the round. 0, or the error of a FAILED event at either end; dead channels are buried and
  * replaced. */
 int path_rig_run(struct path_rig *rig, struct gw_round *round);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "common/memory.h"
+#include "engine/worker/record.h"
 #include "tests/engine/path/rig.h"
 
 #define SIZE     (48u << 20)
@@ -355,5 +356,187 @@ Test(windows, slow_devices_are_waited_for)
     cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
     cr_assert(is_same(&bench));
     cr_assert_eq(bench.rig.deaths, 0);
+    /* Keys travel slowly too, and lanes wait for them. */
+    cr_assert_eq(sent(&bench).direct, bench.long_bytes);
+    tear_down(&bench);
+}
+
+/* A disk at rest in memory is not registered: its bytes go through the ring, on both sides. */
+static void disks_go_through_the_ring(bool is_clear)
+{
+    struct gw_target_volume *target = path_target_new(GW_VOLUME_DISK, 8 * MIB);
+    struct gw_source_volume *source;
+    struct gw_path_stats stats;
+    struct gw_round *round;
+    struct path_rig rig;
+    uint8_t *bytes;
+
+    cr_assert_eq(gw_memory_new(8 * MIB, (void **)&bytes), 0);
+    for (uint64_t i = 0; i < 8 * MIB; i++)
+        bytes[i] = (uint8_t)(i * 31 >> 3);
+    source = path_source_new(GW_VOLUME_DISK, bytes, 8 * MIB);
+    path_rig_open_rdma(&rig, "loop", is_clear, NO_LIMIT, NO_LIMIT);
+    gw_faulty_rdma_guest(rig.faulty, bytes, 8 * MIB);
+    path_rig_add_volume(&rig, 0, source, target);
+    path_rig_add_channel(&rig);
+    cr_assert_eq(gw_round_new(&round), 0);
+    cr_assert_eq(gw_round_add(round, 0, source, NULL), 0);
+    cr_assert_eq(path_rig_run(&rig, round), 0, "%s", gw_error_message());
+    gw_round_free(round);
+    cr_assert_arr_eq(path_target_bytes(target), bytes, 8 * MIB);
+    gw_sender_stats(rig.sender, &stats);
+    cr_assert_eq(stats.volumes[0].copied, 8 * MIB);
+    cr_assert_eq(is_clear ? stats.volumes[0].slots : stats.volumes[0].sealed, 8 * MIB);
+    path_rig_close(&rig);
+    source->ops->close(source);
+    target->ops->close(target);
+    gw_memory_free(bytes, 8 * MIB);
+}
+
+Test(windows, clear_disks_go_through_the_ring)
+{
+    disks_go_through_the_ring(true);
+}
+
+Test(windows, sealed_disks_go_through_the_ring)
+{
+    disks_go_through_the_ring(false);
+}
+
+/* ---- a source that is not to be believed ---- */
+
+Test(windows, targets_refuse_windows_that_cannot_be)
+{
+    static const struct gw_window bad[] = {
+        {1, VOLUME + 1, 0, MIB},                      /* no such volume */
+        {1, GW_VOLUMES_MAX, 0, MIB},                  /* nor such a number */
+        {1, 5, 0, MIB},                               /* a disk */
+        {1, VOLUME, 0, 0},                            /* empty */
+        {1, VOLUME, SIZE, PAGE},                      /* behind the end */
+        {1, VOLUME, SIZE - PAGE, 2 * PAGE},           /* beyond it */
+        {1, VOLUME, UINT64_MAX - PAGE + 1, 2 * PAGE}, /* around the end of numbers */
+        {1, VOLUME, 100, MIB},                        /* not at a page */
+        {1, VOLUME, 0, MIB + 1},                      /* not of pages */
+        {1, VOLUME, 0, GW_WINDOW_MAX + PAGE},
+        {0, VOLUME, 0, MIB}, /* numbers begin at 1 */
+    };
+    struct gw_target_volume *disk = path_target_new(GW_VOLUME_DISK, MIB);
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){"loop", true, NO_LIMIT, NO_LIMIT});
+    gw_receiver_add_volume(bench.rig.receiver, 5, disk);
+    for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        cr_assert_eq(gw_receiver_window_open(bench.rig.receiver, &bad[i]), -EPROTO, "%u: %s", i,
+                     gw_error_message());
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    /* A number that was used. */
+    cr_assert_eq(
+        gw_receiver_window_open(bench.rig.receiver, &(struct gw_window){1, VOLUME, 12 * MIB, MIB}),
+        -EPROTO);
+    tear_down(&bench);
+    disk->ops->close(disk);
+}
+
+/* The source's end of a channel by hand: joins, then says what the test wants. */
+struct stranger {
+    struct gw_poller *poller;
+    struct gw_channel *channel;
+    struct gw_seal *seal;
+    struct gw_send send;
+    bool is_joined;
+};
+
+static void sent_it(struct gw_op *op, int status)
+{
+}
+
+static void say(struct stranger *stranger, const void *message, uint32_t length)
+{
+    stranger->send = (struct gw_send){.op.done = sent_it, .message = message, .length = length};
+    cr_assert_eq(gw_send(stranger->channel, &stranger->send), 0, "%s", gw_error_message());
+}
+
+/* Takes what the target sends until it told its regions. */
+static void listen_for_regions(struct stranger *stranger, struct path_rig *rig)
+{
+    enum gw_record_type type = GW_RECORD_EXTENTS;
+
+    while (type != GW_RECORD_REGIONS) {
+        uint8_t record[GW_SEAL_RECORD_MAX];
+        struct gw_channel *ready[1];
+        struct gw_path_event event;
+        struct gw_message message;
+        uint32_t length;
+        unsigned count;
+
+        /* The target registers on its control thread. */
+        cr_assert_not(gw_receiver_next_event(rig->receiver, &event));
+        gw_poll(stranger->poller, ready, 1);
+        if (gw_recv(stranger->channel, &message))
+            continue;
+        if (!stranger->is_joined) {
+            cr_assert_eq(gw_seal_check(stranger->seal, message.data, message.length), 0);
+            stranger->is_joined = true;
+            continue;
+        }
+        cr_assert_eq(
+            gw_seal_open_record(stranger->seal, message.data, message.length, record, &length), 0);
+        cr_assert_eq(gw_record_type(record, length, &type, &count), 0);
+    }
+}
+
+/* Says one record in place of a sender; the channel must die of it. */
+static void expect_refused(struct bench *bench, const uint8_t *record, uint32_t length,
+                           const char *words)
+{
+    struct path_rig *rig = &bench->rig;
+    struct stranger stranger = {0};
+    uint8_t proof[GW_SEAL_PROOF_SIZE], sealed[GW_MESSAGE_MAX];
+    struct gw_path_event event = {0};
+
+    cr_assert_eq(gw_poller_open(rig->faulty, &stranger.poller), 0);
+    path_rig_dial(rig, stranger.poller, &stranger.channel, &stranger.seal);
+    gw_seal_proof(stranger.seal, proof);
+    say(&stranger, proof, sizeof(proof));
+    listen_for_regions(&stranger, rig);
+    cr_assert_eq(gw_seal_record(stranger.seal, record, length, sealed), 0);
+    say(&stranger, sealed, length + GW_SEAL_TAG_SIZE);
+    while (event.kind != GW_PATH_LANE_DEAD || !event.number) {
+        struct gw_channel *ready[1];
+
+        gw_poll(stranger.poller, ready, 1);
+        if (!gw_receiver_next_event(rig->receiver, &event))
+            event.number = 0;
+    }
+    cr_assert_eq(event.error.code, -EPROTO, "%s", event.error.text);
+    cr_assert(strstr(event.error.text, words), "%s", event.error.text);
+    gw_close(stranger.channel);
+    gw_seal_free(stranger.seal);
+    gw_poller_close(stranger.poller);
+}
+
+Test(windows, direct_bytes_outside_of_windows_end_the_channel)
+{
+    struct gw_record_entry entry = {
+        .kind = GW_ENTRY_DIRECT, .volume = VOLUME, .offset = 12 * MIB, .length = PAGE};
+    uint8_t record[GW_SEAL_RECORD_MAX];
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){"loop", true, NO_LIMIT, NO_LIMIT});
+    /* Windows are open, and the entry lies in none. */
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    expect_refused(&bench, record, gw_record_append(record, gw_record_begin(record), &entry),
+                   "may not write there");
+    tear_down(&bench);
+}
+
+Test(windows, closing_a_window_that_was_not_told_ends_the_channel)
+{
+    uint8_t record[GW_SEAL_RECORD_MAX];
+    uint32_t number = 4711;
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){"loop", true, NO_LIMIT, NO_LIMIT});
+    expect_refused(&bench, record, gw_record_closed(record, &number, 1), "was not told");
     tear_down(&bench);
 }

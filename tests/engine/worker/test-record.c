@@ -187,7 +187,7 @@ Test(record, refuses_type_past_the_last)
 {
     uint32_t length = gw_record_applied(record, 1);
 
-    record[0] = GW_RECORD_APPLIED + 1;
+    record[0] = GW_RECORD_CLOSED + 1;
     expect_type_refused(length);
 }
 
@@ -317,4 +317,63 @@ Test(record, refuses_region_of_a_volume_past_the_last)
 
     gw_record_regions(record, &region, 1);
     cr_assert_eq(gw_record_region(record, 0, &out), -EPROTO);
+}
+
+Test(record, windows_have_the_documented_bytes)
+{
+    static const uint8_t expected[] = {4,    0,    1,    0,    4,    3,    2,    1,
+                                       0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11};
+    struct gw_record_window window = {0x01020304, 0x1112131415161718ull};
+
+    cr_assert_eq(gw_record_windows(record, &window, 1), sizeof(expected));
+    cr_assert_arr_eq(record, expected, sizeof(expected));
+}
+
+Test(record, closed_windows_have_the_documented_bytes)
+{
+    static const uint8_t expected[] = {5, 0, 2, 0, 4, 3, 2, 1, 9, 0, 0, 0};
+    uint32_t numbers[] = {0x01020304, 9};
+
+    cr_assert_eq(gw_record_closed(record, numbers, 2), sizeof(expected));
+    cr_assert_arr_eq(record, expected, sizeof(expected));
+}
+
+Test(record, as_many_windows_as_fit_round_trip)
+{
+    struct gw_record_window windows[GW_RECORD_ENTRIES_MAX], got;
+    uint32_t numbers[GW_RECORD_ENTRIES_MAX], number, length;
+    enum gw_record_type type;
+    unsigned count;
+
+    for (unsigned i = 0; i < GW_RECORD_ENTRIES_MAX; i++) {
+        windows[i] = (struct gw_record_window){UINT32_MAX - i, UINT64_MAX - i};
+        numbers[i] = i + 1;
+    }
+    length = gw_record_windows(record, windows, GW_RECORD_ENTRIES_MAX);
+    cr_assert_leq(length, GW_SEAL_RECORD_MAX);
+    cr_assert_eq(type_of(length, &type, &count), 0, "%s", gw_error_message());
+    cr_assert_eq(type, GW_RECORD_WINDOWS);
+    for (unsigned i = 0; i < count; i++) {
+        cr_assert_eq(gw_record_window(record, i, &got), 0);
+        cr_assert(got.number == windows[i].number && got.key == windows[i].key);
+    }
+    length = gw_record_closed(record, numbers, GW_RECORD_ENTRIES_MAX);
+    cr_assert_eq(type_of(length, &type, &count), 0, "%s", gw_error_message());
+    cr_assert_eq(type, GW_RECORD_CLOSED);
+    cr_assert_eq(count, GW_RECORD_ENTRIES_MAX);
+    for (unsigned i = 0; i < count; i++) {
+        cr_assert_eq(gw_record_closed_number(record, i, &number), 0);
+        cr_assert_eq(number, i + 1);
+    }
+}
+
+Test(record, refuses_window_number_zero)
+{
+    struct gw_record_window window = {0, 1}, out;
+    uint32_t number = 0;
+
+    gw_record_windows(record, &window, 1);
+    cr_assert_eq(gw_record_window(record, 0, &out), -EPROTO);
+    gw_record_closed(record, &number, 1);
+    cr_assert_eq(gw_record_closed_number(record, 0, &number), -EPROTO);
 }

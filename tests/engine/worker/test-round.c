@@ -476,7 +476,115 @@ Test(round, is_still_only_when_told)
     gw_round_free(round);
 }
 
+static const struct gw_extent all_data[] = {{0, 4 * MIB, GW_EXTENT_DATA}};
+static const struct gw_extent all_absent[] = {{0, 4 * MIB, GW_EXTENT_ABSENT}};
+
+/* Lanes are held back at the horizon, which cuts pieces, and released as it moves. */
+Test(round, horizon_holds_back_what_lies_behind_it)
+{
+    struct gw_round *round = new_round();
+    struct fake_volume fake;
+    struct gw_piece pieces[64];
+    uint64_t claimed = 0;
+    int count;
+
+    fake_volume_init(&fake, GW_VOLUME_RAM, 4 * KIB, all_data, 1);
+    add(round, 7, &fake, NULL);
+    cr_assert_not(gw_round_set_horizon(round, 7, 0));
+    cr_assert_eq(gw_round_claim(round, pieces, 64, UINT64_MAX), 0);
+    cr_assert_not(gw_round_is_done(round), "what is held back is not done");
+    cr_assert_not(gw_round_set_horizon(round, 7, MIB + 4 * KIB));
+    count = gw_round_claim(round, pieces, 64, UINT64_MAX);
+    for (int i = 0; i < count; i++)
+        claimed += pieces[i].length;
+    cr_assert_eq(claimed, MIB + 4 * KIB);
+    cr_assert_eq(gw_round_position(round, 7), MIB + 4 * KIB);
+    cr_assert_not(gw_round_applied(round, claimed), "the rest is still to come");
+    cr_assert_not(gw_round_set_horizon(round, 7, UINT64_MAX));
+    count = gw_round_claim(round, pieces, 64, UINT64_MAX);
+    cr_assert_eq(pieces[0].offset, MIB + 4 * KIB);
+    for (claimed = 0; count > 0; count--)
+        claimed += pieces[count - 1].length;
+    cr_assert(gw_round_applied(round, claimed));
+    gw_round_free(round);
+}
+
+/* With only holes behind the horizon, moving it is what ends the round, and it ends once. */
+Test(round, horizon_may_end_the_round)
+{
+    struct gw_round *round = new_round();
+    struct fake_volume fake;
+
+    fake_volume_init(&fake, GW_VOLUME_RAM, 4 * KIB, all_absent, 1);
+    add(round, 7, &fake, NULL);
+    gw_round_set_horizon(round, 7, 0);
+    cr_assert_not(gw_round_is_done(round));
+    cr_assert(gw_round_set_horizon(round, 7, UINT64_MAX));
+    cr_assert_not(gw_round_set_horizon(round, 7, UINT64_MAX), "told twice");
+    gw_round_free(round);
+}
+
 Test(round, free_takes_null)
 {
     gw_round_free(NULL);
+}
+
+/* ---- NUMA nodes ---- */
+
+static const struct gw_extent two_chunks[] = {
+    {.offset = 0, .length = 512 * KIB, .kind = GW_EXTENT_DATA},
+};
+
+static uint16_t claim_one(struct gw_round *round, int node)
+{
+    struct gw_piece piece = {.volume = UINT16_MAX};
+
+    cr_assert_eq(gw_round_claim_near(round, node, &piece, 1, UINT64_MAX), 1);
+    return piece.volume;
+}
+
+Test(round, worker_takes_from_another_node_only_when_its_own_is_dry)
+{
+    struct fake_volume fakes[3];
+    struct gw_round *round = new_round();
+    struct gw_piece piece;
+
+    /* 0 and 2 lie on nodes, 1 on none in particular. */
+    for (uint16_t i = 0; i < 3; i++) {
+        fake_volume_init(&fakes[i], GW_VOLUME_RAM, 4096, two_chunks, 1);
+        fakes[i].volume.has_node = i != 1;
+        fakes[i].volume.node = i == 2 ? 5 : 0;
+        add(round, i, &fakes[i], NULL);
+    }
+    cr_assert_eq(claim_one(round, 5), 1, "no node is as good as its own");
+    cr_assert_eq(claim_one(round, 5), 1);
+    cr_assert_eq(claim_one(round, 5), 2);
+    cr_assert_eq(claim_one(round, 0), 0);
+    cr_assert_eq(claim_one(round, 5), 2);
+    cr_assert_eq(claim_one(round, 5), 0, "its own is dry");
+    cr_assert_eq(gw_round_claim_near(round, 5, &piece, 1, UINT64_MAX), 0);
+    cr_assert_eq(gw_round_claim_near(round, 0, &piece, 1, UINT64_MAX), 0);
+    cr_assert(!gw_round_applied(round, 1280 * KIB));
+    cr_assert(gw_round_applied(round, 256 * KIB), "all of it was handed out once");
+    gw_round_free(round);
+}
+
+Test(round, what_another_node_has_left_keeps_the_round_open)
+{
+    struct fake_volume fakes[2];
+    struct gw_round *round = new_round();
+
+    for (uint16_t i = 0; i < 2; i++) {
+        fake_volume_init(&fakes[i], GW_VOLUME_RAM, 4096, two_chunks, 1);
+        fakes[i].volume.has_node = true;
+        fakes[i].volume.node = i;
+        add(round, i, &fakes[i], NULL);
+    }
+    cr_assert_eq(claim_one(round, 1), 1);
+    cr_assert_eq(claim_one(round, 1), 1);
+    cr_assert(!gw_round_applied(round, 512 * KIB), "volume 0 was not handed out");
+    cr_assert_eq(claim_one(round, 1), 0);
+    cr_assert_eq(claim_one(round, -1), 0, "nothing was skipped by looking");
+    cr_assert(gw_round_applied(round, 512 * KIB));
+    gw_round_free(round);
 }

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Moves and copies whose link is lost while they run: what comes back goes on, what does not leaves the
+source running and the target clean, and no guest stands still for a peer that does not answer."""
+import contextlib
+import os
+import signal
+import sys
+import time
+
+import hold
+import lib
+
+SIZE = {'memory_mib': 96, 'disk_mib': 64, 'fill_mib': 32, 'image_format': 'vhdx'}
+SLOW_MBIT = 80
+CUT_S = 3
+
+
+class Ready(contextlib.ExitStack):
+    """A world with agents and a guest; held: its source's agent stops at a log line."""
+
+    def __init__(self, held=False, agents=(), **options):
+        super().__init__()
+        self.world = self.enter_context(lib.World(**dict(SIZE, **options)))
+        if held:
+            self.world.source.holder = hold.Holder()
+        verbose = ['--verbose', '--verbose'] if held else ['--verbose']
+        self.world.start_agents(*[verbose + list(agents)] * 2)
+        self.world.start_guest()
+        self.before = self.world.source_state()
+
+    def go_to(self, phase, *extra):
+        self.world.source.limit_rate(SLOW_MBIT)
+        move = self.world.start_move('--progress', *extra)
+        lib.check(move.wait_phase(phase), 'the move ended before phase %s: %s', phase,
+                  move.result().error if move.process.poll() is not None else '')
+        return move
+
+    def cut(self, is_told=True):
+        """Both ways. is_told: this side's sockets are gone as well; the other side learns nothing."""
+        self.world.source.set_link('down')
+        if is_told:
+            self.world.source.inside('ss', '-K', 'dport', '=', ':13560', check=False)
+
+    def mend(self):
+        self.world.source.set_link('up')
+
+
+def wait_note(move, word, timeout=30):
+    event = move.wait_event(
+        lambda event: word in ((event.get('progress') or {}).get('note') or ''), timeout)
+    if not event:
+        raise lib.Failure('the move ended before its note said %r: %s' % (word, move.result().error))
+    return event['progress']
+
+
+@lib.scenario(sample=2, timeout=180, phase=['disks', 'memory'], secrecy=['clear', 'sealed'])
+def a_link_comes_back(phase, secrecy):
+    """The guest runs meanwhile; then the move goes on from where it was."""
+    with Ready(trusted=secrecy == 'clear') as ready:
+        world = ready.world
+        move = ready.go_to(phase)
+        ready.cut()
+        progress = wait_note(move, 'the link is down')
+        lib.check(progress['phase'] == phase, 'the phase is %s', progress['phase'])
+        first = world.guest.serial.wait_tick()
+        time.sleep(CUT_S)
+        world.guest.serial.wait_tick(least=first['n'] + 5)
+        ready.mend()
+        wait_note(move, 'is up again')
+        world.source.limit_rate(None)
+        result = move.result().expect('done')
+        world.assert_moved()
+        lib.check('its source is back' in world.target.agent_log(), 'nobody was back: %s', result.detail)
+
+
+@lib.scenario(timeout=180)
+def a_silent_link_is_found():
+    """Nothing is reset, packets just vanish; the guest is slowed down at that time, and stands still for
+    no dead link."""
+    with Ready(workload={'pages_per_tick': 2000}) as ready:
+        world = ready.world
+        move = ready.go_to('memory')
+        ready.cut(is_told=False)
+        began = time.monotonic()
+        wait_note(move, 'the link is down', 40)
+        lib.check(time.monotonic() - began < 25, 'found after %.1f s', time.monotonic() - began)
+        world.guest.serial.wait_tick()
+        ready.mend()
+        world.source.limit_rate(None)
+        move.result().expect('done')
+        world.assert_moved()
+
+
+@lib.scenario(timeout=180)
+def a_link_that_stays_away():
+    with Ready() as ready:
+        world = ready.world
+        move = ready.go_to('disks', '--reconnect-timeout', '3')
+        ready.cut()
+        world.assert_refused(move.result(), 'failed', 'did not come back within 3 s')
+        world.assert_source_clean(ready.before)
+        world.assert_still_on_source()
+        ready.mend()
+        world.assert_no_debris(timeout=20)
+
+
+@lib.scenario(timeout=180)
+def a_target_that_forgot():
+    """Its agent was killed and is back: it has nothing to go on with and says so."""
+    with Ready() as ready:
+        world = ready.world
+        move = ready.go_to('memory')
+        world.target.stop_agent(kill=True)
+        wait_note(move, 'the link is down')
+        world.target.start_agent()
+        world.assert_refused(move.result(), 'failed', 'not waited for here')
+        world.source.limit_rate(None)
+        world.assert_nothing_happened(ready.before)
+
+
+@lib.scenario(timeout=120)
+def a_copy_goes_on():
+    with Ready() as ready:
+        world = ready.world
+        path = os.path.join(world.source.storage, 'plain.raw')
+        with open(path, 'wb') as handle:
+            handle.write(os.urandom(32 * lib.MIB))
+        world.source.limit_rate(SLOW_MBIT)
+        copy = world.source.command('copy', '--progress', '--verify', '--psk', world.psk, path,
+                                    world.target.address + ':')
+        world.stack.callback(copy.end)
+        lib.check(copy.wait_phase('disks'), 'the copy ended')
+        ready.cut()
+        wait_note(copy, 'the link is down')
+        ready.mend()
+        world.source.limit_rate(None)
+        copy.result().expect('done')
+        with open(path, 'rb') as one, open(os.path.join(world.target.storage, 'plain.raw'), 'rb') as two:
+            lib.check(one.read() == two.read(), 'the copy differs')
+
+
+def ticks_on(serial):
+    try:
+        serial.wait_tick(timeout=2)
+        return True
+    except lib.guestctl.GuestError:
+        return False
+
+
+@lib.scenario(sample=1, timeout=120, state=['STOPPED', 'SWAPPED'])
+def the_pause_waits_for_no_dead_peer(state):
+    """The link vanishes without a word exactly in the pause: the guest goes on at once, long before the
+    transport knows."""
+    with Ready(held=True) as ready:
+        world = ready.world
+        holder = world.source.holder
+        holder.hold(r': source is %s$' % state)
+        move = world.start_move('--progress', '--max-pause', '300')
+        lib.check(holder.wait(60), 'the move did not come to %s', state)
+        ready.cut(is_told=False)
+        lib.check(not ticks_on(world.guest.serial), 'there is no pause')
+        began = time.monotonic()
+        holder.release()
+        lib.guestctl.wait_for(lambda: 'CONT: done' in world.source.agent_log(), 30,
+                              'a guest that goes on', 0.05)
+        waited = time.monotonic() - began
+        lib.check(waited < 9, 'the guest stood still for %.1f s', waited)
+        world.assert_refused(move.result(), 'failed', 'did not answer|takes nothing')
+        world.assert_still_on_source(ticks=2)
+        ready.mend()
+        world.assert_source_clean(ready.before)
+        world.assert_no_debris(timeout=40)
+
+
+@lib.scenario(timeout=120)
+def a_source_that_is_held_still():
+    """Its agent does not answer for longer than a sign of life may be late, and then goes on."""
+    with Ready() as ready:
+        world = ready.world
+        move = ready.go_to('memory')
+        os.kill(world.source.agent.pid, signal.SIGSTOP)
+        time.sleep(13)
+        os.kill(world.source.agent.pid, signal.SIGCONT)
+        world.source.limit_rate(None)
+        move.result().expect('done')
+        world.assert_moved()
+
+
+if __name__ == '__main__':
+    sys.exit(lib.run_main())

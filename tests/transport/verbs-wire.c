@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The pure parts of transport/verbs: private data, headers, and the account of credits. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "common/error.h"
+#include "transport/verbs/credit.h"
+#include "transport/verbs/wire.h"
+
+/* ---- requests and answers ---- */
+
+Test(verbs_wire, hello_of_every_length_is_carried)
+{
+    uint8_t hello[GW_HELLO_MAX], bytes[200];
+    struct verbs_request request;
+
+    memset(hello, 7, sizeof(hello));
+    for (uint32_t length = 0; length <= GW_HELLO_MAX; length++) {
+        /* Devices fill up with zeroes, or do not. */
+        for (uint32_t size = 4 + length; size <= sizeof(bytes); size += 13) {
+            memset(bytes, 0, sizeof(bytes));
+            gw_verbs_request_encode(hello, length, bytes);
+            cr_assert_eq(gw_verbs_request_decode(bytes, size, &request), 0);
+            cr_assert_eq(request.version, GW_WIRE_VERSION);
+            cr_assert_eq(request.hello_length, length);
+            cr_assert_eq(memcmp(request.hello, hello, length), 0);
+        }
+    }
+}
+
+Test(verbs_wire, strangers_requests_are_refused)
+{
+    uint8_t bytes[VERBS_REQUEST_SIZE];
+    struct verbs_request request;
+
+    gw_verbs_request_encode("hello", 5, bytes);
+    for (uint32_t size = 0; size < 9; size++)
+        cr_assert_eq(gw_verbs_request_decode(bytes, size, &request), -EPROTO, "%u bytes", size);
+    bytes[3] = GW_HELLO_MAX + 1;
+    cr_assert_eq(gw_verbs_request_decode(bytes, sizeof(bytes), &request), -EPROTO);
+    bytes[3] = 5;
+    bytes[0] = 'G';
+    cr_assert_eq(gw_verbs_request_decode(bytes, sizeof(bytes), &request), -EPROTO);
+}
+
+Test(verbs_wire, another_version_is_told_whatever_follows)
+{
+    uint8_t bytes[VERBS_ANSWER_MAX];
+    struct verbs_request request;
+    struct verbs_answer answer;
+
+    gw_verbs_request_encode("hello", 5, bytes);
+    bytes[2] = 9;
+    bytes[3] = 255;
+    cr_assert_eq(gw_verbs_request_decode(bytes, VERBS_REQUEST_SIZE, &request), 0);
+    cr_assert_eq(request.version, 9);
+    cr_assert_eq(request.hello_length, 0);
+    gw_verbs_answer_encode(VERBS_OTHER_VERSION, "no", bytes);
+    bytes[2] = 9;
+    cr_assert_eq(gw_verbs_answer_decode(bytes, sizeof(bytes), &answer), 0);
+    cr_assert_eq(answer.version, 9);
+}
+
+Test(verbs_wire, reason_is_cut_and_made_printable)
+{
+    uint8_t bytes[VERBS_ANSWER_MAX + 50];
+    struct verbs_answer answer;
+    char reason[1000];
+    uint32_t length;
+
+    memset(reason, 'r', sizeof(reason));
+    reason[999] = '\0';
+    memset(bytes, 'x', sizeof(bytes));
+    length = gw_verbs_answer_encode(VERBS_REFUSED, reason, bytes);
+    cr_assert_eq(length, VERBS_ANSWER_MAX);
+    cr_assert_eq(bytes[length], 'x');
+    cr_assert_eq(gw_verbs_answer_decode(bytes, sizeof(bytes), &answer), 0);
+    cr_assert_eq(strlen(answer.reason), VERBS_ANSWER_MAX - 4);
+    length = gw_verbs_answer_encode(VERBS_REFUSED, "a\033[2Jb", bytes);
+    cr_assert_eq(gw_verbs_answer_decode(bytes, length, &answer), 0);
+    cr_assert_str_eq(answer.reason, "a?[2Jb");
+    bytes[3] = 3;
+    cr_assert_eq(gw_verbs_answer_decode(bytes, length, &answer), -EPROTO);
+    cr_assert_eq(gw_verbs_answer_decode(bytes, 3, &answer), -EPROTO);
+}
+
+/* ---- headers ---- */
+
+Test(verbs_wire, header_is_carried)
+{
+    struct verbs_header in = {VERBS_MESSAGE, 31, GW_MESSAGE_MAX, 1ull << 60}, out;
+    uint8_t bytes[VERBS_HEADER_SIZE];
+
+    gw_verbs_header_encode(&in, bytes);
+    cr_assert_eq(gw_verbs_header_decode(bytes, VERBS_HEADER_SIZE + GW_MESSAGE_MAX, &out), 0);
+    cr_assert_eq(out.type, in.type);
+    cr_assert_eq(out.credits, in.credits);
+    cr_assert_eq(out.length, in.length);
+    cr_assert_eq(out.written, in.written);
+}
+
+Test(verbs_wire, headers_that_mean_nothing_are_refused)
+{
+    struct verbs_header good = {VERBS_MESSAGE, 0, 10, 0}, out;
+    uint8_t bytes[VERBS_HEADER_SIZE];
+
+    gw_verbs_header_encode(&good, bytes);
+    cr_assert_eq(gw_verbs_header_decode(bytes, 26, &out), 0);
+    for (uint32_t length = 0; length < 60; length++)
+        cr_assert(length == 26 || gw_verbs_header_decode(bytes, length, &out) == -EPROTO);
+    bytes[1] = 1;
+    cr_assert_eq(gw_verbs_header_decode(bytes, 26, &out), -EPROTO);
+    bytes[1] = 0;
+    bytes[0] = VERBS_CREDIT; /* with a body */
+    cr_assert_eq(gw_verbs_header_decode(bytes, 26, &out), -EPROTO);
+    bytes[0] = 3;
+    cr_assert_eq(gw_verbs_header_decode(bytes, 26, &out), -EPROTO);
+    bytes[0] = VERBS_MESSAGE;
+    gw_put_le32(bytes + 4, GW_MESSAGE_MAX + 1);
+    cr_assert_eq(gw_verbs_header_decode(bytes, GW_MESSAGE_MAX + 17, &out), -EPROTO);
+}
+
+/* ---- credits ---- */
+
+/* One end of a simulated channel. What is on its way is a queue towards it; each entry has taken one
+ * of its receives, as a device would do on arrival, and the receives must never run out. */
+struct end {
+    struct verbs_credit credit;
+    struct {
+        unsigned credits;
+        bool is_message;
+    } queue[64];
+    unsigned first, count;  /* of queue: sent to it, not yet looked at */
+    unsigned arrived, held; /* looked at and not taken by the owner; taken and not posted again */
+    unsigned receives, wanted, got;
+};
+
+static void deliver(struct end *to, unsigned credits, bool is_message)
+{
+    cr_assert_gt(to->receives, 0, "a message meets no receive");
+    to->receives--;
+    to->queue[(to->first + to->count) % 64].credits = credits;
+    to->queue[(to->first + to->count) % 64].is_message = is_message;
+    to->count++;
+}
+
+static void act(struct end *end, struct end *other, unsigned what)
+{
+    if (what == 0 && end->wanted && end->credit.may_send) {
+        end->credit.may_send--;
+        end->wanted--;
+        deliver(other, gw_verbs_credit_give(&end->credit), true);
+    } else if (what == 1 && end->count) {
+        bool is_message = end->queue[end->first].is_message;
+
+        cr_assert_eq(gw_verbs_credit_take(&end->credit, end->queue[end->first].credits, is_message),
+                     0, "%s", gw_error_message());
+        end->first = (end->first + 1) % 64;
+        end->count--;
+        end->arrived += is_message;
+        end->receives += !is_message;
+    } else if (what == 2 && end->arrived) {
+        end->arrived--;
+        end->got++;
+        end->held++;
+    } else if (what == 3 && end->held) {
+        end->held--;
+        end->receives++;
+        gw_verbs_credit_freed(&end->credit);
+    } else if (what == 4 && gw_verbs_credit_is_due(&end->credit)) {
+        deliver(other, gw_verbs_credit_give(&end->credit), false);
+    }
+}
+
+Test(verbs_credit, receives_never_run_out_and_all_arrives)
+{
+    for (unsigned seed = 1; seed <= 200; seed++) {
+        struct end ends[2] = {{.receives = VERBS_RECEIVES + VERBS_SPARE_RECEIVES, .wanted = 500},
+                              {.receives = VERBS_RECEIVES + VERBS_SPARE_RECEIVES, .wanted = 500}};
+        unsigned state = seed, steps = 0;
+
+        if (seed % 3 == 0)
+            ends[1].wanted = 0; /* nothing to carry credits on */
+        gw_verbs_credit_init(&ends[0].credit);
+        gw_verbs_credit_init(&ends[1].credit);
+        while (ends[0].got < (seed % 3 ? 500u : 0u) || ends[1].got < 500) {
+            unsigned who, what;
+
+            state = state * 1103515245u + 12345;
+            who = state >> 16 & 1;
+            /* Each seed has its own favourite: greedy senders, lazy readers, late reposts. */
+            what = (state >> 20) % 8 < seed % 8 ? seed % 5 : (state >> 24) % 5;
+            act(&ends[who], &ends[1 - who], what);
+            cr_assert_lt(++steps, 10000000, "seed %u: nothing moves any more", seed);
+        }
+    }
+}
+
+Test(verbs_credit, accounts_that_cannot_be_right_are_refused)
+{
+    struct verbs_credit credit;
+
+    gw_verbs_credit_init(&credit);
+    cr_assert_eq(gw_verbs_credit_take(&credit, 1, true), -EPROTO);
+    for (unsigned i = 0; i < VERBS_RECEIVES; i++)
+        cr_assert_eq(gw_verbs_credit_take(&credit, 0, true), 0);
+    cr_assert_eq(gw_verbs_credit_take(&credit, 0, true), -EPROTO);
+    credit.may_send = 0;
+    cr_assert_eq(gw_verbs_credit_take(&credit, VERBS_RECEIVES + 1, false), -EPROTO);
+    cr_assert_eq(gw_verbs_credit_take(&credit, VERBS_RECEIVES, false), 0);
+}
