@@ -289,7 +289,7 @@ class Case:
             world.assert_moved()
             self.check_one_runner()
         elif outcome == 'N':
-            lib.check(not world.guest.is_running(), 'the source\'s QEMU was killed and runs')
+            lib.guestctl.wait_for(lambda: not world.guest.is_running(), 10, 'a killed QEMU\'s end')
             world.assert_no_debris(timeout=30)
             names = world.source.storage_files()
             lib.check(names == ['web1-0.vhdx'], 'the source\'s images are %s', names)
