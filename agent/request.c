@@ -25,9 +25,10 @@ static const char *const move_keys[] = {
 };
 
 static const char *const copy_keys[] = {
-    "request",          "source",      "source_format", "to",         "target",    "format",
-    "preallocate",      "verify",      "channels",      "congestion", "transport", "credentials",
-    "trusted_networks", "reconnect_s", "stall_s",       NULL,
+    "request",     "source",           "source_format", "to",         "target",      "format",
+    "preallocate", "dynamic",          "size",          "block_size", "sector_size", "new_id",
+    "flatten",     "parents",          "verify",        "channels",   "congestion",  "transport",
+    "credentials", "trusted_networks", "reconnect_s",   "stall_s",    NULL,
 };
 
 static const char *const credential_keys[] = {"psk", "cert", "key", "ca", "fingerprints", NULL};
@@ -96,6 +97,33 @@ static int get_number(json_t *object, const char *key, unsigned max, unsigned *o
         return gw_fail(-EINVAL, "request: '%s' is not a number from 1 to %u", key, max);
     *out = (unsigned)json_integer_value(value);
     return 0;
+}
+
+static int get_size(json_t *object, const char *key, uint64_t max, uint64_t *out)
+{
+    json_t *value = json_object_get(object, key);
+
+    if (!value)
+        return 0;
+    if (!json_is_integer(value) || json_integer_value(value) < 1 ||
+        (uint64_t)json_integer_value(value) > max)
+        return gw_fail(-EINVAL, "request: '%s' is not a number of bytes from 1 to %llu", key,
+                       (unsigned long long)max);
+    *out = (uint64_t)json_integer_value(value);
+    return 0;
+}
+
+/* A power of two within bounds. */
+static int get_unit(json_t *object, const char *key, uint32_t min, uint32_t max, uint32_t *out)
+{
+    uint64_t size = 0;
+    int error = get_size(object, key, max, &size);
+
+    if (!error && size && (size < min || !gw_is_power_of_two(size)))
+        error = gw_fail(-EINVAL, "request: '%s' %llu is not a power of two from %u to %u bytes",
+                        key, (unsigned long long)size, min, max);
+    *out = (uint32_t)size;
+    return error;
 }
 
 static int get_mappings(json_t *object, const char *key, struct gw_mapping *out, unsigned *count)
@@ -289,12 +317,38 @@ static int parse_move(struct gw_job_request *request)
     return error;
 }
 
-static int parse_format(const char *format)
+static int parse_format(const char *format, bool is_source)
 {
+    if (format && is_source && strcmp(format, "vhd") == 0)
+        return 0;
+    if (format && strcmp(format, "vhd") == 0)
+        return gw_fail(-EINVAL, "godwit reads VHD images and does not write them: use vhdx");
     if (format && strcmp(format, "raw") != 0 && strcmp(format, "vhdx") != 0 &&
         strcmp(format, "qcow2") != 0)
         return gw_fail(-EINVAL, "format '%.32s' is none of raw, vhdx and qcow2", format);
     return 0;
+}
+
+/* What the new disk is to be other than the old one. */
+static int parse_shape(json_t *text, struct gw_copy_request *copy)
+{
+    int error = get_flag(text, "dynamic", &copy->is_dynamic);
+
+    if (!error && copy->is_dynamic && copy->is_fixed)
+        error = gw_fail(-EINVAL, "fixed and dynamic exclude one another");
+    if (!error)
+        error = get_flag(text, "new_id", &copy->new_id);
+    if (!error)
+        error = get_flag(text, "flatten", &copy->flatten);
+    if (!error)
+        error = get_size(text, "size", INT64_MAX, &copy->size);
+    if (!error)
+        error = get_unit(text, "block_size", 1u << 20, 256u << 20, &copy->block_size);
+    if (!error)
+        error = get_unit(text, "sector_size", 512, 4096, &copy->sector_size);
+    if (!error && copy->sector_size && copy->sector_size != 512 && copy->sector_size != 4096)
+        error = gw_fail(-EINVAL, "a sector has 512 or 4096 bytes, not %u", copy->sector_size);
+    return error ? error : get_mappings(text, "parents", copy->parents, &copy->parent_count);
 }
 
 static int parse_copy(struct gw_job_request *request)
@@ -309,7 +363,7 @@ static int parse_copy(struct gw_job_request *request)
     if (!error)
         error = get_text(text, "source_format", &copy->source_format);
     if (!error)
-        error = parse_format(copy->source_format);
+        error = parse_format(copy->source_format, true);
     if (!error)
         error = get_peer(request, &copy->peer);
     copy->is_remote = request->peer[0] != '\0';
@@ -318,9 +372,11 @@ static int parse_copy(struct gw_job_request *request)
     if (!error)
         error = get_text(text, "format", &copy->target_format);
     if (!error)
-        error = parse_format(copy->target_format);
+        error = parse_format(copy->target_format, false);
     if (!error)
         error = get_flag(text, "preallocate", &copy->is_fixed);
+    if (!error)
+        error = parse_shape(text, copy);
     if (!error)
         error = get_flag(text, "verify", &copy->verify);
     if (!error)

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* godwit copy: the command line of a copy. */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/paths.h"
 #include "cli/task.h"
 #include "common/address.h"
 #include "common/error.h"
@@ -14,6 +16,25 @@ struct copy {
     struct gw_task task;
     const char *port;
 };
+
+/* NEW is a path of this host; OLD is what the image says. */
+static int set_parent(struct gw_task *task, const char *value)
+{
+    const char *equals = strrchr(value, '=');
+    char path[PATH_MAX], *whole;
+    int error;
+
+    if (!equals || equals == value || !equals[1])
+        return gw_fail(-EINVAL, "'%s' is not OLD=NEW", value);
+    error = gw_path_absolute(equals + 1, path, sizeof(path));
+    if (error)
+        return error;
+    if (asprintf(&whole, "%.*s=%s", (int)(equals - value), value, path) < 0)
+        return gw_fail(-ENOMEM, "out of memory");
+    error = gw_task_set_mapping(task, "parents", whole);
+    free(whole);
+    return error;
+}
 
 static int take(void *context, const char *name, const char *value)
 {
@@ -25,6 +46,18 @@ static int take(void *context, const char *name, const char *value)
         return gw_task_set_text(&copy->task, "source_format", value);
     if (strcmp(name, "preallocate") == 0)
         return gw_task_set_flag(&copy->task, "preallocate");
+    if (strcmp(name, "dynamic") == 0 || strcmp(name, "flatten") == 0)
+        return gw_task_set_flag(&copy->task, name);
+    if (strcmp(name, "new-id") == 0)
+        return gw_task_set_flag(&copy->task, "new_id");
+    if (strcmp(name, "size") == 0)
+        return gw_task_set_size(&copy->task, "size", value);
+    if (strcmp(name, "block-size") == 0)
+        return gw_task_set_size(&copy->task, "block_size", value);
+    if (strcmp(name, "sector-size") == 0)
+        return gw_task_set_size(&copy->task, "sector_size", value);
+    if (strcmp(name, "parent") == 0)
+        return set_parent(&copy->task, value);
     if (strcmp(name, "port") == 0) {
         copy->port = value;
         return 0;
@@ -35,8 +68,15 @@ static int take(void *context, const char *name, const char *value)
 static const struct gw_usage_option options[] = {
     {"format", "FORMAT", "what to write: raw, vhdx or qcow2; as the source"},
     {"source-format", "FORMAT",
-     "what the source is: raw, vhdx or qcow2; found out from its content"},
+     "what the source is: raw, vhdx, vhd or qcow2; found out from its content"},
     {"preallocate", NULL, "take all of the target's space beforehand; a VHDX becomes a fixed one"},
+    {"dynamic", NULL, "do not, although the source is fixed"},
+    {"size", "SIZE", "make the disk larger: bytes, or 512K, 20G, 4T"},
+    {"block-size", "SIZE", "of a VHDX: 1M to 256M; as the source's"},
+    {"sector-size", "N", "of a VHDX: 512 or 4096, where the content allows it; as the source's"},
+    {"new-id", NULL, "a VHDX gets new identifiers; else it keeps the source's"},
+    {"flatten", NULL, "make one image of a differencing disk, not a copy of each file"},
+    {"parent", "OLD=NEW", "a parent of the source that lies elsewhere on this host (repeatable)"},
     {"port", "N", "the agent's port on HOST; 13560"},
     GW_TASK_OPTIONS,
 };

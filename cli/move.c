@@ -6,28 +6,6 @@
 #include "cli/task.h"
 #include "common/error.h"
 
-/* OLD=NEW into the object of that key. */
-static int set_mapping(struct gw_task *task, const char *key, const char *value)
-{
-    const char *equals = strchr(value, '=');
-    json_t *map = json_object_get(task->request, key);
-    char from[64];
-
-    if (!equals || equals == value || !equals[1] || (size_t)(equals - value) >= sizeof(from))
-        return gw_fail(-EINVAL, "'%s' is not OLD=NEW", value);
-    memcpy(from, value, (size_t)(equals - value));
-    from[equals - value] = '\0';
-    if (!map) {
-        map = json_object();
-        json_object_set_new(task->request, key, map);
-    }
-    if (json_object_get(map, from))
-        return gw_fail(-EINVAL, "'%s' is given twice", from);
-    if (json_object_set_new(map, from, json_string(equals + 1)) != 0)
-        return gw_fail(-EINVAL, "'%s' is not UTF-8 text", value);
-    return 0;
-}
-
 static int take(void *context, const char *name, const char *value)
 {
     struct gw_task *task = context;
@@ -37,9 +15,9 @@ static int take(void *context, const char *name, const char *value)
     if (strcmp(name, "to") == 0 || strcmp(name, "storage") == 0 || strcmp(name, "tracker") == 0)
         return gw_task_set_text(task, name, value);
     if (strcmp(name, "disk") == 0)
-        return set_mapping(task, "disks", value);
+        return gw_task_set_mapping(task, "disks", value);
     if (strcmp(name, "net") == 0)
-        return set_mapping(task, "nets", value);
+        return gw_task_set_mapping(task, "nets", value);
     if (strcmp(name, "max-pause") == 0)
         return gw_task_set_number(task, "max_pause_ms", value);
     if (strcmp(name, "sync-every") == 0)

@@ -2,7 +2,9 @@
 /* Makes a request from options and decides where it runs. Watching it is follow.c's. */
 #include "cli/task.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +68,45 @@ int gw_task_set_number(struct gw_task *task, const char *key, const char *value)
     if (errno || *rest || rest == value || number < 1)
         return gw_fail(-EINVAL, "%s: '%s' is not a number from 1 up", key, value);
     return json_object_set_new(task->request, key, json_integer(number));
+}
+
+int gw_task_set_size(struct gw_task *task, const char *key, const char *value)
+{
+    static const char units[] = "KMGT";
+    unsigned long long number;
+    const char *unit;
+    char *rest;
+    uint64_t size;
+
+    errno = 0;
+    number = strtoull(value, &rest, 10);
+    unit = *rest ? strchr(units, toupper((unsigned char)*rest)) : NULL;
+    if (errno || rest == value || !isdigit((unsigned char)*value) || number == 0 ||
+        (*rest && (!unit || rest[1])) ||
+        !gw_mul_fits(number, unit ? 1024ull << 10 * (unit - units) : 1, &size) || size > INT64_MAX)
+        return gw_fail(-EINVAL, "%s: '%s' is no size: write bytes, or 512K, 20G, 4T", key, value);
+    return json_object_set_new(task->request, key, json_integer((json_int_t)size));
+}
+
+int gw_task_set_mapping(struct gw_task *task, const char *key, const char *value)
+{
+    const char *equals = strrchr(value, '=');
+    json_t *map = json_object_get(task->request, key);
+    char from[PATH_MAX];
+
+    if (!equals || equals == value || !equals[1] || (size_t)(equals - value) >= sizeof(from))
+        return gw_fail(-EINVAL, "'%s' is not OLD=NEW", value);
+    memcpy(from, value, (size_t)(equals - value));
+    from[equals - value] = '\0';
+    if (!map) {
+        map = json_object();
+        json_object_set_new(task->request, key, map);
+    }
+    if (json_object_get(map, from))
+        return gw_fail(-EINVAL, "'%s' is given twice", from);
+    if (json_object_set_new(map, from, json_string(equals + 1)) != 0)
+        return gw_fail(-EINVAL, "'%s' is not UTF-8 text", value);
+    return 0;
 }
 
 /* The credentials go into the request, and besides to the private agent, which recovers with them.

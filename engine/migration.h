@@ -129,7 +129,15 @@ struct gw_copy_request {
                          an NBD URI */
     const char *target_format; /* NULL: as the source */
     bool is_fixed;             /* VHDX fixed, raw preallocated */
+    bool is_dynamic;           /* not, although the source is */
     bool verify;
+    uint64_t size;        /* of the new disk; 0: the source's */
+    uint32_t block_size;  /* VHDX; 0: as the source's, or the format's own */
+    uint32_t sector_size; /* VHDX; 0: as the source's */
+    bool new_id;          /* VHDX: new identifiers in place of the source's */
+    bool flatten;         /* a differencing disk becomes one image; else its chain is copied */
+    struct gw_mapping parents[GW_DISKS_MAX]; /* --parent OLD=NEW */
+    unsigned parent_count;
     struct gw_link_request link;
 };
 

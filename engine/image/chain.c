@@ -124,6 +124,7 @@ int gw_image_chain_open(struct gw_image *image, const struct gw_image_open_optio
                        image->file.path);
     gw_image_file_use_buffered(&image->file);
     gw_image_info_from_file(image);
+    image->info.is_sectored = true;
     while (last->link && rc == 0) {
         rc = open_parent(image, last, options, &last->parent);
         if (rc)

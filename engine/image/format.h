@@ -13,6 +13,7 @@
 #include "engine/image/file.h"
 #include "engine/image/image.h"
 #include "engine/image/parent.h"
+#include "engine/image/patch.h"
 
 struct gw_image_ops {
     int (*extent)(struct gw_image *image, uint64_t offset, struct gw_extent *out);
@@ -24,6 +25,8 @@ struct gw_image_ops {
     int (*sync)(struct gw_image *image);
     int (*finish)(struct gw_image *image);
     int (*unchanged)(struct gw_image *image);
+    /* Of differencing images: see gw_image_relocate. Others are not asked. */
+    int (*relocate)(struct gw_image *image, const char *name, struct gw_patches *patches);
     void (*close)(struct gw_image *image); /* frees the image; its file is closed after */
 };
 

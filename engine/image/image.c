@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "common/checked.h"
 #include "common/error.h"
@@ -224,6 +225,15 @@ const struct gw_parent_link *gw_image_link(const struct gw_image *image)
     return image->link;
 }
 
+int gw_image_relocate(struct gw_image *image, const char *name, struct gw_patches *patches)
+{
+    if (!image->link)
+        return gw_fail(-EINVAL, "%s has no parent", image->file.path);
+    if (gw_parent_is_beside(image->link, name))
+        return 0;
+    return image->ops->relocate(image, name, patches);
+}
+
 int gw_image_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out)
 {
     assert(offset < image->info.virtual_size);
@@ -239,6 +249,48 @@ int gw_image_locate(struct gw_image *image, uint64_t offset, uint64_t length,
                        (unsigned long long)(offset + length),
                        (unsigned long long)image->info.virtual_size);
     return gw_image_chain_locate(image, offset, length, out);
+}
+
+static int read_piece(const struct gw_location *from, uint8_t *into)
+{
+    uint64_t done = 0;
+
+    if (from->kind != GW_EXTENT_DATA)
+        memset(into, 0, from->length);
+    while (from->kind == GW_EXTENT_DATA && done < from->length) {
+        ssize_t got =
+            pread(from->fd, into + done, from->length - done, (off_t)(from->file_offset + done));
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return -errno;
+        if (got == 0) {
+            memset(into + done, 0, from->length - done);
+            break;
+        }
+        done += (uint64_t)got;
+    }
+    return 0;
+}
+
+int gw_image_read(struct gw_image *image, uint64_t offset, void *into, uint64_t length)
+{
+    uint64_t done = 0;
+
+    while (done < length) {
+        struct gw_location from;
+        int rc = gw_image_locate(image, offset + done, length - done, &from);
+
+        if (rc)
+            return rc;
+        rc = read_piece(&from, (uint8_t *)into + done);
+        if (rc)
+            return gw_fail_errno(rc, "cannot read %s or a parent of it at byte %llu of the disk",
+                                 image->file.path, (unsigned long long)(offset + done));
+        done += from.length;
+    }
+    return 0;
 }
 
 static int check_writable(const struct gw_image *image)

@@ -25,6 +25,7 @@
 #include <stdint.h>
 
 #include "engine/image/parent.h"
+#include "engine/image/patch.h"
 #include "engine/volume/extent.h"
 
 #define GW_IMAGE_MEMORY_MAX       (64u << 20)
@@ -47,6 +48,7 @@ struct gw_image_info {
     uint8_t disk_id[16];       /* VHDX virtual disk id ("page 83 data") */
     uint8_t data_id[16];       /* what children name as their parent: VHDX DataWriteGuid, VHD id */
     bool is_differencing;      /* has a parent */
+    bool is_sectored;          /* extents and places begin at any sector, not at pages of 4 KiB */
     uint64_t memory_max;       /* what its tables may take, at most */
 };
 
@@ -74,6 +76,7 @@ struct gw_image_create_options {
     uint32_t logical_sector_size;  /* 0 for 512 */
     uint32_t physical_sector_size; /* 0 for 4096 */
     const uint8_t *disk_id;        /* 16 bytes to keep, or NULL for a new one */
+    const uint8_t *data_id;        /* what children name as their parent, likewise */
     bool is_direct;
     /* path is an unfinished image of an earlier create with the same options, which is gone on
      * with. -ENOTSUP for a format that cannot (gw_image_can_continue). */
@@ -94,6 +97,10 @@ const char *gw_image_path(const struct gw_image *image);
 struct gw_image *gw_image_parent(const struct gw_image *image);
 const struct gw_parent_link *gw_image_link(const struct gw_image *image);
 
+/* What a copy of the image's file has to have in other pages than the file, so that its parent is
+ * the file of that name beside it. No pages when the image says so already. */
+int gw_image_relocate(struct gw_image *image, const char *name, struct gw_patches *patches);
+
 /* The run of one kind that begins at offset (offset < virtual_size), as long as is cheap to tell;
  * never 0 long, never past the end. ABSENT and ZERO both read as zeroes; ABSENT is not allocated.
  */
@@ -107,6 +114,10 @@ int gw_image_extent(struct gw_image *image, uint64_t offset, struct gw_extent *o
  * stay within it. */
 int gw_image_locate(struct gw_image *image, uint64_t offset, uint64_t length,
                     struct gw_location *out);
+
+/* The bytes of the range, wherever they are, through the page cache. For images that are sectored:
+ * of others locate gives larger pieces. */
+int gw_image_read(struct gw_image *image, uint64_t offset, void *into, uint64_t length);
 
 /* Makes the range read as zeroes: nothing for what was never allocated, else punched or written. A
  * block device keeps what was on it before: there, ABSENT ranges must be zeroed as ZERO ones are.

@@ -230,3 +230,11 @@ int gw_parent_find(const struct gw_parent_search *search, struct gw_parent_place
                        last_name(search->link->paths[0].text));
     return 0;
 }
+
+bool gw_parent_is_beside(const struct gw_parent_link *link, const char *name)
+{
+    char relative[PATH_MAX];
+
+    return link->path_count > 0 && link->paths[0].kind == GW_PARENT_RELATIVE &&
+           make_relative(link->paths[0].text, relative) && strcmp(relative, name) == 0;
+}

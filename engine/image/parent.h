@@ -42,6 +42,8 @@ struct gw_parent_link {
         paths[GW_PARENT_PATHS_MAX]; /* in the order in which they are to be tried */
 };
 
+/* Does it say first that the parent is the file of that name in its own folder? */
+bool gw_parent_is_beside(const struct gw_parent_link *link, const char *name);
 void gw_parent_link_free(struct gw_parent_link *link); /* takes NULL */
 /* Takes text over, also when it fails. -ENOMEM, -E2BIG. */
 int gw_parent_link_add(struct gw_parent_link *link, enum gw_parent_path_kind kind,

@@ -6,55 +6,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "common/checked.h"
 #include "common/clock.h"
+#include "engine/session/copy-plan.h"
 #include "engine/session/local.h"
 #include "engine/session/source.h"
 #include "engine/session/space.h"
 #include "engine/volume/nbd.h"
-
-/* What the new image is to be, from the old one and the request. */
-static int describe(const struct gw_copy_request *request, const struct gw_endpoint *source,
-                    struct gw_offered_volume *out)
-{
-    const struct gw_image_info *info = &source->info;
-    char copy[PATH_MAX];
-    int error = 0;
-
-    *out = (struct gw_offered_volume){
-        .kind = GW_VOLUME_DISK,
-        .size = source->volume->size,
-        .data_bytes = gw_source_data_bytes(source->volume),
-        .format = source->foreign[0] ? GW_IMAGE_PROBE : info->format,
-        .is_fixed = request->is_fixed || info->is_fixed,
-        .block_size = info->block_size,
-        .logical_sector_size = info->logical_sector_size,
-        .physical_sector_size = info->physical_sector_size,
-    };
-    memcpy(out->foreign, source->foreign, sizeof(out->foreign));
-    snprintf(out->name, sizeof(out->name), "%s", source->volume->name);
-    snprintf(copy, sizeof(copy), "%s",
-             gw_nbd_is_uri(request->source_path) ? "disk.raw" : request->source_path);
-    if (snprintf(out->file_name, sizeof(out->file_name), "%s", basename(copy)) >=
-            (int)sizeof(out->file_name) ||
-        snprintf(out->target, sizeof(out->target), "%s",
-                 request->target_path ? request->target_path : "") >= (int)sizeof(out->target))
-        return gw_fail(-ENAMETOOLONG, "'%s' is too long a name", request->source_path);
-    if (request->target_format)
-        error = gw_offer_set_format(request->target_format, out);
-    else if (gw_nbd_is_uri(out->target))
-        error = gw_offer_set_format("raw", out);
-    if (error)
-        return error;
-    /* A VHDX keeps its identity; what becomes one gets a new one. Blocks are the format's own. */
-    out->has_disk_id = info->format == GW_IMAGE_VHDX && out->format == GW_IMAGE_VHDX;
-    memcpy(out->disk_id, info->disk_id, sizeof(out->disk_id));
-    if (strcmp(gw_offer_format(out),
-               source->foreign[0] ? source->foreign : gw_image_format_name(info->format)) != 0)
-        out->block_size = 0;
-    return 0;
-}
 
 static void begin_phase(struct gw_progress *progress, uint64_t total)
 {
@@ -65,18 +26,21 @@ static void begin_phase(struct gw_progress *progress, uint64_t total)
     pthread_mutex_unlock(&progress->lock);
 }
 
-static int send_volume(struct gw_source *source, struct gw_source_volume *volume)
+static int send_volumes(struct gw_source *source, const struct gw_copy_plan *plan)
 {
     struct gw_round *round;
     int error = gw_round_new(&round);
 
     if (error)
         return error;
-    error = gw_round_add(round, 0, volume, NULL);
+    for (unsigned i = 0; i < plan->count && !error; i++)
+        error = gw_round_add(round, (uint16_t)i, plan->volumes[i], NULL);
     if (!error)
         error = gw_source_run_round(source, round);
     gw_round_free(round);
-    return error ? error : volume->ops->unchanged(volume);
+    for (unsigned i = 0; i < plan->count && !error; i++)
+        error = plan->volumes[i]->ops->unchanged(plan->volumes[i]);
+    return error;
 }
 
 static void note_path(struct gw_source *source)
@@ -91,13 +55,20 @@ static void note_path(struct gw_source *source)
     pthread_mutex_unlock(&source->progress->lock);
 }
 
-static int send_copy(struct gw_source *source, const struct gw_copy_request *request,
-                     struct gw_source_volume *volume, const struct gw_offered_volume *offered,
-                     struct gw_outcome *out)
+static json_t *make_offer(const struct gw_source *source, const struct gw_copy_plan *plan)
 {
-    json_t *reply, *finished,
-        *offer = json_pack("{s:s,s:s,s:s,s:[o]}", "type", "offer", "kind", "copy", "epoch",
-                           source->epoch, "volumes", gw_offer_volume(offered));
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < plan->count; i++)
+        json_array_append_new(list, gw_offer_volume(&plan->offered[i]));
+    return json_pack("{s:s,s:s,s:s,s:o}", "type", "offer", "kind", "copy", "epoch", source->epoch,
+                     "volumes", list);
+}
+
+static int send_copy(struct gw_source *source, const struct gw_copy_request *request,
+                     struct gw_copy_plan *plan, struct gw_outcome *out)
+{
+    json_t *reply, *finished, *offer = make_offer(source, plan);
     int error;
 
     json_object_set_new(offer, "reconnect_s", json_integer(source->reconnect_s));
@@ -115,11 +86,12 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
     if (error)
         return error;
     source->may_regrow = true;
-    gw_sender_add_volume(source->sender, 0, volume);
-    begin_phase(source->progress, gw_source_data_bytes(volume));
-    error = send_volume(source, volume);
+    for (unsigned i = 0; i < plan->count; i++)
+        gw_sender_add_volume(source->sender, (uint16_t)i, plan->volumes[i]);
+    begin_phase(source->progress, gw_copy_plan_bytes(plan));
+    error = send_volumes(source, plan);
     if (!error && request->verify)
-        error = gw_source_send_digests(source, &volume, 1);
+        error = gw_source_send_digests(source, plan->volumes, plan->count);
     note_path(source);
     gw_source_report(source, out->detail);
     json_object_set_new(out->detail, "path", json_string(source->progress->data.path));
@@ -137,20 +109,16 @@ static int send_copy(struct gw_source *source, const struct gw_copy_request *req
 }
 
 static int copy_remote(const struct gw_environment *environment,
-                       const struct gw_copy_request *request, const struct gw_endpoint *from,
+                       const struct gw_copy_request *request, struct gw_copy_plan *plan,
                        struct gw_progress *progress, struct gw_outcome *out)
 {
-    struct gw_offered_volume offered;
     struct gw_source *source;
     struct gw_error cause;
-    int error = describe(request, from, &offered);
+    int error = gw_source_connect(environment, &request->peer, &request->link, progress, &source);
 
     if (error)
         return error;
-    error = gw_source_connect(environment, &request->peer, &request->link, progress, &source);
-    if (error)
-        return error;
-    error = send_copy(source, request, from->volume, &offered, out);
+    error = send_copy(source, request, plan, out);
     gw_error_take(error, &cause);
     /* Closing may leave messages of its own; the cause is what counts. */
     gw_source_close(source);
@@ -184,29 +152,79 @@ static int local_path(const struct gw_copy_request *request,
                : gw_fail(-ENAMETOOLONG, "'%s' is too long a name", request->target_path);
 }
 
-static int copy_local(const struct gw_copy_request *request, const struct gw_endpoint *source,
+/* Where each file goes; what their file systems have to have for all of them is checked first. */
+static int place_files(const struct gw_copy_request *request, const struct gw_copy_plan *plan,
+                       char (*paths)[PATH_MAX], json_t *list)
+{
+    struct gw_space space = {0};
+    int error = 0;
+
+    for (unsigned i = 0; i < plan->count && !error; i++) {
+        char warning[GW_SPACE_WARNING_MAX] = "";
+
+        if (plan->count > 1)
+            snprintf(paths[i], PATH_MAX, "%s", plan->offered[i].target);
+        else
+            error = local_path(request, &plan->offered[i], paths[i]);
+        if (!error && !gw_nbd_is_uri(paths[i]))
+            error = gw_space_add(&space, &plan->offered[i], paths[i], warning);
+        if (!error)
+            json_array_append_new(list,
+                                  json_pack("{s:s,s:s,s:s*}", "name", plan->offered[i].name, "path",
+                                            paths[i], "warning", warning[0] ? warning : NULL));
+    }
+    return error;
+}
+
+/* A block device that stands there is not the copy's to remove. */
+static void remove_file(const char *path)
+{
+    struct stat info;
+
+    if (lstat(path, &info) == 0 && S_ISREG(info.st_mode))
+        unlink(path);
+}
+
+/* One file after the other. When one fails, those before it are of no use and are removed. */
+static int copy_files(const struct gw_copy_request *request, const struct gw_copy_plan *plan,
+                      char (*paths)[PATH_MAX], struct gw_progress *progress, json_t *detail)
+{
+    struct gw_error cause;
+    unsigned done = 0;
+    int error = 0;
+
+    while (done < plan->count && !error) {
+        struct gw_local_options options = {
+            .offered = &plan->offered[done], .path = paths[done], .verify = request->verify};
+
+        error = gw_local_copy(plan->volumes[done], &options, progress, detail);
+        if (!error)
+            done++;
+    }
+    if (!error)
+        return 0;
+    gw_error_take(error, &cause);
+    while (done > 0)
+        remove_file(paths[--done]);
+    return gw_error_raise(&cause);
+}
+
+static int copy_local(const struct gw_copy_request *request, const struct gw_copy_plan *plan,
                       struct gw_progress *progress, struct gw_outcome *out)
 {
-    struct gw_offered_volume offered;
-    struct gw_local_options options = {.offered = &offered, .verify = request->verify};
-    char path[PATH_MAX], warning[GW_SPACE_WARNING_MAX] = "";
-    struct gw_space space = {0};
-    json_t *volumes;
-    int error = describe(request, source, &offered);
+    char(*paths)[PATH_MAX] = calloc(plan->count, sizeof(*paths));
+    json_t *list = json_array();
+    int error = paths ? place_files(request, plan, paths, list)
+                      : gw_fail(-ENOMEM, "no memory for the paths of a copy");
 
-    if (!error)
-        error = local_path(request, &offered, path);
-    if (!error && !gw_nbd_is_uri(path))
-        error = gw_space_add(&space, &offered, path, warning);
-    if (error)
-        return error;
-    options.path = path;
-    begin_phase(progress, offered.data_bytes);
-    volumes = json_pack("[{s:s,s:s,s:s*}]", "name", offered.name, "path", path, "warning",
-                        warning[0] ? warning : NULL);
-    json_object_set_new(out->detail, "volumes", volumes);
-    gw_offer_note_warnings(volumes, progress);
-    return gw_local_copy(source->volume, &options, progress, out->detail);
+    json_object_set_new(out->detail, "volumes", list);
+    if (!error) {
+        begin_phase(progress, gw_copy_plan_bytes(plan));
+        gw_offer_note_warnings(list, progress);
+        error = copy_files(request, plan, paths, progress, out->detail);
+    }
+    free(paths);
+    return error;
 }
 
 static enum gw_exit exit_code_of(int error)
@@ -227,16 +245,16 @@ static enum gw_exit exit_code_of(int error)
 int gw_copy_run(const struct gw_environment *environment, const struct gw_copy_request *request,
                 struct gw_progress *progress, struct gw_outcome *out)
 {
-    struct gw_endpoint source;
+    struct gw_copy_plan plan;
     int error;
 
     out->detail = json_object();
     out->exit_code = GW_EXIT_FAILED;
-    error = gw_endpoint_open(request->source_path, request->source_format, &source);
+    error = gw_copy_plan_make(request, &plan);
     if (!error) {
-        error = request->is_remote ? copy_remote(environment, request, &source, progress, out)
-                                   : copy_local(request, &source, progress, out);
-        source.volume->ops->close(source.volume);
+        error = request->is_remote ? copy_remote(environment, request, &plan, progress, out)
+                                   : copy_local(request, &plan, progress, out);
+        gw_copy_plan_free(&plan);
     }
     pthread_mutex_lock(&progress->lock);
     progress->data.phase = GW_PHASE_ENDED;

@@ -38,11 +38,18 @@ static int open_foreign(const char *path, const char *format, struct gw_endpoint
     return 0;
 }
 
-static int open_image(const char *path, const char *format, struct gw_endpoint *out)
+static int open_image(const struct gw_endpoint_options *from, struct gw_endpoint *out)
 {
-    struct gw_disk_source_options options = {.name = "disk", .path = path};
-    int error = format ? gw_image_format_parse(format, &options.format) : 0;
+    struct gw_parent_mapping mappings[GW_DISKS_MAX];
+    struct gw_disk_source_options options = {.name = "disk",
+                                             .path = from->place,
+                                             .mappings = mappings,
+                                             .mapping_count = from->mapping_count};
+    int error = from->format ? gw_image_format_parse(from->format, &options.format) : 0;
 
+    for (unsigned i = 0; i < from->mapping_count; i++)
+        mappings[i] =
+            (struct gw_parent_mapping){.from = from->mappings[i].from, .to = from->mappings[i].to};
     if (!error)
         error = gw_disk_source_open(&options, &out->volume);
     if (!error)
@@ -52,7 +59,14 @@ static int open_image(const char *path, const char *format, struct gw_endpoint *
 
 int gw_endpoint_open(const char *place, const char *format, struct gw_endpoint *out)
 {
-    const char *foreign = NULL;
+    struct gw_endpoint_options options = {.place = place, .format = format};
+
+    return gw_endpoint_open_with(&options, out);
+}
+
+int gw_endpoint_open_with(const struct gw_endpoint_options *options, struct gw_endpoint *out)
+{
+    const char *place = options->place, *format = options->format, *foreign = NULL;
     int error;
 
     *out = (struct gw_endpoint){
@@ -64,7 +78,7 @@ int gw_endpoint_open(const char *place, const char *format, struct gw_endpoint *
             foreign = gw_nbd_format_probe(place);
         else if (gw_nbd_format_is_known(format))
             foreign = format;
-        error = foreign ? open_foreign(place, foreign, out) : open_image(place, format, out);
+        error = foreign ? open_foreign(place, foreign, out) : open_image(options, out);
     }
     if (!error)
         out->info.virtual_size = out->volume->size;
@@ -101,6 +115,7 @@ static int make_image(const struct gw_offered_volume *offered, const char *path,
         .physical_sector_size = offered->physical_sector_size,
         .disk_id = offered->has_disk_id ? offered->disk_id : NULL,
         .is_continued = offered->is_continued,
+        .data_id = offered->has_data_id ? offered->data_id : NULL,
     };
 
     return gw_disk_target_create(&options, out);
@@ -129,7 +144,7 @@ static bool is_ending_of(const char *ending, const char *format)
 /* A plain disk may have any ending but that of a format; a VHDX has its own. */
 static bool keeps_name(const struct gw_offered_volume *offered, const char *ending)
 {
-    if (is_ending_of(ending, "vhdx"))
+    if (is_ending_of(ending, "vhdx") || is_ending_of(ending, "avhdx"))
         return offered->format == GW_IMAGE_VHDX;
     if (offered->foreign[0])
         return !is_ending_of(ending, "raw") && !is_ending_of(ending, "vhd");

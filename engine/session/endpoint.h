@@ -10,6 +10,7 @@
 #ifndef GODWIT_ENGINE_SESSION_ENDPOINT_H
 #define GODWIT_ENGINE_SESSION_ENDPOINT_H
 
+#include "engine/migration.h"
 #include "engine/session/offer.h"
 #include "engine/volume/volume.h"
 
@@ -19,6 +20,13 @@ struct gw_endpoint {
     char foreign[16]; /* as gw_offered_volume.foreign */
 };
 
+struct gw_endpoint_options {
+    const char *place, *format;
+    const struct gw_mapping *mappings; /* where parents of a differencing image are */
+    unsigned mapping_count;
+};
+
+int gw_endpoint_open_with(const struct gw_endpoint_options *options, struct gw_endpoint *out);
 /* format NULL: as the content says. */
 int gw_endpoint_open(const char *place, const char *format, struct gw_endpoint *out);
 /* The target of a disk that was offered. epoch is part of its name until it is finished. */

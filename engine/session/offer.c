@@ -31,18 +31,20 @@ int gw_offer_set_format(const char *name, struct gw_offered_volume *out)
 
 json_t *gw_offer_volume(const struct gw_offered_volume *volume)
 {
-    char id[2 * GW_ID_SIZE + 1] = "";
+    char id[2 * GW_ID_SIZE + 1] = "", data_id[2 * GW_ID_SIZE + 1] = "";
     bool is_ram = volume->kind == GW_VOLUME_RAM;
 
     if (volume->has_disk_id)
         gw_id_format(volume->disk_id, id);
-    return json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:i,s:i,s:i,s:s}", "kind",
-                     is_ram ? "ram" : "disk", "name", volume->name, "file", volume->file_name,
-                     "target", volume->target, "size", (json_int_t)volume->size, "data",
-                     (json_int_t)volume->data_bytes, "format",
-                     is_ram ? "" : gw_offer_format(volume), "fixed", volume->is_fixed, "block_size",
-                     (int)volume->block_size, "logical_sector", (int)volume->logical_sector_size,
-                     "physical_sector", (int)volume->physical_sector_size, "disk_id", id);
+    if (volume->has_data_id)
+        gw_id_format(volume->data_id, data_id);
+    return json_pack(
+        "{s:s,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:i,s:i,s:i,s:s,s:s}", "kind", is_ram ? "ram" : "disk",
+        "name", volume->name, "file", volume->file_name, "target", volume->target, "size",
+        (json_int_t)volume->size, "data", (json_int_t)volume->data_bytes, "format",
+        is_ram ? "" : gw_offer_format(volume), "fixed", volume->is_fixed, "block_size",
+        (int)volume->block_size, "logical_sector", (int)volume->logical_sector_size,
+        "physical_sector", (int)volume->physical_sector_size, "disk_id", id, "data_id", data_id);
 }
 
 static int copy_text(const json_t *object, const char *member, char *out, size_t size)
@@ -80,6 +82,12 @@ static int parse_disk(const json_t *object, struct gw_offered_volume *out)
     if (!error && id[0]) {
         out->has_disk_id = true;
         error = gw_id_parse(id, out->disk_id);
+    }
+    if (!error)
+        error = gw_message_text(object, "data_id", &id);
+    if (!error && id[0]) {
+        out->has_data_id = true;
+        error = gw_id_parse(id, out->data_id);
     }
     out->block_size = (uint32_t)block;
     out->logical_sector_size = (uint32_t)logical;

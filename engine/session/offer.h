@@ -28,8 +28,8 @@ struct gw_offered_volume {
     bool is_fixed;
     bool is_continued; /* the target's own: an unfinished image of an earlier attempt is there */
     uint32_t block_size, logical_sector_size, physical_sector_size;
-    bool has_disk_id;
-    uint8_t disk_id[16];
+    bool has_disk_id, has_data_id;
+    uint8_t disk_id[16], data_id[16]; /* of a VHDX; the latter is what children know it by */
 };
 
 json_t *gw_offer_volume(const struct gw_offered_volume *volume);

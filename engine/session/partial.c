@@ -17,6 +17,7 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "common/log.h"
+#include "engine/handover/guard.h"
 #include "engine/session/attended.h"
 #include "engine/session/dial.h"
 #include "engine/session/message.h"
@@ -25,7 +26,8 @@
 #include "engine/vmm/qemu/disks.h"
 #include "engine/vmm/qemu/migrate.h"
 
-#define FILE_MAX (1u << 20) /* bytes of one file */
+#define FILE_MAX         (1u << 20) /* bytes of one file */
+#define GUARD_TIMEOUT_MS 5000
 
 static const char *const side_names[] = {"source", "target"};
 
@@ -254,7 +256,13 @@ static void clean_vmm(const struct gw_environment *environment, const struct gw_
 {
     pid_t pid = (pid_t)json_integer_value(json_object_get(partial->detail, "pid"));
     struct gw_qmp *qmp;
+    char log[PATH_MAX];
 
+    /* Of a move that died before its first record; nothing else knows of its guard. */
+    if (snprintf(log, sizeof(log), "%s/guard-%s.log", environment->state_dir, partial->epoch) <
+            (int)sizeof(log) &&
+        gw_guard_wait(log, GUARD_TIMEOUT_MS) == 0)
+        gw_guard_close_log(log);
     if (gw_qmp_open(text_of(partial->detail, "qmp"), &qmp))
         return; /* it has ended, and its bitmaps with it */
     if (gw_qmp_pid(qmp) == pid &&
@@ -392,7 +400,8 @@ static int look_at(const struct gw_partial *partial, void *context)
         end_launched(partial);
     if (partial->is_kept ? is_late : rounds->is_start) {
         gw_log(GW_LOG_INFO, "migration %.12s: what it left here is removed", partial->epoch);
-        gw_partial_drop(environment, partial);
+        /* The target of one that died before its first record would wait for it. */
+        gw_partial_cancel(environment, partial);
     }
     gw_unattend(environment->attended, partial->epoch, partial->side);
     return 0;

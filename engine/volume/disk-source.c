@@ -14,10 +14,14 @@
 #include "engine/volume/disk.h"
 #include "engine/volume/filesystem.h"
 
+#define SECTORED_PAGE 4096u
+#define SECTORED_RUN  (1u << 20) /* of data in one extent */
+
 struct disk_source {
     struct gw_source_volume volume;
     struct gw_image *image;
     const struct gw_disk_dirty *dirty;
+    bool is_sectored; /* read by call */
     bool is_memory_file;
     void *mapping; /* of the whole file, or NULL */
     uint64_t mapping_size;
@@ -28,8 +32,38 @@ static struct disk_source *of(struct gw_source_volume *volume)
     return gw_container_of(volume, struct disk_source, volume);
 }
 
+/* Runs of an image that is sectored, cut at pages: a target past the page cache takes no less. A
+ * page that is not of one kind is data. offset is a page's. */
+static int extent_of_pages(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+{
+    uint64_t end = offset;
+
+    *out = (struct gw_extent){.offset = offset, .kind = GW_EXTENT_DATA};
+    while (end < volume->size && end - offset < SECTORED_RUN) {
+        struct gw_extent run;
+        int error = gw_image_extent(of(volume)->image, end, &run);
+
+        if (error)
+            return error;
+        if (run.offset + run.length < volume->size)
+            run.length = gw_align_down(run.length, SECTORED_PAGE);
+        if (run.length > 0 && run.kind != GW_EXTENT_DATA) {
+            /* What came before it, or itself. */
+            if (end == offset)
+                *out = run;
+            break;
+        }
+        end = gw_min(end + gw_max(run.length, SECTORED_PAGE), volume->size);
+    }
+    if (out->kind == GW_EXTENT_DATA)
+        out->length = end - offset;
+    return 0;
+}
+
 static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
 {
+    if (of(volume)->is_sectored)
+        return extent_of_pages(volume, offset, out);
     return gw_image_extent(of(volume)->image, offset, out);
 }
 
@@ -37,7 +71,14 @@ static int locate(struct gw_source_volume *volume, uint64_t offset, uint64_t len
                   struct gw_location *out)
 {
     struct disk_source *disk = of(volume);
-    int error = gw_image_locate(disk->image, offset, length, out);
+    int error;
+
+    if (disk->is_sectored) {
+        *out = (struct gw_location){
+            .kind = GW_EXTENT_DATA, .where = GW_BY_CALL, .length = length, .fd = -1};
+        return 0;
+    }
+    error = gw_image_locate(disk->image, offset, length, out);
 
     if (error || out->kind != GW_EXTENT_DATA)
         return error;
@@ -51,7 +92,7 @@ static int locate(struct gw_source_volume *volume, uint64_t offset, uint64_t len
 
 static int read_bytes(struct gw_source_volume *volume, uint64_t offset, void *into, uint64_t length)
 {
-    return gw_fail(-ENOTSUP, "%s is read through its file", volume->name);
+    return gw_image_read(of(volume)->image, offset, into, length);
 }
 
 static void copied(struct gw_source_volume *volume, uint64_t offset, const void *bytes,
@@ -110,8 +151,7 @@ static void map_file(struct disk_source *disk, const char *path)
 {
     int fd;
 
-    /* The bytes of a chain lie in several files, perhaps on several file systems. */
-    if (gw_image_parent(disk->image))
+    if (disk->is_sectored)
         return;
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
@@ -133,6 +173,8 @@ int gw_disk_source_open(const struct gw_disk_source_options *options, struct gw_
         .format = options->format,
         .is_in_use = options->dirty != NULL,
         .is_direct = true,
+        .mappings = options->mappings,
+        .mapping_count = options->mapping_count,
     };
     struct disk_source *disk = calloc(1, sizeof(*disk));
     int error;
@@ -145,6 +187,7 @@ int gw_disk_source_open(const struct gw_disk_source_options *options, struct gw_
         return error;
     }
     disk->dirty = options->dirty;
+    disk->is_sectored = gw_image_info(disk->image)->is_sectored;
     disk->volume = (struct gw_source_volume){
         .ops = &ops,
         .kind = GW_VOLUME_DISK,
@@ -156,6 +199,11 @@ int gw_disk_source_open(const struct gw_disk_source_options *options, struct gw_
     map_file(disk, options->path);
     *out = &disk->volume;
     return 0;
+}
+
+struct gw_image *gw_disk_source_image(struct gw_source_volume *volume)
+{
+    return of(volume)->image;
 }
 
 const struct gw_image_info *gw_disk_source_info(const struct gw_source_volume *volume)

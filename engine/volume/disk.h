@@ -25,12 +25,15 @@ struct gw_disk_dirty {
 struct gw_disk_source_options {
     const char *name, *path;
     enum gw_image_format format;
-    const struct gw_disk_dirty *dirty; /* in use: lent until close; NULL: at rest, locked */
+    const struct gw_disk_dirty *dirty;        /* in use: lent until close; NULL: at rest, locked */
+    const struct gw_parent_mapping *mappings; /* where parents are: engine/image/parent.h */
+    unsigned mapping_count;
 };
 
 int gw_disk_source_open(const struct gw_disk_source_options *options,
                         struct gw_source_volume **out);
 const struct gw_image_info *gw_disk_source_info(const struct gw_source_volume *volume);
+struct gw_image *gw_disk_source_image(struct gw_source_volume *volume); /* lent */
 
 /* What a new image is to be; travels in the offer. */
 struct gw_disk_target_options {
@@ -41,8 +44,8 @@ struct gw_disk_target_options {
     bool is_fixed;
     uint64_t size;
     uint32_t block_size, logical_sector_size, physical_sector_size;
-    const uint8_t *disk_id; /* 16 bytes or NULL */
-    bool is_continued;      /* PATH.godwit-EPOCH.part is there, unfinished, and is gone on with */
+    const uint8_t *disk_id, *data_id; /* 16 bytes or NULL */
+    bool is_continued; /* PATH.godwit-EPOCH.part is there, unfinished, and is gone on with */
 };
 
 /* Writes PATH.godwit-EPOCH.part; finish makes it valid, renames it to PATH, never over an existing

@@ -85,6 +85,12 @@ static int raw_unchanged(struct gw_image *image)
     return gw_image_file_unchanged(&image->file);
 }
 
+/* It has no parent. */
+static int raw_relocate(struct gw_image *image, const char *name, struct gw_patches *patches)
+{
+    return -EINVAL;
+}
+
 static void raw_close(struct gw_image *image)
 {
     free(raw_of(image));
@@ -99,6 +105,7 @@ static const struct gw_image_ops raw_ops = {
     .sync = raw_sync,
     .finish = raw_finish,
     .unchanged = raw_unchanged,
+    .relocate = raw_relocate,
     .close = raw_close,
 };
 

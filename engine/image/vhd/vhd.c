@@ -147,6 +147,7 @@ static const struct gw_image_ops vhd_ops = {
     .sync = vhd_nothing,
     .finish = vhd_nothing,
     .unchanged = vhd_unchanged,
+    .relocate = gw_vhd_relocate,
     .close = vhd_close,
 };
 
@@ -159,6 +160,7 @@ static int read_tables(struct gw_vhd *vhd)
         return rc;
     info->is_fixed = vhd->footer.type == VHD_FIXED;
     info->is_differencing = vhd->footer.type == VHD_DIFFERENCING;
+    info->is_sectored = !info->is_fixed;
     info->virtual_size = vhd->footer.current_size;
     info->logical_sector_size = VHD_SECTOR;
     info->physical_sector_size = VHD_SECTOR;

@@ -67,6 +67,9 @@ uint32_t gw_vhd_checksum(const uint8_t *bytes, size_t length, size_t checksum_at
 /* header.c: block size, table and, for differencing disks, what is said of the parent. */
 int gw_vhd_header_read(struct gw_vhd *vhd);
 
+/* relocate.c */
+int gw_vhd_relocate(struct gw_image *image, const char *name, struct gw_patches *patches);
+
 /* block.c */
 /* Where the block's data begins in the file; 0 when it has none. Its place is checked. */
 int gw_vhd_block_find(struct gw_vhd *vhd, uint64_t block, uint64_t *data_offset);

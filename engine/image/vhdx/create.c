@@ -61,14 +61,17 @@ static int info_from_options(const struct gw_image_create_options *options,
     return gw_vhdx_guid_new(info->disk_id);
 }
 
-static int header_new(struct gw_vhdx_header *header)
+static int header_new(struct gw_vhdx_header *header, const uint8_t *data_id)
 {
     int rc = gw_vhdx_guid_new(header->file_guid);
 
     header->sequence = 1;
     header->version = VHDX_VERSION;
     header->log = (struct gw_vhdx_range){GW_VHDX_LOG_OFFSET, LOG_LENGTH};
-    return rc ? rc : gw_vhdx_guid_new(header->data_guid);
+    if (!data_id)
+        return rc ? rc : gw_vhdx_guid_new(header->data_guid);
+    memcpy(header->data_guid, data_id, 16);
+    return rc;
 }
 
 /* Where everything goes; nothing is written. */
@@ -111,7 +114,7 @@ static int start(struct gw_vhdx *vhdx, const struct gw_image_create_options *opt
     if (rc == 0)
         rc = check_options(options, &vhdx->base.info);
     if (rc == 0)
-        rc = header_new(&vhdx->header);
+        rc = header_new(&vhdx->header, options->data_id);
     if (rc == 0)
         rc = lay_out(vhdx);
     if (rc == 0)

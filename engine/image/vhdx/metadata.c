@@ -168,6 +168,7 @@ static int parent_read(struct gw_vhdx *vhdx, const struct found_items *found)
     if (!found->is_found[PARENT])
         return gw_fail(-EUCLEAN, "%s has a parent and does not say which: it has no parent locator",
                        vhdx->base.file.path);
+    vhdx->locator = *item;
     bytes = malloc(item->length);
     vhdx->base.link = calloc(1, sizeof(*vhdx->base.link));
     rc = bytes && vhdx->base.link ? 0

@@ -184,5 +184,6 @@ const struct gw_image_ops gw_vhdx_ops = {
     .sync = gw_vhdx_sync,
     .finish = gw_vhdx_finish,
     .unchanged = vhdx_unchanged,
+    .relocate = gw_vhdx_relocate,
     .close = vhdx_close,
 };

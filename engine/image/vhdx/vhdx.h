@@ -111,7 +111,8 @@ struct gw_vhdx {
     struct gw_vhdx_overlay overlay;
     uint64_t file_size; /* as it is after the replay: what lies behind the file's end is zeroes */
     struct gw_vhdx_range bat_region, metadata_region;
-    uint32_t range_count; /* regions and the log: where no block may lie */
+    struct gw_vhdx_range locator; /* of a differencing image, within the metadata */
+    uint32_t range_count;         /* regions and the log: where no block may lie */
     struct gw_vhdx_range *ranges;
     uint64_t block_count, chunk_ratio;
     struct gw_vhdx_bat bat;
@@ -160,6 +161,9 @@ bool gw_vhdx_is_in_table(const struct gw_vhdx *vhdx, uint64_t offset, uint64_t l
 /* locator.c: fills link from the bytes of the item. */
 int gw_vhdx_locator_decode(const char *path, const uint8_t *item, size_t length,
                            struct gw_parent_link *link);
+
+/* relocate.c */
+int gw_vhdx_relocate(struct gw_image *image, const char *name, struct gw_patches *patches);
 
 /* metadata.c: fills base.info, and base.link of a differencing image. */
 int gw_vhdx_metadata_read(struct gw_vhdx *vhdx);
