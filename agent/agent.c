@@ -172,6 +172,7 @@ static int fill_environment(struct agent *agent)
         environment->keep_partial_hours =
             agent->options->has_keep_partial ? agent->options->keep_partial_hours : GW_KEEP_PARTIAL;
     environment->topology = agent->topology;
+    environment->allow_bench = agent->options->allow_bench;
     environment->launch_hook = agent->options->launch;
     environment->to_qmp = agent->options->to_qmp;
     memcpy(environment->instance_id, agent->state.instance_id, GW_ID_SIZE);
@@ -314,6 +315,7 @@ static int start(struct agent *agent)
     struct gw_jobs_options jobs = {.environment = &agent->environment};
     struct gw_admin_options admin = {
         .socket_path = agent->options->socket,
+        .environment = &agent->environment,
         .describe = describe,
         .context = agent,
     };
@@ -331,7 +333,6 @@ static int start(struct agent *agent)
     if (!error)
         error = listen_all(agent);
     admin.jobs = agent->jobs;
-    admin.environment = &agent->environment;
     if (!error)
         gw_partials_tidy(&agent->environment, true);
     if (!error)

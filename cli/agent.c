@@ -66,6 +66,7 @@ static const struct gw_usage_option options[] = {
     {"keep-partial", "HOURS", "how long a lost move can be resumed; 24, 0: nothing is kept"},
     {"pin-limit", "SIZE",
      "most memory registered for RDMA at once (8G, ...); half of what is free"},
+    {"allow-bench", NULL, "peers may measure the network to this host: godwit bench"},
     {"allow-volatile-state", NULL,
      "accept a state folder on tmpfs (tests: a reboot loses the journal)"},
     {"verbose", NULL, "log what goes well, too; twice: each step of a handover"},

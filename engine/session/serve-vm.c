@@ -362,14 +362,10 @@ int gw_serve_vm_offer(struct gw_serve *serve, const json_t *offer, json_t *reply
 
 /* ---- the steps ---- */
 
-int gw_serve_vm_stopping(struct gw_serve *serve)
+static int begin_load(struct gw_serve_vm *vm)
 {
-    struct gw_serve_vm *vm = serve->vm;
     int sockets[2], error = 0;
 
-    if (vm->switchover.machine.state != GW_HANDOVER_RECEIVING || vm->switchover.machine.is_busy ||
-        vm->state_fds[0] >= 0)
-        return gw_fail(-EPROTO, "a guest is stopped out of turn");
     for (unsigned i = 0; !error && i < vm->vm->disk_count; i++)
         error = gw_disk_place_find(vm->steps.launched.qmp, vm->vm, i, &vm->places[i]);
     if (error)
@@ -379,6 +375,23 @@ int gw_serve_vm_stopping(struct gw_serve *serve)
     vm->state_fds[0] = sockets[0];
     vm->state_fds[1] = sockets[1];
     return gw_vm_load_begin(vm->steps.launched.qmp, vm->state_fds[0]);
+}
+
+int gw_serve_vm_stopping(struct gw_serve *serve)
+{
+    struct gw_serve_vm *vm = serve->vm;
+    struct gw_error kept;
+    int error;
+
+    if (vm->switchover.machine.state != GW_HANDOVER_RECEIVING || vm->switchover.machine.is_busy ||
+        vm->state_fds[0] >= 0)
+        return gw_fail(-EPROTO, "a guest is stopped out of turn");
+    error = begin_load(vm);
+    if (error != -EPIPE)
+        return error;
+    /* Not the source's connection, which could be told nothing. */
+    gw_error_take(error, &kept);
+    return gw_fail(-EIO, "the target's QEMU has ended: %.400s", kept.text);
 }
 
 static void close_state(struct gw_serve_vm *vm)
@@ -725,6 +738,8 @@ static void report(struct gw_serve_vm *vm)
     json_object_set_new(detail, "state",
                         json_string(gw_handover_state_name(vm->switchover.machine.state)));
     json_object_set_new(detail, "steps_ms", gw_switchover_times(&vm->switchover));
+    if (vm->switchover.cause.code)
+        json_object_set_new(detail, "cause", json_string(vm->switchover.cause.text));
     json_object_set(detail, "vm", json_object_get(vm->steps.detail, "vm"));
     json_object_set(detail, "qmp", json_object_get(vm->steps.detail, "qmp"));
 }

@@ -343,6 +343,9 @@ static int take_events(struct gw_source *source, struct watch *watch)
             return 1;
         if (event.kind == GW_PATH_FAILED)
             return gw_error_raise(&event.error);
+        /* One that got stuck was replaced before it died of that. */
+        if (!gw_sender_has_lane(source->sender, event.number))
+            continue;
         if (++watch->redials > REDIALS_MAX)
             return gw_error_raise(&event.error);
         error = replace_channel(source, event.number, event.error.text);

@@ -37,10 +37,13 @@ static void note(struct gw_switchover *switchover, enum gw_handover_action actio
     if (message != GW_EVENT_COUNT && switchover->control)
         gw_message_send(
             switchover->control,
-            json_pack("{s:s,s:s,s:s,s:b,s:o*}", "type", "handover", "message",
+            json_pack("{s:s,s:s,s:s,s:b,s:o*,s:o*}", "type", "handover", "message",
                       gw_handover_event_name(message), "epoch", switchover->epoch, "keep",
                       (int)(switchover->keeps && action == GW_ACT_SEND_ABORT), "steps_ms",
-                      message == GW_EVENT_RUNNING ? gw_switchover_times(switchover) : NULL));
+                      message == GW_EVENT_RUNNING ? gw_switchover_times(switchover) : NULL, "cause",
+                      message == GW_EVENT_ABORT && switchover->cause.code
+                          ? json_string(switchover->cause.text)
+                          : NULL));
 }
 
 static void note_vmm_gone(struct gw_switchover *switchover)
@@ -157,6 +160,18 @@ int gw_switchover_event(struct gw_switchover *switchover, enum gw_handover_event
     return error ? error : run(switchover, &actions);
 }
 
+/* Why the other side gives up, for people. */
+static void take_cause(struct gw_switchover *switchover, const json_t *message)
+{
+    const char *cause = json_string_value(json_object_get(message, "cause"));
+
+    if (!cause || switchover->cause.code)
+        return;
+    switchover->cause.code = -ECANCELED;
+    snprintf(switchover->cause.text, sizeof(switchover->cause.text), "the other host: %.400s",
+             cause);
+}
+
 int gw_switchover_hear(struct gw_switchover *switchover, const uint8_t *instance,
                        const json_t *message)
 {
@@ -168,6 +183,7 @@ int gw_switchover_hear(struct gw_switchover *switchover, const uint8_t *instance
     switchover->heard_ns = gw_clock_ns();
     if (json_is_object(json_object_get(message, "steps_ms")) && !switchover->peer_times)
         switchover->peer_times = json_incref(json_object_get(message, "steps_ms"));
+    take_cause(switchover, message);
     if (!error)
         error = gw_message_text(message, "epoch", &epoch);
     if (!error && strcmp(epoch, switchover->epoch) != 0)

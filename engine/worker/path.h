@@ -89,6 +89,7 @@ int gw_sender_bury_all(struct gw_sender *sender,
                        uint64_t (*applied)(void *context, uint32_t number), void *context);
 /* A lane that has waited for an acknowledgement since before then (gw_clock_ns); false: none. */
 bool gw_sender_find_stalled(struct gw_sender *sender, uint64_t before_ns, uint32_t *number);
+bool gw_sender_has_lane(struct gw_sender *sender, uint32_t number); /* it is not buried */
 unsigned gw_sender_lane_count(struct gw_sender *sender);
 void gw_sender_stats(struct gw_sender *sender, struct gw_path_stats *out);
 const char *gw_sender_volume_name(const struct gw_sender *sender, uint16_t index); /* or NULL */

@@ -208,6 +208,37 @@ Test(link, nothing_is_dialled_again_where_that_is_not_wanted)
     hosts_close(&hosts);
 }
 
+/* Nothing dies, and nothing arrives either; channels: how many there are. */
+static void get_stuck(struct hosts *hosts, unsigned channels)
+{
+    hosts_open(hosts, IMAGE_SIZE);
+    hosts->request.link.stall_s = 1;
+    hosts->request.link.channels = channels;
+    gw_faulty_delay(hosts->loop, SLOW_MS);
+    hosts_start_copy(hosts);
+    hosts_wait_half_way(hosts);
+    gw_faulty_delay(hosts->loop, 600000);
+    wait_for_note(hosts, "no progress for 1 s");
+    gw_faulty_delay(hosts->loop, 0);
+    cr_assert_eq(hosts_end_copy(hosts), 0, "%s", hosts->error.text);
+    cr_assert(hosts_are_same(hosts));
+    hosts_close(hosts);
+}
+
+Test(link, a_channel_that_gets_stuck_is_replaced)
+{
+    struct hosts hosts;
+
+    get_stuck(&hosts, 2);
+}
+
+Test(link, a_link_on_which_nothing_moves_is_made_anew)
+{
+    struct hosts hosts;
+
+    get_stuck(&hosts, 1);
+}
+
 static bool is_cancelled(struct hosts *hosts)
 {
     uint64_t began = gw_clock_ns();

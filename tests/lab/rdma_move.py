@@ -171,8 +171,8 @@ def check_clear(ended):
     say('clear: %s; first pass %d, note %r' % (ram, first, ended['progress']['path_note']))
     check(ended['progress']['path'] == 'direct' and ram['path'] == 'direct', 'memory went by %s', ram['path'])
     check(ram['sealed_bytes'] == 0 and ram['copied_bytes'] == ram['slot_bytes'], 'counted: %s', ram)
-    # The runs that are too short for a window, around what the guest and its firmware use.
-    check(ram['slot_bytes'] < first // 50, 'copied %d of %d bytes', ram['slot_bytes'], first)
+    # Runs that are too short for a window, and what became data since. (tests/engine/path has exact figures.)
+    check(ram['slot_bytes'] < first // 10, 'copied %d of %d bytes', ram['slot_bytes'], first)
     check(ended['sent_pkts'] * MTU >= ram['direct_bytes'], 'the device sent %d packets for %d bytes',
           ended['sent_pkts'], ram['direct_bytes'])
 
@@ -223,7 +223,7 @@ def run(lab):
     there = ended['detail']['target']
     machines.inside(1, 'verify', there['chardevs']['serial0'])
     parts = choose()
-    say('parts: %s' % ', '.join(parts))
+    say('parts: clear move, %s' % ', '.join(parts))
     if 'sealed move' in parts:
         # Back again, to an agent that trusts no network.
         ended = machines.inside(1, 'move', there['qmp'], '10.99.0.1', '--trusted-network', NETWORK)
@@ -244,12 +244,12 @@ def run(lab):
 
 
 def choose():
-    """What follows the clear move: all of it, or one part by the seed."""
+    """What follows the clear move: all of it, or one part or none by the seed."""
     if os.environ.get('GODWIT_CHECK_ALL'):
         return ['sealed move', 'small limit', 'copies']
     seed = os.environ.get('GODWIT_SEED', '1')
     say('GODWIT_SEED=%s' % seed)
-    return [random.Random(seed).choice(['sealed move', 'copies'])]
+    return random.Random(seed).choice([[], ['sealed move'], ['copies']])
 
 
 def copy_image(machines):

@@ -23,7 +23,8 @@
 
 #define DEFAULT_TIMEOUT_MS 10000
 #define SEND_TIMEOUT_MS    10000 /* without any progress */
-#define ALIVE_BURST        64    /* signs of life that one receive takes */
+#define LEAVE_TIMEOUT_MS   50
+#define ALIVE_BURST        64 /* signs of life that one receive takes */
 #define CLOSE_TIMEOUT_MS   1000
 #define BACKLOG_MAX        (2ull * GW_CONTROL_FRAME_MAX) /* taken in while a send is blocked */
 #define NUMBER_WORDS       ((GW_CHANNEL_LAST + 64) / 64)
@@ -45,6 +46,7 @@ struct gw_control {
     struct gw_error death;
     bool is_lost; /* it died with its channel, or of the peer's silence */
     int send_timeout_ms;
+    int alive_ms;            /* between signs of life */
     bool has_promised;       /* this side, to speak again soon */
     uint64_t told_ns;        /* when this side last said that it lives */
     uint64_t heard_until_ns; /* until when the peer promised to speak again; 0: no promise */
@@ -288,7 +290,7 @@ static int tell_alive(struct gw_control *control, uint32_t within_ms)
     gw_frame_header_write(GW_FRAME_ALIVE, GW_FRAME_ALIVE_SIZE, frame);
     gw_put_le32(frame + GW_FRAME_HEADER_SIZE, within_ms);
     control->has_promised = within_ms != 0;
-    control->told_ns = gw_clock_ns();
+    control->told_ns = within_ms ? gw_clock_ns() : 0;
     rc = gw_tls_write(control->tls, frame, sizeof(frame));
     if (!rc)
         rc = gw_wire_post(&control->wire, control->tls, true);
@@ -308,19 +310,28 @@ int gw_control_keep_alive(struct gw_control *control)
     /* Whoever has just begun to wait has most often been answered before this says anything. */
     if (!control->told_ns)
         control->told_ns = now;
-    if (now - control->told_ns < GW_ALIVE_EVERY_MS * GW_NS_PER_MS)
+    if (now - control->told_ns < (uint64_t)control->alive_ms * GW_NS_PER_MS)
         return 0;
     /* One that the channel has not taken yet says as much as two. */
     if (control->wire.busy > 0 || gw_tls_pending(control->tls) > 0)
         return 0;
-    return tell_alive(control, GW_ALIVE_WITHIN_MS) ? dead_receive(control) : 0;
+    return tell_alive(control, (uint32_t)control->alive_ms * GW_ALIVE_PERCENT / 100)
+               ? dead_receive(control)
+               : 0;
 }
 
 void gw_control_leave(struct gw_control *control)
 {
-    if (!control->death.code && control->has_promised)
-        tell_alive(control, 0);
+    struct gw_error kept;
+
     control->told_ns = 0;
+    if (control->death.code || !control->has_promised)
+        return;
+    /* Whoever leaves in trouble keeps its words. Nobody polls for a while, so it has to go now. */
+    gw_error_take(-EINVAL, &kept);
+    if (tell_alive(control, 0) == 0)
+        push(control, true, deadline_of(LEAVE_TIMEOUT_MS));
+    gw_error_raise(&kept);
 }
 
 bool gw_control_is_lost(const struct gw_control *control)
@@ -519,6 +530,7 @@ static int control_new(const struct gw_control_options *options, bool is_diallin
         return gw_fail(-ENOMEM, "no memory for a control session");
     control->is_dialling = is_dialling;
     control->send_timeout_ms = SEND_TIMEOUT_MS;
+    control->alive_ms = options->alive_ms > 0 ? options->alive_ms : GW_ALIVE_EVERY_MS;
     control->trusted = options->trusted;
     control->trusted_count = options->trusted_count;
     if (RAND_bytes(control->mine.nonce, GW_NONCE_SIZE) != 1 ||

@@ -27,8 +27,9 @@
 #define GW_CONTROL_FRAME_MAX (4u << 20) /* bytes of one frame, JSON or raw */
 #define GW_ID_SIZE           16u        /* instance, link and migration ids: random bytes */
 
-#define GW_ALIVE_EVERY_MS  3000  /* a side that waits says that it lives */
-#define GW_ALIVE_WITHIN_MS 10000 /* and is taken for dead when it does not */
+#define GW_ALIVE_EVERY_MS 3000 /* a side that waits says that it lives */
+/* A side that says nothing for that share of the interval is taken for dead: 10 s. */
+#define GW_ALIVE_PERCENT 333
 
 /* REJOIN is a control session that goes on with a migration of an earlier one. */
 enum gw_hello_role { GW_HELLO_CONTROL = 1, GW_HELLO_DATA = 2, GW_HELLO_REJOIN = 3 };
@@ -51,6 +52,7 @@ struct gw_control_options {
     unsigned trusted_count;
     int timeout_ms; /* for the whole establishment */
     bool is_rejoin; /* dialling: it says so in its hello */
+    int alive_ms;   /* between signs of life; 0: GW_ALIVE_EVERY_MS */
 };
 
 struct gw_peer {
@@ -96,7 +98,8 @@ int gw_control_receive(struct gw_control *control, int timeout_ms, struct gw_con
  * nothing. It tells the peer every few seconds that this side lives, and answers -ECONNRESET, for
  * ever, when the peer promised to speak and did not. Never waits. */
 int gw_control_keep_alive(struct gw_control *control);
-/* Before this side does anything else that may take seconds: takes its last promise back. */
+/* Before this side does anything else that may take seconds: takes its last promise back. The
+ * thread's error message stays. */
 void gw_control_leave(struct gw_control *control);
 /* True once the way to the peer is lost: the channel died, or the peer fell silent. False when the
  * session was ended by either side, in order or for a fault. */

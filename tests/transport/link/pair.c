@@ -245,6 +245,7 @@ static struct gw_control_options options_of(struct pair *pair, struct end *end)
     struct gw_control_options options = {.credentials = end->credentials,
                                          .trusted = end->trusted,
                                          .trusted_count = end->trusted_count,
+                                         .alive_ms = PAIR_ALIVE_MS,
                                          .timeout_ms = pair->timeout_ms};
 
     memcpy(options.instance_id, end->instance_id, GW_ID_SIZE);

@@ -17,6 +17,8 @@
 #include "transport/link/seal.h"
 #include "transport/transport.h"
 
+#define PAIR_ALIVE_MS 60 /* between the signs of life of both ends */
+
 enum { DIALLING = 0, ACCEPTING = 1 };
 
 /* One end: what it is given, and how its establishment ended. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "tests/transport/link/pair.h"
 
 ON_EACH_TRANSPORT(control, a_shared_key_opens_a_session)
@@ -47,6 +48,75 @@ ON_EACH_TRANSPORT(control, a_message_arrives_as_it_was_sent)
     cr_assert_eq(frame.length, 3);
     cr_assert_arr_eq(frame.bytes, "raw", 3);
     json_decref(message);
+    pair_free(&pair);
+}
+
+/* ---- signs of life ---- */
+
+/* Both ends wait for that long, or the accepting one alone, which then answers what it found. */
+static int wait_both(struct pair *pair, bool is_dialling_too, int wait_ms)
+{
+    uint64_t end = gw_clock_ns() + (uint64_t)wait_ms * GW_NS_PER_MS;
+    struct gw_control_frame frame;
+    int error = 0;
+
+    while (!error && gw_clock_ns() < end) {
+        for (unsigned i = is_dialling_too ? 0 : 1; i < 2; i++) {
+            cr_assert_eq(gw_control_receive(pair->ends[i].control, 0, &frame), -ETIMEDOUT);
+            error = gw_control_keep_alive(pair->ends[i].control);
+        }
+        poll(NULL, 0, 5);
+    }
+    return error;
+}
+
+ON_EACH_TRANSPORT(control, two_that_wait_keep_each_other_alive)
+{
+    struct pair pair;
+
+    pair_open(&pair, transport);
+    cr_assert_eq(wait_both(&pair, true, 10 * PAIR_ALIVE_MS), 0, "%s", gw_error_message());
+    pair_free(&pair);
+}
+
+ON_EACH_TRANSPORT(control, one_that_breaks_its_promise_is_dead)
+{
+    struct gw_control_frame frame;
+    struct gw_control *control;
+    struct pair pair;
+
+    pair_open(&pair, transport);
+    control = pair.ends[ACCEPTING].control;
+    cr_assert_eq(wait_both(&pair, true, 3 * PAIR_ALIVE_MS), 0, "%s", gw_error_message());
+    cr_assert_eq(wait_both(&pair, false, 20 * PAIR_ALIVE_MS), -ECONNRESET);
+    cr_assert_not_null(strstr(gw_error_message(), "silent"), "%s", gw_error_message());
+    cr_assert(gw_control_is_lost(control));
+    cr_assert_eq(gw_control_receive(control, 0, &frame), -ECONNRESET);
+    pair_free(&pair);
+}
+
+ON_EACH_TRANSPORT(control, one_that_took_its_promise_back_may_be_silent)
+{
+    struct pair pair;
+
+    pair_open(&pair, transport);
+    cr_assert_eq(wait_both(&pair, true, 3 * PAIR_ALIVE_MS), 0, "%s", gw_error_message());
+    gw_control_leave(pair.ends[DIALLING].control);
+    cr_assert_eq(wait_both(&pair, false, 20 * PAIR_ALIVE_MS), 0, "%s", gw_error_message());
+    cr_assert_not(gw_control_is_lost(pair.ends[ACCEPTING].control));
+    pair_free(&pair);
+}
+
+ON_EACH_TRANSPORT(control, a_session_that_is_ended_in_order_is_not_lost)
+{
+    struct gw_control_frame frame;
+    struct pair pair;
+
+    pair_open(&pair, transport);
+    gw_control_close(pair.ends[DIALLING].control);
+    pair.ends[DIALLING].control = NULL;
+    cr_assert_eq(gw_control_receive(pair.ends[ACCEPTING].control, 2000, &frame), -ESHUTDOWN);
+    cr_assert_not(gw_control_is_lost(pair.ends[ACCEPTING].control));
     pair_free(&pair);
 }
 

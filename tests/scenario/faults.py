@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Faults of storage during a move, on a file system that fails on command (faultfs.py), and bytes that change
+under way (--verify). Each ends with the guest running on the source, whole, the reason on both sides, and a clean
+target."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import lib
+from failures import Ready
+
+guestctl = lib.guestctl
+SIZE = {'memory_mib': 160, 'disk_mib': 64, 'fill_mib': 16, 'image_format': 'raw'}
+HERE = os.path.dirname(os.path.abspath(__file__))
+# operation: (side, errno, what is said)
+FAULTS = {'read': ('a', 'EIO', 'Input/output error'), 'write': ('b', 'EIO', 'Input/output error'),
+          'space': ('b', 'ENOSPC', 'No space left'), 'sync': ('b', 'EIO', 'Input/output error')}
+
+
+class Faulty(Ready):
+    """A world in which one side's storage can be made to fail."""
+
+    def __init__(self, side, **options):
+        super().__init__(**dict(SIZE, **options))
+        self.side = side
+        start_agents = self.world.start_agents
+
+        def mounted(**more):
+            self.mount(self.world.hosts[side])
+            start_agents(**more)
+        self.world.start_agents = mounted
+
+    def mount(self, host):
+        self.control = os.path.join(host.folder, 'faults')
+        behind = os.path.join(host.folder, 'behind')
+        os.mkdir(behind)
+        self.fail('')
+        server = subprocess.Popen([os.path.join(HERE, 'faultfs.py'), behind, host.storage, self.control],
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.world.stack.callback(guestctl.end_process, server.pid, child=server)
+        self.world.stack.callback(subprocess.run, ['umount', '-l', host.storage], check=False)
+        if server.stdout.readline().strip() != 'mounted':
+            raise lib.Skip('no file system of our own can be mounted here (FUSE): %s'
+                           % server.stderr.read().strip()[-200:])
+
+    def fail(self, line):
+        """A whole line or none: it is read at each request."""
+        with open(self.control + '.new', 'w') as handle:
+            handle.write(line)
+        os.rename(self.control + '.new', self.control)
+
+    def go_to_the_pause(self, line):
+        """The fault strikes from the last copy on: a guard that answers late holds the handover."""
+        world = self.world
+        move = world.start_move('--progress')
+        lib.check(move.wait_phase('memory'), 'the move ended before its memory')
+        [guard] = [pid for pid, words in world.source.processes() if words[1:2] == ['guard']]
+        os.kill(guard, signal.SIGSTOP)
+        try:
+            lib.check(move.wait_phase('handover'), 'the move ended before its handover')
+            self.fail(line)
+        finally:
+            os.kill(guard, signal.SIGCONT)
+        return move
+
+
+@lib.scenario(timeout=180, sample=2, operation=sorted(FAULTS), when=['first pass', 'round', 'pause'])
+def storage_fails(operation, when):
+    side, number, words = FAULTS[operation]
+    line = '%s %s web1' % (operation, number)
+    with Faulty(side) as ready:
+        world = ready.world
+        if when == 'pause':
+            move = ready.go_to_the_pause(line)
+        elif when == 'round':
+            move = ready.go_to('memory')
+            ready.fail(line)
+            ready.world.source.limit_rate(None)
+        else:
+            ready.fail(line + ('' if operation == 'sync' else ' from=4194304'))
+            move = world.start_move()
+        world.assert_refused(move.result(), 'failed', words)
+        ready.fail('')
+        for host in (world.source, world.target):
+            guestctl.wait_for(lambda: words in str(host.command('history', '--limit', '1').result().events[-1]),
+                              20, 'the reason in the history of host %s' % host.side, 0.5)
+        ready.nothing_happened()
+        world.move().expect('done')
+        world.assert_moved()
+
+
+# ------------------------------------------------------------------------------------------- --verify
+
+def flip(path, offset):
+    with open(path, 'r+b', buffering=0) as handle:
+        handle.seek(offset)
+        byte = handle.read(1)
+        handle.seek(offset)
+        handle.write(bytes([byte[0] ^ 1]))
+
+
+def block_of(path, offset):
+    try:
+        with open(path, 'rb') as handle:
+            handle.seek(offset)
+            return handle.read(4096)
+    except OSError:
+        return b''
+
+
+def data_block(path, first):
+    """The first block from there on that is not zeroes."""
+    with open(path, 'rb') as handle:
+        handle.seek(first)
+        for offset in range(first, os.path.getsize(path), 4096):
+            if any(handle.read(4096)):
+                return offset
+    raise lib.Failure('%s is empty' % path)
+
+
+@lib.scenario(timeout=180, what=['memory', 'disk'])
+def changed_byte_is_found(what):
+    """One byte of the target changes once it has arrived; nothing sends it again. --verify finds it while
+    both QEMUs stand still, before anything is committed."""
+    with Ready(**SIZE) as ready:
+        world = ready.world
+        world.guest.serial.quiet()
+        if what == 'memory':
+            source = world.guest.ram_path
+            offset = data_block(source, 48 * lib.MIB)
+        else:
+            source = world.guest.options['disks'][0]['path']
+            offset = data_block(source, 2 * lib.MIB)
+        wanted = block_of(source, offset)
+        move = ready.go_to('memory' if what == 'memory' else 'disks', '--verify')
+
+        def target():
+            if what == 'disk':
+                return os.path.join(world.target.storage, next(
+                    (name for name in world.target.storage_files() if name.endswith('.part')), 'none'))
+            folder = '/proc/%d/root/dev/shm' % world.target.agent.pid
+            return os.path.join(folder, world.target.shared_memory_files()[0], 'ram0')
+        guestctl.wait_for(lambda: block_of(target(), offset) == wanted, 60, 'the block at the target', 0.02)
+        time.sleep(0.2)
+        flip(target(), offset)
+        world.source.limit_rate(None)
+        world.assert_refused(move.result(), 'verify', 'differs', 'ram0' if what == 'memory' else 'vda')
+        world.guest.serial.go()
+        ready.nothing_happened()
+
+
+if __name__ == '__main__':
+    sys.exit(lib.run_main())
