@@ -120,6 +120,13 @@ def inside_copy(*words):
     print(json.dumps(godwit('copy', '--json', '--psk', '/run/lab/lab.psk', '--transport', 'verbs', *words)))
 
 
+def inside_received():
+    """What this host's agent says of the newest move that it received."""
+    [agent] = godwit('status', '--json')['agents']
+    jobs = [job for job in agent['jobs'] if job['kind'] == 'serve']
+    print(json.dumps(jobs[-1]['progress']))
+
+
 def inside_left():
     """What the device still has: queue pairs and regions of agents that have nothing to do."""
     answer = subprocess.run(['rdma', '-j', 'resource', 'show'], capture_output=True, text=True, check=True)
@@ -177,6 +184,16 @@ def check_clear(ended):
           ended['sent_pkts'], ram['direct_bytes'])
 
 
+def check_received(ended, progress):
+    """The target: what came directly was not touched by its processor."""
+    sent, got = paths(ended)['ram0'], paths({'progress': progress})['ram0']
+    say('received: %s' % got)
+    check(got['direct_bytes'] == sent['direct_bytes'] and got['slot_bytes'] == sent['slot_bytes'],
+          'sent %s, received %s', sent, got)
+    # Out of the ring into the worker's own memory, and from there into place.
+    check(got['copied_bytes'] == 2 * got['slot_bytes'], 'received %s', got)
+
+
 def check_sealed(ended):
     ram = paths(ended)['ram0']
     say('sealed: %s' % ram)
@@ -220,6 +237,7 @@ def run(lab):
     warm.wait(100)
     ended = machines.inside(0, 'move', '/tmp/vm/guest/qmp', '10.99.0.2', '--trusted-network', NETWORK)
     check_clear(ended)
+    check_received(ended, machines.inside(1, 'received'))
     there = ended['detail']['target']
     machines.inside(1, 'verify', there['chardevs']['serial0'])
     parts = choose()
