@@ -154,9 +154,58 @@ static int answer_history(const struct gw_admin_options *options, int fd, json_t
     return send_answer(fd, json_pack("{s:b, s:o}", "ok", 1, "history", list));
 }
 
+static int parse_bench(json_t *text, struct gw_bench_request *out)
+{
+    const char *peer = json_string_value(json_object_get(text, "to"));
+    json_t *channels = json_object_get(text, "channels"), *ms = json_object_get(text, "ms");
+
+    *out = (struct gw_bench_request){0};
+    if (!peer)
+        return gw_fail(-EINVAL, "request: 'to' is missing");
+    if (channels && (!json_is_integer(channels) || json_integer_value(channels) < 1 ||
+                     json_integer_value(channels) > GW_BENCH_CHANNELS_MAX))
+        return gw_fail(-EINVAL, "request: 'channels' is not a number from 1 to %u",
+                       GW_BENCH_CHANNELS_MAX);
+    if (ms && (!json_is_integer(ms) || json_integer_value(ms) < 10 ||
+               json_integer_value(ms) > GW_BENCH_MS_MAX))
+        return gw_fail(-EINVAL, "request: 'ms' is not a number from 10 to %u", GW_BENCH_MS_MAX);
+    out->link.channels = (unsigned)json_integer_value(channels);
+    out->milliseconds = (uint32_t)json_integer_value(ms);
+    out->link.transports = json_string_value(json_object_get(text, "transport"));
+    return gw_address_parse(peer, GW_DEFAULT_PORT, &out->peer);
+}
+
+/* Measures on the connection's own thread: it takes seconds, and leaves no trace. */
+static int answer_bench(const struct gw_admin_options *options, int fd, json_t *text)
+{
+    struct gw_bench_request request;
+    struct gw_progress progress;
+    json_t *answer;
+    int error = parse_bench(text, &request);
+
+    if (!error)
+        error = gw_progress_init(&progress);
+    if (error)
+        return send_error(fd, error);
+    error = gw_bench_run(options->environment, &request, &progress, &answer);
+    gw_progress_free(&progress);
+    if (!answer)
+        return send_error(fd, error);
+    json_object_set_new(answer, "ok", json_boolean(error == 0));
+    if (error) {
+        json_object_set_new(answer, "error", gw_json_text(gw_error_message()));
+        json_object_set_new(answer, "exit_code",
+                            json_integer(error == -EBADMSG  ? GW_EXIT_VERIFY
+                                         : error == -EINVAL ? GW_EXIT_USAGE
+                                                            : GW_EXIT_FAILED));
+    }
+    return send_answer(fd, answer);
+}
+
 static const struct request_kind kinds[] = {
-    {"move", answer_submit},   {"copy", answer_submit},   {"watch", answer_watch},
-    {"cancel", answer_cancel}, {"status", answer_status}, {"history", answer_history},
+    {"bench", answer_bench},     {"move", answer_submit},   {"copy", answer_submit},
+    {"watch", answer_watch},     {"cancel", answer_cancel}, {"status", answer_status},
+    {"history", answer_history},
 };
 
 int gw_admin_answer(const struct gw_admin_options *options, int fd, json_t *request)

@@ -22,6 +22,7 @@ struct gw_admin;
 
 struct gw_admin_options {
     const char *socket_path; /* NULL: the usual place, see agent/paths.h */
+    const struct gw_environment *environment;
     struct gw_jobs *jobs;
     struct gw_history *history;
     /* Describes the agent: an object with "agent" and "in_doubt"; the caller decrefs. Any thread.

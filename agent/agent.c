@@ -168,6 +168,7 @@ static int fill_environment(struct agent *agent)
     environment->journal = agent->state.journal;
     environment->attended = agent->attended;
     environment->topology = agent->topology;
+    environment->allow_bench = agent->options->allow_bench;
     environment->launch_hook = agent->options->launch;
     environment->to_qmp = agent->options->to_qmp;
     memcpy(environment->instance_id, agent->state.instance_id, GW_ID_SIZE);
@@ -309,6 +310,7 @@ static int start(struct agent *agent)
     struct gw_jobs_options jobs = {.environment = &agent->environment};
     struct gw_admin_options admin = {
         .socket_path = agent->options->socket,
+        .environment = &agent->environment,
         .describe = describe,
         .context = agent,
     };

@@ -170,6 +170,8 @@ static int add_text(struct gw_texts *list, const struct list_option *option, con
 
 int gw_agent_options_set(struct gw_agent_options *options, const char *name, const char *value)
 {
+    if (strcmp(name, "allow-bench") == 0)
+        return set_flag(&options->allow_bench, name, value);
     if (strcmp(name, "allow-volatile-state") == 0)
         return set_flag(&options->allow_volatile_state, name, value);
     if (!value || !*value)
@@ -271,6 +273,7 @@ void gw_agent_options_merge(struct gw_agent_options *options, struct gw_agent_op
         options->reconnect_s = fallback->reconnect_s;
     if (!options->pin_limit)
         options->pin_limit = fallback->pin_limit;
+    options->allow_bench |= fallback->allow_bench;
     options->allow_volatile_state |= fallback->allow_volatile_state;
     gw_agent_options_free(fallback);
 }

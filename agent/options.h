@@ -38,6 +38,7 @@ struct gw_agent_options {
     struct gw_limits limits;
     int reconnect_s;           /* -1: not said */
     uint64_t pin_limit;        /* bytes; 0: gw_pins_default_limit */
+    bool allow_bench;          /* peers may measure the network to this host */
     bool allow_volatile_state; /* a journal on tmpfs, for tests */
     bool is_private; /* serves one command: no listeners needed, ends when it has nothing to do */
     int ready_fd;    /* gets one line once the agent is ready or has failed; -1 for none */

@@ -65,6 +65,7 @@ static const struct gw_usage_option options[] = {
     {"limits", "LIST", "most at once: live-out=N,live-in=N,storage-out=N,storage-in=N; 2 each"},
     {"pin-limit", "SIZE",
      "most memory registered for RDMA at once (8G, ...); half of what is free"},
+    {"allow-bench", NULL, "peers may measure the network to this host: godwit bench"},
     {"allow-volatile-state", NULL,
      "accept a state folder on tmpfs (tests: a reboot loses the journal)"},
     {"verbose", NULL, "log what goes well, too; twice: each step of a handover"},

@@ -69,7 +69,8 @@ struct gw_environment {
     struct gw_listening
         listen[GW_LISTEN_MAX * GW_TRANSPORTS_MAX]; /* where data channels may dial too */
     unsigned listen_count;
-    bool drop_disks; /* for measuring only: disks that arrive are checked and dropped */
+    bool allow_bench; /* peers may measure: gw_bench_run */
+    bool drop_disks;  /* for measuring only: disks that arrive are checked and dropped */
 };
 
 /* The moves that a process has in hand, so that recovery leaves them alone. */
@@ -198,6 +199,20 @@ int gw_move_run(const struct gw_environment *environment, const struct gw_move_r
                 struct gw_progress *progress, struct gw_outcome *out);
 int gw_copy_run(const struct gw_environment *environment, const struct gw_copy_request *request,
                 struct gw_progress *progress, struct gw_outcome *out);
+
+/* Measures the transports that this host shares with a target. *out is an object, of which
+ * docs/admin-protocol.md has the members, also when it fails (-EBADMSG: wrong bytes arrived); the
+ * caller decrefs it. */
+#define GW_BENCH_CHANNELS_MAX 8u
+#define GW_BENCH_MS_MAX       10000u
+
+struct gw_bench_request {
+    struct gw_address peer;
+    uint32_t milliseconds;       /* for each size of writes; 0: 1000 */
+    struct gw_link_request link; /* channels: of each transport; 0: 1 */
+};
+int gw_bench_run(const struct gw_environment *environment, const struct gw_bench_request *request,
+                 struct gw_progress *progress, json_t **out);
 
 /* The target's end of one control session, on a thread of its own. The agent hands each data
  * channel request whose hello names the session's link id to gw_serve_offer. Returns when the

@@ -114,6 +114,26 @@ static void predict(struct gw_precopy *precopy)
         (uint64_t)((double)report->dirty_bytes * (double)GW_NS_PER_S / (double)rate);
 }
 
+/* After a collection: all RAM that could go directly so far may have to be sent again, through slots. */
+static void look_for_punches(struct gw_precopy *precopy)
+{
+    const struct gw_precopy_hooks *hooks = precopy->options.hooks;
+
+    if (!hooks->is_punched || !hooks->is_punched(precopy->options.context))
+        return;
+    for (unsigned i = 0; i < precopy->count; i++) {
+        struct member *member = &precopy->members[i];
+
+        if (member->volume->kind != GW_VOLUME_RAM || member->volume->is_punched)
+            continue;
+        member->volume->is_punched = true;
+        if (member->is_copied)
+            gw_bitmap_set_range(&member->dirty, 0,
+                                (member->volume->size + member->volume->granularity - 1) /
+                                    member->volume->granularity);
+    }
+}
+
 /* Reads the dirty maps of every copied volume, with the guest stopped when that is needed. */
 static int collect(struct gw_precopy *precopy)
 {
@@ -131,6 +151,8 @@ static int collect(struct gw_precopy *precopy)
         if (member->is_copied)
             error = member->volume->ops->collect(member->volume, &member->dirty);
     }
+    if (!error)
+        look_for_punches(precopy);
     now = gw_clock_ns();
     if (stop)
         cont_error = hooks->cont(context);
@@ -318,6 +340,8 @@ int gw_precopy_last_collect(struct gw_precopy *precopy, enum gw_volume_kind kind
         if (member->is_copied && member->volume->kind == kind)
             error = member->volume->ops->collect(member->volume, &member->dirty);
     }
+    if (!error && kind == GW_VOLUME_RAM)
+        look_for_punches(precopy);
     return error;
 }
 

@@ -52,6 +52,10 @@ struct gw_precopy_hooks {
     /* The guest runs (100 - percent) of the time from now on; 0 takes it off. */
     int (*throttle)(void *context, unsigned percent);
     void (*report)(void *context, const struct gw_precopy_report *report);
+    /* Were pages taken out of the guest's RAM while parts of it are registered for a device? From
+     * then on all of it goes through slots, and it is sent again: the device may have read pages
+     * that were the guest's no more. May be NULL. */
+    bool (*is_punched)(void *context);
 };
 
 struct gw_precopy_options {

@@ -87,7 +87,7 @@ static void set_note(struct gw_windows *windows, const char *volume, const char 
 
 /* ---- the volumes of a round ---- */
 
-/* Says of the RAM of a first pass why it is copied, where it is. */
+/* Says of RAM why it is copied, where it is. */
 static void note_copied(struct gw_windows *windows)
 {
     struct gw_source_volume *volume;
@@ -95,11 +95,11 @@ static void note_copied(struct gw_windows *windows)
     uint16_t index;
 
     for (unsigned i = 0; gw_round_member(windows->round, i, &index, &volume, &is_first_pass); i++) {
-        if (!is_first_pass || volume->kind != GW_VOLUME_RAM)
+        if (volume->kind != GW_VOLUME_RAM)
             continue;
         if (volume->is_punched)
             snprintf(windows->note, sizeof(windows->note),
-                     "memory %s goes through slots: the VM's balloon may take pages out of it",
+                     "memory %s goes through slots: the VM's balloon takes pages out of it",
                      volume->name);
         else if (volume->needs_copy)
             snprintf(windows->note, sizeof(windows->note),

@@ -88,6 +88,16 @@ static void hook_report(void *context, const struct gw_precopy_report *report)
     pthread_mutex_unlock(&move->progress->lock);
 }
 
+/* Only where a device reads the guest's memory by itself does it matter. What QEMU said of its balloon
+ * was heard by the last tick, or when the guest was stopped: in the pause QMP is another thread's. */
+static bool hook_is_punched(void *context)
+{
+    struct gw_move *move = context;
+
+    return move->watch.was_ballooned &&
+           gw_sender_window_use(move->source->sender) != GW_WINDOWS_NONE;
+}
+
 static const struct gw_precopy_hooks hooks = {
     .run_round = hook_run_round,
     .sync = hook_sync,
@@ -95,6 +105,7 @@ static const struct gw_precopy_hooks hooks = {
     .cont = hook_cont,
     .throttle = hook_throttle,
     .report = hook_report,
+    .is_punched = hook_is_punched,
 };
 
 /* What the guest does by itself, and the throttle: stopped for percent of each period. Called about

@@ -29,11 +29,15 @@ struct regrowth {
 static void note_down(const struct regrowth *regrowth, const char *why)
 {
     struct gw_progress *progress = regrowth->source->progress;
+    uint64_t seconds = (gw_clock_ns() - regrowth->lost_ns) / GW_NS_PER_S;
 
+    /* Where progress is lines each new note is one: not every second for minutes. */
+    if (seconds >= 10)
+        seconds -= seconds % 10;
     pthread_mutex_lock(&progress->lock);
     snprintf(progress->data.note, sizeof(progress->data.note),
-             "the link is down since %llu s, trying again: %.160s",
-             (unsigned long long)((gw_clock_ns() - regrowth->lost_ns) / GW_NS_PER_S), why);
+             "the link is down since %llu s, trying again: %.160s", (unsigned long long)seconds,
+             why);
     progress->data.rate = 0;
     progress->data.channel_count = 0;
     pthread_mutex_unlock(&progress->lock);

@@ -157,7 +157,7 @@ static int admit_on(struct gw_serve *serve, struct gw_request *request, struct g
     struct gw_seal *seal;
     int error = gw_hello_parse(request, &hello);
 
-    if (!error && (!serve->receiver || serve->is_path_ended))
+    if (!error && !serve->is_bench && (!serve->receiver || serve->is_path_ended))
         error = gw_fail(-EPROTO, "a data channel before any offer, or after the last round");
     if (error)
         return reject(request, error);
@@ -168,7 +168,9 @@ static int admit_on(struct gw_serve *serve, struct gw_request *request, struct g
     error = domain_for(serve, request, &options.domain);
     if (!error)
         error = gw_worker_poller(worker, request->transport, &options.poller);
-    if (!error)
+    if (!error && serve->is_bench)
+        error = gw_serve_bench_prepare(serve, worker, options.domain, hello.channel_number, &lane);
+    else if (!error)
         error = gw_receiver_prepare(serve->receiver, worker, options.domain, hello.channel_number,
                                     allow_direct, &lane);
     if (error)
@@ -176,12 +178,15 @@ static int admit_on(struct gw_serve *serve, struct gw_request *request, struct g
     options.number = hello.channel_number;
     options.context = lane;
     error = gw_seal_accept(serve->control, request, &options, &channel, &seal);
-    if (error) {
+    if (error && serve->is_bench)
+        gw_bench_free(lane);
+    else if (error)
         gw_receiver_cancel(lane);
-        return error;
-    }
-    gw_receiver_start(lane, channel, seal);
-    return 0;
+    else if (serve->is_bench)
+        gw_serve_bench_start(serve, lane, channel, seal);
+    else
+        gw_receiver_start(lane, channel, seal);
+    return error;
 }
 
 /* What the new channel needs comes from the memory near its worker. */
@@ -273,6 +278,24 @@ json_t *gw_serve_describe_transports(const struct gw_serve *serve)
     return list;
 }
 
+/* What the offer brings is put where the receiver finds it. */
+static int take_volumes(struct gw_serve *serve, const json_t *offer, json_t *reply)
+{
+    const char *kind = json_string_value(json_object_get(offer, "kind"));
+    int error = gw_receiver_new(serve->migration_id, &serve->receiver);
+
+    if (!error)
+        gw_receiver_set_pins(serve->receiver, serve->environment->pins);
+    if (!error)
+        error = strcmp(kind, "move") == 0
+                    ? gw_serve_vm_offer(serve, offer, reply)
+                    : gw_serve_make_volumes(serve, offer, json_object_get(reply, "volumes"));
+    for (unsigned i = 0; !error && i < serve->volume_count; i++)
+        if (serve->volumes[i])
+            gw_receiver_add_volume(serve->receiver, (uint16_t)i, serve->volumes[i]);
+    return error;
+}
+
 /* How long the source will dial when its link is lost, and who it is that may come back. */
 static int take_patience(struct gw_serve *serve, const json_t *offer)
 {
@@ -290,9 +313,8 @@ static int take_patience(struct gw_serve *serve, const json_t *offer)
 
 static int take_offer(struct gw_serve *serve, const json_t *offer)
 {
-    json_t *names = json_array();
-    json_t *reply = json_pack("{s:s,s:o,s:o}", "type", "accepted", "transports",
-                              gw_serve_describe_transports(serve), "volumes", names);
+    json_t *reply = json_pack("{s:s,s:o,s:[]}", "type", "accepted", "transports",
+                              gw_serve_describe_transports(serve), "volumes");
     const char *epoch, *kind;
     int error;
 
@@ -310,20 +332,13 @@ static int take_offer(struct gw_serve *serve, const json_t *offer)
         error = take_patience(serve, offer);
     if (!error) {
         gw_id_format(serve->migration_id, serve->epoch);
-        error = gw_receiver_new(serve->migration_id, &serve->receiver);
+        error = strcmp(kind, "bench") == 0 ? gw_serve_bench_offer(serve)
+                                           : take_volumes(serve, offer, reply);
     }
-    if (!error)
-        gw_receiver_set_pins(serve->receiver, serve->environment->pins);
-    if (!error)
-        error = strcmp(kind, "move") == 0 ? gw_serve_vm_offer(serve, offer, reply)
-                                          : gw_serve_make_volumes(serve, offer, names);
     if (error) {
         json_decref(reply);
         return error;
     }
-    for (unsigned i = 0; i < serve->volume_count; i++)
-        if (serve->volumes[i])
-            gw_receiver_add_volume(serve->receiver, (uint16_t)i, serve->volumes[i]);
     error = gw_message_send(serve->control, reply);
     serve->is_accepted = !error;
     if (!error && serve->reconnect_s && serve->environment->rejoins)
@@ -448,6 +463,8 @@ static int look_around(struct gw_serve *serve)
     if (!result)
         result = take_events(serve);
     if (!result)
+        result = gw_serve_bench_check(serve);
+    if (!result)
         result = wait_for_something(serve);
     update_progress(serve);
     return result;
@@ -488,6 +505,8 @@ void gw_serve_free_path(struct gw_serve *serve)
     struct gw_path_stats stats;
     double cpu;
 
+    if (serve->is_bench)
+        gw_serve_bench_end(serve);
     if (!serve->receiver)
         return;
     gw_receiver_stats(serve->receiver, &stats);

@@ -14,11 +14,15 @@
 #include "engine/migration.h"
 #include "engine/session/message.h"
 #include "engine/session/verify.h"
+#include "engine/worker/bench-lane.h"
 #include "engine/worker/path.h"
 #include "engine/worker/workers.h"
 
 #define GW_SERVE_REQUESTS_MAX 32u
 #define GW_SERVE_DOMAINS_MAX  16u
+
+/* The channels of one transport may be on their way out while those of the next come. */
+#define GW_SERVE_BENCH_LANES (2 * GW_BENCH_LANES_MAX)
 
 struct gw_serve_vm;
 
@@ -69,6 +73,12 @@ struct gw_serve {
     unsigned domain_count;
     struct gw_workers workers;
     struct gw_serve_vm *vm; /* a move */
+
+    /* A measurement, in place of a migration. */
+    bool is_bench;
+    struct gw_lane *bench_lanes[GW_SERVE_BENCH_LANES];
+    unsigned bench_lane_count;
+    uint64_t bench_end_ns;
 };
 
 /* serve.c: what the source is told of where data channels may be dialled. */
@@ -91,6 +101,16 @@ void gw_serve_free_path(struct gw_serve *serve);
 /* As above, before volumes are finished: a source that goes on writing must not reach them. The
  * error is that of a volume that failed. */
 int gw_serve_end_path(struct gw_serve *serve);
+
+/* serve-bench.c: a measurement. offer refuses it where policy does not allow it, check once it has
+ * lasted too long; lanes are freed by end, with workers and domains. */
+int gw_serve_bench_offer(struct gw_serve *serve);
+int gw_serve_bench_prepare(struct gw_serve *serve, struct gw_worker *worker,
+                           struct gw_domain *domain, uint32_t number, struct gw_lane **out);
+void gw_serve_bench_start(struct gw_serve *serve, struct gw_lane *lane, struct gw_channel *channel,
+                          struct gw_seal *seal);
+int gw_serve_bench_check(const struct gw_serve *serve);
+void gw_serve_bench_end(struct gw_serve *serve);
 
 /* serve-disks.c: makes the volumes that the offer lists. names says what each became. */
 int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names);

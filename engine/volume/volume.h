@@ -55,8 +55,8 @@ struct gw_source_volume {
     /* The bytes must be copied into a slot before they are digested or sent (compare tracker, NBD).
      */
     bool needs_copy;
-    /* Pages may be taken out of it while it is copied (a balloon, free-page reporting): what a device
-     * has pinned would not be what the guest has, so nothing of it is registered. */
+    /* Pages are taken out of it while it is copied (a balloon that changes, free-page reporting): what
+     * a device has pinned may not be what the guest has, so the bytes are copied. */
     bool is_punched;
     /* The bytes cannot change under us (an image at rest, a stopped guest): digests may be taken in
      * place. */

@@ -172,6 +172,8 @@ static bool is_direct(const struct gw_sender_lane *lane, const struct gw_piece *
         return false;
     if (!gw_sender_lane_needs_region(lane))
         return lane->has_direct[piece->volume];
+    if (lane->sender->volumes[piece->volume]->is_punched)
+        return false;
     *window = gw_lane_windows_find(&lane->windows, piece->volume, piece->offset);
     next = *window ? (*window)->window.offset + (*window)->window.length
                    : gw_lane_windows_next(&lane->windows, piece->volume, piece->offset);

@@ -295,7 +295,8 @@ const char *gw_sender_path(struct gw_sender *sender, uint16_t index)
     if (!gw_seal_is_clear(lane->talk.seal))
         return "sealed";
     if (gw_sender_lane_needs_region(lane))
-        return sender->has_windows[index] ? "direct" : "slots";
+        return sender->has_windows[index] && !sender->volumes[index]->is_punched ? "direct"
+                                                                                 : "slots";
     return lane->has_direct[index] && !sender->volumes[index]->needs_copy ? "direct" : "slots";
 }
 

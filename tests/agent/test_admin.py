@@ -116,7 +116,7 @@ class Admins(Lab):
         self.assertEqual(set(lines[0]['progress']), {
             'phase', 'round', 'bytes_total', 'bytes_done', 'bytes_sent', 'bytes_zero', 'rate',
             'dirty_rate', 'predicted_pause_ms', 'pause_ms', 'elapsed_ms', 'throttle_percent', 'channels',
-            'state', 'path', 'transport', 'note'})
+            'state', 'path', 'transport', 'note', 'paths', 'path_note'})
 
     def test_too_many_connections_are_refused(self):
         many = [Admin(self.agent.socket_path) for _ in range(63)]

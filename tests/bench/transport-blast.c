@@ -31,6 +31,7 @@
 #define IN_FLIGHT      128u        /* writes posted and not done, per channel */
 #define CONNECT_MS     10000
 #define LATENCY_ROUNDS 2000u
+#define IDLE_TURNS     64u
 #define DRAIN_WAIT_MS  2000
 
 struct settings {
@@ -151,15 +152,19 @@ static struct gw_channel_options channel_options(struct side *side, unsigned num
                                        .congestion = side->settings->congestion};
 }
 
-/* Polls once, and sleeps when that brought nothing. Answers how many channels are ready. */
+/* Polls, and sleeps when that brought nothing for as long as the engine's workers try. Answers how
+ * many channels are ready. */
 static int turn(struct side *side, struct gw_channel **ready)
 {
     uint64_t before = side->progress;
-    int count = gw_poll(side->poller, ready, CHANNELS_MAX);
     struct pollfd wake = {.events = POLLIN};
+    int count;
 
-    if (count > 0 || side->progress != before)
-        return count;
+    for (unsigned idle = 0; idle < IDLE_TURNS; idle++) {
+        count = gw_poll(side->poller, ready, CHANNELS_MAX);
+        if (count > 0 || side->progress != before)
+            return count;
+    }
     wake.fd = gw_poller_arm(side->poller);
     count = gw_poll(side->poller, ready, CHANNELS_MAX);
     if (count == 0 && side->progress == before)

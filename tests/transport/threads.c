@@ -19,6 +19,7 @@
 #define SLOT_SIZE   20000u
 #define SLOTS       16u
 #define REGION_TURN 200
+#define VICTIM_SIZE 3000u
 
 #define check(condition)                                                                           \
     do {                                                                                           \
@@ -120,12 +121,12 @@ struct victim {
     struct gw_channel *channel;
     atomic_bool *stop;
     _Atomic uint64_t *key;
+    const uint8_t *source; /* VICTIM_SIZE bytes */
 };
 
 static void *write_until_dead(void *argument)
 {
     struct victim *victim = argument;
-    static const uint8_t ones[3000] = {1};
     struct rig_write writes[32];
     struct gw_channel *ready[4];
     unsigned posted = 0;
@@ -138,7 +139,7 @@ static void *write_until_dead(void *argument)
         int error = 0;
 
         if (posted < 32 || write->done_count) {
-            *write = rig_write(ones, sizeof(ones), &region, 0);
+            *write = rig_write(victim->source, VICTIM_SIZE, &region, 0);
             error = rig_post_write(victim->channel, write);
             posted += error == 0;
         }
@@ -166,7 +167,7 @@ static void end_regions_under_writers(struct rig *rig)
         _Atomic uint64_t key;
         atomic_bool stop = false;
         struct victim near = {.rig = rig, .stop = &stop, .key = &key}, far = near;
-        uint8_t *memory = calloc(1, 3000), *copy = malloc(3000);
+        uint8_t *memory = calloc(1, VICTIM_SIZE), *copy = malloc(VICTIM_SIZE), *source;
         struct gw_region *region;
         pthread_t near_thread, far_thread;
         struct rig private = *rig;
@@ -176,7 +177,9 @@ static void end_regions_under_writers(struct rig *rig)
         private.near_poller = near.poller;
         private.far_poller = far.poller;
         rig_channel(&private, 7, &near.channel, &far.channel);
-        check(gw_reg(rig->far_domain, memory, 3000, GW_ACCESS_REMOTE_WRITE, 7, &region) == 0);
+        near.source = source = rig_source_new(&private, VICTIM_SIZE, 1);
+        check(gw_reg(rig->far_domain, memory, VICTIM_SIZE, GW_ACCESS_REMOTE_WRITE, 7, &region) ==
+              0);
         atomic_store(&key, region->key);
         check(pthread_create(&near_thread, NULL, write_until_dead, &near) == 0);
         check(pthread_create(&far_thread, NULL, poll_until_stopped, &far) == 0);
@@ -184,14 +187,15 @@ static void end_regions_under_writers(struct rig *rig)
             ;
         gw_unreg(region);
         /* From here on the memory is ours: a late write would show, here or to the sanitizer. */
-        memset(memory, 0x55, 3000);
-        memcpy(copy, memory, 3000);
+        memset(memory, 0x55, VICTIM_SIZE);
+        memcpy(copy, memory, VICTIM_SIZE);
         pthread_join(near_thread, NULL);
-        check(memcmp(memory, copy, 3000) == 0);
+        check(memcmp(memory, copy, VICTIM_SIZE) == 0);
         atomic_store(&stop, true);
         pthread_join(far_thread, NULL);
         gw_poller_close(near.poller);
         gw_poller_close(far.poller);
+        rig_source_free(&private, source);
         free(memory);
         free(copy);
     }
@@ -208,7 +212,7 @@ static void run(enum rig_kind kind)
     rig_join(&rig);
     near = (struct end){.rig = &rig, .poller = rig.near_poller, .channel = rig.near};
     far = (struct end){.rig = &rig, .poller = rig.far_poller, .channel = rig.far};
-    near.memory = calloc(SLOTS, SLOT_SIZE);
+    near.memory = rig_source_new(&rig, (size_t)SLOTS * SLOT_SIZE, 0);
     far.memory = calloc(SLOTS, SLOT_SIZE);
     check(gw_reg(rig.far_domain, far.memory, SLOTS * SLOT_SIZE, GW_ACCESS_REMOTE_WRITE, 1,
                  &region) == 0);
@@ -226,8 +230,8 @@ static void run(enum rig_kind kind)
     pthread_join(near_thread, NULL);
     pthread_join(far_thread, NULL);
     gw_unreg(region);
+    rig_source_free(&rig, near.memory);
     rig_close(&rig);
-    free(near.memory);
     free(far.memory);
     printf("%s: ok\n", rig_name(kind));
 }

@@ -58,6 +58,9 @@ static int open_queue_pair(struct verbs_channel *channel, struct ibv_pd *pd, str
     unsigned depth = (unsigned)channel->queue->device->attributes.max_qp_wr;
     struct ibv_qp_init_attr got;
 
+    if (depth < VERBS_DEPTH_LEAST)
+        return gw_fail(-EINVAL, "verbs: %s has queues of %u requests only, %u are needed",
+                       ibv_get_device_name(id->verbs->device), depth, VERBS_DEPTH_LEAST);
     channel->sender.depth = (unsigned)gw_min(VERBS_SEND_DEPTH, depth);
     wanted.cap.max_send_wr = channel->sender.depth;
     got = wanted;

@@ -124,10 +124,15 @@ int gw_plan_source(struct gw_qmp *qmp, const struct gw_vm *vm, struct gw_reasons
 bool gw_plan_punches_memory(const struct gw_vm *vm)
 {
     for (unsigned i = 0; i < vm->device_count; i++) {
-        const struct gw_device_model *model = gw_allow_device(vm->devices[i].kind);
+        const struct gw_vm_properties *properties = &vm->devices[i].properties;
 
-        if (model && (model->classes & GW_DEVICE_BALLOON))
-            return true;
+        for (unsigned j = 0; j < properties->count; j++) {
+            bool is_on;
+
+            if (strcmp(properties->items[j].name, "free-page-reporting") == 0 &&
+                gw_option_bool(properties->items[j].value, &is_on) == 0 && is_on)
+                return true;
+        }
     }
     return false;
 }

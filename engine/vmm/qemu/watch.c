@@ -131,6 +131,11 @@ static void on_reset(struct gw_vm_watch *watch, const json_t *data)
     gw_log(GW_LOG_INFO, "the VM was reset (%s); the move goes on", text_of(data, "reason"));
 }
 
+static void on_balloon(struct gw_vm_watch *watch, const json_t *data)
+{
+    watch->was_ballooned = true;
+}
+
 static void on_shutdown(struct gw_vm_watch *watch, const json_t *data)
 {
     const char *reason = text_of(data, "reason");
@@ -192,9 +197,16 @@ static const struct {
     const char *name;
     void (*take)(struct gw_vm_watch *watch, const json_t *data);
 } meanings[] = {
-    {"STOP", on_stop},         {"RESUME", on_resume},           {"RESET", on_reset},
-    {"SHUTDOWN", on_shutdown}, {"GUEST_PANICKED", on_panic},    {"WATCHDOG", on_watchdog},
-    {"SUSPEND", on_suspend},   {"BLOCK_IO_ERROR", on_io_error}, {"DEVICE_DELETED", on_unplug},
+    {"STOP", on_stop},
+    {"RESUME", on_resume},
+    {"RESET", on_reset},
+    {"SHUTDOWN", on_shutdown},
+    {"GUEST_PANICKED", on_panic},
+    {"WATCHDOG", on_watchdog},
+    {"SUSPEND", on_suspend},
+    {"BLOCK_IO_ERROR", on_io_error},
+    {"DEVICE_DELETED", on_unplug},
+    {"BALLOON_CHANGE", on_balloon},
 };
 
 static void take(struct gw_vm_watch *watch, const json_t *event)

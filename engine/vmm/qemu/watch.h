@@ -35,6 +35,7 @@ struct gw_vm_watch {
     bool is_ending;      /* QEMU said that it ends (it may stay all the same: -no-shutdown) */
     bool was_continued;  /* by somebody, while it was held for the handover */
     unsigned resets;     /* of the running guest, so far */
+    bool was_ballooned;  /* the balloon took or gave back memory, some time */
     struct gw_error end; /* what ends the move; code 0: nothing */
     json_t *shape;
 };

@@ -250,6 +250,29 @@ Test(windows, punched_memory_goes_through_slots)
     tear_down(&bench);
 }
 
+/* The balloon changes when windows are open already: from then on nothing goes through them. */
+Test(windows, memory_that_is_punched_later_goes_through_slots)
+{
+    struct gw_volume_stats first;
+    struct gw_bitmap dirty;
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){"loop", true, NO_LIMIT, NO_LIMIT});
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    first = sent(&bench);
+    bench.guest.volume.is_punched = true;
+    write_pages(&bench, MIB, MIB);
+    cr_assert_eq(gw_bitmap_init(&dirty, SIZE / PAGE), 0);
+    gw_bitmap_set_range(&dirty, 0, SIZE / PAGE);
+    cr_assert_eq(run_round(&bench, &dirty, false), 0, "%s", gw_error_message());
+    cr_assert(is_same(&bench));
+    cr_assert_eq(sent(&bench).direct, first.direct);
+    cr_assert_geq(sent(&bench).slots, bench.long_bytes);
+    cr_assert_str_eq(gw_sender_path(bench.rig.sender, VOLUME), "slots");
+    gw_bitmap_free(&dirty);
+    tear_down(&bench);
+}
+
 /* With less room than memory, windows roll: the oldest is closed, the next is opened, and still no
  * byte of a long run is copied, nor does a write meet a dropped key. */
 static void windows_roll_within_a_limit(const char *transport)

@@ -177,6 +177,11 @@ static void report(void *context, const struct gw_precopy_report *now)
         guest->dirty_rate = 0;
 }
 
+static bool is_punched(void *context)
+{
+    return ((struct guest *)context)->is_punched;
+}
+
 const struct gw_precopy_hooks guest_hooks = {
     .run_round = run_round,
     .sync = sync_disks,
@@ -184,6 +189,7 @@ const struct gw_precopy_hooks guest_hooks = {
     .cont = cont,
     .throttle = throttle,
     .report = report,
+    .is_punched = is_punched,
 };
 
 uint64_t guest_differences(const struct guest *guest)

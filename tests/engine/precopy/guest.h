@@ -44,6 +44,7 @@ struct guest {
     unsigned fail_skip;
     unsigned rounds_left; /* then run_round answers -ECANCELED */
     bool calms_when_stuck;
+    bool is_punched; /* what that hook answers */
 };
 
 extern const struct gw_precopy_hooks guest_hooks;

@@ -466,3 +466,17 @@ Test(precopy, refuses_more_volumes_than_a_migration_has)
     cr_assert_eq(gw_precopy_add(rig.precopy, 64, &rig.guest.volumes[0].fake.volume), -E2BIG);
     end(&rig);
 }
+
+/* What a device may have read of pages that were taken away is sent again, once, as a copy. */
+Test(precopy, punched_ram_is_sent_again_as_a_copy)
+{
+    struct rig rig = {.options = {.max_pause_ns = GW_NS_PER_S}};
+
+    begin_ram(&rig, 16 * MIB, 0);
+    cr_assert_eq(gw_precopy_first_pass(rig.precopy, GW_VOLUME_RAM), 0);
+    rig.guest.is_punched = true;
+    cr_assert_eq(last_round(&rig), 16 * MIB);
+    cr_assert(rig.guest.volumes[0].fake.volume.is_punched);
+    cr_assert_eq(last_round(&rig), 0, "sent twice");
+    end(&rig);
+}

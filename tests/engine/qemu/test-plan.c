@@ -287,3 +287,19 @@ Test(plan, a_tap_joins_its_bridge_and_goes_with_its_descriptor)
     close(fd);
     cr_assert_neq(system("ip link show master gwbr0 | grep -q gwtap"), 0);
 }
+
+Test(plan, only_reporting_of_free_pages_punches_memory_at_any_time)
+{
+    struct gw_vm_property property = {"free-page-reporting", "off"};
+    struct gw_vm *vm = calloc(1, sizeof(*vm));
+
+    vm->device_count = 1;
+    snprintf(vm->devices[0].kind, sizeof(vm->devices[0].kind), "virtio-balloon-pci");
+    vm->devices[0].properties = (struct gw_vm_properties){.count = 1, .items = &property};
+    cr_assert_not(gw_plan_punches_memory(vm));
+    snprintf(property.value, sizeof(property.value), "on");
+    cr_assert(gw_plan_punches_memory(vm));
+    snprintf(property.name, sizeof(property.name), "deflate-on-oom");
+    cr_assert_not(gw_plan_punches_memory(vm));
+    free(vm);
+}
