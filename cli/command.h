@@ -54,6 +54,7 @@ int gw_command_agent(int argc, char **argv);
 int gw_command_key(int argc, char **argv);
 int gw_command_move(int argc, char **argv);
 int gw_command_copy(int argc, char **argv);
+int gw_command_inspect(int argc, char **argv);
 int gw_command_status(int argc, char **argv);
 int gw_command_cancel(int argc, char **argv);
 int gw_command_history(int argc, char **argv);

@@ -10,6 +10,7 @@ const struct gw_command gw_commands[] = {
     {"agent", gw_command_agent, "one per host: listens, admits peers, runs and queues migrations"},
     {"move", gw_command_move, "moves a running VM to another host: disks, memory, handover"},
     {"copy", gw_command_copy, "copies a disk image that no VM uses, to a host or on this one"},
+    {"inspect", gw_command_inspect, "what is in a disk image, and what is wrong with it"},
     {"status", gw_command_status, "what runs, what waits, what is in doubt"},
     {"cancel", gw_command_cancel, "ends a migration; its source runs on"},
     {"history", gw_command_history, "what was migrated, newest first"},

@@ -19,6 +19,8 @@
 #include <sys/types.h>
 #include <time.h>
 
+#include "engine/image/fault.h"
+
 struct gw_image_file {
     int table_fd, data_fd; /* the same one when there is no O_DIRECT */
     char *path;
@@ -29,6 +31,7 @@ struct gw_image_file {
     dev_t device;
     ino_t inode;
     struct timespec modified;
+    struct gw_faults *faults;      /* gathers what is wrong, or NULL; lent */
     struct gw_image_file_run *run; /* of a file at rest: the data last seen; else NULL */
 };
 

@@ -25,6 +25,8 @@ struct gw_image_ops {
     int (*sync)(struct gw_image *image);
     int (*finish)(struct gw_image *image);
     int (*unchanged)(struct gw_image *image);
+    /* Adds what inspect tells of this format; faults go into the file's list, which is there. */
+    void (*survey)(struct gw_image *image, json_t *report);
     /* Of differencing images: see gw_image_relocate. Others are not asked. */
     int (*relocate)(struct gw_image *image, const char *name, struct gw_patches *patches);
     void (*close)(struct gw_image *image); /* frees the image; its file is closed after */
@@ -62,6 +64,9 @@ int gw_image_chain_locate(struct gw_image *image, uint64_t offset, uint64_t leng
 /* The footer of a VHD, for probing: at both ends, of a fixed one at the end only. */
 #define GW_IMAGE_VHD_COOKIE "conectix"
 #define GW_IMAGE_VHD_FOOTER 512u
+
+/* What can be told of a VHDX without opening it. */
+void gw_vhdx_survey_file(const struct gw_image_file *file, json_t *report);
 
 /* What an unfinished VHDX has in the place of its signature, so that nobody takes it for a raw
  * disk. */

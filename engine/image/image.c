@@ -156,6 +156,9 @@ int gw_image_open(const struct gw_image_open_options *options, struct gw_image *
     if (id == GW_IMAGE_PROBE)
         rc = probe(&file, &id);
     format = format_by_id(id);
+    file.faults = options->faults;
+    if (rc == 0 && id == GW_IMAGE_VHDX && options->survey)
+        gw_vhdx_survey_file(&file, options->survey);
     if (rc == 0 && !format)
         rc = gw_fail(-EINVAL, "%s: there is no image format %d", options->path, (int)id);
     if (rc == 0)

@@ -24,6 +24,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <jansson.h>
+
 #include "engine/image/parent.h"
 #include "engine/image/patch.h"
 #include "engine/volume/extent.h"
@@ -65,6 +67,11 @@ struct gw_image_open_options {
     bool is_alone;
     const struct gw_parent_mapping *mappings;
     unsigned mapping_count;
+    /* To look, not to copy: faults that leave something to look at are gathered and do not end the
+     * opening; survey gets what the format finds before it can be opened. Both or none; lent, the
+     * former until close. */
+    struct gw_faults *faults;
+    json_t *survey;
 };
 
 struct gw_image_create_options {

@@ -83,6 +83,11 @@ static int raw_unchanged(struct gw_image *image)
     return gw_image_file_unchanged(&image->file);
 }
 
+/* There is nothing in it but the disk. */
+static void raw_survey(struct gw_image *image, json_t *report)
+{
+}
+
 /* It has no parent. */
 static int raw_relocate(struct gw_image *image, const char *name, struct gw_patches *patches)
 {
@@ -103,6 +108,7 @@ static const struct gw_image_ops raw_ops = {
     .sync = raw_sync,
     .finish = raw_finish,
     .unchanged = raw_unchanged,
+    .survey = raw_survey,
     .relocate = raw_relocate,
     .close = raw_close,
 };

@@ -147,6 +147,7 @@ static const struct gw_image_ops vhd_ops = {
     .sync = vhd_nothing,
     .finish = vhd_nothing,
     .unchanged = vhd_unchanged,
+    .survey = gw_vhd_survey,
     .relocate = gw_vhd_relocate,
     .close = vhd_close,
 };

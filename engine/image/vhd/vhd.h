@@ -67,6 +67,9 @@ uint32_t gw_vhd_checksum(const uint8_t *bytes, size_t length, size_t checksum_at
 /* header.c: block size, table and, for differencing disks, what is said of the parent. */
 int gw_vhd_header_read(struct gw_vhd *vhd);
 
+/* survey.c */
+void gw_vhd_survey(struct gw_image *image, json_t *report);
+
 /* relocate.c */
 int gw_vhd_relocate(struct gw_image *image, const char *name, struct gw_patches *patches);
 

@@ -234,6 +234,11 @@ static int check_page(struct gw_vhdx *vhdx, uint64_t page, const uint8_t *bytes)
         /* The last chunk of a differencing disk has entries for blocks behind the disk's end. */
         else if (block < vhdx->block_count)
             rc = check_entry(vhdx, block, entry, file_size, was_seen);
+        if (rc && vhdx->base.file.faults) {
+            gw_faults_add(vhdx->base.file.faults, page_offset(vhdx, page) + i * VHDX_BAT_ENTRY_SIZE,
+                          false, gw_error_message());
+            rc = 0;
+        }
     }
     if (rc == 0)
         gw_bitmap_set_range(&vhdx->bat.seen, page, 1);

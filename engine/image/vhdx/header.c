@@ -37,7 +37,7 @@ int gw_vhdx_identifier_check(const struct gw_image_file *file)
     return 0;
 }
 
-static bool header_decode(const uint8_t *bytes, struct gw_vhdx_header *out)
+bool gw_vhdx_header_decode(const uint8_t *bytes, struct gw_vhdx_header *out)
 {
     if (memcmp(bytes, VHDX_HEADER_SIGNATURE, 4) != 0)
         return false;
@@ -84,7 +84,7 @@ int gw_vhdx_header_read(const struct gw_image_file *file, struct gw_vhdx_header 
     if (rc)
         return rc;
     for (int i = 0; i < 2; i++)
-        is_valid[i] = header_decode(bytes[i], &headers[i]);
+        is_valid[i] = gw_vhdx_header_decode(bytes[i], &headers[i]);
     if (!is_valid[0] && !is_valid[1])
         return gw_fail(-EUCLEAN, "%s: both headers are damaged: restore the image from a backup",
                        file->path);

@@ -74,6 +74,14 @@ static int find_known(const uint8_t *guid)
     return -1;
 }
 
+const char *gw_vhdx_item_name(const uint8_t *entry)
+{
+    bool is_user = gw_get_le32(entry + VHDX_METADATA_ENTRY_FLAGS) & VHDX_METADATA_IS_USER;
+    int known = is_user ? -1 : find_known(entry);
+
+    return known < 0 ? "unknown" : known_items[known].name;
+}
+
 static int entry_decode(const struct gw_vhdx *vhdx, const uint8_t *entry, struct found_items *found)
 {
     const char *path = vhdx->base.file.path;

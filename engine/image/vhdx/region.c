@@ -36,7 +36,7 @@ bool gw_vhdx_is_in_table(const struct gw_vhdx *vhdx, uint64_t offset, uint64_t l
     return false;
 }
 
-static bool table_is_valid(const uint8_t *table)
+bool gw_vhdx_regions_are_valid(const uint8_t *table)
 {
     return memcmp(table, VHDX_REGION_SIGNATURE, 4) == 0 &&
            gw_get_le32(table + VHDX_REGION_CHECKSUM) ==
@@ -47,10 +47,10 @@ static int table_read(const struct gw_vhdx *vhdx, uint8_t *table)
 {
     int rc = gw_vhdx_read(vhdx, VHDX_REGION_1_OFFSET, table, VHDX_REGION_TABLE_SIZE);
 
-    if (rc || table_is_valid(table))
+    if (rc || gw_vhdx_regions_are_valid(table))
         return rc;
     rc = gw_vhdx_read(vhdx, VHDX_REGION_2_OFFSET, table, VHDX_REGION_TABLE_SIZE);
-    if (rc || table_is_valid(table))
+    if (rc || gw_vhdx_regions_are_valid(table))
         return rc;
     return gw_fail(-EUCLEAN, "%s: both region tables are damaged: restore the image from a backup",
                    vhdx->base.file.path);

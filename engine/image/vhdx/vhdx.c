@@ -75,24 +75,53 @@ static uint64_t file_mib_max(const struct gw_vhdx *vhdx)
     return mib;
 }
 
+struct step {
+    int (*run)(struct gw_vhdx *vhdx);
+    const uint64_t *at; /* the place of what it reads, for those who gather faults; NULL: 0 */
+};
+
+static int read_identifier(struct gw_vhdx *vhdx)
+{
+    return gw_vhdx_identifier_check(&vhdx->base.file);
+}
+
+static int read_header(struct gw_vhdx *vhdx)
+{
+    return header_read_in_use(&vhdx->base.file, &vhdx->header);
+}
+
+static int check_overlay(struct gw_vhdx *vhdx)
+{
+    return gw_vhdx_overlay_check(vhdx);
+}
+
+static int init_bat(struct gw_vhdx *vhdx)
+{
+    return gw_vhdx_bat_init(vhdx, file_mib_max(vhdx));
+}
+
+/* In the order in which each one can be trusted. */
 static int read_tables(struct gw_vhdx *vhdx)
 {
-    int rc = gw_vhdx_identifier_check(&vhdx->base.file);
+    static const uint64_t headers = VHDX_HEADER_1_OFFSET, regions = VHDX_REGION_1_OFFSET;
+    const struct step steps[] = {
+        {read_identifier, NULL},
+        {read_header, &headers},
+        {read_log, &vhdx->header.log.offset},
+        {gw_vhdx_regions_read, &regions},
+        {check_overlay, &vhdx->header.log.offset},
+        {gw_vhdx_metadata_read, &vhdx->metadata_region.offset},
+        {init_bat, &vhdx->bat_region.offset},
+        {gw_vhdx_bat_check_small, &vhdx->bat_region.offset},
+    };
+    struct gw_faults *faults = vhdx->base.file.faults;
+    int rc = 0;
 
-    if (rc == 0)
-        rc = header_read_in_use(&vhdx->base.file, &vhdx->header);
-    if (rc == 0)
-        rc = read_log(vhdx);
-    if (rc == 0)
-        rc = gw_vhdx_regions_read(vhdx);
-    if (rc == 0)
-        rc = gw_vhdx_overlay_check(vhdx);
-    if (rc == 0)
-        rc = gw_vhdx_metadata_read(vhdx);
-    if (rc == 0)
-        rc = gw_vhdx_bat_init(vhdx, file_mib_max(vhdx));
-    if (rc == 0)
-        rc = gw_vhdx_bat_check_small(vhdx);
+    for (size_t i = 0; i < GW_ARRAY_LENGTH(steps) && rc == 0; i++) {
+        rc = steps[i].run(vhdx);
+        if (rc && faults)
+            gw_faults_add(faults, steps[i].at ? *steps[i].at : 0, false, gw_error_message());
+    }
     return rc;
 }
 
@@ -184,6 +213,7 @@ const struct gw_image_ops gw_vhdx_ops = {
     .sync = gw_vhdx_sync,
     .finish = gw_vhdx_finish,
     .unchanged = vhdx_unchanged,
+    .survey = gw_vhdx_survey,
     .relocate = gw_vhdx_relocate,
     .close = vhdx_close,
 };

@@ -133,6 +133,7 @@ uint32_t gw_vhdx_checksum_add(uint32_t sum, const uint8_t *bytes, size_t length)
 int gw_vhdx_identifier_check(const struct gw_image_file *file);
 int gw_vhdx_header_read(const struct gw_image_file *file, struct gw_vhdx_header *out);
 void gw_vhdx_identifier_encode(uint8_t *out); /* VHDX_IDENTIFIER_SIZE zeroed bytes */
+bool gw_vhdx_header_decode(const uint8_t *bytes, struct gw_vhdx_header *out); /* is it valid? */
 void gw_vhdx_header_encode(const struct gw_vhdx_header *header, uint8_t *out);
 bool gw_vhdx_has_log(const struct gw_vhdx_header *header);
 int gw_vhdx_guid_new(uint8_t guid[16]);
@@ -155,6 +156,7 @@ int gw_vhdx_read(const struct gw_vhdx *vhdx, uint64_t offset, void *into, size_t
 
 /* region.c */
 int gw_vhdx_regions_read(struct gw_vhdx *vhdx);
+bool gw_vhdx_regions_are_valid(const uint8_t *table);
 void gw_vhdx_regions_encode(const struct gw_vhdx *vhdx, uint8_t *out);
 bool gw_vhdx_is_in_table(const struct gw_vhdx *vhdx, uint64_t offset, uint64_t length);
 
@@ -162,11 +164,16 @@ bool gw_vhdx_is_in_table(const struct gw_vhdx *vhdx, uint64_t offset, uint64_t l
 int gw_vhdx_locator_decode(const char *path, const uint8_t *item, size_t length,
                            struct gw_parent_link *link);
 
+/* survey.c */
+void gw_vhdx_survey(struct gw_image *image, json_t *report);
+
 /* relocate.c */
 int gw_vhdx_relocate(struct gw_image *image, const char *name, struct gw_patches *patches);
 
 /* metadata.c: fills base.info, and base.link of a differencing image. */
 int gw_vhdx_metadata_read(struct gw_vhdx *vhdx);
+/* Of an entry of the metadata table; "unknown". */
+const char *gw_vhdx_item_name(const uint8_t *entry);
 /* The table and, behind it, the items: out has VHDX_METADATA_TABLE_SIZE + 4096 zeroed bytes. */
 #define GW_VHDX_METADATA_BYTES (VHDX_METADATA_TABLE_SIZE + 4096u)
 void gw_vhdx_metadata_encode(const struct gw_vhdx *vhdx, uint8_t *out);

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""godwit inspect: beside what qemu-img says, and on images that are damaged in one place."""
+import json
+import os
+import struct
+import sys
+import unittest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, '..', 'agent'), os.path.join(HERE, '..', 'engine')]
+from image_build import MIB, PARTLY, PRESENT, ZERO, VhdBuild, VhdxBuild, sectors, vhdx_locator  # noqa: E402
+from image_lab import Vhdx, run, sha256  # noqa: E402
+from lab import Lab  # noqa: E402
+
+SIZE = 8 * MIB
+
+
+class Inspect(Lab):
+    def inspect(self, *words, code=0):
+        result = self.run_command('inspect', '--json', *words)
+        self.assertEqual(result.returncode, code, result.stdout + result.stderr)
+        return json.loads(result.stdout)
+
+    def faults(self, name, *places):
+        report = self.inspect(name, code=5)
+        self.assertFalse(report['sound'])
+        self.assertEqual([fault['offset'] for fault in report['faults']], list(places), report['faults'])
+        return report
+
+    def base(self):
+        base = VhdxBuild(SIZE)
+        base.blocks = {0: (PRESENT, os.urandom(MIB)), 2: (ZERO, None), 5: (PRESENT, os.urandom(MIB))}
+        base.write(self.path('base.vhdx'))
+        return base
+
+    def child(self, base):
+        child = VhdxBuild(SIZE, parent=vhdx_locator(base, '.\\base.vhdx'))
+        child.blocks = {1: (PARTLY, sectors(8, 9, 10, 11, 12, 13, 14, 15))}
+        child.write(self.path('child.vhdx'))
+        return child
+
+    def test_it_says_what_qemu_says(self):
+        for form, options in (('vhdx', 'block_size=2M'), ('vpc', 'force_size=on'), ('raw', 'preallocation=off')):
+            image = self.path('a.' + {'vpc': 'vhd'}.get(form, form))
+            run('qemu-img', 'create', '-q', '-f', form, '-o', options, image, '40M')
+            run('qemu-io', '-f', form, '-c', 'write -P 1 3M 1M', image)
+            theirs = json.loads(run('qemu-img', 'info', '-f', form, '--output=json', image).stdout)
+            ours = self.inspect(image)
+            self.assertEqual(ours['virtual_size'], theirs['virtual-size'])
+            self.assertEqual(ours['file_allocated'], theirs['actual-size'])
+            self.assertEqual(ours.get('block_size'), theirs.get('cluster-size'))
+            self.assertTrue(ours['sound'])
+
+    def test_the_map_is_qemus(self):
+        image = self.path('a.raw')
+        run('qemu-img', 'create', '-q', '-f', 'raw', image, '40M')
+        run('qemu-io', '-f', 'raw', '-c', 'write -P 1 3M 1M', '-c', 'write -P 1 20M 64k', image)
+        theirs = json.loads(run('qemu-img', 'map', '-f', 'raw', '--output=json', image).stdout)
+        ours = self.inspect('--map', image)['map']
+        self.assertEqual([(run['offset'], run['length'], run['kind'] == 'data') for run in ours],
+                         [(run['start'], run['length'], run['data']) for run in theirs])
+
+    def test_states_of_blocks_are_counted(self):
+        self.base()
+        self.assertEqual(self.inspect('base.vhdx')['vhdx']['blocks'],
+                         {'not_present': 5, 'zero': 1, 'fully_present': 2})
+
+    def test_a_chain(self):
+        base = self.base()
+        self.child(base)
+        report = self.inspect('--map', 'child.vhdx')
+        self.assertEqual(report['chain'], ['child.vhdx', './base.vhdx'])
+        self.assertEqual(report['parent']['ids'], [str(base.data_id)])
+        self.assertEqual(report['parent']['paths'], [{'kind': 'relative_path', 'path': '.\\base.vhdx'}])
+        data = [(run['offset'], run['length']) for run in report['map'] if run['kind'] == 'data']
+        self.assertEqual(data, [(0, MIB), (MIB + 4096, 4096), (5 * MIB, MIB)])
+
+    def test_a_parent_that_is_missing_is_a_fault(self):
+        self.child(self.base())
+        os.unlink(self.path('base.vhdx'))
+        report = self.inspect('child.vhdx', code=5)
+        self.assertIn('base.vhdx', report['faults'][0]['text'])
+        self.assertEqual(report['type'], 'differencing')
+
+    def test_a_vhd(self):
+        build = VhdBuild(SIZE, creator=b'vpc ', geometry=(100, 16, 17))
+        build.blocks = {0: sectors(1), 3: sectors(2)}
+        build.write(self.path('a.vhd'))
+        report = self.inspect('a.vhd')
+        self.assertEqual(report['vhd']['blocks'], {'present': 2, 'not_present': 2})
+        self.assertEqual((report['vhd']['creator'], report['vhd']['geometry_size']), ('vpc ', 100 * 16 * 17 * 512))
+        self.assertEqual(report['data_id'], str(build.data_id))
+
+    def test_blocks_of_a_vhd_that_overlap(self):
+        build = VhdBuild(SIZE)
+        build.blocks = {0: sectors(1), 1: sectors(2)}
+        build.write(self.path('a.vhd'))
+        with open(self.path('a.vhd'), 'r+b') as file:
+            file.seek(1536)
+            file.write(struct.pack('>I', build.place_of[1] // 512))
+        self.faults('a.vhd', build.place_of[1])
+
+    def test_a_damaged_spare_header_is_a_warning(self):
+        self.base()
+        Vhdx(self.path('base.vhdx')).put((64 << 10) + 100, b'x')
+        report = self.inspect('base.vhdx')
+        self.assertEqual([warning['offset'] for warning in report['warnings']], [64 << 10])
+
+    def test_every_damaged_entry_has_its_place(self):
+        base = self.base()
+        image = Vhdx(self.path('base.vhdx'))
+        image.set_entry(1, 4)
+        image.set_entry(3, base.place_of[5] | 6)
+        image.set_entry(4, 1 << 40 | 6)
+        report = self.faults('base.vhdx', *[3 * MIB + 8 * entry for entry in (1, 4, 5)])
+        self.assertEqual(report['virtual_size'], SIZE)
+
+    def test_without_metadata_the_rest_is_told(self):
+        self.base()
+        Vhdx(self.path('base.vhdx')).put(2 * MIB, b'nothing!')
+        report = self.faults('base.vhdx', 2 * MIB)
+        self.assertEqual(len(report['vhdx']['regions']), 2)
+
+    def test_it_changes_nothing(self):
+        self.base()
+        Vhdx(self.path('base.vhdx')).header({48: b'log guid of test'})
+        before = sha256(self.path('base.vhdx'))
+        self.assertEqual(self.inspect('base.vhdx')['vhdx']['log']['state'], 'to be replayed')
+        self.assertEqual(sha256(self.path('base.vhdx')), before)
+
+    def test_another_format_is_named(self):
+        run('qemu-img', 'create', '-q', '-f', 'qcow2', self.path('a.qcow2'), '1M')
+        result = self.run_command('inspect', 'a.qcow2')
+        self.assertEqual(result.returncode, 1)
+        self.assertIn('qcow2', result.stderr)
+
+    def test_a_file_that_is_missing(self):
+        result = self.run_command('inspect', 'none')
+        self.assertEqual((result.returncode, result.stdout), (1, ''))
+        self.assertIn('none', result.stderr)
+
+    def test_the_text_has_the_same(self):
+        self.child(self.base())
+        result = self.run_command('inspect', 'child.vhdx')
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for text in ('differencing', '.\\base.vhdx (relative_path)', 'partially_present: 1', 'no fault'):
+            self.assertIn(text, result.stdout)
+
+
+if __name__ == '__main__':
+    unittest.main()

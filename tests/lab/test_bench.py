@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""godwit bench between two hosts of the lab: verbs and tcp beside each other, and the bytes that verbs
+reports against the counter of the RDMA device."""
+import json
+import os
+import sys
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+GODWIT = os.environ.get('GODWIT', os.path.join(ROOT, 'build', 'cli', 'godwit'))
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(ROOT, 'scripts', 'lab.d'))
+# pylint: disable=wrong-import-position
+from godwit_lab import Lab, LabError  # noqa: E402
+from lab_kernel import ready_kernel  # noqa: E402
+
+AGENT = '''mkdir -p /srv/vm /var/lib/gw && exec %s agent --psk /tmp/lab.psk --state /var/lib/gw --storage /srv/vm \
+--listen 0.0.0.0 --socket /tmp/agent.sock --allow-volatile-state --allow-bench''' % GODWIT
+COUNT = 'cat /sys/class/infiniband/rxe0/ports/1/hw_counters/sent_pkts'
+# What fits into one packet of the lab's wires.
+PATH_MTU = 4096
+
+
+class Bench(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.lab = Lab(hosts=2, memory=1024)
+        cls.lab.__enter__()
+        cls.addClassCleanup(cls.lab.__exit__)
+
+    def test_verbs_and_tcp_are_measured(self):
+        lab = self.lab
+        lab.run(0, '%s key lab > $LAB_OUT/psk' % GODWIT, is_checked=True)
+        with open(os.path.join(lab.share(0), 'out/psk')) as handle:
+            key = handle.read()
+        agents = []
+        for index in (0, 1):
+            lab.run(index, 'umask 077; cat > /tmp/lab.psk <<"END"\n%sEND' % key, is_checked=True)
+            agents.append(lab.start(index, AGENT))
+        for index in (0, 1):
+            lab.run(index, 'while [ ! -S /tmp/agent.sock ]; do sleep 0.1; done', is_checked=True)
+        before = int(lab.run(0, COUNT, is_checked=True).out)
+        job = lab.run(0, '%s bench --json --ms 1000 --socket /tmp/agent.sock 10.99.0.2' % GODWIT)
+        packets = int(lab.run(0, COUNT, is_checked=True).out) - before
+        self.assertEqual(job.status, 0, job.out + job.err + agents[0].err + agents[1].err)
+        found = {one['transport']: one for one in json.loads(job.out)['transports']}
+        self.assertEqual(set(found), {'verbs', 'tcp'}, job.out)
+        for one in found.values():
+            self.assertTrue(all(write['verified'] for write in one['writes']), job.out)
+            self.assertEqual(len(one['writes']), 3)
+        told = sum(write['bytes'] for write in found['verbs']['writes'])
+        self.assertGreaterEqual(packets, told // PATH_MTU, job.out)
+        table = lab.run(0, '%s bench --ms 200 --transport verbs --socket /tmp/agent.sock 10.99.0.2' % GODWIT)
+        self.assertEqual(table.status, 0, table.err)
+        self.assertIn('verbs, 1 channel', table.out)
+
+
+if __name__ == '__main__':
+    try:
+        ready_kernel()
+    except LabError as error:
+        print('skip: the lab cannot be built: %s' % error)
+        sys.exit(77)
+    unittest.main(verbosity=2)
