@@ -54,7 +54,7 @@ def wait_note(move, word, timeout=30):
     return event['progress']
 
 
-@lib.scenario(sample=2, timeout=180, phase=['disks', 'memory'], secrecy=['clear', 'sealed'])
+@lib.scenario(sample=1, timeout=180, phase=['disks', 'memory'], secrecy=['clear', 'sealed'])
 def a_link_comes_back(phase, secrecy):
     """The guest runs meanwhile; then the move goes on from where it was."""
     with Ready(trusted=secrecy == 'clear') as ready:
