@@ -160,7 +160,7 @@ class Lab:
 class Agent:
     """godwit's agent on one side."""
 
-    def __init__(self, lab, side, trusted=True, ram_dir=None):
+    def __init__(self, lab, side, trusted=True, ram_dir=None, env=None):
         self.lab, self.side = lab, side
         self.last_job = None
         self.folder = lab.path('agent-' + side, 'x')[:-2]
@@ -179,7 +179,7 @@ class Agent:
             command += ['--ram-dir', ram_dir]
         self.log = os.path.join(self.folder, 'log')
         with open(self.log, 'w') as out:
-            self.child = lab.start(side, *command, out=out)
+            self.child = lab.start(side, *command, env=env, out=out)
         lab.wait_port(side, 13560)
 
     def pid(self):
