@@ -177,6 +177,11 @@ int gw_image_open(const struct gw_image_open_options *options, struct gw_image *
     return rc;
 }
 
+bool gw_image_can_continue(enum gw_image_format format)
+{
+    return format == GW_IMAGE_RAW;
+}
+
 int gw_image_create(const struct gw_image_create_options *options, struct gw_image **out)
 {
     const struct format *format = format_by_id(options->format);
@@ -185,6 +190,9 @@ int gw_image_create(const struct gw_image_create_options *options, struct gw_ima
         return gw_fail(-EINVAL, "%s: say which format the new image has", options->path);
     if (options->virtual_size == 0)
         return gw_fail(-EINVAL, "%s: a disk of 0 bytes cannot be made", options->path);
+    if (options->is_continued && !gw_image_can_continue(options->format))
+        return gw_fail(-ENOTSUP, "%s: an unfinished %s image cannot be gone on with", options->path,
+                       format->name);
     return format->create(options, out);
 }
 

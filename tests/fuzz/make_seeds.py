@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the seed corpora of the image fuzz targets, from our own builders. usage: make_seeds.py FOLDER"""
+import os
+import struct
+import sys
+import uuid
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'engine'))
+import image_build as build  # noqa: E402
+from image_lab import crc32c  # noqa: E402
+
+KIB = 1 << 10
+
+
+def put(folder, target, name, data):
+    os.makedirs(os.path.join(folder, target), exist_ok=True)
+    with open(os.path.join(folder, target, name), 'wb') as file:
+        file.write(data)
+
+
+def vhd(folder):
+    for name, parent, locators in (('dynamic', None, []), ('differencing', build.VhdBuild(64 * KIB), [
+            (b'W2ru', '.\\b.vhd'.encode('utf-16-le')), (b'W2ku', 'C:\\b.vhd'.encode('utf-16-le'))])):
+        image = build.VhdBuild(64 * KIB, block=4 * KIB, parent=parent, locators=locators, name='b.vhd')
+        image.blocks = {0: bytes(4 * KIB), 3: build.sectors(1, 5)}
+        path = image.write(os.path.join(folder, 'seed'))
+        with open(path, 'rb') as file:
+            put(folder, 'vhd', name, file.read())
+        os.unlink(path)
+    put(folder, 'vhd', 'fixed', bytes(4 * KIB) + build.vhd_footer(4 * KIB, build.VHD_FIXED, uuid.uuid4()))
+
+
+def locators(folder):
+    linkage = ('parent_linkage', '{%s}' % uuid.uuid4())
+    for name, pairs in (('relative', [linkage, ('relative_path', '.\\a\\base.vhdx')]),
+                        ('all', [linkage, ('parent_linkage2', linkage[1]), ('relative_path', '..\\base.vhdx'),
+                                 ('volume_path', '\\\\?\\Volume{26A21BDA}\\b.vhdx'),
+                                 ('absolute_win32_path', '\\\\?\\d:\\vm\\b.vhdx')]),
+                        ('root', [linkage, ('relative_path', '/etc/passwd')])):
+        put(folder, 'locator', name, build.locator(pairs))
+
+
+def log_entry(sequence, tail, descriptors, data=b''):
+    head_length = (64 + len(descriptors) + 4095) & ~4095
+    head = struct.pack('<4sIIIQII16sQQ', b'loge', 0, head_length + len(data), tail, sequence,
+                       len(descriptors) // 32, 0, b'log-guid-of-test', 0, 0)
+    entry = bytearray((head + descriptors).ljust(head_length, b'\0') + data)
+    entry[4:8] = struct.pack('<I', crc32c(entry))
+    return bytes(entry)
+
+
+def logs(folder):
+    sector = b'data' + bytes(4) + b'x' * 4084 + struct.pack('<I', 1)
+    change = b'desc' + bytes(4) + bytes(8) + struct.pack('<QQ', 3 << 20, 1)
+    zero = b'zero\0\0\0\0' + struct.pack('<QQQ', 8192, 4 << 20, 2)
+    one = log_entry(1, 0, change, sector)
+    put(folder, 'log', 'data', one)
+    put(folder, 'log', 'data-and-zero', one + log_entry(2, 0, zero))
+    put(folder, 'log', 'newer-tail', one + log_entry(2, len(one), zero))
+
+
+def vhdx(folder):
+    # Records of fuzz-vhdx.c: where, 16-bit offset, count, bytes.
+    put(folder, 'vhdx', 'nothing', b'')
+    put(folder, 'vhdx', 'entry', struct.pack('<BHB8s', 6, 8, 8, struct.pack('<Q', 5 << 20 | 6)))
+    put(folder, 'vhdx', 'parent', struct.pack('<BHB8s', 5, 0, 8, struct.pack('<II', 1 << 20, 2)))
+    put(folder, 'vhdx', 'log', struct.pack('<BHB16s', 0, 48, 16, b'log-guid-of-test'))
+
+
+def main():
+    folder = sys.argv[1]
+    os.makedirs(folder, exist_ok=True)
+    for make in (vhd, locators, logs, vhdx):
+        make(folder)
+    with open(os.path.join(folder, 'done'), 'w') as file:
+        file.write('')
+
+
+if __name__ == '__main__':
+    main()
