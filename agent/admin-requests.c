@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent/lines.h"
+#include "agent/resume.h"
 #include "agent/snapshot.h"
 #include "common/checked.h"
 
@@ -55,6 +56,23 @@ static int answer_submit(const struct gw_admin_options *options, int fd, json_t 
         return send_error(fd, error);
     error = send_answer(fd, json_pack("{s:b, s:s}", "ok", 1, "job", gw_job_id(job)));
     gw_job_put(job);
+    return error;
+}
+
+static int answer_resume(const struct gw_admin_options *options, int fd, json_t *request)
+{
+    const char *which = json_string_value(json_object_get(request, "move"));
+    json_t *text;
+    int error = gw_resume_request(options->environment, which, &text);
+
+    if (error == -ESTALE)
+        return send_answer(fd, json_pack("{s:b, s:o, s:i}", "ok", 0, "error",
+                                         gw_json_text(gw_error_message()), "exit_code",
+                                         (int)GW_EXIT_BLOCKED));
+    if (error)
+        return send_error(fd, error);
+    error = answer_submit(options, fd, text);
+    json_decref(text);
     return error;
 }
 
@@ -108,6 +126,11 @@ static int answer_cancel(const struct gw_admin_options *options, int fd, json_t 
     json_t *answer;
     int error = find_job(options, request, &job);
 
+    if (error == -ENOENT &&
+        gw_resume_cancel(options->environment,
+                         json_string_value(json_object_get(request, "job"))) == 0)
+        return send_answer(
+            fd, json_pack("{s:b, s:O}", "ok", 1, "job", json_object_get(request, "job")));
     if (error == -ENOENT)
         return send_answer(fd, json_pack("{s:b, s:b, s:o, s:i}", "ok", 0, "unknown", 1, "error",
                                          gw_json_text(gw_error_message()), "exit_code",
@@ -203,9 +226,9 @@ static int answer_bench(const struct gw_admin_options *options, int fd, json_t *
 }
 
 static const struct request_kind kinds[] = {
-    {"bench", answer_bench},     {"move", answer_submit},   {"copy", answer_submit},
-    {"watch", answer_watch},     {"cancel", answer_cancel}, {"status", answer_status},
-    {"history", answer_history},
+    {"resume", answer_resume}, {"bench", answer_bench},     {"move", answer_submit},
+    {"copy", answer_submit},   {"watch", answer_watch},     {"cancel", answer_cancel},
+    {"status", answer_status}, {"history", answer_history},
 };
 
 int gw_admin_answer(const struct gw_admin_options *options, int fd, json_t *request)

@@ -22,9 +22,9 @@ struct gw_admin;
 
 struct gw_admin_options {
     const char *socket_path; /* NULL: the usual place, see agent/paths.h */
-    const struct gw_environment *environment;
     struct gw_jobs *jobs;
     struct gw_history *history;
+    const struct gw_environment *environment;
     /* Describes the agent: an object with "agent" and "in_doubt"; the caller decrefs. Any thread.
      */
     json_t *(*describe)(void *context);

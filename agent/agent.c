@@ -167,6 +167,10 @@ static int fill_environment(struct agent *agent)
     environment->state_dir = agent->state.folder;
     environment->journal = agent->state.journal;
     environment->attended = agent->attended;
+    /* A private agent does not outlive its moves: it could not go on with one. */
+    if (!agent->options->is_private)
+        environment->keep_partial_hours =
+            agent->options->has_keep_partial ? agent->options->keep_partial_hours : GW_KEEP_PARTIAL;
     environment->topology = agent->topology;
     environment->allow_bench = agent->options->allow_bench;
     environment->launch_hook = agent->options->launch;
@@ -295,14 +299,15 @@ static json_t *describe(void *context)
         json_array_append_new(storage, gw_json_text(agent->storage[i]));
     for (unsigned i = 0; i < agent->options->trusted.count; i++)
         json_array_append_new(trusted, gw_json_text(agent->options->trusted.items[i]));
-    return json_pack("{s:{s:s, s:i, s:b, s:o, s:o, s:o, s:o, s:o, s:{s:i, s:i, s:i, s:i}}, s:o}",
-                     "agent", "version", GODWIT_VERSION, "pid", (int)getpid(), "private",
-                     (int)agent->options->is_private, "state", gw_json_text(agent->state.folder),
-                     "listen", listen, "transports", describe_transports(agent), "storage", storage,
-                     "trusted_networks", trusted, "limits", "live_out", (int)limits->live_out,
-                     "live_in", (int)limits->live_in, "storage_out", (int)limits->storage_out,
-                     "storage_in", (int)limits->storage_in, "in_doubt",
-                     gw_state_describe(&agent->state, gw_jobs_active(agent->jobs) == 0));
+    return json_pack(
+        "{s:{s:s, s:i, s:b, s:o, s:o, s:o, s:o, s:o, s:{s:i, s:i, s:i, s:i}}, s:o, s:o}", "agent",
+        "version", GODWIT_VERSION, "pid", (int)getpid(), "private", (int)agent->options->is_private,
+        "state", gw_json_text(agent->state.folder), "listen", listen, "transports",
+        describe_transports(agent), "storage", storage, "trusted_networks", trusted, "limits",
+        "live_out", (int)limits->live_out, "live_in", (int)limits->live_in, "storage_out",
+        (int)limits->storage_out, "storage_in", (int)limits->storage_in, "partials",
+        gw_partials_describe(&agent->environment), "in_doubt",
+        gw_state_describe(&agent->state, gw_jobs_active(agent->jobs) == 0));
 }
 
 static int start(struct agent *agent)
@@ -328,6 +333,8 @@ static int start(struct agent *agent)
     if (!error)
         error = listen_all(agent);
     admin.jobs = agent->jobs;
+    if (!error)
+        gw_partials_tidy(&agent->environment, true);
     if (!error)
         error = gw_admin_start(&admin, &agent->admin);
     if (!error)

@@ -130,6 +130,19 @@ static int set_limits(struct gw_limits *limits, const char *value)
     return error;
 }
 
+static int set_keep_partial(struct gw_agent_options *options, const char *value)
+{
+    char *rest;
+    unsigned long hours = strtoul(value, &rest, 10);
+
+    if (*rest || *value < '0' || *value > '9' || hours > GW_KEEP_PARTIAL_MAX)
+        return gw_fail(-EINVAL, "keep-partial: '%s' is not a number of hours from 0 to %u", value,
+                       GW_KEEP_PARTIAL_MAX);
+    options->keep_partial_hours = (unsigned)hours;
+    options->has_keep_partial = true;
+    return 0;
+}
+
 static int set_seconds(int *seconds, const char *name, const char *value, unsigned max)
 {
     unsigned long number;
@@ -180,6 +193,8 @@ int gw_agent_options_set(struct gw_agent_options *options, const char *name, con
         return set_seconds(&options->reconnect_s, name, value, GW_RECONNECT_MAX_S);
     if (strcmp(name, "limits") == 0)
         return set_limits(&options->limits, value);
+    if (strcmp(name, "keep-partial") == 0)
+        return set_keep_partial(options, value);
     if (strcmp(name, "pin-limit") == 0)
         return gw_pins_parse(value, &options->pin_limit);
     for (size_t i = 0; i < GW_ARRAY_LENGTH(text_options); i++) {
@@ -269,6 +284,10 @@ void gw_agent_options_merge(struct gw_agent_options *options, struct gw_agent_op
     merge_limit(&options->limits.live_in, fallback->limits.live_in);
     merge_limit(&options->limits.storage_out, fallback->limits.storage_out);
     merge_limit(&options->limits.storage_in, fallback->limits.storage_in);
+    if (!options->has_keep_partial && fallback->has_keep_partial) {
+        options->keep_partial_hours = fallback->keep_partial_hours;
+        options->has_keep_partial = true;
+    }
     if (options->reconnect_s < 0)
         options->reconnect_s = fallback->reconnect_s;
     if (!options->pin_limit)

@@ -19,6 +19,8 @@
 
 #define GW_FINGERPRINTS_MAX 32u
 #define GW_LIMIT_MAX        64u /* of one kind of migration at once */
+#define GW_KEEP_PARTIAL     24u /* hours, when nothing is said */
+#define GW_KEEP_PARTIAL_MAX 8760u
 
 /* Owned texts, at most GW_TRUSTED_MAX of them. */
 struct gw_texts {
@@ -36,6 +38,8 @@ struct gw_agent_options {
     char *psk, *cert, *key, *ca;
     char *state, *socket, *launch, *to_qmp;
     struct gw_limits limits;
+    bool has_keep_partial;
+    unsigned keep_partial_hours;
     int reconnect_s;           /* -1: not said */
     uint64_t pin_limit;        /* bytes; 0: gw_pins_default_limit */
     bool allow_bench;          /* peers may measure the network to this host */

@@ -47,6 +47,7 @@ static void *recovery_thread(void *argument)
     do {
         int count = gw_state_undecided(recovery->state);
 
+        gw_partials_tidy(recovery->environment, false);
         if (count == 0) {
             has_complained = false;
             continue;

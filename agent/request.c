@@ -12,6 +12,7 @@
 
 #define CHANNELS_MAX     64u
 #define MAX_PAUSE_MS_MAX 600000u
+#define SYNC_EVERY_MAX   3600u
 #define STALL_S_MAX      3600u
 
 static const char *const move_keys[] = {
@@ -19,7 +20,8 @@ static const char *const move_keys[] = {
     "disks",         "nets",        "max_pause_ms", "no_throttle",
     "delete_source", "verify",      "tracker",      "channels",
     "congestion",    "transport",   "credentials",  "trusted_networks",
-    "pin_limit",     "reconnect_s", "stall_s",      NULL,
+    "pin_limit",     "reconnect_s", "stall_s",      "resume",
+    "sync_every_s",  NULL,
 };
 
 static const char *const copy_keys[] = {
@@ -290,6 +292,11 @@ static int parse_move(struct gw_job_request *request)
         error = get_text(text, "storage", &move->target_storage);
     if (!error)
         error = get_number(text, "max_pause_ms", MAX_PAUSE_MS_MAX, &move->max_pause_ms);
+    if (!error)
+        error = get_text(text, "resume", &move->resume);
+    if (!error)
+        error = get_number(text, "sync_every_s", SYNC_EVERY_MAX, &move->sync_interval_s);
+    move->text = text;
     if (!error)
         error = get_flag(text, "no_throttle", &move->no_throttle);
     if (!error)

@@ -63,6 +63,7 @@ static const struct gw_usage_option options[] = {
     {"reconnect-timeout", "SECONDS",
      "how long a lost link is dialled again; 300, 0 gives up at once"},
     {"limits", "LIST", "most at once: live-out=N,live-in=N,storage-out=N,storage-in=N; 2 each"},
+    {"keep-partial", "HOURS", "how long a lost move can be resumed; 24, 0: nothing is kept"},
     {"pin-limit", "SIZE",
      "most memory registered for RDMA at once (8G, ...); half of what is free"},
     {"allow-bench", NULL, "peers may measure the network to this host: godwit bench"},

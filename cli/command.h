@@ -53,6 +53,7 @@ int gw_usage_fail(const struct gw_usage *usage, const char *format, ...)
 int gw_command_agent(int argc, char **argv);
 int gw_command_key(int argc, char **argv);
 int gw_command_move(int argc, char **argv);
+int gw_command_resume(int argc, char **argv);
 int gw_command_copy(int argc, char **argv);
 int gw_command_inspect(int argc, char **argv);
 int gw_command_status(int argc, char **argv);

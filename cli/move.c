@@ -20,6 +20,8 @@ static int take(void *context, const char *name, const char *value)
         return gw_task_set_mapping(task, "nets", value);
     if (strcmp(name, "max-pause") == 0)
         return gw_task_set_number(task, "max_pause_ms", value);
+    if (strcmp(name, "sync-every") == 0)
+        return gw_task_set_number(task, "sync_every_s", value);
     if (strcmp(name, "pin-limit") == 0)
         return gw_task_set_text(task, "pin_limit", value);
     if (strcmp(name, "no-throttle") == 0)
@@ -37,6 +39,7 @@ static const struct gw_usage_option options[] = {
     {"net", "OLD=NEW", "a bridge that has another name there (repeatable)"},
     {"max-pause", "MS", "longest pause to aim at; 300"},
     {"no-throttle", NULL, "never slow the guest down to make it converge"},
+    {"sync-every", "S", "how much of the disks' first pass a resume repeats at most; 10"},
     {"delete-source", NULL, "remove the renamed images here once the VM runs there"},
     {"pin-limit", "SIZE", "memory registered for RDMA at once (8G, ...); the agent's"},
     {"tracker", "KIND", "how writes to RAM are seen: auto, uffd, softdirty or compare"},

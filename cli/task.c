@@ -221,7 +221,7 @@ static int fail(const struct gw_task *task, enum gw_exit code, const char *text)
     return (int)code;
 }
 
-static int submit(struct gw_task *task, struct gw_client *client)
+int gw_task_submit(struct gw_task *task, struct gw_client *client)
 {
     json_t *answer;
     const char *job, *text;
@@ -263,7 +263,7 @@ static int run_without_agent(struct gw_task *task)
     task->credentials.allow_volatile_state = allow_volatile && strcmp(allow_volatile, "1") == 0;
     if (gw_private_start(&task->credentials, &client) != 0)
         return fail(task, GW_EXIT_FAILED, gw_error_message());
-    code = submit(task, client);
+    code = gw_task_submit(task, client);
     gw_client_close(client);
     return code;
 }
@@ -283,7 +283,7 @@ int gw_task_run(const struct gw_usage *usage, struct gw_task *task)
     error = gw_client_find(task->socket, request->peer[0] != '\0', &client);
     if (!error) {
         gw_job_request_free(request);
-        code = submit(task, client);
+        code = gw_task_submit(task, client);
         gw_client_close(client);
         return code;
     }

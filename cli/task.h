@@ -61,6 +61,9 @@ int gw_task_set_text(struct gw_task *task, const char *key, const char *value);
 int gw_task_set_path(struct gw_task *task, const char *key, const char *value);
 int gw_task_set_flag(struct gw_task *task, const char *key);
 int gw_task_set_number(struct gw_task *task, const char *key, const char *value);
+struct gw_client;
+/* Has the agent run the request, and follows it; the exit code. */
+int gw_task_submit(struct gw_task *task, struct gw_client *client);
 /* Bytes, with K, M, G or T behind for powers of 1024. */
 int gw_task_set_size(struct gw_task *task, const char *key, const char *value);
 /* OLD=NEW into the object of that key; the last '=' counts. */

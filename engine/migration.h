@@ -63,6 +63,7 @@ struct gw_environment {
     struct gw_rejoins *rejoins;   /* sessions whose sources may come back; NULL: none may */
     struct gw_attended *attended; /* which moves this process has in hand; NULL: copies only */
     struct gw_journal *journal;   /* NULL: copies only */
+    unsigned keep_partial_hours;  /* how long a lost move can be gone on with; 0: nothing is kept */
     struct gw_pins *pins;         /* memory registered for devices; lent; NULL: no limit */
     unsigned worker_count;        /* 0: half the CPUs, at most one per channel */
     const struct gw_topology *topology; /* where workers go; NULL: anywhere */
@@ -112,7 +113,10 @@ struct gw_move_request {
     const char *target_storage; /* --storage DIR, within the target's own folders; or NULL */
     uint32_t max_pause_ms;      /* 0: 300 */
     bool no_throttle, delete_source, verify;
-    const char *tracker; /* NULL: auto */
+    const char *tracker;      /* NULL: auto */
+    const char *resume;       /* epoch of an earlier attempt to go on with, or NULL */
+    unsigned sync_interval_s; /* of the disks' first pass; 0: 10 */
+    json_t *text;             /* what was asked, as a later attempt asks it again; may be NULL */
     struct gw_link_request link;
 };
 
@@ -229,5 +233,11 @@ void gw_serve_free(struct gw_serve *serve);
 /* Moves that the journal holds as undecided: redials their targets and settles what can be settled.
  * Called by the agent at start and every few seconds while any is in doubt. */
 int gw_recover(const struct gw_environment *environment);
+
+/* Removes what is left of migrations that nobody will go on with: at the start of an agent, before
+ * it lets anybody in, of those that died with the one before; later of those kept too long. */
+void gw_partials_tidy(const struct gw_environment *environment, bool is_start);
+/* What is kept, for status: [{"epoch", "side", "vm", "bytes", "changed_ms"}]. */
+json_t *gw_partials_describe(const struct gw_environment *environment);
 
 #endif

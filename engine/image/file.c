@@ -47,6 +47,8 @@ static int open_flags(enum gw_image_file_mode mode)
         return O_RDONLY | O_CLOEXEC | O_NONBLOCK;
     case GW_FILE_CREATE:
         return O_RDWR | O_CLOEXEC | O_CREAT | O_EXCL;
+    case GW_FILE_CONTINUE:
+        return O_RDWR | O_CLOEXEC | O_NOFOLLOW;
     case GW_FILE_WRITE_DEVICE:
         return O_RDWR | O_CLOEXEC | O_NONBLOCK;
     }
@@ -190,7 +192,8 @@ int gw_image_file_open(const char *path, enum gw_image_file_mode mode, bool is_d
                        struct gw_image_file *out)
 {
     struct gw_image_file file = {.table_fd = -1, .data_fd = -1};
-    bool is_writer = mode == GW_FILE_CREATE || mode == GW_FILE_WRITE_DEVICE;
+    bool is_writer =
+        mode == GW_FILE_CREATE || mode == GW_FILE_CONTINUE || mode == GW_FILE_WRITE_DEVICE;
     int rc;
 
     file.path = strdup(path);

@@ -39,6 +39,7 @@ enum gw_image_file_mode {
     GW_FILE_READ,         /* at rest: QEMU's image locks are respected and taken */
     GW_FILE_READ_IN_USE,  /* beside a QEMU that writes it: no locks */
     GW_FILE_CREATE,       /* must not exist */
+    GW_FILE_CONTINUE,     /* an unfinished file that GW_FILE_CREATE made */
     GW_FILE_WRITE_DEVICE, /* an existing block device that nobody uses */
 };
 

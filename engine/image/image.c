@@ -179,6 +179,11 @@ int gw_image_open(const struct gw_image_open_options *options, struct gw_image *
     return rc;
 }
 
+bool gw_image_can_continue(enum gw_image_format format)
+{
+    return format == GW_IMAGE_RAW;
+}
+
 int gw_image_create(const struct gw_image_create_options *options, struct gw_image **out)
 {
     const struct format *format = format_by_id(options->format);
@@ -189,6 +194,9 @@ int gw_image_create(const struct gw_image_create_options *options, struct gw_ima
         return gw_fail(-EINVAL, "%s: say which format the new image has", options->path);
     if (options->virtual_size == 0)
         return gw_fail(-EINVAL, "%s: a disk of 0 bytes cannot be made", options->path);
+    if (options->is_continued && !gw_image_can_continue(options->format))
+        return gw_fail(-ENOTSUP, "%s: an unfinished %s image cannot be gone on with", options->path,
+                       format->name);
     rc = format->create(options, &image);
     if (rc)
         return rc;
@@ -199,7 +207,7 @@ int gw_image_create(const struct gw_image_create_options *options, struct gw_ima
         *out = image;
         return 0;
     }
-    if (unlink(options->path))
+    if (!options->is_continued && unlink(options->path))
         gw_log(GW_LOG_WARNING, "%s could not be removed", options->path);
     gw_image_close(image);
     return rc;

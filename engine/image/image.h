@@ -85,11 +85,15 @@ struct gw_image_create_options {
     const uint8_t *disk_id;        /* 16 bytes to keep, or NULL for a new one */
     const uint8_t *data_id;        /* what children name as their parent, likewise */
     bool is_direct;
+    /* path is an unfinished image of an earlier create with the same options, which is gone on
+     * with. -ENOTSUP for a format that cannot (gw_image_can_continue). */
+    bool is_continued;
 };
 
 struct gw_image;
 
 int gw_image_open(const struct gw_image_open_options *options, struct gw_image **out);
+bool gw_image_can_continue(enum gw_image_format format);
 int gw_image_create(const struct gw_image_create_options *options, struct gw_image **out);
 /* Closes; an unfinished new image stays on disk, invalid, for the caller to unlink. Takes NULL. */
 void gw_image_close(struct gw_image *image);

@@ -29,7 +29,8 @@ struct member {
     struct gw_source_volume *volume;
     struct gw_bitmap dirty;
     uint16_t index;
-    bool is_copied; /* has had its first pass */
+    uint64_t copied; /* the first pass has come so far */
+    bool is_copied;  /* has had its first pass */
 };
 
 struct gw_precopy {
@@ -213,32 +214,86 @@ static int run_dirty(struct gw_precopy *precopy, unsigned kinds, bool is_still)
     return error;
 }
 
-static int first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind)
+void gw_precopy_resume(struct gw_precopy *precopy, uint16_t index, uint64_t copied)
+{
+    for (unsigned i = 0; i < precopy->count; i++) {
+        struct member *member = &precopy->members[i];
+
+        if (member->index != index)
+            continue;
+        member->copied = gw_min(copied, member->volume->size);
+        member->is_copied = member->copied == member->volume->size;
+    }
+}
+
+uint64_t gw_precopy_copied(const struct gw_precopy *precopy, uint16_t index)
+{
+    for (unsigned i = 0; i < precopy->count; i++)
+        if (precopy->members[i].index == index)
+            return precopy->members[i].copied;
+    return 0;
+}
+
+static bool is_due(const struct member *member, enum gw_volume_kind kind)
+{
+    return member->volume->kind == kind && !member->is_copied;
+}
+
+/* The volumes' first pass, or as much of it as fits until the next sync is due. */
+static int run_part(struct gw_precopy *precopy, enum gw_volume_kind kind)
 {
     struct gw_round *round;
-    uint64_t bytes = 0, started;
     int error = gw_round_new(&round);
 
     if (error)
         return error;
+    if (kind == GW_VOLUME_DISK && precopy->options.sync_interval_ns)
+        gw_round_set_deadline(round, gw_clock_ns() + precopy->options.sync_interval_ns);
     for (unsigned i = 0; !error && i < precopy->count; i++) {
         struct member *member = &precopy->members[i];
 
-        if (member->volume->kind != kind || member->is_copied)
-            continue;
-        error = gw_round_add(round, member->index, member->volume, NULL);
-        member->is_copied = true;
-        bytes += gw_source_data_bytes(member->volume);
+        if (is_due(member, kind))
+            error = gw_round_add_rest(round, member->index, member->volume, member->copied);
     }
+    if (!error)
+        error = run(precopy, round);
+    for (unsigned i = 0; !error && i < precopy->count; i++) {
+        struct member *member = &precopy->members[i];
+
+        if (is_due(member, kind))
+            gw_precopy_resume(precopy, member->index, gw_round_position(round, member->index));
+    }
+    gw_round_free(round);
+    return error;
+}
+
+static bool is_any_due(const struct gw_precopy *precopy, enum gw_volume_kind kind)
+{
+    for (unsigned i = 0; i < precopy->count; i++)
+        if (is_due(&precopy->members[i], kind))
+            return true;
+    return false;
+}
+
+static int first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind)
+{
+    uint64_t bytes = 0, sent = 0, started = gw_clock_ns();
+    int error = 0;
+
+    for (unsigned i = 0; i < precopy->count; i++)
+        if (is_due(&precopy->members[i], kind) && precopy->members[i].copied == 0)
+            bytes += gw_source_data_bytes(precopy->members[i].volume);
     precopy->report.dirty_bytes = bytes;
     precopy->report.round++;
     tell(precopy);
-    started = gw_clock_ns();
-    if (!error)
-        error = run(precopy, round);
-    gw_round_free(round);
+    while (!error && is_any_due(precopy, kind)) {
+        error = run_part(precopy, kind);
+        sent += precopy->round_bytes;
+        if (!error && is_any_due(precopy, kind))
+            error = precopy->options.hooks->sync(precopy->options.context);
+    }
     if (kind == GW_VOLUME_RAM) {
-        precopy->report.ram_pass_bytes = precopy->round_bytes;
+        precopy->report.ram_pass_bytes = sent;
         precopy->report.ram_pass_ns = gw_clock_ns() - started;
     }
     return error;

@@ -44,7 +44,8 @@ struct gw_precopy_report {
 struct gw_precopy_hooks {
     /* Sends the round and returns when all of it is applied. */
     int (*run_round)(void *context, struct gw_round *round);
-    /* The disks of the target are made durable, so that the last sync is short. */
+    /* The disks of the target are made durable, so that the last sync is short. Everything that was
+     * collected has been sent when it is called. */
     int (*sync)(void *context);
     /* Of a guest that its owner has paused they do nothing. */
     int (*stop)(void *context);
@@ -66,6 +67,8 @@ struct gw_precopy_options {
     bool needs_barriers;     /* a disk does direct I/O */
     bool needs_stop;         /* a tracker is exact only while the guest is stopped */
     bool no_throttle;
+    uint64_t
+        sync_interval_ns; /* the first pass over the disks is synced this often; 0: at its end */
 };
 
 struct gw_precopy;
@@ -75,6 +78,11 @@ void gw_precopy_free(struct gw_precopy *precopy);
 /* A volume whose tracker is armed already. index as in the sender. */
 int gw_precopy_add(struct gw_precopy *precopy, uint16_t index, struct gw_source_volume *volume);
 
+/* An earlier attempt had copied that much, from the start: the first pass begins there. What was
+ * written since comes with the first collect. */
+void gw_precopy_resume(struct gw_precopy *precopy, uint16_t index, uint64_t copied);
+/* That much, from the start, has been sent once; what became dirty since is with the tracker. */
+uint64_t gw_precopy_copied(const struct gw_precopy *precopy, uint16_t index);
 /* First pass over the volumes of that kind that have had none, then rounds over every volume that
  * has, until the next one would be small. */
 int gw_precopy_first_pass(struct gw_precopy *precopy, enum gw_volume_kind kind);

@@ -199,8 +199,6 @@ static int measure_all(struct bench *bench, json_t *list)
     unsigned good = 0;
     int error = 0;
 
-    /* Nothing is said on control until the last figure. */
-    gw_control_leave(bench->source->control);
     for (unsigned i = 0; i < link->way_count && error != -EBADMSG && error != -ECANCELED; i++) {
         json_t *one = json_pack("{s:s}", "transport", link->ways[i].transport->ops->name);
 

@@ -114,6 +114,7 @@ static int make_image(const struct gw_offered_volume *offered, const char *path,
         .logical_sector_size = offered->logical_sector_size,
         .physical_sector_size = offered->physical_sector_size,
         .disk_id = offered->has_disk_id ? offered->disk_id : NULL,
+        .is_continued = offered->is_continued,
         .data_id = offered->has_data_id ? offered->data_id : NULL,
     };
 

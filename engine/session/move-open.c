@@ -71,6 +71,9 @@ int gw_move_describe(struct gw_move *move)
         error = gw_vm_watch_open(move->qmp, true, &move->watch);
     if (!error)
         error = gw_source_steps_hold(move->qmp, &move->steps.pid_fd);
+    move->steps.qmp = move->qmp;
+    if (!error)
+        error = gw_move_load_older(move);
     if (!error)
         error = gw_vm_describe(move->qmp, &move->reasons, &move->vm);
     if (error)
@@ -84,8 +87,7 @@ int gw_move_describe(struct gw_move *move)
         return error;
     if (move->reasons.count > 0)
         return gw_reasons_fail(&move->reasons, -EPERM);
-    error = gw_vm_read_settings(move->qmp, &move->settings);
-    return error ? error : gw_vm_prepare_source(move->qmp);
+    return gw_vm_read_settings(move->qmp, &move->settings);
 }
 
 /* ---- the offer ---- */
@@ -189,6 +191,7 @@ int gw_move_offer(struct gw_move *move)
     offer = json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:b}", "type", "offer", "kind", "move", "epoch",
                       move->source->epoch, "vm", vm, "cpu", cpu, "volumes", offer_volumes(move),
                       "nets", offer_nets(move), "paused", !move->vm->is_running);
+    gw_move_offer_partial(move, offer);
     json_object_set_new(offer, "reconnect_s", json_integer(move->source->reconnect_s));
     error = gw_source_exchange(move->source, offer, "accepted", &reply);
     if (error)
@@ -196,7 +199,9 @@ int gw_move_offer(struct gw_move *move)
     json_object_set(move->out->detail, "volumes", json_object_get(reply, "volumes"));
     gw_offer_note_warnings(json_object_get(reply, "volumes"), move->progress);
     json_object_set(move->out->detail, "target", json_object_get(reply, "target"));
-    error = gw_source_open_channels(move->source, reply);
+    error = gw_move_take_kept(move, reply);
+    if (!error)
+        error = gw_source_open_channels(move->source, reply);
     json_decref(reply);
     return error;
 }
@@ -251,8 +256,7 @@ static int open_disk(struct gw_move *move, unsigned index)
     struct gw_disk_source_options options = {
         .name = disk->name, .path = disk->path, .dirty = &move->dirty[index]};
     /* The bitmap first, then the allocation: what is written in between is in both. */
-    int error =
-        gw_disk_tracker_open(move->qmp, disk, index, move->socket_dir, &move->trackers[index]);
+    int error = gw_move_open_tracker(move, index);
 
     if (error)
         return error;
@@ -309,7 +313,6 @@ static int open_guard(struct gw_move *move)
 
     move->steps.detail = make_detail(move);
     move->steps.epoch = move->source->epoch;
-    move->steps.qmp = move->qmp;
     options.qmp_path = json_string_value(json_object_get(move->steps.detail, "qmp"));
     options.log_path = json_string_value(json_object_get(move->steps.detail, "log"));
     return gw_guard_start(&options, &move->guard);
@@ -324,8 +327,13 @@ int gw_move_open_volumes(struct gw_move *move)
         move->socket_dir[0] = '\0';
         return gw_fail_errno(-errno, "no folder for QEMU's socket");
     }
-    /* First: opening a disk may stop the guest for a moment. */
-    error = open_guard(move);
+    /* The note before anything of QEMU is changed, the guard before the guest is ever stopped
+     * (opening a disk may do that). */
+    error = gw_move_begin_partial(move);
+    if (!error)
+        error = gw_vm_prepare_source(move->qmp);
+    if (!error)
+        error = open_guard(move);
     move->steps.guard = move->guard;
     for (unsigned i = 0; !error && i < move->vm->disk_count; i++)
         error = open_disk(move, i);
@@ -362,6 +370,7 @@ void gw_move_close(struct gw_move *move)
     gw_vm_free(move->vm);
     gw_vm_watch_close(&move->watch);
     gw_qmp_close(move->qmp);
+    gw_move_close_partial(move);
     if (move->steps.pid_fd >= 0)
         close(move->steps.pid_fd);
     gw_reasons_free(&move->reasons);

@@ -120,6 +120,13 @@ int gw_source_steps_hold(struct gw_qmp *qmp, int *pid_fd)
     return 0;
 }
 
+bool gw_source_steps_is_gone(const struct gw_source_steps *steps)
+{
+    struct pollfd fd = {.fd = steps->pid_fd, .events = POLLIN};
+
+    return !steps->qmp || poll(&fd, 1, 0) > 0;
+}
+
 /* Asks QEMU to end; kills it when it does not. */
 static int end_vmm(struct gw_source_steps *steps)
 {
@@ -171,10 +178,12 @@ int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action a
     case GW_ACT_SWAP_BACK:
         return gw_disk_undo_run(steps->qmp, json_object_get(steps->detail, "undo"));
     case GW_ACT_CLEAN_SOURCE:
-        if (gw_disk_tracker_clean(steps->qmp))
+        if (gw_disk_tracker_clean(steps->qmp, steps->keeps))
             gw_log(GW_LOG_WARNING, "cleaning the source's QEMU: %s", gw_error_message());
         if (gw_vm_restore_settings(steps->qmp, json_object_get(steps->detail, "settings")))
             gw_log(GW_LOG_WARNING, "setting the source's QEMU back: %s", gw_error_message());
+        if (!steps->keeps)
+            gw_partial_forget(steps->environment, steps->epoch, GW_SIDE_SOURCE);
         return 0;
     case GW_ACT_CHECK_VMM:
         return check_vmm(steps);

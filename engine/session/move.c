@@ -36,11 +36,12 @@ static int hook_sync(void *context)
 {
     struct gw_move *move = context;
     json_t *reply;
-    int error =
-        gw_source_exchange(move->source, json_pack("{s:s}", "type", "sync"), "synced", &reply);
+    int error = gw_source_exchange(move->source, gw_move_sync_request(move), "synced", &reply);
 
-    if (!error)
-        json_decref(reply);
+    if (error)
+        return error;
+    error = gw_move_take_synced(move, reply);
+    json_decref(reply);
     return error;
 }
 
@@ -153,6 +154,7 @@ static int make_precopy(struct gw_move *move)
         .max_pause_ns = max_pause_ms(move) * GW_NS_PER_MS,
         .fixed_pause_ns = FIXED_PAUSE_NS,
         .no_throttle = request->no_throttle,
+        .sync_interval_ns = gw_move_sync_interval_ns(move),
     };
     int error = 0;
 
@@ -167,6 +169,8 @@ static int make_precopy(struct gw_move *move)
     error = gw_precopy_new(&options, &move->precopy);
     for (unsigned i = 0; !error && i < move->volume_count; i++)
         error = gw_precopy_add(move->precopy, (uint16_t)i, move->volumes[i]);
+    for (unsigned i = 0; !error && i < move->vm->disk_count; i++)
+        gw_precopy_resume(move->precopy, (uint16_t)i, move->kept[i]);
     return error;
 }
 
@@ -326,6 +330,11 @@ static void close_attempt(struct gw_move *move)
         listen_once(move, 1000);
 }
 
+static bool has_vmm_ended(void *context)
+{
+    return gw_source_steps_is_gone(&((struct gw_move *)context)->steps);
+}
+
 static int begin(struct gw_move *move)
 {
     struct gw_switchover *switchover = &move->switchover;
@@ -337,6 +346,7 @@ static int begin(struct gw_move *move)
     switchover->control = move->source->control;
     switchover->detail = move->steps.detail;
     switchover->act = gw_move_act;
+    switchover->is_vmm_gone = has_vmm_ended;
     switchover->context = move;
     switchover->machine.is_guest_paused = !move->vm->is_running;
     memcpy(switchover->epoch, move->source->epoch, sizeof(switchover->epoch));
@@ -367,7 +377,8 @@ static int run_move(struct gw_move *move)
         error = gw_move_open_volumes(move);
     if (!error)
         error = gw_move_offer(move);
-    move->is_blocked = error && move->source && move->source->blocked;
+    move->is_blocked = error && ((move->source && move->source->blocked) ||
+                                 (move->request->resume && error == -ENOENT));
     if (!error)
         error = make_precopy(move);
     if (!error)
@@ -379,6 +390,7 @@ static int run_move(struct gw_move *move)
     if (!error)
         error = gw_move_settle_owner(move);
     keep_cause(move, error);
+    gw_move_decide_keep(move, error);
     move->switchover.control = move->source->control; /* a link that has regrown has another */
     if (move->throttle_percent || error)
         keep_cause(move, hook_throttle(move, 0));
@@ -486,6 +498,10 @@ static int judge(struct gw_move *move, int error)
     /* What the guest did says more than what failed for it. */
     if (move->watch.end.code)
         return gw_error_raise(&move->watch.end);
+    if (move->steps.keeps)
+        return gw_fail(switchover->cause.code,
+                       "%.300s; what was copied is kept: godwit resume %.12s goes on",
+                       switchover->cause.text, move->partial.epoch);
     return switchover->cause.code ? gw_error_raise(&switchover->cause)
                                   : gw_fail(-EIO, "the move was given up; the source runs");
 }
@@ -503,6 +519,7 @@ int gw_move_run(const struct gw_environment *environment, const struct gw_move_r
         return gw_fail(-ENOMEM, "no memory for a move");
     move->parting.fd = -1;
     move->steps.pid_fd = -1;
+    move->steps.environment = environment;
     move->environment = environment;
     move->request = request;
     move->progress = progress;

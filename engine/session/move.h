@@ -12,6 +12,7 @@
 
 #include "engine/handover/guard.h"
 #include "engine/precopy/precopy.h"
+#include "engine/session/partial.h"
 #include "engine/session/parting.h"
 #include "engine/session/source.h"
 #include "engine/session/switchover.h"
@@ -30,8 +31,10 @@
  *   "vm"      its name               "images" [paths]                    "undo" [QMP commands]
  *   "paused"  by its owner           "delete" the images after the move  "log"  of the guard */
 struct gw_source_steps {
+    const struct gw_environment *environment;
     const char *epoch;
     json_t *detail;
+    bool keeps;             /* the bitmaps stay in QEMU: a later attempt goes on from them */
     struct gw_qmp *qmp;     /* NULL when QEMU is gone */
     int pid_fd;             /* of QEMU, -1 without qmp: its number may be another's later */
     struct gw_guard *guard; /* NULL in a recovery: nobody needs to act when the agent dies again */
@@ -40,6 +43,7 @@ struct gw_source_steps {
 /* The process behind qmp, held while an answer of it shows that it lives: *pid_fd is closed by the
  * caller. -ESRCH when it has ended. */
 int gw_source_steps_hold(struct gw_qmp *qmp, int *pid_fd);
+bool gw_source_steps_is_gone(const struct gw_source_steps *steps); /* the process has ended */
 int gw_source_steps_rename(struct gw_source_steps *steps);
 int gw_source_steps_rename_back(struct gw_source_steps *steps);
 int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action action);
@@ -80,6 +84,12 @@ struct gw_move {
     uint64_t throttle_since_ns;
     uint64_t stopped_ns, pause_ns, last_bytes, state_bytes;
     json_t *settings; /* of QEMU, to be set back */
+    /* For an attempt that goes on where this one stopped, and of the one that this one goes on
+     * with (move-partial.c). */
+    bool can_keep;
+    struct gw_partial partial, older;
+    char instead[GW_EPOCH_TEXT_MAX]; /* an older attempt that this one takes the place of, or "" */
+    uint64_t kept[GW_VM_DISKS_MAX];  /* bytes of each disk that the target has of older */
 };
 
 /* Connects to QEMU, describes the VM, checks it. -EPERM with move->reasons when something blocks.
@@ -90,6 +100,19 @@ int gw_move_offer(struct gw_move *move);
 /* Opens disks and memories, their trackers, the pre-copy and the guard. */
 int gw_move_open_volumes(struct gw_move *move);
 void gw_move_close(struct gw_move *move);
+
+/* move-partial.c, in the order of their use. load_older: -ESTALE when nothing can be gone on with. */
+int gw_move_load_older(struct gw_move *move);
+int gw_move_begin_partial(struct gw_move *move);
+int gw_move_open_tracker(struct gw_move *move, unsigned index);
+void gw_move_offer_partial(const struct gw_move *move, json_t *offer);
+int gw_move_take_kept(struct gw_move *move, const json_t *accepted);
+uint64_t gw_move_sync_interval_ns(const struct gw_move *move);
+json_t *gw_move_sync_request(const struct gw_move *move);
+int gw_move_take_synced(struct gw_move *move, const json_t *synced);
+/* The copying ended with this error: what stays? */
+void gw_move_decide_keep(struct gw_move *move, int error);
+void gw_move_close_partial(struct gw_move *move); /* after QEMU's connection was closed */
 
 /* The guest, stopped and continued by us; told to the guard. Idempotent. */
 int gw_move_stop(struct gw_move *move);

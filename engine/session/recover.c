@@ -9,16 +9,21 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "engine/session/attended.h"
+#include "engine/session/dial.h"
 #include "engine/session/move.h"
 #include "engine/session/target-steps.h"
 
-#define DIAL_TIMEOUT_MS  3000
 #define ANSWER_LIMIT_NS  (5 * GW_NS_PER_S)
 #define GUARD_TIMEOUT_MS 20000
 
 static int act_source(void *context, enum gw_handover_action action)
 {
     return gw_source_steps_act(context, action);
+}
+
+static bool is_source_gone(void *context)
+{
+    return gw_source_steps_is_gone(context);
 }
 
 static int act_target(void *context, enum gw_handover_action action)
@@ -40,20 +45,10 @@ static void prepare(const struct gw_environment *environment, const struct gw_jo
 /* Asks the target, for a few seconds; the machine decides what its answers mean. */
 static void ask(const struct gw_environment *environment, struct gw_switchover *switchover)
 {
-    struct gw_control_options options = {
-        .credentials = environment->credentials,
-        .trusted = environment->trusted,
-        .trusted_count = environment->trusted_count,
-        .timeout_ms = DIAL_TIMEOUT_MS,
-    };
     const char *peer = json_string_value(json_object_get(switchover->detail, "peer"));
     uint64_t deadline = gw_clock_ns() + ANSWER_LIMIT_NS;
-    struct gw_transports transports = environment->transports;
-    struct gw_address address;
 
-    memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);
-    if (!peer || !environment->credentials || gw_address_parse(peer, GW_DEFAULT_PORT, &address) ||
-        gw_transports_dial(&transports, &address, &options, &switchover->control)) {
+    if (gw_dial_again(environment, peer, &switchover->control)) {
         gw_log(GW_LOG_INFO, "move %s: the target cannot be asked: %s", switchover->epoch,
                gw_error_message());
         return;
@@ -77,10 +72,28 @@ static void ask(const struct gw_environment *environment, struct gw_switchover *
     switchover->control = NULL;
 }
 
+/* Are all bitmaps of that move still in QEMU, and something at the target that they complete? */
+static bool is_kept(const struct gw_environment *environment, const char *epoch, struct gw_qmp *qmp)
+{
+    struct gw_partial partial = {.detail = NULL};
+    bool is_there = qmp && gw_partial_read(environment, epoch, GW_SIDE_SOURCE, &partial) == 0 &&
+                    partial.is_kept;
+    const json_t *disk;
+    size_t index;
+
+    json_array_foreach(json_object_get(partial.detail, "disks"), index, disk) is_there =
+        is_there &&
+        gw_disk_tracker_is_kept(qmp, json_string_value(json_object_get(disk, "node")) ?: "",
+                                json_string_value(json_object_get(partial.detail, "tag")) ?: "");
+    gw_partial_free(&partial);
+    return is_there;
+}
+
 static void recover_source(const struct gw_environment *environment,
                            const struct gw_journal_entry *entry)
 {
-    struct gw_source_steps steps = {.epoch = entry->epoch, .detail = entry->detail, .pid_fd = -1};
+    struct gw_source_steps steps = {
+        .environment = environment, .epoch = entry->epoch, .detail = entry->detail, .pid_fd = -1};
     const char *qmp = json_string_value(json_object_get(entry->detail, "qmp"));
     const char *log = json_string_value(json_object_get(entry->detail, "log"));
     pid_t pid = (pid_t)json_integer_value(json_object_get(entry->detail, "pid"));
@@ -94,8 +107,11 @@ static void recover_source(const struct gw_environment *environment,
         gw_qmp_close(steps.qmp);
         steps.qmp = NULL;
     }
+    steps.keeps = is_kept(environment, entry->epoch, steps.qmp);
     prepare(environment, entry, &switchover);
+    switchover.keeps = steps.keeps;
     switchover.act = act_source;
+    switchover.is_vmm_gone = is_source_gone;
     switchover.context = &steps;
     if (gw_switchover_restart(&switchover, entry)) {
         gw_log(GW_LOG_ERROR, "move %s cannot be taken up: %s", entry->epoch, gw_error_message());
@@ -105,18 +121,36 @@ static void recover_source(const struct gw_environment *environment,
         if (!gw_handover_is_ended(switchover.machine.state))
             ask(environment, &switchover);
     }
-    if (log && gw_handover_is_ended(switchover.machine.state))
-        gw_guard_close_log(log);
+    if (gw_handover_is_ended(switchover.machine.state)) {
+        if (log)
+            gw_guard_close_log(log);
+        if (!steps.keeps)
+            gw_partial_forget(environment, entry->epoch, GW_SIDE_SOURCE);
+    }
     gw_qmp_close(steps.qmp);
     if (steps.pid_fd >= 0)
         close(steps.pid_fd);
     json_decref(switchover.peer_times);
 }
 
+/* Partial images of an agent that died stay for a later attempt, if all of them are there: from now
+ * on nobody writes to them. */
+static bool keep_parts(const struct gw_environment *environment, const char *epoch,
+                       struct gw_partial *partial)
+{
+    if (gw_partial_read(environment, epoch, GW_SIDE_TARGET, partial) || !partial->is_kept)
+        return false;
+    /* Sealed before, in an earlier life; the files must still be those. */
+    if (!json_object_get(json_array_get(json_object_get(partial->detail, "disks"), 0), "stamp"))
+        gw_partial_seal(partial);
+    return gw_partial_check(partial) == 0 && gw_partial_write(environment, partial) == 0;
+}
+
 static void recover_target(const struct gw_environment *environment,
                            const struct gw_journal_entry *entry)
 {
     struct gw_target_steps steps = {.epoch = entry->epoch, .detail = entry->detail};
+    struct gw_partial partial = {.detail = NULL};
     struct gw_switchover switchover;
     enum gw_handover_state state;
 
@@ -125,6 +159,7 @@ static void recover_target(const struct gw_environment *environment,
         state == GW_HANDOVER_LOST)
         return;
     gw_target_steps_reconnect(&steps);
+    steps.keeps_parts = keep_parts(environment, entry->epoch, &partial);
     prepare(environment, entry, &switchover);
     switchover.act = act_target;
     switchover.context = &steps;
@@ -133,6 +168,9 @@ static void recover_target(const struct gw_environment *environment,
     else if (!steps.launched.qmp)
         gw_switchover_event(&switchover, GW_EVENT_VMM_GONE);
     gw_vm_leave(&steps.launched);
+    if (!steps.keeps_parts && gw_handover_is_ended(switchover.machine.state))
+        gw_partial_forget(environment, entry->epoch, GW_SIDE_TARGET);
+    gw_partial_free(&partial);
 }
 
 static int recover_one(const struct gw_journal_entry *entry, void *context)

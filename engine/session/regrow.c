@@ -9,6 +9,7 @@
 #include "common/checked.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "engine/session/partial.h"
 #include "engine/session/source.h"
 
 #define DIAL_TIMEOUT_MS 3000
@@ -258,6 +259,8 @@ int gw_source_heal(struct gw_source *source, int error)
     if (!error)
         error = try_until_up(&regrowth);
     source->tick = tick;
+    /* A target that does not know the migration any more was restarted. */
+    source->is_given_up = gw_partial_is_loss(error) || error == -EREMOTEIO;
     if (error)
         return error;
     source->may_regrow = true;

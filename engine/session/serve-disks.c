@@ -21,16 +21,21 @@ struct made {
 };
 
 static int make_disk(struct gw_serve *serve, struct gw_space *space,
-                     const struct gw_offered_volume *offered, struct made *made,
+                     struct gw_offered_volume *offered, struct made *made,
                      struct gw_target_volume **out)
 {
     char name[256];
+    uint64_t copied = 0;
     int error;
 
     gw_endpoint_name(offered, name, sizeof(name));
     error = gw_storage_resolve(serve->environment, offered->target, name, made->path);
     if (!error && !gw_nbd_is_uri(made->path))
         error = gw_space_add(space, offered, made->path, made->warning);
+    if (!error && !gw_nbd_is_uri(made->path))
+        error = gw_serve_note_disk(serve, offered, made->path, &copied);
+    offered->is_continued = copied > 0;
+    json_array_append_new(serve->kept, json_integer((json_int_t)copied));
     return error ? error : gw_endpoint_make(offered, made->path, serve->epoch, out);
 }
 
@@ -40,6 +45,9 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
     json_t *list;
     int error = gw_message_array(offer, "volumes", GW_VOLUMES_MAX, &list);
 
+    serve->kept = json_array();
+    if (!error)
+        error = gw_serve_begin_partial(serve, offer);
     for (size_t i = 0; !error && i < json_array_size(list); i++) {
         struct gw_offered_volume offered;
         struct made made = {.path = "dropped"};

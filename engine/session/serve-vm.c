@@ -301,6 +301,8 @@ static int make_ready(struct gw_serve_vm *vm, const json_t *offer, json_t *reply
     if (!error)
         error = make_folders(vm);
     if (!error)
+        error = gw_serve_note_vm(serve, vm->run_dir, vm->ram_dir);
+    if (!error)
         error = make_vmm(vm, offer, reasons);
     if (!error)
         error = begin(vm, is_paused);
@@ -543,7 +545,7 @@ static int do_step(struct gw_serve_vm *vm, enum gw_handover_action action)
         return swap_in(vm);
     case GW_ACT_DISCARD:
         gw_serve_free_path(vm->serve);
-        gw_serve_drop_volumes(vm->serve, false);
+        gw_serve_drop_volumes(vm->serve, vm->serve->keeps_parts);
         return gw_target_steps_act(&vm->steps, action);
     default:
         return gw_target_steps_act(&vm->steps, action);
@@ -642,6 +644,21 @@ static int reopen(struct gw_serve *serve, const char *epoch)
     return error;
 }
 
+/* The source gave up for good: no later attempt will go on from what an earlier session left. */
+static void drop_if_useless(struct gw_serve *serve, const json_t *message, const char *epoch)
+{
+    struct gw_partial partial = {.detail = NULL};
+
+    if (serve->vm->vm || json_is_true(json_object_get(message, "keep")) ||
+        strcmp(json_string_value(json_object_get(message, "message")) ?: "",
+               gw_handover_event_name(GW_EVENT_ABORT)) != 0)
+        return;
+    if (gw_partial_read(serve->environment, epoch, GW_SIDE_TARGET, &partial) == 0 &&
+        partial.is_kept)
+        gw_partial_drop(serve->environment, &partial);
+    gw_partial_free(&partial);
+}
+
 int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
 {
     const char *epoch;
@@ -661,6 +678,7 @@ int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
         if (error)
             return error;
     }
+    drop_if_useless(serve, message, epoch);
     error = gw_switchover_hear(&serve->vm->switchover, gw_control_peer(serve->control)->instance_id,
                                message);
     serve->is_finished = serve->vm->switchover.machine.state == GW_HANDOVER_RUNNING;
@@ -733,6 +751,9 @@ void gw_serve_vm_end(struct gw_serve *serve, int error)
 
     if (error < 0)
         switchover->control = NULL;
+    serve->keeps_parts = vm->is_begun && switchover->machine.state == GW_HANDOVER_RECEIVING &&
+                         serve->can_keep && serve->partial.is_kept && gw_partial_is_loss(error);
+    vm->steps.keeps_parts = serve->keeps_parts;
     join_memories(vm);
     close_state(vm);
     if (!vm->is_begun) {

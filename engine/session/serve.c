@@ -339,6 +339,9 @@ static int take_offer(struct gw_serve *serve, const json_t *offer)
         json_decref(reply);
         return error;
     }
+    gw_serve_end_older(serve);
+    if (serve->is_resumed)
+        json_object_set(reply, "kept", serve->kept);
     error = gw_message_send(serve->control, reply);
     serve->is_accepted = !error;
     if (!error && serve->reconnect_s && serve->environment->rejoins)
@@ -404,11 +407,21 @@ static int take_finish(struct gw_serve *serve)
     return gw_message_send_type(serve->control, "finished");
 }
 
+static int take_sync(struct gw_serve *serve, const json_t *message)
+{
+    bool is_kept = false;
+    int error = gw_serve_sync(serve);
+
+    if (!error)
+        error = gw_serve_take_copied(serve, message, &is_kept);
+    return error ? error
+                 : gw_message_send(serve->control,
+                                   json_pack("{s:s,s:b}", "type", "synced", "kept", (int)is_kept));
+}
+
 /* 1: the session is over. */
 static int take_message(struct gw_serve *serve, const json_t *message)
 {
-    int error;
-
     if (gw_message_is(message, "bye"))
         return 1;
     if (gw_message_is(message, "error"))
@@ -430,10 +443,8 @@ static int take_message(struct gw_serve *serve, const json_t *message)
         return gw_serve_window(serve, message);
     if (gw_message_is(message, "digests"))
         return gw_serve_take_digests(serve, message);
-    if (gw_message_is(message, "sync")) {
-        error = gw_serve_sync(serve);
-        return error ? error : gw_message_send_type(serve->control, "synced");
-    }
+    if (gw_message_is(message, "sync"))
+        return take_sync(serve, message);
     if (gw_message_is(message, "finish") && !serve->vm)
         return take_finish(serve);
     return gw_fail(-EPROTO, "unknown message '%.32s'", gw_message_type(message));
@@ -553,6 +564,7 @@ int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw
     if (serve->vm)
         gw_serve_vm_end(serve, result);
     gw_serve_drop_volumes(serve, serve->is_finished);
+    gw_serve_close_partial(serve);
     if (result < 0)
         gw_error_raise(&error);
     if (result < 0 && !serve->is_finished)

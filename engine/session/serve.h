@@ -12,7 +12,10 @@
 
 #include "engine/image/image.h"
 #include "engine/migration.h"
+#include "engine/session/attended.h"
 #include "engine/session/message.h"
+#include "engine/session/offer.h"
+#include "engine/session/partial.h"
 #include "engine/session/verify.h"
 #include "engine/worker/bench-lane.h"
 #include "engine/worker/path.h"
@@ -73,6 +76,13 @@ struct gw_serve {
     unsigned domain_count;
     struct gw_workers workers;
     struct gw_serve_vm *vm; /* a move */
+    /* The unfinished images, noted for a restart or a later attempt (serve-partial.c). */
+    struct gw_partial partial, older;
+    json_t *kept;    /* answer to the offer: bytes of each volume that are here already */
+    bool can_keep;   /* both sides want to */
+    bool is_resumed; /* it goes on with older */
+    bool is_older_attended;
+    bool keeps_parts; /* the session is over, and they stay */
 
     /* A measurement, in place of a migration. */
     bool is_bench;
@@ -120,6 +130,19 @@ int gw_serve_finish(struct gw_serve *serve);
 bool gw_serve_is_verified(const struct gw_serve *serve); /* the source told digests */
 int gw_serve_take_digests(struct gw_serve *serve, const json_t *message);
 void gw_serve_drop_volumes(struct gw_serve *serve, bool keep);
+
+/* serve-partial.c: begin reads what the offer says of earlier attempts (-ESTALE: it cannot go on);
+ * note_disk comes before each image is made, and *copied is what is there of it already. */
+int gw_serve_begin_partial(struct gw_serve *serve, const json_t *offer);
+int gw_serve_note_disk(struct gw_serve *serve, const struct gw_offered_volume *offered,
+                       const char *path, uint64_t *copied);
+/* Before a QEMU is started that no journal knows of yet: its folders. */
+int gw_serve_note_vm(struct gw_serve *serve, const char *run_dir, const char *ram_dir);
+/* Every image is made: nothing of the older attempt is needed any more. */
+void gw_serve_end_older(struct gw_serve *serve);
+/* After a sync: that much is durable. *is_kept: a later attempt may go on from there. */
+int gw_serve_take_copied(struct gw_serve *serve, const json_t *message, bool *is_kept);
+void gw_serve_close_partial(struct gw_serve *serve);
 
 /* serve-vm.c: the target's QEMU, made ready for the offer; what the source is told goes into reply.
  */

@@ -36,6 +36,7 @@ struct gw_source {
     /* From the target's answer to the offer until the pause: a link that is lost is dialled again,
      * and the migration goes on (regrow.c). */
     bool may_regrow;
+    bool is_given_up;        /* the link was lost and did not come back */
     unsigned idle_regrowths; /* in a row, without a byte between them */
     uint64_t moved_at_regrowth;
     bool is_finishing;      /* "finish" was said; the answer may take its time */

@@ -37,24 +37,29 @@ static void note(struct gw_switchover *switchover, enum gw_handover_action actio
     if (message != GW_EVENT_COUNT && switchover->control)
         gw_message_send(
             switchover->control,
-            json_pack("{s:s,s:s,s:s,s:o*,s:o*}", "type", "handover", "message",
-                      gw_handover_event_name(message), "epoch", switchover->epoch, "steps_ms",
+            json_pack("{s:s,s:s,s:s,s:b,s:o*,s:o*}", "type", "handover", "message",
+                      gw_handover_event_name(message), "epoch", switchover->epoch, "keep",
+                      (int)(switchover->keeps && action == GW_ACT_SEND_ABORT), "steps_ms",
                       message == GW_EVENT_RUNNING ? gw_switchover_times(switchover) : NULL, "cause",
                       message == GW_EVENT_ABORT && switchover->cause.code
                           ? json_string(switchover->cause.text)
                           : NULL));
 }
 
+static void note_vmm_gone(struct gw_switchover *switchover)
+{
+    struct gw_handover_actions actions; /* notes at most: the list in hand still ends first */
+
+    if (gw_handover_step(&switchover->machine, GW_EVENT_VMM_GONE, &actions))
+        gw_log(GW_LOG_ERROR, "move %s: %s", switchover->epoch, gw_error_message());
+}
+
 /* QEMU refused `cont`, or was gone before it was said: the guest has not run for one instant. After
  * any other failure, a broken connection say, it may have, and what it wrote is on the target. */
 static void note_unanswered_cont(struct gw_switchover *switchover, int error)
 {
-    struct gw_handover_actions actions;
-
-    if (error == -EREMOTEIO || error == -EIO || error == -ESRCH)
-        return;
-    if (gw_handover_step(&switchover->machine, GW_EVENT_VMM_GONE, &actions))
-        gw_log(GW_LOG_ERROR, "move %s: %s", switchover->epoch, gw_error_message());
+    if (error != -EREMOTEIO && error != -EIO && error != -ESRCH)
+        note_vmm_gone(switchover);
 }
 
 static int step(struct gw_switchover *switchover, enum gw_handover_action action)
@@ -70,6 +75,8 @@ static int step(struct gw_switchover *switchover, enum gw_handover_action action
            (double)switchover->action_ns[action] / 1e6);
     if (error && !switchover->cause.code)
         gw_error_take(error, &switchover->cause);
+    if (error && switchover->is_vmm_gone && switchover->is_vmm_gone(switchover->context))
+        note_vmm_gone(switchover);
     if (error && action == GW_ACT_CONT && switchover->side == GW_SIDE_TARGET)
         note_unanswered_cont(switchover, error);
     return error;

@@ -27,11 +27,14 @@ struct gw_switchover {
     json_t *detail; /* what a restart needs; recorded with every state */
     /* Does one step. Notes and journal records are done here. */
     int (*act)(void *context, enum gw_handover_action action);
+    /* Source: has its QEMU ended? Asked when a step failed. May be NULL. */
+    bool (*is_vmm_gone)(void *context);
     void *context;
     struct gw_error cause; /* of the first step that failed */
     bool
         wants_redial; /* the machine asked for the link again; recovery dials every few seconds anyway */
     bool is_alarmed;
+    bool keeps; /* source: the target need not remove what a later attempt can go on from */
     enum gw_handover_state shown;     /* what the log has said */
     json_t *peer_times;               /* the target's steps, as it told them; the owner decrefs */
     uint64_t heard_ns;                /* when the newest message of the peer came */

@@ -98,7 +98,8 @@ static int discard(struct gw_target_steps *steps)
 {
     unlink_images(steps);
     /* These names have the epoch in them: they are nobody else's. */
-    unlink_all(json_object_get(steps->detail, "parts"));
+    if (!steps->keeps_parts)
+        unlink_all(json_object_get(steps->detail, "parts"));
     unlink_all(json_object_get(steps->detail, "ram"));
     if (text_of(steps, "ram_dir")[0])
         rmdir(text_of(steps, "ram_dir"));

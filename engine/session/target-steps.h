@@ -19,6 +19,7 @@
 struct gw_target_steps {
     const char *epoch;
     json_t *detail;
+    bool keeps_parts; /* DISCARD leaves the unfinished images: a later attempt goes on from them */
     struct gw_launched launched; /* qmp NULL: gone, or not connected */
 };
 

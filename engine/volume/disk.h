@@ -45,6 +45,7 @@ struct gw_disk_target_options {
     uint64_t size;
     uint32_t block_size, logical_sector_size, physical_sector_size;
     const uint8_t *disk_id, *data_id; /* 16 bytes or NULL */
+    bool is_continued; /* PATH.godwit-EPOCH.part is there, unfinished, and is gone on with */
 };
 
 /* Writes PATH.godwit-EPOCH.part; finish makes it valid, renames it to PATH, never over an existing

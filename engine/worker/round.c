@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "common/checked.h"
+#include "common/clock.h"
 #include "engine/worker/record.h"
 
 #define BEYOND 2 /* there is more, but not yet */
@@ -31,6 +32,8 @@ struct gw_round {
     unsigned returned_count, returned_room;
     uint64_t out_bytes; /* claimed and not applied */
     uint64_t data_bytes, zero_bytes;
+    uint64_t deadline_ns; /* 0: none */
+    bool is_over;         /* the deadline has passed: nothing new is handed out */
     bool is_still, is_done_told;
     struct gw_error error;
 };
@@ -63,6 +66,21 @@ int gw_round_add(struct gw_round *round, uint16_t index, struct gw_source_volume
     round->members[round->count++] =
         (struct member){.volume = volume, .dirty = dirty, .index = index, .horizon = UINT64_MAX};
     return 0;
+}
+
+int gw_round_add_rest(struct gw_round *round, uint16_t index, struct gw_source_volume *volume,
+                      uint64_t position)
+{
+    int error = gw_round_add(round, index, volume, NULL);
+
+    if (!error)
+        round->members[round->count - 1].position = position;
+    return error;
+}
+
+void gw_round_set_deadline(struct gw_round *round, uint64_t deadline_ns)
+{
+    round->deadline_ns = deadline_ns;
 }
 
 bool gw_round_member(struct gw_round *round, unsigned position, uint16_t *index,
@@ -214,6 +232,11 @@ static int next_of_round(struct gw_round *round, int node, struct gw_piece *out,
         *out = round->returned[--round->returned_count];
         return 1;
     }
+    /* It ends while something is out, whose acknowledgement then finds that it is done. */
+    if (round->deadline_ns && round->out_bytes > 0 && gw_clock_ns() >= round->deadline_ns)
+        round->is_over = true;
+    if (round->is_over)
+        return 0;
     /* Windows open in the order of the volumes, and so the walk has to go while there are any. */
     if (has_horizon(round))
         node = -1;

@@ -36,6 +36,11 @@ void gw_round_free(struct gw_round *round);
  */
 int gw_round_add(struct gw_round *round, uint16_t index, struct gw_source_volume *volume,
                  const struct gw_bitmap *dirty);
+/* A first pass that begins at position, a multiple of the granularity. */
+int gw_round_add_rest(struct gw_round *round, uint16_t index, struct gw_source_volume *volume,
+                      uint64_t position);
+/* The round ends soon after that time (gw_clock_ns), whatever is left; at least one piece is sent. */
+void gw_round_set_deadline(struct gw_round *round, uint64_t deadline_ns);
 /* RAM digests are asked for: the guest is stopped and the bytes hold still. */
 void gw_round_set_still(struct gw_round *round);
 bool gw_round_is_still(const struct gw_round *round);
@@ -47,7 +52,7 @@ bool gw_round_member(struct gw_round *round, unsigned position, uint16_t *index,
  * that, and is how a round begins. It only grows. Returns true when that shows that the
  * round is done, as gw_round_applied does; of both together only one call ever does. */
 bool gw_round_set_horizon(struct gw_round *round, uint16_t index, uint64_t horizon);
-/* All before it was claimed once. */
+/* All before it was claimed once; and applied, when the round is done. */
 uint64_t gw_round_position(struct gw_round *round, uint16_t index);
 /* Up to max pieces and at most about bytes_max of data. Returns how many, 0 when nothing is left to
  * claim or the horizon is reached, or -errno. */

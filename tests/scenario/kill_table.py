@@ -23,7 +23,8 @@ The rules behind the rows:
    agent that dies there no longer stops it, and the target, prepared, ends the doubt by running (T).
  4 At COMMITTING the last look at the source's QEMU is behind it: its death changes nothing any more.
  5 Behind COMMITTED a target whose QEMU died before `cont` says NEVER_RAN, and the source takes it
-   back (S); one that may have continued it says LOST (D).
+   back (S); one that may have continued it says LOST (D): so does an agent that finds OWNER in its
+   journal and no QEMU (TA at GIVING_UP).
 """
 import os
 import re
@@ -68,7 +69,7 @@ TABLE = {
     'RUNNING':       ('b', 'plain', 'T T T X T'),
     'ABORTING':      ('b', 'cancelled', 'S S N S S'),
     'ABORTED':       ('b', 'cancelled', 'S S N S S'),
-    'GIVING_UP':     ('b', 'owner without QEMU', 'S S N - S'),
+    'GIVING_UP':     ('b', 'owner without QEMU', 'S D N - S'),
     'NEVER_RAN':     ('b', 'owner without QEMU', 'S S N - S'),
     'LOST':          ('b', 'lost owner', 'D D D - D'),
     'YIELDING':      ('b', 'kept at the source', 'S S N - S'),

@@ -173,10 +173,12 @@ static int prepare_file(const struct gw_image_file *file,
 int gw_raw_create(const struct gw_image_create_options *options, struct gw_image **out)
 {
     bool exists = access(options->path, F_OK) == 0;
+    enum gw_image_file_mode mode = options->is_continued ? GW_FILE_CONTINUE
+                                   : exists              ? GW_FILE_WRITE_DEVICE
+                                                         : GW_FILE_CREATE;
     struct gw_image_file file;
     struct raw *raw = NULL;
-    int rc = gw_image_file_open(options->path, exists ? GW_FILE_WRITE_DEVICE : GW_FILE_CREATE,
-                                options->is_direct, &file);
+    int rc = gw_image_file_open(options->path, mode, options->is_direct, &file);
 
     if (rc)
         return rc;

@@ -100,6 +100,14 @@ static void io(struct qemu *qemu, const char *command)
     free(text);
 }
 
+static int open_tracker(struct gw_qmp *qmp, const struct gw_vm_disk *disk, unsigned index,
+                        const char *dir, struct gw_disk_tracker **out)
+{
+    const struct gw_disk_tracker_options options = {.index = index, .socket_dir = dir};
+
+    return gw_disk_tracker_open(qmp, disk, &options, out);
+}
+
 /* Exactly these granules, -1 at the end. */
 static void expect_granules(struct gw_disk_tracker *tracker, const int *granules)
 {
@@ -132,8 +140,7 @@ ParameterizedTest(struct setting *setting, disks, tracker_tells_what_was_written
     cr_assert_eq(disk->is_direct, strcmp(setting->cache, "none") == 0);
     cr_assert_eq(disk->is_on_iothread, setting->iothread);
     io(&qemu, "write -P 1 10M 64k");
-    cr_assert_eq(gw_disk_tracker_open(qemu.qmp, disk, 3, qemu.dir, &tracker), 0, "%s",
-                 gw_error_message());
+    cr_assert_eq(open_tracker(qemu.qmp, disk, 3, qemu.dir, &tracker), 0, "%s", gw_error_message());
     expect_granules(tracker, (int[]){-1});
     io(&qemu, "write -P 2 0 512");
     io(&qemu, "write -P 3 131071 2");
@@ -147,8 +154,7 @@ ParameterizedTest(struct setting *setting, disks, tracker_tells_what_was_written
                                  : (int[]){-1});
     gw_disk_tracker_close(tracker);
     /* Nothing is left behind: the same can be opened again. */
-    cr_assert_eq(gw_disk_tracker_open(qemu.qmp, disk, 3, qemu.dir, &tracker), 0, "%s",
-                 gw_error_message());
+    cr_assert_eq(open_tracker(qemu.qmp, disk, 3, qemu.dir, &tracker), 0, "%s", gw_error_message());
     gw_disk_tracker_close(tracker);
     json_decref(qemu_run(&qemu, "query-status", NULL));
     gw_vm_free(vm);
@@ -186,7 +192,7 @@ Test(disks, export_reads_what_was_written)
 
     start_disk(&qemu, &setting);
     vm = describe(&qemu);
-    cr_assert_eq(gw_disk_tracker_open(qemu.qmp, disk_of(vm), 3, qemu.dir, &tracker), 0, "%s",
+    cr_assert_eq(open_tracker(qemu.qmp, disk_of(vm), 3, qemu.dir, &tracker), 0, "%s",
                  gw_error_message());
     cr_assert_eq(gw_disk_export_open(qemu.qmp, disk_of(vm), 3, qemu.dir, &exported), 0, "%s",
                  gw_error_message());
@@ -211,7 +217,7 @@ Test(disks, export_reads_what_was_written)
     /* What a process that died leaves is found by its name. */
     cr_assert_eq(gw_disk_export_open(qemu.qmp, disk_of(vm), 3, qemu.dir, &exported), 0, "%s",
                  gw_error_message());
-    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp, false), 0, "%s", gw_error_message());
     expect_exports(&qemu, 0);
     gw_disk_tracker_close(tracker);
     disk_of(vm)->is_on_iothread = true;
@@ -274,7 +280,7 @@ Test(disks, image_beside_qemu_is_read_once_it_is_settled)
     vm = describe(&qemu);
     options.path = disk_of(vm)->path;
     io(&qemu, "write -P 5 10M 64k");
-    cr_assert_eq(gw_disk_tracker_open(qemu.qmp, disk_of(vm), 3, qemu.dir, &tracker), 0, "%s",
+    cr_assert_eq(open_tracker(qemu.qmp, disk_of(vm), 3, qemu.dir, &tracker), 0, "%s",
                  gw_error_message());
     who.context = tracker;
     cr_assert_eq(gw_nbd_source_open(&options, &volume), 0, "%s", gw_error_message());
@@ -363,8 +369,7 @@ ParameterizedTest(struct setting *setting, disks, rounds_make_a_true_copy)
     vm = describe(&qemu);
     disk = disk_of(vm);
     write_some(&qemu, 1);
-    cr_assert_eq(gw_disk_tracker_open(qemu.qmp, disk, 0, qemu.dir, &tracker), 0, "%s",
-                 gw_error_message());
+    cr_assert_eq(open_tracker(qemu.qmp, disk, 0, qemu.dir, &tracker), 0, "%s", gw_error_message());
     cr_assert_eq(gw_bitmap_init(&dirty, gw_disk_granules(DISK_SIZE)), 0);
     gw_bitmap_set_range(&dirty, 0, dirty.bit_count);
     copy_granules(&qemu, setting, &dirty);
@@ -527,8 +532,9 @@ static void collect_for_ever(const char *qmp_path, const char *dir)
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (gw_qmp_open(qmp_path, &qmp) < 0 || gw_vm_describe(qmp, &refused, &vm) < 0 ||
-        gw_disk_tracker_clean(qmp) < 0 || gw_bitmap_init(&dirty, gw_disk_granules(DISK_SIZE)) < 0 ||
-        gw_disk_tracker_open(qmp, gw_vm_find_disk(vm, "vda"), 0, dir, &tracker) < 0)
+        gw_disk_tracker_clean(qmp, false) < 0 ||
+        gw_bitmap_init(&dirty, gw_disk_granules(DISK_SIZE)) < 0 ||
+        open_tracker(qmp, gw_vm_find_disk(vm, "vda"), 0, dir, &tracker) < 0)
         _exit(1);
     while (gw_disk_tracker_collect(tracker, &dirty) == 0)
         ;
@@ -569,9 +575,9 @@ Test(disks, a_killed_client_does_not_hurt_qemu)
         cr_assert_eq(waitpid(qemu.pid, NULL, WNOHANG), 0, "QEMU has ended");
     }
     connect_patiently(&qemu);
-    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp, false), 0, "%s", gw_error_message());
     vm = describe(&qemu);
-    cr_assert_eq(gw_disk_tracker_open(qemu.qmp, disk_of(vm), 0, qemu.dir, &tracker), 0, "%s",
+    cr_assert_eq(open_tracker(qemu.qmp, disk_of(vm), 0, qemu.dir, &tracker), 0, "%s",
                  gw_error_message());
     io(&qemu, "write -P 9 5M 64k");
     expect_granules(tracker, (int[]){80, -1});
@@ -590,9 +596,9 @@ Test(disks, two_trackers_share_the_server_and_a_strangers_is_refused)
 
     start_disk(&qemu, &setting);
     vm = describe(&qemu);
-    cr_assert_eq(gw_disk_tracker_open(qemu.qmp, disk_of(vm), 0, qemu.dir, &one), 0);
-    cr_assert_eq(gw_disk_tracker_open(qemu.qmp, gw_vm_find_disk(vm, "boot"), 1, qemu.dir, &two), 0,
-                 "%s", gw_error_message());
+    cr_assert_eq(open_tracker(qemu.qmp, disk_of(vm), 0, qemu.dir, &one), 0);
+    cr_assert_eq(open_tracker(qemu.qmp, gw_vm_find_disk(vm, "boot"), 1, qemu.dir, &two), 0, "%s",
+                 gw_error_message());
     io(&qemu, "write 1M 64k");
     expect_granules(one, (int[]){16, -1});
     gw_disk_tracker_close(one);
@@ -609,7 +615,7 @@ Test(disks, two_trackers_share_the_server_and_a_strangers_is_refused)
     json_decref(
         qemu_run(&qemu, "nbd-server-start",
                  json_pack("{s:{s:s, s:{s:s}}}", "addr", "type", "unix", "data", "path", path)));
-    cr_assert_eq(gw_disk_tracker_open(qemu.qmp, disk_of(vm), 0, qemu.dir, &one), -EBUSY);
+    cr_assert_eq(open_tracker(qemu.qmp, disk_of(vm), 0, qemu.dir, &one), -EBUSY);
     cr_assert_not_null(strstr(gw_error_message(), "already serves NBD"), "%s", gw_error_message());
     gw_vm_free(vm);
     qemu_end(&qemu);

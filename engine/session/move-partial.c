@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a move notes of itself on the source, so that a later attempt can go on from it, or a restarted
+ * agent can take it out of QEMU. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "common/log.h"
+#include "engine/session/move.h"
+
+#define SYNC_INTERVAL_S 10u /* seconds of the disks' first pass that a loss can cost, at most */
+
+static const char *text_of(const json_t *object, const char *member)
+{
+    const char *text = json_string_value(json_object_get(object, member));
+
+    return text ? text : "";
+}
+
+int gw_move_load_older(struct gw_move *move)
+{
+    const char *epoch = move->request->resume;
+    int error;
+
+    if (!epoch)
+        return 0;
+    error = gw_partial_read(move->environment, epoch, GW_SIDE_SOURCE, &move->older);
+    if (error || !move->older.is_kept)
+        return gw_fail(-ESTALE,
+                       "move %.12s left nothing to go on from: start over with godwit move", epoch);
+    if ((pid_t)json_integer_value(json_object_get(move->older.detail, "pid")) !=
+        gw_qmp_pid(move->qmp))
+        return gw_fail(-ESTALE,
+                       "move %.12s cannot be gone on with: the VM's QEMU was started again since; "
+                       "start over with godwit move",
+                       epoch);
+    return 0;
+}
+
+static const char *tag_of(const struct gw_move *move)
+{
+    return move->older.detail ? text_of(move->older.detail, "tag") : NULL;
+}
+
+struct search {
+    struct gw_move *move;
+    char found[GW_EPOCH_TEXT_MAX];
+};
+
+/* An earlier attempt with the same QEMU, which this one takes the place of. */
+static int drop_same(const struct gw_partial *partial, void *context)
+{
+    struct search *search = context;
+    const struct gw_move *move = search->move;
+
+    if (partial->side != GW_SIDE_SOURCE || !partial->is_kept ||
+        (pid_t)json_integer_value(json_object_get(partial->detail, "pid")) != move->vm->pid)
+        return 0;
+    snprintf(search->found, sizeof(search->found), "%s", partial->epoch);
+    gw_partial_forget(move->environment, partial->epoch, GW_SIDE_SOURCE);
+    return gw_disk_tracker_clean(move->qmp, false);
+}
+
+int gw_move_begin_partial(struct gw_move *move)
+{
+    struct search search = {.move = move};
+    const char *tag = tag_of(move);
+    char own[GW_PARTIAL_TAG_SIZE], peer[GW_ADDRESS_TEXT_MAX];
+    json_t *disks = json_array();
+
+    if (!move->older.detail) {
+        int error = gw_partial_each(move->environment, drop_same, &search);
+
+        if (error) {
+            json_decref(disks);
+            return error;
+        }
+        snprintf(move->instead, sizeof(move->instead), "%s", search.found);
+    }
+    snprintf(own, sizeof(own), "%.12s", move->source->epoch);
+    gw_address_format(&move->request->peer, peer, sizeof(peer));
+    snprintf(move->partial.epoch, sizeof(move->partial.epoch), "%s", move->source->epoch);
+    move->partial.side = GW_SIDE_SOURCE;
+    for (unsigned i = 0; i < move->vm->disk_count; i++) {
+        const struct gw_vm_disk *disk = &move->vm->disks[i];
+        enum gw_image_format format;
+
+        move->can_keep |=
+            gw_image_format_parse(disk->format, &format) == 0 && gw_image_can_continue(format);
+        json_array_append_new(
+            disks, json_pack("{s:s,s:s,s:i}", "name", disk->name, "node", disk->node, "copied", 0));
+    }
+    move->can_keep &= move->environment->keep_partial_hours > 0;
+    move->partial.detail =
+        json_pack("{s:s,s:s,s:i,s:O,s:s,s:s,s:O*,s:o,s:s*}", "vm", move->vm->name, "qmp",
+                  move->request->qmp_path, "pid", (int)move->vm->pid, "settings", move->settings,
+                  "tag", tag ? tag : own, "peer", peer, "request", move->request->text, "disks",
+                  disks, "resumes", move->older.detail ? move->older.epoch : NULL);
+    if (!move->partial.detail)
+        return gw_fail(-ENOMEM, "no memory for a move");
+    return gw_partial_write(move->environment, &move->partial);
+}
+
+int gw_move_open_tracker(struct gw_move *move, unsigned index)
+{
+    const struct gw_vm_disk *disk = &move->vm->disks[index];
+    struct gw_disk_tracker_options options = {
+        .index = index, .socket_dir = move->socket_dir, .resumed_tag = tag_of(move)};
+    int error = gw_disk_tracker_open(move->qmp, disk, &options, &move->trackers[index]);
+
+    if (!error && move->can_keep)
+        error = gw_disk_tracker_keep(move->trackers[index], text_of(move->partial.detail, "tag"));
+    return error;
+}
+
+void gw_move_offer_partial(const struct gw_move *move, json_t *offer)
+{
+    json_object_set_new(offer, "keep", json_boolean(move->can_keep));
+    if (move->older.detail)
+        json_object_set_new(offer, "resume", json_string(move->older.epoch));
+    if (move->instead[0])
+        json_object_set_new(offer, "instead", json_string(move->instead));
+}
+
+static void set_copied(struct gw_move *move, unsigned index, uint64_t copied)
+{
+    json_t *disk = json_array_get(json_object_get(move->partial.detail, "disks"), index);
+
+    json_object_set_new(disk, "copied", json_integer((json_int_t)copied));
+}
+
+int gw_move_take_kept(struct gw_move *move, const json_t *accepted)
+{
+    json_t *list;
+    uint64_t all = 0;
+    int error;
+
+    if (!move->older.detail)
+        return 0;
+    error = gw_message_array(accepted, "kept", GW_VOLUMES_MAX, &list);
+    for (unsigned i = 0; !error && i < move->vm->disk_count; i++) {
+        json_int_t kept = json_integer_value(json_array_get(list, i));
+
+        if (kept < 0 || (uint64_t)kept > move->volumes[i]->size)
+            return gw_fail(-EPROTO, "the target kept %lld bytes of disk %s", (long long)kept,
+                           move->vm->disks[i].name);
+        move->kept[i] = (uint64_t)kept;
+        all += (uint64_t)kept;
+        set_copied(move, i, move->kept[i]);
+    }
+    if (error)
+        return error;
+    json_object_set_new(
+        move->out->detail, "resumed",
+        json_pack("{s:s,s:I}", "epoch", move->older.epoch, "kept_bytes", (json_int_t)all));
+    /* From here on the target knows this attempt only. */
+    move->partial.is_kept = all > 0;
+    error = gw_partial_write(move->environment, &move->partial);
+    if (!error)
+        gw_partial_forget(move->environment, move->older.epoch, GW_SIDE_SOURCE);
+    return error;
+}
+
+uint64_t gw_move_sync_interval_ns(const struct gw_move *move)
+{
+    unsigned seconds = move->request->sync_interval_s;
+
+    return move->can_keep ? (seconds ? seconds : SYNC_INTERVAL_S) * GW_NS_PER_S : 0;
+}
+
+static uint64_t copied_of(const struct gw_move *move, unsigned index)
+{
+    enum gw_image_format format;
+
+    if (gw_image_format_parse(move->vm->disks[index].format, &format) ||
+        !gw_image_can_continue(format))
+        return 0;
+    return gw_precopy_copied(move->precopy, (uint16_t)index);
+}
+
+json_t *gw_move_sync_request(const struct gw_move *move)
+{
+    json_t *request = json_pack("{s:s}", "type", "sync"), *list = json_array();
+
+    for (unsigned i = 0; i < move->vm->disk_count; i++)
+        json_array_append_new(list, json_integer((json_int_t)copied_of(move, i)));
+    if (move->can_keep)
+        json_object_set(request, "copied", list);
+    json_decref(list);
+    return request;
+}
+
+int gw_move_take_synced(struct gw_move *move, const json_t *synced)
+{
+    bool is_kept;
+    int error = gw_message_bool(synced, "kept", &is_kept);
+
+    if (error || !is_kept || !move->can_keep)
+        return error;
+    for (unsigned i = 0; !error && i < move->vm->disk_count; i++) {
+        error = gw_disk_tracker_confirm(move->trackers[i]);
+        set_copied(move, i, copied_of(move, i));
+    }
+    move->partial.is_kept = true;
+    return error ? error : gw_partial_write(move->environment, &move->partial);
+}
+
+void gw_move_decide_keep(struct gw_move *move, int error)
+{
+    bool is_lost = gw_partial_is_loss(error) || (error && move->source->is_given_up);
+
+    move->steps.keeps = is_lost && (move->partial.is_kept || move->older.detail != NULL) &&
+                        !gw_source_steps_is_gone(&move->steps);
+    move->switchover.keeps = move->steps.keeps;
+    for (unsigned i = 0; move->steps.keeps && move->vm && i < move->vm->disk_count; i++)
+        if (move->trackers[i])
+            gw_disk_tracker_leave(move->trackers[i]);
+}
+
+void gw_move_close_partial(struct gw_move *move)
+{
+    const char *epoch = move->partial.epoch;
+    bool is_settled = !move->is_begun || gw_handover_is_ended(move->switchover.machine.state);
+
+    if (!move->steps.keeps && move->older.detail && !move->is_begun)
+        gw_partial_cancel(move->environment, &move->older); /* it can never be gone on with */
+    if (move->partial.detail && (move->steps.keeps ? !move->partial.is_kept : is_settled))
+        gw_partial_forget(move->environment, epoch, GW_SIDE_SOURCE);
+    gw_partial_free(&move->partial);
+    gw_partial_free(&move->older);
+}

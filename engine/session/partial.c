@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The store of unfinished migrations: files, and what they stand for. Who goes on from them is
+ * elsewhere (move-resume.c, serve-resume.c). */
+#include "engine/session/partial.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "common/log.h"
+#include "engine/handover/guard.h"
+#include "engine/session/attended.h"
+#include "engine/session/dial.h"
+#include "engine/session/message.h"
+#include "engine/session/storage.h"
+#include "engine/session/target-steps.h"
+#include "engine/vmm/qemu/disks.h"
+#include "engine/vmm/qemu/migrate.h"
+
+#define FILE_MAX         (1u << 20) /* bytes of one file */
+#define GUARD_TIMEOUT_MS 5000
+
+static const char *const side_names[] = {"source", "target"};
+
+static int folder_of(const struct gw_environment *environment, char *out)
+{
+    if (snprintf(out, PATH_MAX, "%s/partial", environment->state_dir) >= PATH_MAX)
+        return gw_fail(-ENAMETOOLONG, "the state folder %s has too long a name",
+                       environment->state_dir);
+    return 0;
+}
+
+static int path_of(const struct gw_environment *environment, const char *epoch,
+                   enum gw_journal_side side, char *out)
+{
+    int length = snprintf(out, PATH_MAX, "%s/partial/%s.%s", environment->state_dir, epoch,
+                          side_names[side]);
+
+    return length < PATH_MAX ? 0 : gw_fail(-ENAMETOOLONG, "the state folder has too long a name");
+}
+
+static int sync_folder(const char *folder)
+{
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int error = fd < 0 || fsync(fd) ? gw_fail_errno(-errno, "%s", folder) : 0;
+
+    if (fd >= 0)
+        close(fd);
+    return error;
+}
+
+static int write_file(const char *path, const json_t *object)
+{
+    char *text = json_dumps(object, JSON_COMPACT), temporary[PATH_MAX + 8];
+    size_t length = text ? strlen(text) : 0;
+    int fd, error = 0;
+
+    if (!text || length > FILE_MAX) {
+        free(text);
+        return gw_fail(-ENOMEM, "%s: the record is too large", path);
+    }
+    snprintf(temporary, sizeof(temporary), "%s.new", path);
+    fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0 || write(fd, text, length) != (ssize_t)length || fsync(fd) ||
+        rename(temporary, path))
+        error = gw_fail_errno(-errno, "cannot write %s", path);
+    if (fd >= 0)
+        close(fd);
+    free(text);
+    return error;
+}
+
+int gw_partial_write(const struct gw_environment *environment, struct gw_partial *partial)
+{
+    char folder[PATH_MAX], path[PATH_MAX];
+    json_t *object;
+    int error;
+
+    if (!environment->state_dir)
+        return 0;
+    partial->changed_ns = gw_clock_wall_ns();
+    error = folder_of(environment, folder);
+    if (!error && mkdir(folder, 0700) && errno != EEXIST)
+        error = gw_fail_errno(-errno, "cannot make the folder %s", folder);
+    if (!error)
+        error = path_of(environment, partial->epoch, partial->side, path);
+    if (error)
+        return error;
+    object = json_pack("{s:b,s:I,s:O}", "kept", (int)partial->is_kept, "changed_ns",
+                       (json_int_t)partial->changed_ns, "detail", partial->detail);
+    error = write_file(path, object);
+    json_decref(object);
+    return error ? error : sync_folder(folder);
+}
+
+static int read_file(const char *path, struct gw_partial *out)
+{
+    json_error_t fault;
+    json_t *object;
+    struct stat status;
+
+    if (stat(path, &status))
+        return gw_fail_errno(-errno, "%s", path);
+    object = status.st_size <= (off_t)FILE_MAX ? json_load_file(path, 0, &fault) : NULL;
+    if (!json_is_object(json_object_get(object, "detail"))) {
+        json_decref(object);
+        return gw_fail(-EUCLEAN, "%s is damaged", path);
+    }
+    out->is_kept = json_is_true(json_object_get(object, "kept"));
+    out->changed_ns = (uint64_t)json_integer_value(json_object_get(object, "changed_ns"));
+    out->detail = json_incref(json_object_get(object, "detail"));
+    json_decref(object);
+    return 0;
+}
+
+int gw_partial_read(const struct gw_environment *environment, const char *epoch,
+                    enum gw_journal_side side, struct gw_partial *out)
+{
+    char path[PATH_MAX];
+    int error = environment->state_dir ? path_of(environment, epoch, side, path) : -ENOENT;
+
+    memset(out, 0, sizeof(*out));
+    snprintf(out->epoch, sizeof(out->epoch), "%s", epoch);
+    out->side = side;
+    return error ? error : read_file(path, out);
+}
+
+void gw_partial_free(struct gw_partial *partial)
+{
+    json_decref(partial->detail);
+    partial->detail = NULL;
+}
+
+void gw_partial_forget(const struct gw_environment *environment, const char *epoch,
+                       enum gw_journal_side side)
+{
+    char path[PATH_MAX];
+
+    if (environment->state_dir && path_of(environment, epoch, side, path) == 0)
+        unlink(path);
+}
+
+/* "EPOCH.source": false for any other name. */
+static bool parse_name(const char *name, struct gw_partial *out)
+{
+    const char *dot = strchr(name, '.');
+
+    if (!dot || dot - name != 32)
+        return false;
+    for (int side = GW_SIDE_SOURCE; side <= (int)GW_SIDE_TARGET; side++) {
+        if (strcmp(dot + 1, side_names[side]) != 0)
+            continue;
+        snprintf(out->epoch, sizeof(out->epoch), "%.32s", name);
+        out->side = (enum gw_journal_side)side;
+        return true;
+    }
+    return false;
+}
+
+int gw_partial_each(const struct gw_environment *environment,
+                    int (*each)(const struct gw_partial *partial, void *context), void *context)
+{
+    char folder[PATH_MAX];
+    struct dirent *item;
+    int result = 0;
+    DIR *list;
+
+    if (!environment->state_dir || folder_of(environment, folder))
+        return 0;
+    list = opendir(folder);
+    if (!list)
+        return 0;
+    while (result == 0 && (item = readdir(list)) != NULL) {
+        struct gw_partial named, partial;
+
+        if (!parse_name(item->d_name, &named))
+            continue;
+        if (gw_partial_read(environment, named.epoch, named.side, &partial) == 0)
+            result = each(&partial, context);
+        gw_partial_free(&partial);
+    }
+    closedir(list);
+    return result;
+}
+
+/* ---- what it stands for ---- */
+
+static const char *text_of(const json_t *object, const char *member)
+{
+    const char *text = json_string_value(json_object_get(object, member));
+
+    return text ? text : "";
+}
+
+/* A name with the epoch in it is nobody else's. */
+static void unlink_parts(const struct gw_partial *partial)
+{
+    const json_t *disk;
+    char ending[64];
+    size_t index;
+
+    snprintf(ending, sizeof(ending), ".godwit-%s.part", partial->epoch);
+    json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
+    {
+        const char *part = text_of(disk, "part");
+        size_t length = strlen(part);
+
+        if (length > strlen(ending) && strcmp(part + length - strlen(ending), ending) == 0 &&
+            unlink(part) && errno != ENOENT)
+            gw_log(GW_LOG_WARNING, "%s could not be removed: %s", part, strerror(errno));
+    }
+}
+
+/* The QEMU of an offer that was never answered, which no journal knows, and its folders. They have
+ * the epoch in their names. */
+static void end_launched(const struct gw_partial *partial)
+{
+    const char *run_dir = text_of(partial->detail, "run_dir");
+    const char *ram_dir = text_of(partial->detail, "ram_dir");
+    struct gw_launched launched = {.pid_fd = -1, .is_owned = true};
+
+    if (!strstr(run_dir, "/vm/") || !strstr(ram_dir, partial->epoch))
+        return;
+    snprintf(launched.qmp_path, sizeof(launched.qmp_path), "%.90s/qmp", run_dir);
+    if (gw_qmp_open(launched.qmp_path, &launched.qmp) == 0) {
+        launched.pid = gw_qmp_pid(launched.qmp);
+        launched.pid_fd = pidfd_open(launched.pid, 0);
+        gw_vm_end(&launched);
+    }
+    gw_folder_remove(run_dir);
+    gw_folder_remove(ram_dir);
+}
+
+/* A resumed attempt that ended before it began anew leaves the bitmaps to the one before. */
+static bool is_needed(const struct gw_environment *environment, const struct gw_partial *partial)
+{
+    struct gw_partial older = {.detail = NULL};
+    const char *resumes = text_of(partial->detail, "resumes");
+    bool is_there =
+        resumes[0] && gw_partial_read(environment, resumes, GW_SIDE_SOURCE, &older) == 0;
+
+    gw_partial_free(&older);
+    return is_there;
+}
+
+static void clean_vmm(const struct gw_environment *environment, const struct gw_partial *partial)
+{
+    pid_t pid = (pid_t)json_integer_value(json_object_get(partial->detail, "pid"));
+    struct gw_qmp *qmp;
+    char log[PATH_MAX];
+
+    /* Of a move that died before its first record; nothing else knows of its guard. */
+    if (snprintf(log, sizeof(log), "%s/guard-%s.log", environment->state_dir, partial->epoch) <
+            (int)sizeof(log) &&
+        gw_guard_wait(log, GUARD_TIMEOUT_MS) == 0)
+        gw_guard_close_log(log);
+    if (gw_qmp_open(text_of(partial->detail, "qmp"), &qmp))
+        return; /* it has ended, and its bitmaps with it */
+    if (gw_qmp_pid(qmp) == pid &&
+        (gw_disk_tracker_clean(qmp, is_needed(environment, partial)) ||
+         gw_vm_restore_settings(qmp, json_object_get(partial->detail, "settings"))))
+        gw_log(GW_LOG_WARNING, "cleaning the QEMU of %s: %s", text_of(partial->detail, "vm"),
+               gw_error_message());
+    gw_qmp_close(qmp);
+}
+
+void gw_partial_drop(const struct gw_environment *environment, const struct gw_partial *partial)
+{
+    if (partial->side == GW_SIDE_TARGET)
+        unlink_parts(partial);
+    else
+        clean_vmm(environment, partial);
+    gw_partial_forget(environment, partial->epoch, partial->side);
+}
+
+void gw_partial_cancel(const struct gw_environment *environment, const struct gw_partial *partial)
+{
+    struct gw_control_frame frame = {.message = NULL};
+    struct gw_control *control;
+
+    gw_partial_drop(environment, partial);
+    if (partial->side == GW_SIDE_TARGET)
+        return; /* its source learns of it when it asks */
+    if (gw_dial_again(environment, json_string_value(json_object_get(partial->detail, "peer")),
+                      &control)) {
+        gw_log(GW_LOG_WARNING, "move %s: the target keeps its part until it is too old: %s",
+               partial->epoch, gw_error_message());
+        return;
+    }
+    if (gw_message_send(control, json_pack("{s:s,s:s,s:s,s:b}", "type", "handover", "message",
+                                           gw_handover_event_name(GW_EVENT_ABORT), "epoch",
+                                           partial->epoch, "keep", 0)) == 0 &&
+        gw_control_receive(control, GW_DIAL_TIMEOUT_MS, &frame) == 0)
+        json_decref(frame.message);
+    gw_message_send_type(control, "bye");
+    gw_control_close(control);
+}
+
+json_t *gw_partial_stamp(const char *path)
+{
+    json_t *identity = gw_target_steps_identity(path);
+    struct stat status;
+
+    if (!json_is_object(identity) || stat(path, &status)) {
+        json_decref(identity);
+        return json_null();
+    }
+    json_object_set_new(identity, "size", json_integer((json_int_t)status.st_size));
+    json_object_set_new(identity, "changed",
+                        json_integer((json_int_t)((uint64_t)status.st_mtim.tv_sec * GW_NS_PER_S +
+                                                  (uint64_t)status.st_mtim.tv_nsec)));
+    return identity;
+}
+
+void gw_partial_seal(struct gw_partial *partial)
+{
+    json_t *disk;
+    size_t index;
+
+    json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
+        json_object_set_new(disk, "stamp", gw_partial_stamp(text_of(disk, "part")));
+}
+
+int gw_partial_check(const struct gw_partial *partial)
+{
+    const json_t *disk;
+    size_t index;
+
+    json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
+    {
+        json_t *stamp = gw_partial_stamp(text_of(disk, "part"));
+        bool is_same = json_is_object(stamp) && json_equal(stamp, json_object_get(disk, "stamp"));
+
+        json_decref(stamp);
+        if (json_integer_value(json_object_get(disk, "copied")) > 0 && !is_same)
+            return gw_fail(-ESTALE, "the partial image %s is gone or was changed",
+                           text_of(disk, "part"));
+    }
+    return 0;
+}
+
+bool gw_partial_is_loss(int error)
+{
+    static const int losses[] = {ECONNRESET, EPIPE,        ETIMEDOUT,   ECONNREFUSED, ECONNABORTED,
+                                 ENOTCONN,   EHOSTUNREACH, ENETUNREACH, ENETDOWN,     EHOSTDOWN};
+
+    for (size_t i = 0; i < sizeof(losses) / sizeof(losses[0]); i++)
+        if (error == -losses[i])
+            return true;
+    return false;
+}
+
+/* ---- the agent's rounds ---- */
+
+struct rounds {
+    const struct gw_environment *environment;
+    bool is_start;
+};
+
+enum known { UNKNOWN, OPEN, ENDED };
+
+/* What the journal says of it. Never UNKNOWN by mistake: a VM that runs must not be ended. */
+static enum known ask_journal(const struct gw_environment *environment,
+                              const struct gw_partial *partial)
+{
+    enum gw_handover_state state = GW_HANDOVER_NONE;
+    struct gw_journal_entry entry;
+    int error = environment->journal
+                    ? gw_journal_find(environment->journal, partial->epoch, partial->side, &entry)
+                    : -EIO;
+
+    if (error)
+        return error == -ENOENT ? UNKNOWN : OPEN;
+    error = gw_handover_state_parse(entry.state, &state);
+    gw_journal_entry_free(&entry);
+    return error || !gw_handover_is_ended(state) ? OPEN : ENDED;
+}
+
+static int look_at(const struct gw_partial *partial, void *context)
+{
+    const struct rounds *rounds = context;
+    const struct gw_environment *environment = rounds->environment;
+    uint64_t age_ns = gw_clock_wall_ns() - partial->changed_ns;
+    bool is_late = age_ns / GW_NS_PER_S >= (uint64_t)environment->keep_partial_hours * 3600;
+    enum known known = ask_journal(environment, partial);
+
+    /* Recovery, or whoever has it in hand, sees to it. */
+    if (known == OPEN || gw_attend(environment->attended, partial->epoch, partial->side))
+        return 0;
+    if (rounds->is_start && known == UNKNOWN && partial->side == GW_SIDE_TARGET)
+        end_launched(partial);
+    if (partial->is_kept ? is_late : rounds->is_start) {
+        gw_log(GW_LOG_INFO, "migration %.12s: what it left here is removed", partial->epoch);
+        /* The target of one that died before its first record would wait for it. */
+        gw_partial_cancel(environment, partial);
+    }
+    gw_unattend(environment->attended, partial->epoch, partial->side);
+    return 0;
+}
+
+void gw_partials_tidy(const struct gw_environment *environment, bool is_start)
+{
+    struct rounds rounds = {.environment = environment, .is_start = is_start};
+
+    if (environment->attended)
+        gw_partial_each(environment, look_at, &rounds);
+}
+
+static int describe(const struct gw_partial *partial, void *context)
+{
+    const json_t *disk;
+    json_t *list = context;
+    json_int_t bytes = 0;
+    size_t index;
+
+    if (!partial->is_kept)
+        return 0;
+    json_array_foreach(json_object_get(partial->detail, "disks"), index, disk) bytes +=
+        json_integer_value(json_object_get(disk, "copied"));
+    json_array_append_new(
+        list, json_pack("{s:s,s:s,s:s,s:I,s:I}", "epoch", partial->epoch, "side",
+                        side_names[partial->side], "vm", text_of(partial->detail, "vm"), "bytes",
+                        bytes, "changed_ms", (json_int_t)(partial->changed_ns / GW_NS_PER_MS)));
+    return 0;
+}
+
+json_t *gw_partials_describe(const struct gw_environment *environment)
+{
+    json_t *list = json_array();
+
+    gw_partial_each(environment, describe, list);
+    return list;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * partial: what a migration that has not ended leaves on this host, each in a small file of its own,
+ * STATE/partial/EPOCH.source or EPOCH.target: so that a restarted agent removes it, or a later
+ * attempt goes on from it. docs/handover.md, "Going on where it stopped".
+ *
+ * detail on the source: "vm", "qmp", "pid", "settings", "tag" (of the bitmaps in QEMU), "peer",
+ *   "request" (what was asked), "disks" [{"name", "node", "copied"}], "resumes" (an older epoch)
+ * detail on the target: "vm", "peer" (instance), "was" (an older epoch), "disks" [{"name", "path",
+ *   "part", "format", "size", "copied", "identity", "stamp"}]
+ *
+ * Errors: 0 or -errno with a message.
+ * Threads: any; one writer per epoch and side.
+ * Units: bytes; hours.
+ */
+#ifndef GODWIT_ENGINE_SESSION_PARTIAL_H
+#define GODWIT_ENGINE_SESSION_PARTIAL_H
+
+#include "engine/migration.h"
+
+#define GW_PARTIAL_TAG_SIZE 13u /* of the bitmaps of one move: 12 digits of its epoch */
+
+struct gw_partial {
+    char epoch[GW_EPOCH_TEXT_MAX];
+    enum gw_journal_side side;
+    bool is_kept; /* a later attempt may go on from it; else it only is to be removed */
+    uint64_t changed_ns;
+    json_t *detail;
+};
+
+/* Durable when it returns. Sets changed_ns. Without a state folder nothing is done. */
+int gw_partial_write(const struct gw_environment *environment, struct gw_partial *partial);
+/* -ENOENT. The caller frees. */
+int gw_partial_read(const struct gw_environment *environment, const char *epoch,
+                    enum gw_journal_side side, struct gw_partial *out);
+void gw_partial_free(struct gw_partial *partial); /* takes zeroed memory too */
+/* The file alone. */
+void gw_partial_forget(const struct gw_environment *environment, const char *epoch,
+                       enum gw_journal_side side);
+/* Stops when each returns not 0, and returns that. What cannot be read is passed over. */
+int gw_partial_each(const struct gw_environment *environment,
+                    int (*each)(const struct gw_partial *partial, void *context), void *context);
+
+/* What it stands for goes too: the partial images, or godwit's bitmaps and settings in QEMU. */
+void gw_partial_drop(const struct gw_environment *environment, const struct gw_partial *partial);
+
+/* As drop, and asks the other host to do the same, if it can be reached. */
+void gw_partial_cancel(const struct gw_environment *environment, const struct gw_partial *partial);
+
+/* What tells the file at path from every other, or JSON null; and its size and time of change. */
+json_t *gw_partial_stamp(const char *path);
+/* Notes size and time of change of every partial image, once nobody writes to them any more. */
+void gw_partial_seal(struct gw_partial *partial);
+/* Is each image with "copied" bytes still the file that was sealed? -ESTALE. */
+int gw_partial_check(const struct gw_partial *partial);
+
+/* The link or the other agent was lost, as opposed to what would fail again. */
+bool gw_partial_is_loss(int error);
+
+#endif

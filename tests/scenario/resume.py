@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Moves that are lost while their disks travel, and gone on with by godwit resume. The guest writes its
+disk all the while, also while an agent is dead; in the end it checks every block itself."""
+import os
+import sys
+import time
+
+import lib
+
+SIZE = {'memory_mib': 64, 'disk_mib': 192, 'fill_mib': 96, 'image_format': 'raw', 'trusted': True,
+        'workload': {'pages_per_tick': 20, 'writes_per_tick': 6, 'reads_per_tick': 1,
+                     'write_range_mib': 64}}
+SLOW_MBIT = 120
+WHO = ['source agent', 'target agent', 'link']
+
+
+class Lost:
+    """A move that was lost in the first pass over its disks, after some of it was durable."""
+
+    def __init__(self, who, phase='disks', **options):
+        self.world = lib.World(**dict(SIZE, **options))
+        self.who, self.phase = who, phase
+
+    def __enter__(self):
+        self.world.__enter__()
+        try:
+            self.world.start_agents()
+            self.world.start_guest()
+            self.before = self.world.listing()
+            self.lose()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, *error):
+        return self.world.__exit__(*error)
+
+    def kept(self, side):
+        [agent] = self.world.hosts[side].command('status').result().events[-1]['agents']
+        return [one for one in agent['partials'] if one['side'] == ('source' if side == 'a' else 'target')]
+
+    def lose(self):
+        world = self.world
+        world.source.limit_rate(SLOW_MBIT)
+        move = world.start_move('--progress', '--sync-every', '1', '--reconnect-timeout', '2')
+        lib.check(move.wait_phase('disks'), 'the move ended before its disks')
+        lib.guestctl.wait_for(lambda: self.kept('b') and self.kept('b')[0]['bytes'] > 30 << 20, 60,
+                              'durable bytes at the target', 0.2)
+        if self.phase != 'disks':
+            lib.check(move.wait_phase(self.phase), 'the move ended before phase %s', self.phase)
+        if self.who == 'source agent':
+            world.source.stop_agent(kill=True)
+        elif self.who == 'target agent':
+            world.target.stop_agent(kill=True)
+        else:
+            for host in world.hosts.values():
+                host.set_link('down')
+            for host in world.hosts.values():
+                host.inside('ss', '-K', 'dport', '=', ':13560', check=False)
+                host.inside('ss', '-K', 'sport', '=', ':13560', check=False)
+        self.result = move.result(150)
+        world.guest.serial.wait_tick()  # it writes on
+        if self.who == 'source agent':
+            world.source.start_agent()
+        elif self.who == 'target agent':
+            world.target.start_agent()
+        else:
+            for host in world.hosts.values():
+                host.set_link('up')
+        world.source.limit_rate(None)
+        self.wait_settled()
+
+    def wait_settled(self):
+        """Both agents agree that the move is given up."""
+        for host in self.world.hosts.values():
+            lib.guestctl.wait_for(lambda: not host.command('status').result()
+                                  .events[-1]['agents'][0]['in_doubt'], 40, 'a settled move', 0.5)
+
+    def resume(self, *words):
+        command = self.world.source.command('resume', *words)
+        self.world.stack.callback(command.end)
+        return command.result()
+
+
+@lib.scenario(sample=2, timeout=240, who=WHO, phase=['disks', 'memory'])
+def lost_move_is_resumed(who, phase):
+    with Lost(who, phase) as lost:
+        world = lost.world
+        if who != 'source agent':
+            lib.check(lost.result.status == lib.EXIT['failed'], 'exit %d', lost.result.status)
+            lib.check('godwit resume' in lost.result.error, 'it says %s', lost.result.error)
+        [kept] = lost.kept('b')
+        lib.check(lost.kept('a') and kept['bytes'] > 30 << 20, 'kept: %s', kept)
+        world.guest.serial.wait_tick()
+        result = lost.resume().expect('done')
+        resumed = result.detail['resumed']
+        lib.check(resumed['kept_bytes'] == kept['bytes'], 'resumed %s of %s', resumed, kept)
+        world.assert_moved()
+        lib.check(not lost.kept('a') and not lost.kept('b'), 'something is kept still')
+        left = [name for name in world.target.storage_files() if '.godwit-' in name]
+        lib.check(not left, 'the target\'s storage keeps %s', left)
+
+
+def kept_bitmap(world):
+    """(node, name, count) of what was collected and never confirmed."""
+    found = [(node['node-name'], bitmap['name'], bitmap['count'])
+             for node in world.guest.qmp('query-named-block-nodes', flat=True)
+             for bitmap in node.get('dirty-bitmaps', [])
+             if bitmap.get('name', '').startswith('godwit-kept-')]
+    lib.check(len(found) == 1, 'kept bitmaps: %s', found)
+    return found[0]
+
+
+@lib.scenario(timeout=240)
+def unconfirmed_bitmap_is_needed():
+    """The negative control: what was collected and never confirmed is forgotten, and the guest finds at the
+    target that its writes are lost."""
+    with Lost('source agent', 'memory') as lost:
+        world = lost.world
+        node, name, count = kept_bitmap(world)
+        lib.check(count > 0, 'nothing was collected and not confirmed')
+        world.guest.qmp('block-dirty-bitmap-clear', node=node, name=name)
+        lost.resume().expect('done')
+        is_good, _, _ = world.moved_guest().verify(120)
+        lib.check(not is_good, 'the guest lost nothing: the bitmap is not needed')
+
+
+@lib.scenario(timeout=240, sample=1, what=['partial image', 'bitmap'])
+def what_changed_is_not_resumed(what):
+    with Lost('target agent') as lost:
+        world = lost.world
+        if what == 'partial image':
+            [part] = [name for name in world.target.storage_files() if name.endswith('.part')]
+            with open(os.path.join(world.target.storage, part), 'r+b') as handle:
+                handle.seek(12345)
+                handle.write(b'somebody')
+            world.assert_refused(lost.resume(), 'blocked', 'changed')
+        else:
+            node, name, _ = kept_bitmap(world)
+            world.guest.qmp('block-dirty-bitmap-remove', node=node, name=name)
+            world.assert_refused(lost.resume(), 'blocked', 'start over')
+        world.assert_still_on_source()
+        world.assert_listing(lost.before)
+        world.move().expect('done')
+        world.assert_moved()
+
+
+@lib.scenario(timeout=240, sample=1, side=['a', 'b'])
+def cancel_removes_what_is_kept(side):
+    with Lost('target agent') as lost:
+        world = lost.world
+        [kept] = lost.kept(side)
+        answer = world.hosts[side].command('cancel', kept['epoch'][:12]).result()
+        lib.check(answer.status == 0, 'cancel ended with %d: %s', answer.status, answer.errors)
+        if side == 'b':
+            world.assert_refused(lost.resume(), 'blocked', 'start over')
+        lib.check(not lost.kept('a') and not lost.kept('b'), 'something is kept')
+        world.assert_listing(lost.before)
+        world.assert_still_on_source()
+
+
+@lib.scenario(timeout=240)
+def new_move_takes_the_place_of_a_lost_one():
+    with Lost('source agent') as lost:
+        world = lost.world
+        world.move().expect('done')
+        world.assert_moved()
+        lib.check(not lost.kept('a') and not lost.kept('b'), 'something is kept')
+        left = [name for name in world.target.storage_files() if '.godwit-' in name]
+        lib.check(not left, 'the target\'s storage keeps %s', left)
+
+
+@lib.scenario(timeout=120)
+def killed_copy_leaves_nothing():
+    """The target's agent dies in the middle of a copy; the one that comes back removes the part."""
+    with lib.World(**SIZE) as world:
+        world.start_agents()
+        path = os.path.join(world.source.storage, 'big.raw')
+        with open(path, 'wb') as handle:
+            handle.write(os.urandom(64 << 20))
+        world.source.limit_rate(100)
+        copy = world.source.command('copy', '--psk', world.psk, path, world.target.address + ':')
+        world.stack.callback(copy.end)
+        lib.guestctl.wait_for(lambda: any(name.endswith('.part')
+                                          for name in world.target.storage_files()), 20, 'a part')
+        time.sleep(0.5)
+        world.target.stop_agent(kill=True)
+        copy.result().expect('failed')
+        lib.check(world.target.storage_files(), 'there was nothing to remove')
+        world.target.start_agent()
+        lib.check(not world.target.storage_files(), 'left: %s', world.target.storage_files())
+
+
+if __name__ == '__main__':
+    sys.exit(lib.run_main())
