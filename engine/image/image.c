@@ -9,13 +9,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <strings.h>
 #include <unistd.h>
 
 #include "common/checked.h"
 #include "common/error.h"
-#include "common/log.h"
 #include "engine/image/format.h"
 
 struct format {
@@ -187,8 +185,6 @@ bool gw_image_can_continue(enum gw_image_format format)
 int gw_image_create(const struct gw_image_create_options *options, struct gw_image **out)
 {
     const struct format *format = format_by_id(options->format);
-    struct gw_image *image;
-    int rc;
 
     if (!format)
         return gw_fail(-EINVAL, "%s: say which format the new image has", options->path);
@@ -197,20 +193,7 @@ int gw_image_create(const struct gw_image_create_options *options, struct gw_ima
     if (options->is_continued && !gw_image_can_continue(options->format))
         return gw_fail(-ENOTSUP, "%s: an unfinished %s image cannot be gone on with", options->path,
                        format->name);
-    rc = format->create(options, &image);
-    if (rc)
-        return rc;
-    /* Its name is durable from now on, so that its end, which a guest may wait for, needs no sync of
-     * the folder. */
-    rc = image->file.is_block_device ? 0 : gw_image_file_sync_folder(&image->file);
-    if (rc == 0) {
-        *out = image;
-        return 0;
-    }
-    if (!options->is_continued && unlink(options->path))
-        gw_log(GW_LOG_WARNING, "%s could not be removed", options->path);
-    gw_image_close(image);
-    return rc;
+    return format->create(options, out);
 }
 
 void gw_image_close(struct gw_image *image)

@@ -44,7 +44,8 @@ void gw_tcp_splicer_close(struct tcp_splicer *splicer)
         return;
     close(splicer->read_fd);
     close(splicer->write_fd);
-    splicer->is_open = splicer->is_usable = false;
+    splicer->is_open = false;
+    splicer->is_usable = false;
 }
 
 /* Puts payload into the empty pipe. */

@@ -74,6 +74,8 @@ static int raw_finish(struct gw_image *image)
     if (rc == 0)
         rc = gw_image_file_sync(&image->file);
     if (rc == 0)
+        rc = gw_image_file_sync_folder(&image->file);
+    if (rc == 0)
         image->info.file_size = image->info.virtual_size;
     return rc;
 }

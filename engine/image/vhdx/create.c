@@ -234,6 +234,8 @@ int gw_vhdx_finish(struct gw_image *image)
     if (rc == 0)
         rc = gw_image_file_sync(&image->file);
     if (rc == 0)
+        rc = gw_image_file_sync_folder(&image->file);
+    if (rc == 0)
         image->info.file_size = vhdx->writer.next_offset;
     free(bytes);
     return rc;
