@@ -117,7 +117,7 @@ def main():
     if not shutil.which('spin') or not shutil.which('gcc'):
         print('SKIP: model: spin or gcc is missing: scripts/deps test')
         return 77
-    cases = [('names', lambda folder: check_names(sys.argv[1]))]
+    cases = [('names', lambda folder: check_names(os.path.abspath(sys.argv[1])))]
     for what, faults in (('safety', 6 if IS_WHOLE else 4), ('decided', 3 if IS_WHOLE else 2),
                          ('resumes', 4 if IS_WHOLE else 3)):
         cases.append((what, lambda folder, w=what, f=faults: check_right(folder, w, f)))

@@ -102,6 +102,11 @@ bool world_must_run_again(const struct world *world)
            source->state == GW_HANDOVER_UNDOING;
 }
 
+static bool shows(const struct agent *agent)
+{
+    return agent->contradicted || !gw_handover_is_decided((enum gw_handover_state)agent->state);
+}
+
 bool world_is_shown(const struct world *world)
 {
     const int runners =
@@ -109,8 +114,7 @@ bool world_is_shown(const struct world *world)
 
     return runners < 2 || !world->source.is_alive || !world->target.is_alive ||
            !world->source.has_record || !world->target.has_record ||
-           (world->source.contradicted && world->target.contradicted) ||
-           !gw_handover_is_decided((enum gw_handover_state)world->source.state);
+           (shows(&world->source) && shows(&world->target));
 }
 
 const char *world_mutation_name(enum mutation mutation)
