@@ -7,6 +7,7 @@
 
 #include "agent/lines.h"
 #include "agent/resume.h"
+#include "agent/settle.h"
 #include "agent/snapshot.h"
 #include "common/checked.h"
 
@@ -177,6 +178,11 @@ static int answer_history(const struct gw_admin_options *options, int fd, json_t
     return send_answer(fd, json_pack("{s:b, s:o}", "ok", 1, "history", list));
 }
 
+static int answer_resolve(const struct gw_admin_options *options, int fd, json_t *request)
+{
+    return send_answer(fd, gw_settle(options->environment, request));
+}
+
 static int parse_bench(json_t *text, struct gw_bench_request *out)
 {
     const char *peer = json_string_value(json_object_get(text, "to"));
@@ -228,7 +234,7 @@ static int answer_bench(const struct gw_admin_options *options, int fd, json_t *
 static const struct request_kind kinds[] = {
     {"resume", answer_resume}, {"bench", answer_bench},     {"move", answer_submit},
     {"copy", answer_submit},   {"watch", answer_watch},     {"cancel", answer_cancel},
-    {"status", answer_status}, {"history", answer_history},
+    {"status", answer_status}, {"history", answer_history}, {"resolve", answer_resolve},
 };
 
 int gw_admin_answer(const struct gw_admin_options *options, int fd, json_t *request)

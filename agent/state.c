@@ -15,6 +15,7 @@
 #include "agent/snapshot.h"
 #include "common/checked.h"
 #include "common/error.h"
+#include "engine/migration.h"
 
 #define INSTANCE_NAME "instance-id"
 #define JOURNAL_NAME  "journal.db"
@@ -127,49 +128,25 @@ int gw_state_undecided(struct gw_state *state)
     return error < 0 ? error : count;
 }
 
-/* The states of the handover in which nobody runs until somebody answers, and the way out of each.
- */
-static const struct {
-    const char *state, *advice;
-} advices[] = {
-    {"COMMITTED",
-     "this agent asks the target every few seconds: start the target's agent again with its own "
-     "state folder; only if the target is powered off for good, rename the disks NAME.godwit-EPOCH "
-     "back and start the VM here by hand"},
-    {"PREPARED",
-     "the source decides: keep this agent running so that it can ask; never start the VM "
-     "here by hand unless the source is powered off for good"},
-    {"OWNER",
-     "this host took the VM over: if its QEMU is lost, decide which host's disks are right, "
-     "then start the VM there by hand"},
-};
-
-static const char *advice(const char *state)
-{
-    for (size_t i = 0; i < GW_ARRAY_LENGTH(advices); i++)
-        if (strcmp(advices[i].state, state) == 0)
-            return advices[i].advice;
-    return NULL;
-}
-
 struct description {
     json_t *list;
     bool is_idle;
 };
 
+/* What waits for a person, with the command that settles it; and what an agent left behind. */
 static int describe_entry(const struct gw_journal_entry *entry, void *context)
 {
     struct description *description = context;
-    const char *text = advice(entry->state);
+    bool is_in_doubt = gw_resolve_is_in_doubt(entry);
     json_t *object;
 
-    if (!text && !description->is_idle)
+    if (!is_in_doubt && !description->is_idle)
         return 0;
-    object = json_pack("{s:o, s:s, s:o, s:s}", "epoch", gw_json_text(entry->epoch), "side",
-                       entry->side == GW_SIDE_SOURCE ? "source" : "target", "state",
-                       gw_json_text(entry->state), "advice",
-                       text ? text : "left behind by an agent that ended: this agent settles it");
-    if (object && entry->detail)
+    object = gw_resolve_describe(entry);
+    if (!object)
+        return gw_fail(-ENOMEM, "out of memory");
+    json_object_set_new(object, "is_in_doubt", json_boolean(is_in_doubt));
+    if (entry->detail)
         json_object_set(object, "detail", entry->detail);
     json_array_append_new(description->list, object);
     return 0;
@@ -181,7 +158,7 @@ json_t *gw_state_describe(struct gw_state *state, bool is_idle)
 
     if (gw_journal_each_open(state->journal, describe_entry, &description) < 0)
         json_array_append_new(description.list,
-                              json_pack("{s:s, s:o}", "state", "unknown", "advice",
-                                        gw_json_text(gw_error_message())));
+                              json_pack("{s:s, s:o, s:b}", "state", "unknown", "meaning",
+                                        gw_json_text(gw_error_message()), "is_in_doubt", 1));
     return description.list;
 }

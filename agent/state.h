@@ -29,9 +29,9 @@ int gw_state_open(const char *folder, bool allow_volatile, struct gw_state *out)
 void gw_state_close(struct gw_state *state);
 /* How many entries of the journal have not ended, or -errno. Migrations that run are among them. */
 int gw_state_undecided(struct gw_state *state);
-/* The entries that are in doubt, for people, each with what one can do; the caller decrefs.
- * is_idle: no migration runs, so an entry in any state that has not ended is one that was left
- * behind. */
+/* The entries that are in doubt, as gw_resolve_describe has them, with "is_in_doubt" true; the caller
+ * decrefs. is_idle: no migration runs, so the other entries that have not ended are listed too: they
+ * were left behind, and the agent settles them. */
 json_t *gw_state_describe(struct gw_state *state, bool is_idle);
 
 #endif

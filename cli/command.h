@@ -58,6 +58,7 @@ int gw_command_copy(int argc, char **argv);
 int gw_command_inspect(int argc, char **argv);
 int gw_command_status(int argc, char **argv);
 int gw_command_cancel(int argc, char **argv);
+int gw_command_resolve(int argc, char **argv);
 int gw_command_history(int argc, char **argv);
 int gw_command_bench(int argc, char **argv);
 int gw_command_version(int argc, char **argv);

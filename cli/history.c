@@ -11,6 +11,7 @@
 #include "agent/client.h"
 #include "agent/history.h"
 #include "agent/paths.h"
+#include "cli/agents.h"
 #include "cli/command.h"
 #include "common/error.h"
 
@@ -52,7 +53,9 @@ static const struct gw_usage usage = {
     .arguments = "[OPTIONS]",
     .about =
         "Shows what this host migrated, newest first: through its agent, and through the private\n"
-        "agents that godwit move started. A copy that ran in the command itself leaves no trace.",
+        "agents that godwit move started. A copy that ran in the command itself leaves no trace. "
+        "What\n"
+        "is in doubt now comes last, with the command that settles it; the exit code is 4 then.",
     .example = "  godwit history --limit 5",
     .options = options,
     .take = take,
@@ -152,13 +155,14 @@ static void print_entry(const json_t *entry)
            texts[5]);
 }
 
-static void print_list(const json_t *list, bool is_json)
+/* in_doubt: what is in doubt now, whatever the entries said when they ended. */
+static void print_list(const json_t *list, const json_t *in_doubt, bool is_json)
 {
     const json_t *entry;
     size_t i;
 
     if (is_json) {
-        json_t *object = json_pack("{s:O}", "history", list);
+        json_t *object = json_pack("{s:O, s:O}", "history", list, "in_doubt", in_doubt);
 
         json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
         putchar('\n');
@@ -168,12 +172,28 @@ static void print_list(const json_t *list, bool is_json)
     json_array_foreach(list, i, entry) print_entry(entry);
     if (!json_array_size(list))
         puts("nothing was migrated yet");
+    json_array_foreach(in_doubt, i, entry) gw_agents_print_doubt(entry);
+}
+
+/* A new list of the moves that are in doubt now. */
+static json_t *ask_doubts(const struct context *history)
+{
+    json_t *agents = json_array(), *list = json_array(), *answer, *item;
+    size_t i, j;
+
+    if (gw_agents_ask(history->socket, agents) == 0)
+        json_array_foreach(agents, i, answer)
+            json_array_foreach(json_object_get(answer, "in_doubt"), j,
+                               item) if (json_is_true(json_object_get(item, "is_in_doubt")))
+                json_array_append(list, item);
+    json_decref(agents);
+    return list;
 }
 
 int gw_command_history(int argc, char **argv)
 {
     struct context history = {.limit = LIMIT_DEFAULT};
-    json_t *agents = NULL, *private = NULL, *list;
+    json_t *agents = NULL, *private = NULL, *list, *in_doubt;
     int first, code, error;
 
     if (!gw_usage_parse(&usage, argc, argv, &history, &first, &code))
@@ -189,10 +209,13 @@ int gw_command_history(int argc, char **argv)
         fprintf(stderr, "godwit history: %s\n", gw_error_message());
     } else {
         list = merge(agents, private, (size_t)history.limit);
-        print_list(list, history.is_json);
+        in_doubt = ask_doubts(&history);
+        print_list(list, in_doubt, history.is_json);
+        code = json_array_size(in_doubt) ? GW_EXIT_IN_DOUBT : GW_EXIT_DONE;
+        json_decref(in_doubt);
         json_decref(list);
     }
     json_decref(agents);
     json_decref(private);
-    return error ? GW_EXIT_FAILED : GW_EXIT_DONE;
+    return error ? GW_EXIT_FAILED : code;
 }

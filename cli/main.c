@@ -14,6 +14,7 @@ const struct gw_command gw_commands[] = {
     {"inspect", gw_command_inspect, "what is in a disk image, and what is wrong with it"},
     {"status", gw_command_status, "what runs, what waits, what is in doubt"},
     {"cancel", gw_command_cancel, "ends a migration; its source runs on"},
+    {"resolve", gw_command_resolve, "settles a move in doubt by a person's word"},
     {"history", gw_command_history, "what was migrated, newest first"},
     {"bench", gw_command_bench, "throughput, latency and CPU of each transport to a host"},
     {"key", gw_command_key, "makes a pre-shared key"},

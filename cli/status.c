@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* godwit status: what every agent of this user on this host does. */
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "agent/client.h"
 #include "agent/snapshot.h"
+#include "cli/agents.h"
 #include "cli/command.h"
 #include "cli/meter.h"
 #include "common/error.h"
@@ -48,25 +47,13 @@ static const struct gw_usage usage = {
     .arguments = "[OPTIONS]",
     .about =
         "Shows what the agents of this host do: what runs, what waits, and what is in doubt, with\n"
-        "what a person can do about it. Private agents of godwit move are among them.",
+        "the command that settles it. Private agents of godwit move are among them. The exit code "
+        "is 4\n"
+        "while something is in doubt.",
     .example = "  godwit status --watch",
     .options = options,
     .take = take,
 };
-
-static int ask(struct gw_client *client, void *context)
-{
-    struct context *status = context;
-    json_t *request = json_pack("{s:s}", "request", "status"), *answer;
-    int error = gw_client_ask(client, request, &answer);
-
-    json_decref(request);
-    if (error)
-        return 0; /* an agent that ends while it is asked is gone */
-    json_object_set_new(answer, "socket", gw_json_text(gw_client_path(client)));
-    json_array_append_new(status->agents, answer);
-    return 0;
-}
 
 static const char *text_of(const json_t *object, const char *key)
 {
@@ -147,23 +134,7 @@ static void print_agent(const json_t *answer, bool shows_ended)
                strcmp(text_of(item, "side"), "source") == 0
                    ? ": godwit resume goes on with it, godwit cancel removes it"
                    : ": its source may go on with it");
-    json_array_foreach(json_object_get(answer, "in_doubt"), i, item)
-        printf("  IN DOUBT %s (%s, %s): %s\n", text_of(item, "epoch"), text_of(item, "side"),
-               text_of(item, "state"), text_of(item, "advice"));
-}
-
-static int collect(struct context *status)
-{
-    struct gw_client *client;
-    int error = gw_client_find(status->socket, false, &client);
-
-    if (!error) {
-        ask(client, status);
-        gw_client_close(client);
-    } else if (error != -ENOENT || status->socket) {
-        return error;
-    }
-    return status->socket ? 0 : gw_client_each_private(ask, status);
+    json_array_foreach(json_object_get(answer, "in_doubt"), i, item) gw_agents_print_doubt(item);
 }
 
 static void print_all(const struct context *status)
@@ -190,6 +161,7 @@ static void print_all(const struct context *status)
 int gw_command_status(int argc, char **argv)
 {
     struct context status = {.is_watching = false};
+    bool is_in_doubt = false;
     int first, code, error;
 
     if (!gw_usage_parse(&usage, argc, argv, &status, &first, &code))
@@ -198,7 +170,8 @@ int gw_command_status(int argc, char **argv)
         return gw_usage_fail(&usage, "'%s' is not expected here", argv[first]);
     do {
         status.agents = json_array();
-        error = collect(&status);
+        error = gw_agents_ask(status.socket, status.agents);
+        is_in_doubt = gw_agents_doubts(status.agents) > 0;
         if (!error)
             print_all(&status);
         json_decref(status.agents);
@@ -207,5 +180,7 @@ int gw_command_status(int argc, char **argv)
     } while (!error && status.is_watching && sleep(WATCH_EVERY_S) == 0);
     if (error)
         fprintf(stderr, "godwit status: %s\n", gw_error_message());
-    return error ? GW_EXIT_FAILED : GW_EXIT_DONE;
+    if (error)
+        return GW_EXIT_FAILED;
+    return is_in_doubt ? GW_EXIT_IN_DOUBT : GW_EXIT_DONE;
 }

@@ -234,6 +234,25 @@ void gw_serve_free(struct gw_serve *serve);
  * Called by the agent at start and every few seconds while any is in doubt. */
 int gw_recover(const struct gw_environment *environment);
 
+/* A person's word about a move in doubt. */
+struct gw_resolve_request {
+    const char *move;  /* the first digits of its epoch (at least 4), or the VM's name */
+    bool keeps_target; /* else the source */
+    bool is_confirmed; /* else it is described only */
+};
+
+/* Is it for a person to settle? */
+bool gw_resolve_is_in_doubt(const struct gw_journal_entry *entry);
+/* Would a person's word be taken? */
+bool gw_resolve_may(const struct gw_journal_entry *entry);
+/* For people: epoch, side, state, vm, peer, meaning, contradicted, and "commands", which settle it.
+ * The caller decrefs; NULL when memory is short. */
+json_t *gw_resolve_describe(const struct gw_journal_entry *entry);
+/* -ENOENT: no such move here. -EPERM: it is not in doubt, or was settled otherwise. The outcome's
+ * detail is the description, with the new "state" and its "meaning". */
+int gw_resolve_run(const struct gw_environment *environment,
+                   const struct gw_resolve_request *request, struct gw_outcome *out);
+
 /* Removes what is left of migrations that nobody will go on with: at the start of an agent, before
  * it lets anybody in, of those that died with the one before; later of those kept too long. */
 void gw_partials_tidy(const struct gw_environment *environment, bool is_start);

@@ -15,7 +15,20 @@
 #include "common/error.h"
 
 /* What must hold for a row, beyond its state and the event. */
-enum condition { ALWAYS, IDLE, BUSY, GONE, ABORT, READY, CLEAN, UNLINKED, MAYBE_RAN };
+enum condition {
+    ALWAYS,
+    IDLE,
+    BUSY,
+    GONE,
+    ABORT,
+    READY,
+    CLEAN,
+    UNLINKED,
+    MAYBE_RAN,
+    TARGET_RUNS,
+    UNANSWERED,  /* idle, and the target has not said that it runs */
+    CONTRADICTED /* idle, and the other host says the opposite of what this one was told */
+};
 
 /* The lists of actions. A list with a step in it makes the machine busy. */
 enum list {
@@ -27,6 +40,7 @@ enum list {
     INTERRUPT,
     ALARM,
     SAY_RUNNING,
+    CONTRADICT,
     SAY_ABORTED,
     SAY_NEVER_RAN,
     SAY_LOST,
@@ -47,6 +61,7 @@ enum list {
     PUT_BACK,
     CLOSE,
     HAND_OVER,
+    FINISH,
     /* steps of the target */
     RECORD_RECEIVING,
     LOAD,
@@ -76,6 +91,7 @@ static const struct gw_handover_actions lists[LIST_COUNT] = {
     [INTERRUPT] = {1, {A(INTERRUPT)}},
     [ALARM] = {1, {A(ALARM)}},
     [SAY_RUNNING] = {1, {A(SEND_RUNNING)}},
+    [CONTRADICT] = {2, {A(SEND_RUNNING), A(ALARM)}},
     [SAY_ABORTED] = {1, {A(SEND_ABORTED)}},
     [SAY_NEVER_RAN] = {1, {A(SEND_NEVER_RAN)}},
     [SAY_LOST] = {1, {A(SEND_LOST)}},
@@ -101,11 +117,11 @@ static const struct gw_handover_actions lists[LIST_COUNT] = {
     [RECORD_RESUMED] = {1, {A(JOURNAL_RESUMED)}},
     [PUT_BACK] = {4, {A(SEND_ABORT), A(RENAME_BACK), A(TELL_GUARD_RESUMED), A(JOURNAL_GONE)}},
     [CLOSE] = {1, {A(JOURNAL_CLOSED)}},
-    /* GO once more: a person may have given the VM to a target that never had the first one. It is
-     * sent behind the durable record only. */
-    [HAND_OVER] = {5,
-                   {A(JOURNAL_HANDED_OVER), A(END_VMM), A(SEND_GO), A(DELETE_IMAGES),
-                    A(JOURNAL_DONE)}},
+    /* The rename is for a source whose images may have their own names (enter): no supervisor is to find the
+     * images under their own names once its QEMU is ended. GO once more: a person may have given
+     * the VM to a target that never had the first one. It is sent behind the durable record only. */
+    [HAND_OVER] = {4, {A(RENAME_IMAGES), A(JOURNAL_HANDED_OVER), A(END_VMM), A(SEND_GO)}},
+    [FINISH] = {2, {A(DELETE_IMAGES), A(JOURNAL_DONE)}},
 
     [RECORD_RECEIVING] = {1, {A(JOURNAL_RECEIVING)}},
     [LOAD] = {3, {A(SYNC_IMAGES), A(RENAME_FINAL), A(LOAD_STATE)}},
@@ -204,8 +220,9 @@ static const struct rule rules[] = {
     {S(COMMIT_UNSURE), E(FAILED), BUSY, SAME, NO_ACTION},
     {S(COMMIT_UNSURE), PROMISES, IDLE, NEXT(UNDOING), UNDO},
     {S(COMMIT_UNSURE), E(RUNNING), IDLE, NEXT(HANDED_OVER), HAND_OVER},
+    /* Nothing was given away, and after a restart the VM may run from its images by now: there is
+     * nothing for a person to give. */
     {S(COMMIT_UNSURE), E(RETRY) | E(RESOLVE_SOURCE), IDLE, SAME, FORGET_COMMIT},
-    {S(COMMIT_UNSURE), E(RESOLVE_TARGET), IDLE, NEXT(HANDED_OVER), HAND_OVER},
     {S(COMMIT_UNSURE), E(LINK_UP) | E(READY), ALWAYS, SAME, ASK_ABORT},
     {S(COMMIT_UNSURE), E(LINK_LOST), ALWAYS, SAME, REDIAL},
     {S(COMMIT_UNSURE), E(LOST), ALWAYS, SAME, ALARM},
@@ -232,9 +249,17 @@ static const struct rule rules[] = {
     {S(RECLAIMING), E(RUNNING), ALWAYS, SAME, ALARM},
     {S(RECLAIMING), WEATHER | ANSWERS | E(VMM_GONE), ALWAYS, SAME, NO_ACTION},
 
-    {S(HANDED_OVER), E(DONE), BUSY, NEXT(DONE), NO_ACTION},
-    {S(HANDED_OVER), E(FAILED), BUSY, SAME, NO_ACTION},
-    {S(HANDED_OVER), E(RETRY), IDLE, SAME, HAND_OVER},
+    /* It is over when the target says that it runs; until then GO is the question. A target that
+     * says that it will not leaves the VM to nobody, which a person is shown. */
+    {S(HANDED_OVER), E(DONE), TARGET_RUNS, NEXT(DONE), FINISH},
+    {S(HANDED_OVER), RESULTS, UNLINKED, SAME, REDIAL},
+    {S(HANDED_OVER), RESULTS, BUSY, SAME, NO_ACTION},
+    /* Never GO before the QEMU of a source that may still run it has ended: the whole list again. */
+    {S(HANDED_OVER), E(RETRY) | E(RUNNING) | E(READY) | E(LINK_UP), IDLE, SAME, HAND_OVER},
+    {S(HANDED_OVER), E(RESOLVE_SOURCE), UNANSWERED, NEXT(RECLAIMING), RECLAIM},
+    {S(HANDED_OVER), E(LINK_LOST), ALWAYS, SAME, REDIAL},
+    {S(DONE), RESULTS, BUSY, SAME, NO_ACTION},
+    {S(DONE), E(RETRY), IDLE, SAME, FINISH},
     {S(HANDED_OVER) | S(DONE), PROMISES, ALWAYS, SAME, ALARM},
     {S(DONE), E(READY) | E(LINK_UP), ALWAYS, SAME, GO},
     {S(HANDED_OVER) | S(DONE), WEATHER | ANSWERS | E(VMM_GONE), ALWAYS, SAME, NO_ACTION},
@@ -256,6 +281,7 @@ static const struct rule rules[] = {
     {S(RESUMED), NO_PEER, IDLE, NEXT(CLOSED), CLOSE},
     {S(GONE), NO_PEER, IDLE, SAME, PUT_BACK}, /* the last attempt may have failed */
     {S(RESUMED) | S(GONE), E(LINK_LOST), IDLE, SAME, REDIAL},
+    {S(RESUMED) | S(GONE), E(RESOLVE_TARGET), CONTRADICTED, NEXT(HANDED_OVER), HAND_OVER},
     {S(CLOSED), RESULTS, BUSY, SAME, NO_ACTION},
     {S(CLOSED), E(RETRY), IDLE, SAME, CLOSE},
     {S(UNDOING) | S(RESUMED) | S(GONE), E(LINK_UP), ALWAYS, SAME, ASK_ABORT},
@@ -291,7 +317,9 @@ static const struct rule rules[] = {
     {S(OWNER), E(FAILED), BUSY, NEXT(GIVING_UP), GIVE_UP},
     {S(RUNNING), RESULTS, BUSY, SAME, NO_ACTION},
     {S(RUNNING), E(RETRY), IDLE, SAME, KEEP},
-    {S(RUNNING), E(GO) | E(ABORT), ALWAYS, SAME, SAY_RUNNING},
+    {S(RUNNING), E(GO), ALWAYS, SAME, SAY_RUNNING},
+    {S(RUNNING), E(ABORT), ALWAYS, SAME, CONTRADICT},
+    {S(RUNNING), E(RESOLVE_SOURCE), CONTRADICTED, NEXT(YIELDING), YIELD},
     {S(LOST), RESULTS, BUSY, SAME, NO_ACTION},
     {S(LOST), E(RETRY), IDLE, SAME, RECORD_LOST},
     {S(LOST), E(GO) | E(ABORT), ALWAYS, SAME, SAY_LOST},
@@ -334,7 +362,8 @@ struct restart {
 };
 
 static const struct restart restarts[] = {
-    {NEXT(COPYING), NEXT(UNDOING), UNDO},
+    /* A COMMITTED that failed may lie behind it: it is overwritten before the guest goes on. */
+    {NEXT(COPYING), NEXT(COMMIT_UNSURE), FORGET_COMMIT},
     {NEXT(COMMITTED), NEXT(IN_DOUBT), REDIAL},
     {NEXT(UNDOING), NEXT(UNDOING), UNDO},
     {NEXT(RESUMED), NEXT(RESUMED), REDIAL},
@@ -374,6 +403,12 @@ static bool holds(const struct gw_handover *handover, enum condition when)
         return !handover->is_linked;
     case MAYBE_RAN:
         return handover->may_have_run;
+    case TARGET_RUNS:
+        return handover->is_target_running;
+    case UNANSWERED:
+        return !handover->is_busy && !handover->is_target_running;
+    case CONTRADICTED:
+        return !handover->is_busy && handover->is_contradicted;
     }
     return false;
 }
@@ -383,6 +418,8 @@ static void remember(struct gw_handover *handover, enum gw_handover_event event)
 {
     const uint64_t uncommitted =
         S(COPYING) | PAUSING | S(WAITING) | S(UNDOING) | S(RESUMED) | S(GONE);
+    const bool has_given =
+        handover->state == GW_HANDOVER_HANDED_OVER || handover->state == GW_HANDOVER_DONE;
 
     switch (event) {
     case GW_EVENT_DONE:
@@ -403,10 +440,23 @@ static void remember(struct gw_handover *handover, enum gw_handover_event event)
         break;
     case GW_EVENT_RUNNING:
         handover->is_target_running = true;
+        handover->is_contradicted = handover->is_contradicted && !has_given;
         break;
     case GW_EVENT_ABORTED:
     case GW_EVENT_NEVER_RAN:
         handover->is_target_clean = true;
+        handover->is_contradicted = handover->is_contradicted && has_given;
+        break;
+    case GW_EVENT_GO:
+        handover->is_contradicted = false;
+        break;
+    case GW_EVENT_RESOLVE_TARGET:
+        /* What the target said before counts no more: it is asked again. */
+        handover->is_target_running = handover->is_target_clean = false;
+        handover->is_contradicted = false;
+        break;
+    case GW_EVENT_RESOLVE_SOURCE:
+        handover->is_contradicted = false;
         break;
     case GW_EVENT_UNKNOWN:
     case GW_EVENT_STRANGER:
@@ -447,8 +497,10 @@ static void enter(struct gw_handover *handover, enum gw_handover_state next, enu
         if (action == GW_ACT_CONT && handover->is_guest_paused)
             action = GW_ACT_CHECK_VMM;
         if ((action == GW_ACT_ANNOUNCE && handover->is_guest_paused) ||
-            (action == GW_ACT_DELETE_IMAGES && !handover->is_target_running))
+            (action == GW_ACT_DELETE_IMAGES && !handover->is_target_running) ||
+            (action == GW_ACT_RENAME_IMAGES && list == HAND_OVER && !handover->is_taken_back))
             continue;
+        handover->is_contradicted = handover->is_contradicted || action == GW_ACT_ALARM;
         handover->is_busy = handover->is_busy || !gw_handover_action_is_note(action);
         out->list[out->count++] = action;
     }
@@ -456,12 +508,14 @@ static void enter(struct gw_handover *handover, enum gw_handover_state next, enu
 
 static const struct rule *find(const struct gw_handover *handover, enum gw_handover_event event)
 {
+    const uint64_t state = UINT64_C(1) << handover->state;
+    const uint32_t what = UINT32_C(1) << event;
     const bool is_result = event == GW_EVENT_DONE || event == GW_EVENT_FAILED;
 
     if (is_result && !handover->is_busy)
         return NULL;
     for (unsigned i = 0; i < GW_ARRAY_LENGTH(rules); i++)
-        if ((rules[i].states >> handover->state & 1) != 0 && (rules[i].events >> event & 1) != 0 &&
+        if ((rules[i].states & state) != 0 && (rules[i].events & what) != 0 &&
             holds(handover, rules[i].when))
             return &rules[i];
     return NULL;
@@ -488,6 +542,9 @@ int gw_handover_step(struct gw_handover *handover, enum gw_handover_event event,
     remember(handover, event);
     if (handover->is_busy && is_abort_asked(handover->state, event))
         handover->is_abort_wanted = true;
+    if (rule->next == GW_HANDOVER_HANDED_OVER)
+        handover->is_taken_back =
+            ((S(RESUMED) | S(GONE) | S(COMMIT_UNSURE)) >> handover->state & 1);
     enter(handover, rule->next, rule->list, out);
     return 0;
 }
@@ -516,6 +573,7 @@ int gw_handover_restart(struct gw_handover *handover, const struct gw_journal_en
                         struct gw_handover_actions *out)
 {
     const bool is_guest_paused = handover->is_guest_paused;
+    const bool is_contradicted = handover->is_contradicted;
     enum gw_handover_state recorded;
 
     out->count = 0;
@@ -527,6 +585,7 @@ int gw_handover_restart(struct gw_handover *handover, const struct gw_journal_en
         memset(handover, 0, sizeof(*handover));
         memcpy(handover->peer_instance, entry->peer_instance, sizeof(handover->peer_instance));
         handover->is_guest_paused = is_guest_paused;
+        handover->is_contradicted = is_contradicted;
         handover->may_have_run = recorded == GW_HANDOVER_OWNER;
         enter(handover, restarts[i].next, restarts[i].list, out);
         return 0;

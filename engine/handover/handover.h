@@ -5,34 +5,7 @@
  * that the same code runs in the agent, in a simulator and in an exhaustive search
  * (tests/engine/handover).
  *
- *  SOURCE                                             TARGET
- *  COPYING        guest runs, pre-copy                RECEIVING     files and RAM fill up
- *    | converged: journal detail, guard "stopped"       | FINISH
- *  STOPPING       QMP stop                            LOADING       sync, final names, device state
- *  STOPPED        last pages and extents              PLACING       real images swapped in, QEMU
- * looked at SWAPPING       null-co under every disk            PREPARING     journal PREPARED
- *  SWAPPED        FINISH, device state                  | READY
- *  WAITING        for READY                           PREPARED      waits for GO, for ever
- *  RENAMING       images -> NAME.godwit-EPOCH           | GO
- *  RENAMED        QEMU looked at, guard "committing"  OWNING        journal OWNER
- *  COMMITTING     journal COMMITTED                     |
- *    | GO                                             OWNER         cont
- *  COMMITTED      waits for the answer                  | announce, RUNNING
- *    | RUNNING                                        RUNNING*      answers RUNNING to every GO
- *  HANDED_OVER    journal, end QEMU
- *  DONE*                                              ABORTING      journal ABORTED
- *                                                     ABORTED       says so, ends QEMU, removes its
- * files before COMMITTING, anything wrong:                 GIVING_UP     cont refused: end QEMU,
- * journal NEVER_RAN UNDOING        ABORT, names, disks, cont           NEVER_RAN     says so,
- * removes its files RESUMED        guest runs; tells the target        LOST          OWNER whose
- * QEMU is lost: a person decides GONE           QEMU ended by itself; names back    YIELDING      a
- * person kept the source: end QEMU, journal CLOSED*        the target has nothing left YIELDED says
- * ABORTED, sets its files aside DISCARDED*    answers ABORTED to every GO from COMMITTING on:
- * COMMIT_UNSURE  the record failed and may yet be on disk: no GO was sent, the target is asked to
- * abort IN_DOUBT       no answer: redials for ever, GO is the question TARGET_LOST    the target
- * says LOST: shown, nobody resumes RECLAIMING     ABORTED, NEVER_RAN or a person's word: journal
- * UNDOING, then UNDOING
- *                                                     (* ended)
+ * docs/handover.md has the picture of the states, and what holds the rules.
  *
  * Errors: -EPROTO (-EBUSY for CANCEL) with a message for an event that the state does not expect;
  *   nothing has changed then.
@@ -141,7 +114,8 @@ enum gw_handover_action {
     GW_ACT_REDIAL,    /* dial the peer, for ever, with growing intervals */
     GW_ACT_INTERRUPT, /* cut the step in hand short if that can be done; it still reports its result
                        */
-    GW_ACT_ALARM, /* the peer says that it runs although this side was told to: a person erred */
+    GW_ACT_ALARM,     /* the peer says the opposite of what this side was told (both run the VM, or
+                   * nobody does): a person erred, and must be shown it */
     /* Steps of the source. */
     GW_ACT_TELL_GUARD_STOPPED, /* acknowledged by the guard, or it failed */
     GW_ACT_STOP_GUEST,         /* QMP stop */
@@ -200,7 +174,7 @@ struct gw_handover_actions {
 
 /* Everything that the machine knows. Callers read it; only the functions below write it, except
  * is_guest_paused, which the caller keeps right until CONVERGED (a restart: from the journal's
- * detail). */
+ * detail), and is_contradicted, which the caller may set before a restart as it was. */
 struct gw_handover {
     enum gw_handover_state state;
     uint8_t peer_instance[16];
@@ -213,6 +187,10 @@ struct gw_handover {
     bool is_target_running; /* source: it said so itself */
     bool may_have_run;      /* target: an earlier life of the agent may have sent `cont` */
     bool is_guest_paused;   /* the VM was paused by its owner: it is never continued by godwit */
+    bool is_contradicted;   /* the other host said the opposite (GW_ACT_ALARM), and nobody has
+                             * settled it since */
+    bool is_taken_back;     /* source: the images may have had their own names again when it was to
+                             * give the VM away */
 };
 
 /* A new migration: the link is up. Leaves the machine busy with the first record. */

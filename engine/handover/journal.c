@@ -440,7 +440,8 @@ static int read_open(struct gw_journal *journal, struct gw_journal_entry **out, 
                                    : fail(journal, "cannot be read");
         if (error != 0)
             break;
-        if (gw_handover_state_parse(entry.state, &state) == 0 && gw_handover_is_ended(state)) {
+        if (gw_handover_state_parse(entry.state, &state) == 0 && gw_handover_is_ended(state) &&
+            !json_is_true(json_object_get(entry.detail, GW_CONTRADICTED))) {
             gw_journal_entry_free(&entry);
             continue;
         }

@@ -17,6 +17,8 @@
 #include <stdint.h>
 
 #define GW_EPOCH_TEXT_MAX 40u
+/* Member of detail: true while the other host says the opposite of what this one was told. */
+#define GW_CONTRADICTED "contradicted"
 
 enum gw_journal_side { GW_SIDE_SOURCE, GW_SIDE_TARGET };
 
@@ -43,8 +45,8 @@ int gw_journal_find(struct gw_journal *journal, const char *epoch, enum gw_journ
                     struct gw_journal_entry *out);
 /* Takes NULL; the entry itself is the caller's. */
 void gw_journal_entry_free(struct gw_journal_entry *entry);
-/* Calls each for every entry that is not ended (see gw_handover_is_ended), oldest change first.
- * Stops when it returns not 0, and returns that. each may use the journal. */
+/* Calls each for every entry that is not ended (see gw_handover_is_ended) or is contradicted, oldest
+ * change first. Stops when it returns not 0, and returns that. each may use the journal. */
 int gw_journal_each_open(struct gw_journal *journal,
                          int (*each)(const struct gw_journal_entry *entry, void *context),
                          void *context);

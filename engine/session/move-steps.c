@@ -285,7 +285,7 @@ static int stop_guest(struct gw_move *move)
         error = gw_vm_watch_compare(&move->watch);
     /* Its owner paused it at the last moment: a restart must not continue it. */
     if (!error && was_paused != move->is_told_paused)
-        error = gw_switchover_record(&move->switchover, GW_ACT_JOURNAL_COPYING);
+        error = gw_switchover_record(&move->switchover, GW_HANDOVER_COPYING);
     return error;
 }
 

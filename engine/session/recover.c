@@ -11,9 +11,11 @@
 #include "engine/session/attended.h"
 #include "engine/session/dial.h"
 #include "engine/session/move.h"
+#include "engine/session/recover.h"
 #include "engine/session/target-steps.h"
 
 #define ANSWER_LIMIT_NS  (5 * GW_NS_PER_S)
+#define QUIET_MS         400 /* an answer that changes nothing was all that there is to come */
 #define GUARD_TIMEOUT_MS 20000
 
 static int act_source(void *context, enum gw_handover_action action)
@@ -42,22 +44,15 @@ static void prepare(const struct gw_environment *environment, const struct gw_jo
     snprintf(out->epoch, sizeof(out->epoch), "%s", entry->epoch);
 }
 
-/* Asks the target, for a few seconds; the machine decides what its answers mean. */
-static void ask(const struct gw_environment *environment, struct gw_switchover *switchover)
+/* What the target says, until it is settled or nothing more comes. */
+static void hear(struct gw_switchover *switchover, int timeout_ms)
 {
-    const char *peer = json_string_value(json_object_get(switchover->detail, "peer"));
     uint64_t deadline = gw_clock_ns() + ANSWER_LIMIT_NS;
 
-    if (gw_dial_again(environment, peer, &switchover->control)) {
-        gw_log(GW_LOG_INFO, "move %s: the target cannot be asked: %s", switchover->epoch,
-               gw_error_message());
-        return;
-    }
-    gw_switchover_event(switchover, GW_EVENT_LINK_UP);
     while (!gw_handover_is_ended(switchover->machine.state) && gw_clock_ns() < deadline) {
         struct gw_control_frame frame;
 
-        if (gw_control_receive(switchover->control, 1000, &frame))
+        if (gw_control_receive(switchover->control, timeout_ms, &frame))
             break;
         if (!frame.message)
             continue;
@@ -67,9 +62,44 @@ static void ask(const struct gw_environment *environment, struct gw_switchover *
             gw_log(GW_LOG_WARNING, "move %s: %s", switchover->epoch, gw_error_message());
         json_decref(frame.message);
     }
+}
+
+/* A person's word counts only where the other host has not settled it meanwhile. */
+static void tell(struct gw_switchover *switchover, enum gw_handover_event person)
+{
+    if (person != GW_EVENT_COUNT && gw_handover_expects(&switchover->machine, person) &&
+        gw_switchover_event(switchover, person))
+        gw_log(GW_LOG_WARNING, "move %s: %s", switchover->epoch, gw_error_message());
+}
+
+/* Asks the target, for a few seconds; the machine decides what its answers mean. */
+static void ask(const struct gw_environment *environment, struct gw_switchover *switchover,
+                enum gw_handover_event person)
+{
+    const char *peer = json_string_value(json_object_get(switchover->detail, "peer"));
+    bool has_word = person != GW_EVENT_COUNT;
+
+    if (gw_dial_again(environment, peer, &switchover->control)) {
+        gw_log(GW_LOG_INFO, "move %s: the target cannot be asked: %s", switchover->epoch,
+               gw_error_message());
+        tell(switchover, person);
+        return;
+    }
+    gw_switchover_event(switchover, GW_EVENT_LINK_UP);
+    hear(switchover, has_word ? QUIET_MS : 1000);
+    tell(switchover, person);
+    if (has_word)
+        hear(switchover, QUIET_MS);
     gw_message_send_type(switchover->control, "bye");
     gw_control_close(switchover->control);
     switchover->control = NULL;
+}
+
+static void report(const struct gw_switchover *switchover, struct gw_recovered *out)
+{
+    out->state = switchover->machine.state;
+    out->is_contradicted = switchover->machine.is_contradicted;
+    out->cause = switchover->cause;
 }
 
 /* Are all bitmaps of that move still in QEMU, and something at the target that they complete? */
@@ -90,7 +120,8 @@ static bool is_kept(const struct gw_environment *environment, const char *epoch,
 }
 
 static void recover_source(const struct gw_environment *environment,
-                           const struct gw_journal_entry *entry)
+                           const struct gw_journal_entry *entry, enum gw_handover_event person,
+                           struct gw_recovered *out)
 {
     struct gw_source_steps steps = {
         .environment = environment, .epoch = entry->epoch, .detail = entry->detail, .pid_fd = -1};
@@ -100,8 +131,10 @@ static void recover_source(const struct gw_environment *environment,
     struct gw_switchover switchover;
 
     /* The guard of the agent that died may still be undoing. */
-    if (log && gw_guard_wait(log, GUARD_TIMEOUT_MS))
+    if (log && gw_guard_wait(log, GUARD_TIMEOUT_MS)) {
+        gw_error_take(-ETIMEDOUT, &out->cause);
         return;
+    }
     if (qmp && gw_qmp_open(qmp, &steps.qmp) == 0 &&
         (gw_qmp_pid(steps.qmp) != pid || gw_source_steps_hold(steps.qmp, &steps.pid_fd))) {
         gw_qmp_close(steps.qmp);
@@ -119,7 +152,8 @@ static void recover_source(const struct gw_environment *environment,
         if (!steps.qmp)
             gw_switchover_event(&switchover, GW_EVENT_VMM_GONE);
         if (!gw_handover_is_ended(switchover.machine.state))
-            ask(environment, &switchover);
+            ask(environment, &switchover, person);
+        report(&switchover, out);
     }
     if (gw_handover_is_ended(switchover.machine.state)) {
         if (log)
@@ -147,7 +181,8 @@ static bool keep_parts(const struct gw_environment *environment, const char *epo
 }
 
 static void recover_target(const struct gw_environment *environment,
-                           const struct gw_journal_entry *entry)
+                           const struct gw_journal_entry *entry, enum gw_handover_event person,
+                           struct gw_recovered *out)
 {
     struct gw_target_steps steps = {.epoch = entry->epoch, .detail = entry->detail};
     struct gw_partial partial = {.detail = NULL};
@@ -155,8 +190,8 @@ static void recover_target(const struct gw_environment *environment,
     enum gw_handover_state state;
 
     /* These wait for their source, or for a person. */
-    if (gw_handover_state_parse(entry->state, &state) || state == GW_HANDOVER_PREPARED ||
-        state == GW_HANDOVER_LOST)
+    if (gw_handover_state_parse(entry->state, &state) ||
+        (person == GW_EVENT_COUNT && (state == GW_HANDOVER_PREPARED || state == GW_HANDOVER_LOST)))
         return;
     gw_target_steps_reconnect(&steps);
     steps.keeps_parts = keep_parts(environment, entry->epoch, &partial);
@@ -167,22 +202,33 @@ static void recover_target(const struct gw_environment *environment,
         gw_log(GW_LOG_ERROR, "move %s cannot be taken up: %s", entry->epoch, gw_error_message());
     else if (!steps.launched.qmp)
         gw_switchover_event(&switchover, GW_EVENT_VMM_GONE);
+    tell(&switchover, person);
+    report(&switchover, out);
     gw_vm_leave(&steps.launched);
     if (!steps.keeps_parts && gw_handover_is_ended(switchover.machine.state))
         gw_partial_forget(environment, entry->epoch, GW_SIDE_TARGET);
     gw_partial_free(&partial);
 }
 
+void gw_recover_entry(const struct gw_environment *environment,
+                      const struct gw_journal_entry *entry, enum gw_handover_event person,
+                      struct gw_recovered *out)
+{
+    memset(out, 0, sizeof(*out));
+    if (entry->side == GW_SIDE_SOURCE)
+        recover_source(environment, entry, person, out);
+    else
+        recover_target(environment, entry, person, out);
+}
+
 static int recover_one(const struct gw_journal_entry *entry, void *context)
 {
     const struct gw_environment *environment = context;
+    struct gw_recovered recovered;
 
     if (gw_attend(environment->attended, entry->epoch, entry->side))
         return 0;
-    if (entry->side == GW_SIDE_SOURCE)
-        recover_source(environment, entry);
-    else
-        recover_target(environment, entry);
+    gw_recover_entry(environment, entry, GW_EVENT_COUNT, &recovered);
     gw_unattend(environment->attended, entry->epoch, entry->side);
     return 0;
 }

@@ -9,15 +9,45 @@
 #include "common/clock.h"
 #include "common/log.h"
 
-int gw_switchover_record(struct gw_switchover *switchover, enum gw_handover_action action)
+int gw_switchover_record(struct gw_switchover *switchover, enum gw_handover_state state)
 {
     struct gw_journal_entry entry = {.side = switchover->side, .detail = switchover->detail};
-    const char *state = gw_handover_state_name(gw_handover_action_state(action));
 
     snprintf(entry.epoch, sizeof(entry.epoch), "%s", switchover->epoch);
-    snprintf(entry.state, sizeof(entry.state), "%s", state);
+    snprintf(entry.state, sizeof(entry.state), "%s", gw_handover_state_name(state));
     memcpy(entry.peer_instance, switchover->machine.peer_instance, sizeof(entry.peer_instance));
     return gw_journal_record(switchover->journal, &entry);
+}
+
+static const char *alarm_text(enum gw_handover_state state)
+{
+    if (state == GW_HANDOVER_HANDED_OVER || state == GW_HANDOVER_DONE)
+        return "nobody runs the VM: this host was told to give it away, and the target says that "
+               "it "
+               "never will run it; decide with godwit resolve";
+    if (gw_handover_side(state) == GW_SIDE_TARGET)
+        return "the VM runs here, and the source was told to take it back: stop one of them at "
+               "once "
+               "with godwit resolve";
+    return "the target has the VM although this host was told to take it back: stop one of them at "
+           "once with godwit resolve";
+}
+
+/* What the other host contradicts is kept with the record, so that it is shown after a restart too. */
+static void keep_contradiction(struct gw_switchover *switchover)
+{
+    bool was = json_is_true(json_object_get(switchover->detail, GW_CONTRADICTED));
+
+    if (was == switchover->machine.is_contradicted || !switchover->detail)
+        return;
+    if (was)
+        json_object_del(switchover->detail, GW_CONTRADICTED);
+    else
+        json_object_set_new(switchover->detail, GW_CONTRADICTED, json_true());
+    /* In a state that has no record it goes with the next one. */
+    if (gw_handover_is_journalled(switchover->machine.state) &&
+        gw_switchover_record(switchover, switchover->machine.state))
+        gw_log(GW_LOG_WARNING, "move %s: %s", switchover->epoch, gw_error_message());
 }
 
 static void note(struct gw_switchover *switchover, enum gw_handover_action action)
@@ -26,13 +56,9 @@ static void note(struct gw_switchover *switchover, enum gw_handover_action actio
 
     if (action == GW_ACT_REDIAL)
         switchover->wants_redial = true;
-    if (action == GW_ACT_ALARM) {
-        switchover->is_alarmed = true;
-        gw_log(GW_LOG_ERROR,
-               "move %s: the VM runs on the other host although this one was told to "
-               "keep it: stop one of them at once",
-               switchover->epoch);
-    }
+    if (action == GW_ACT_ALARM)
+        gw_log(GW_LOG_ERROR, "move %s: %s", switchover->epoch,
+               alarm_text(switchover->machine.state));
     /* A link that is down is found by whoever receives from it. */
     if (message != GW_EVENT_COUNT && switchover->control)
         gw_message_send(
@@ -65,9 +91,9 @@ static void note_unanswered_cont(struct gw_switchover *switchover, int error)
 static int step(struct gw_switchover *switchover, enum gw_handover_action action)
 {
     uint64_t started = gw_clock_ns();
-    bool is_record = gw_handover_action_state(action) != GW_HANDOVER_NONE;
-    int error = is_record ? gw_switchover_record(switchover, action)
-                          : switchover->act(switchover->context, action);
+    const enum gw_handover_state state = gw_handover_action_state(action);
+    int error = state != GW_HANDOVER_NONE ? gw_switchover_record(switchover, state)
+                                          : switchover->act(switchover->context, action);
 
     switchover->action_ns[action] = gw_clock_ns() - started;
     gw_log(GW_LOG_DEBUG, "move %s: %s: %s, %.1f ms", switchover->epoch,
@@ -131,6 +157,7 @@ static int run(struct gw_switchover *switchover, struct gw_handover_actions *act
             return error;
         event = execute(switchover, actions, switchover->machine.is_busy);
     }
+    keep_contradiction(switchover);
     return 0;
 }
 
@@ -147,8 +174,11 @@ int gw_switchover_begin(struct gw_switchover *switchover, const uint8_t *peer_in
 int gw_switchover_restart(struct gw_switchover *switchover, const struct gw_journal_entry *entry)
 {
     struct gw_handover_actions actions;
-    int error = gw_handover_restart(&switchover->machine, entry, &actions);
+    int error;
 
+    switchover->machine.is_contradicted =
+        json_is_true(json_object_get(entry->detail, GW_CONTRADICTED));
+    error = gw_handover_restart(&switchover->machine, entry, &actions);
     return error ? error : run(switchover, &actions);
 }
 

@@ -24,7 +24,8 @@ struct gw_switchover {
     struct gw_progress *progress;
     struct gw_control *control; /* NULL while the link is down */
     char epoch[2 * GW_ID_SIZE + 1];
-    json_t *detail; /* what a restart needs; recorded with every state */
+    json_t
+        *detail; /* what a restart needs; recorded with every state; GW_CONTRADICTED is kept here */
     /* Does one step. Notes and journal records are done here. */
     int (*act)(void *context, enum gw_handover_action action);
     /* Source: has its QEMU ended? Asked when a step failed. May be NULL. */
@@ -33,8 +34,7 @@ struct gw_switchover {
     struct gw_error cause; /* of the first step that failed */
     bool
         wants_redial; /* the machine asked for the link again; recovery dials every few seconds anyway */
-    bool is_alarmed;
-    bool keeps; /* source: the target need not remove what a later attempt can go on from */
+    bool keeps;       /* source: the target need not remove what a later attempt can go on from */
     enum gw_handover_state shown;     /* what the log has said */
     json_t *peer_times;               /* the target's steps, as it told them; the owner decrefs */
     uint64_t heard_ns;                /* when the newest message of the peer came */
@@ -50,7 +50,7 @@ int gw_switchover_event(struct gw_switchover *switchover, enum gw_handover_event
 int gw_switchover_hear(struct gw_switchover *switchover, const uint8_t *instance,
                        const json_t *message);
 /* The journal's record once more, with the detail as it is now. */
-int gw_switchover_record(struct gw_switchover *switchover, enum gw_handover_action action);
+int gw_switchover_record(struct gw_switchover *switchover, enum gw_handover_state state);
 /* "journals", "stop", ... in milliseconds: where the time went. */
 json_t *gw_switchover_times(const struct gw_switchover *switchover);
 

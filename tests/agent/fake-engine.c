@@ -190,6 +190,24 @@ void gw_serve_free(struct gw_serve *serve)
     free(serve);
 }
 
+int gw_resolve_run(const struct gw_environment *environment,
+                   const struct gw_resolve_request *request, struct gw_outcome *out)
+{
+    struct gw_journal_entry entry;
+
+    out->exit_code = GW_EXIT_FAILED;
+    out->detail = NULL;
+    if (gw_journal_find(environment->journal, request->move, GW_SIDE_SOURCE, &entry) != 0)
+        return gw_fail(-ENOENT, "no move in doubt is called %s here", request->move);
+    out->detail = gw_resolve_describe(&entry);
+    out->exit_code = GW_EXIT_DONE;
+    if (request->is_confirmed)
+        json_object_set_new(out->detail, "state",
+                            json_string(request->keeps_target ? "DONE" : "CLOSED"));
+    gw_journal_entry_free(&entry);
+    return 0;
+}
+
 int gw_recover(const struct gw_environment *environment)
 {
     char path[4096];

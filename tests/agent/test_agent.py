@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent's life: start, queue, cancel, end, and what is left behind. The engine is the scripted one."""
+import json
 import os
 import signal
 import sqlite3
@@ -234,9 +235,36 @@ class End(Lab):
         subprocess.run([tool, self.path('a', 'journal.db'), '11' * 16, 'COMMITTED'], check=True)
         agent = self.start_ready()
         self.assertTrue(wait_for(lambda: os.path.exists(self.path('a', 'recover-was-called'))))
-        text = self.run_command('status', socket_path=agent.socket_path).stdout
-        self.assertIn('IN DOUBT ' + '11' * 16, text)
-        self.assertIn("start the target's agent again", text)
+        status = self.run_command('status', socket_path=agent.socket_path)
+        self.assertIn('IN DOUBT ' + '1' * 12, status.stdout)
+        self.assertIn('godwit resolve %s --keep source\n' % ('1' * 12), status.stdout)
+        self.assertEqual(status.returncode, 4)
+        history = self.run_command('history', socket_path=agent.socket_path)
+        self.assertIn('godwit resolve %s --keep target\n' % ('1' * 12), history.stdout)
+        self.assertEqual(history.returncode, 4)
+
+    def test_resolve_warns_asks_and_tells_the_agent(self):
+        self.end_agent(self.start_ready())
+        epoch = '22' * 16
+        tool = os.environ['JOURNAL_TOOL']
+        subprocess.run([tool, self.path('a', 'journal.db'), epoch, 'COMMITTED'], check=True)
+        agent = self.start_ready()
+
+        def resolve(*words):
+            return self.run_command('resolve', *words, socket_path=agent.socket_path)
+
+        asked = resolve(epoch, '--keep', 'source')
+        self.assertEqual(asked.returncode, 2, asked.stderr)
+        for words in ('there are two', 'is lost', '--yes'):
+            self.assertIn(words, asked.stderr)
+        done = resolve(epoch, '--keep', 'source', '--yes', '--json')
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout)['move']['state'], 'CLOSED')
+        unknown = resolve('33' * 16, '--keep', 'source', '--yes')
+        self.assertEqual(unknown.returncode, 1)
+        self.assertIn('no move in doubt', unknown.stderr)
+        for words in ((epoch,), (epoch, '--keep', 'both'), ('--keep', 'source')):
+            self.assertEqual(resolve(*words).returncode, 2, words)
 
 
 class Private(Lab):

@@ -27,7 +27,7 @@ def page(name):
 
 class Manual(unittest.TestCase):
     def test_the_commands_are_those_that_were_designed(self):
-        for name in ('agent', 'key', 'move', 'copy', 'status', 'cancel', 'history'):
+        for name in ('agent', 'key', 'move', 'copy', 'status', 'cancel', 'resolve', 'history'):
             self.assertIn(name, commands())
 
     def test_hidden_commands_are_not_listed(self):

@@ -277,26 +277,6 @@ static int explore(const struct options *options, bool has_edges)
     return result;
 }
 
-static const char *mutation_name(enum mutation mutation)
-{
-    static const char *const names[MUTATION_COUNT] = {
-        [MUTATE_NOTHING] = "the machine as it is",
-        [GO_BEFORE_COMMITTED] = "GO is sent before COMMITTED is journalled",
-        [CONT_BEFORE_OWNER] = "cont comes before OWNER is journalled",
-        [NO_LAST_LOOK] = "the source does not look at its QEMU after the rename",
-        [GUARD_NOT_TOLD] = "the guard is not told of the commitment",
-        [ABORTED_BEFORE_DURABLE] = "ABORTED is said before it is journalled",
-        [STRANGER_BELIEVED] = "another instance's word is taken for the target's",
-        [RESTART_FORGETS] = "a restarted owner forgets that the guest may have run",
-        [NO_SWAP_BACK] = "the undo leaves the disks out",
-        [FAILED_COMMIT_TRUSTED] = "a failed COMMITTED record is taken for none",
-        [NO_RENAME] = "the images keep their names",
-        [DOUBT_RESUMES] = "the source resumes when it has waited long enough",
-    };
-
-    return names[mutation];
-}
-
 /* A wrong machine must be found out. */
 static int find_out(enum mutation mutation, bool is_verbose)
 {
@@ -306,10 +286,10 @@ static int find_out(enum mutation mutation, bool is_verbose)
 
     run_search(&search);
     if (search.broken == NULL) {
-        printf("NOT FOUND OUT: %s (%u worlds)\n", mutation_name(mutation), search.count);
+        printf("NOT FOUND OUT: %s (%u worlds)\n", world_mutation_name(mutation), search.count);
         result = 1;
     } else {
-        printf("found out: %s: %s (%u worlds)\n", mutation_name(mutation), search.broken,
+        printf("found out: %s: %s (%u worlds)\n", world_mutation_name(mutation), search.broken,
                search.count);
         if (is_verbose)
             print_path(&search, search.broken_at);
@@ -325,16 +305,20 @@ int main(int argc, char **argv)
     bool is_verbose = false, has_all = false;
     int failures = 0;
 
-    has_all = getenv("GODWIT_CHECK_ALL") != NULL;
+    /* The simulator draws from the same worlds in every check. */
+    has_all = getenv("GODWIT_CHECK_ALL") != NULL && *getenv("GODWIT_CHECK_ALL") != '\0';
     for (int i = 1; i < argc; i++) {
         is_verbose = is_verbose || strcmp(argv[i], "-v") == 0;
         has_all = has_all || strcmp(argv[i], "--all") == 0;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (has_all) {
-        failures += explore(&cuttable, true);
-        failures += explore(&evil, false);
+    if (!has_all) {
+        printf(
+            "SKIP: explore: the search of every schedule takes half an hour: GODWIT_CHECK_ALL=1\n");
+        return 77;
     }
+    failures += explore(&cuttable, true);
+    failures += explore(&evil, false);
     failures += explore(&paused, true);
     for (int mutation = MUTATE_NOTHING + 1; mutation < MUTATION_COUNT; mutation++)
         failures += find_out((enum mutation)mutation, is_verbose);

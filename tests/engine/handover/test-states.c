@@ -14,8 +14,9 @@
 
 /* States and events separated by blanks. busy: 'b' a list is in hand, 'i' none is, '*' both. next
  * "=" for the same state. Flags, beside none: 'g' QEMU is gone, 'a' an abort is wanted, 'r' READY
- * came, 'c' the target promised, 'u' no link, 'm' the guest may have run. First row that fits, as
- * in the text of the design. */
+ * came, 'c' the target promised, 'u' no link, 'm' the guest may have run, 'R' the target said that it
+ * runs, 'C' the other side contradicts. First row that fits, as in the text of the design; a row
+ * without a next state is a refusal. */
 static const struct {
     const char *states, *events;
     char busy, flag;
@@ -28,7 +29,7 @@ static const struct {
 #define PAUSING "STOPPING STOPPED SWAPPING SWAPPED RENAMING RENAMED"
 #define WEATHER "LINK_LOST LINK_UP GUARD_LOST TIMEOUT STRANGER"
 #define ANSWERS "ABORTED NEVER_RAN RUNNING LOST UNKNOWN READY"
-#define HANDED  "JOURNAL_HANDED_OVER END_VMM SEND_GO JOURNAL_DONE"
+#define HANDED  "JOURNAL_HANDED_OVER END_VMM SEND_GO"
 #define GAVE_UP "ABORTING ABORTED GIVING_UP NEVER_RAN YIELDING YIELDED DISCARDED"
 #define LATE    "OWNING OWNER RUNNING LOST " GAVE_UP
     /* source: any trouble before COMMITTING, at rest or in a step, ends with the guest running */
@@ -70,16 +71,13 @@ static const struct {
     {"COMMIT_UNSURE", "FAILED", 'b', 'u', "=", "REDIAL"},
     {"COMMIT_UNSURE", "FAILED", 'b', '-', "=", ""},
     {"COMMIT_UNSURE", "ABORTED NEVER_RAN", 'i', '-', "UNDOING", UNDO},
-    {"COMMIT_UNSURE", "RUNNING", 'i', '-', "HANDED_OVER",
-     "JOURNAL_HANDED_OVER END_VMM SEND_GO DELETE_IMAGES JOURNAL_DONE"},
+    {"COMMIT_UNSURE", "RUNNING", 'i', '-', "HANDED_OVER", "RENAME_IMAGES " HANDED},
     {"COMMIT_UNSURE", "RETRY RESOLVE_SOURCE", 'i', '-', "=", "SEND_ABORT JOURNAL_UNDOING"},
-    {"COMMIT_UNSURE", "RESOLVE_TARGET", 'i', '-', "HANDED_OVER", HANDED},
     {"COMMIT_UNSURE", "LINK_UP READY", '*', '-', "=", "SEND_ABORT"},
     {"COMMIT_UNSURE", "LINK_LOST", '*', '-', "=", "REDIAL"},
     {"COMMIT_UNSURE", "LOST", '*', '-', "=", "ALARM"},
     {"COMMIT_UNSURE", WEATHER " " ANSWERS " VMM_GONE", '*', '-', "=", ""},
-    {"COMMITTED IN_DOUBT TARGET_LOST", "RUNNING", '*', '-', "HANDED_OVER",
-     "JOURNAL_HANDED_OVER END_VMM SEND_GO DELETE_IMAGES JOURNAL_DONE"},
+    {"COMMITTED IN_DOUBT TARGET_LOST", "RUNNING", '*', '-', "HANDED_OVER", HANDED},
     {"COMMITTED IN_DOUBT TARGET_LOST", "ABORTED NEVER_RAN", '*', '-', "RECLAIMING",
      "JOURNAL_UNDOING"},
     {"COMMITTED IN_DOUBT TARGET_LOST", "LOST", '*', '-', "TARGET_LOST", ""},
@@ -99,9 +97,17 @@ static const struct {
     {"RECLAIMING", "FAILED", 'b', '-', "IN_DOUBT", ""},
     {"RECLAIMING", "RUNNING", '*', '-', "=", "ALARM"},
     {"RECLAIMING", WEATHER " " ANSWERS " VMM_GONE", '*', '-', "=", ""},
-    {"HANDED_OVER", "DONE", 'b', '-', "DONE", ""},
-    {"HANDED_OVER", "FAILED", 'b', '-', "=", ""},
-    {"HANDED_OVER", "RETRY", 'i', '-', "=", HANDED},
+    {"HANDED_OVER", "DONE", 'b', 'R', "DONE", "DELETE_IMAGES JOURNAL_DONE"},
+    {"HANDED_OVER", "DONE FAILED", 'b', 'u', "=", "REDIAL"},
+    {"HANDED_OVER", "DONE FAILED", 'b', '-', "=", ""},
+    {"HANDED_OVER", "RETRY RUNNING READY LINK_UP", 'i', '-', "=", HANDED},
+    /* once it has said that it runs, there is nothing to settle */
+    {"HANDED_OVER", "RESOLVE_SOURCE", 'i', 'R', NULL, NULL},
+    {"HANDED_OVER", "RESOLVE_SOURCE", 'i', '-', "RECLAIMING", "JOURNAL_UNDOING"},
+    {"HANDED_OVER", "LINK_LOST", '*', '-', "=", "REDIAL"},
+    {"DONE", "DONE FAILED", 'b', '-', "=", ""},
+    {"DONE", "RETRY", 'i', 'R', "=", "DELETE_IMAGES JOURNAL_DONE"},
+    {"DONE", "RETRY", 'i', '-', "=", "JOURNAL_DONE"},
     {"HANDED_OVER DONE", "ABORTED NEVER_RAN", '*', '-', "=", "ALARM"},
     {"DONE", "READY LINK_UP", '*', '-', "=", "SEND_GO"},
     {"HANDED_OVER DONE", WEATHER " " ANSWERS " VMM_GONE", '*', '-', "=", ""},
@@ -119,6 +125,7 @@ static const struct {
     {"RESUMED", "ABORTED NEVER_RAN UNKNOWN STRANGER", 'i', '-', "CLOSED", "JOURNAL_CLOSED"},
     {"GONE", "ABORTED NEVER_RAN UNKNOWN STRANGER", 'i', '-', "=", PUT},
     {"RESUMED GONE", "LINK_LOST", 'i', '-', "=", "REDIAL"},
+    {"RESUMED GONE", "RESOLVE_TARGET", 'i', 'C', "HANDED_OVER", "RENAME_IMAGES " HANDED},
     {"CLOSED", "DONE FAILED", 'b', '-', "=", ""},
     {"CLOSED", "RETRY", 'i', '-', "=", "JOURNAL_CLOSED"},
     {"UNDOING RESUMED GONE", "LINK_UP", '*', '-', "=", "SEND_ABORT"},
@@ -151,7 +158,9 @@ static const struct {
     {"OWNER", "FAILED", 'b', '-', "GIVING_UP", "END_VMM JOURNAL_NEVER_RAN"},
     {"RUNNING LOST", "DONE FAILED", 'b', '-', "=", ""},
     {"RUNNING", "RETRY", 'i', '-', "=", "JOURNAL_RUNNING SEND_RUNNING"},
-    {"RUNNING", "GO ABORT", '*', '-', "=", "SEND_RUNNING"},
+    {"RUNNING", "GO", '*', '-', "=", "SEND_RUNNING"},
+    {"RUNNING", "ABORT", '*', '-', "=", "SEND_RUNNING ALARM"},
+    {"RUNNING", "RESOLVE_SOURCE", 'i', 'C', "YIELDING", "END_VMM JOURNAL_YIELDED"},
     {"LOST", "RETRY", 'i', '-', "=", "JOURNAL_LOST SEND_LOST"},
     {"LOST", "GO ABORT", '*', '-', "=", "SEND_LOST"},
     {"LOST", "RESOLVE_SOURCE", 'i', '-', "YIELDING", "END_VMM JOURNAL_YIELDED"},
@@ -193,7 +202,7 @@ static int look_up(const struct gw_handover *handover, enum gw_handover_event ev
             has_word(expected[i].events, gw_handover_event_name(event)) &&
             (expected[i].busy == '*' || (expected[i].busy == 'b') == handover->is_busy) &&
             (expected[i].flag == '-' || expected[i].flag == flag))
-            return (int)i;
+            return expected[i].next != NULL ? (int)i : -1;
     return -1;
 }
 
@@ -211,6 +220,8 @@ static void check_one(enum gw_handover_state state, enum gw_handover_event event
     handover.is_ready = flag == 'r';
     handover.is_target_clean = flag == 'c';
     handover.may_have_run = flag == 'm';
+    handover.is_target_running = flag == 'R';
+    handover.is_contradicted = flag == 'C';
     before = handover;
     row = look_up(&handover, event, flag);
     snprintf(where, sizeof(where), "%s%s + %s, flag %c", gw_handover_state_name(state),
@@ -239,7 +250,7 @@ Test(states, each_with_each_event)
 {
     for (int state = GW_HANDOVER_NONE + 1; state < GW_HANDOVER_STATE_COUNT; state++)
         for (int event = 0; event < GW_EVENT_COUNT; event++)
-            for (const char *flag = "-garcum"; *flag != '\0'; flag++) {
+            for (const char *flag = "-garcumRC"; *flag != '\0'; flag++) {
                 check_one((enum gw_handover_state)state, (enum gw_handover_event)event, false,
                           *flag);
                 check_one((enum gw_handover_state)state, (enum gw_handover_event)event, true,

@@ -5,8 +5,6 @@
  */
 #include "world.h"
 
-#include <assert.h>
-#include <stddef.h>
 #include <string.h>
 
 enum result { OK, FAILED, FAILED_YET_DONE };
@@ -35,6 +33,8 @@ static void load(const struct run *run, const struct agent *agent, struct gw_han
     out->is_target_clean = agent->clean;
     out->is_target_running = agent->target_running;
     out->may_have_run = agent->may_have_run;
+    out->is_contradicted = agent->contradicted;
+    out->is_taken_back = agent->taken_back;
     out->is_guest_paused = run->options->is_guest_paused;
 }
 
@@ -49,10 +49,16 @@ static void store(const struct gw_handover *handover, struct agent *out)
     out->clean = handover->is_target_clean;
     out->target_running = handover->is_target_running;
     out->may_have_run = handover->may_have_run;
+    out->contradicted = handover->is_contradicted;
+    out->taken_back = handover->is_taken_back;
 }
 
+/* A person who keeps a host and fences nothing voids the promises; what is left of them is that it is
+ * shown. */
 static void breaks(struct run *run, const char *what)
 {
+    if (run->options->is_person_rash && (run->world.kept_source || run->world.kept_target))
+        return;
     if (run->broken == NULL)
         run->broken = what;
 }
@@ -110,55 +116,6 @@ static void go_on(struct run *run, enum gw_journal_side side)
         step(run, side, GW_EVENT_DONE);
 }
 
-static void put_before(struct gw_handover_actions *actions, enum gw_handover_action what,
-                       enum gw_handover_action before)
-{
-    for (unsigned i = 0; i < actions->count; i++)
-        if (actions->list[i] == before && actions->count < GW_ACTIONS_MAX) {
-            memmove(&actions->list[i + 1], &actions->list[i],
-                    (actions->count - i) * sizeof(actions->list[0]));
-            actions->list[i] = what;
-            actions->count++;
-            return;
-        }
-}
-
-static void leave_out(struct gw_handover_actions *actions, enum gw_handover_action what)
-{
-    for (unsigned i = 0; i < actions->count; i++)
-        if (actions->list[i] == what)
-            actions->list[i] = GW_ACT_INTERRUPT; /* a note without effect */
-}
-
-static void mutate(const struct run *run, struct gw_handover_actions *actions)
-{
-    switch (run->options->mutation) {
-    case GO_BEFORE_COMMITTED:
-        put_before(actions, GW_ACT_SEND_GO, GW_ACT_JOURNAL_COMMITTED);
-        break;
-    case CONT_BEFORE_OWNER:
-        put_before(actions, GW_ACT_CONT, GW_ACT_JOURNAL_OWNER);
-        break;
-    case NO_LAST_LOOK:
-        leave_out(actions, GW_ACT_CHECK_VMM);
-        break;
-    case GUARD_NOT_TOLD:
-        leave_out(actions, GW_ACT_TELL_GUARD_COMMITTING);
-        break;
-    case ABORTED_BEFORE_DURABLE:
-        put_before(actions, GW_ACT_SEND_ABORTED, GW_ACT_JOURNAL_ABORTED);
-        break;
-    case NO_SWAP_BACK:
-        leave_out(actions, GW_ACT_SWAP_BACK);
-        break;
-    case NO_RENAME:
-        leave_out(actions, GW_ACT_RENAME_IMAGES);
-        break;
-    default:
-        break;
-    }
-}
-
 static void take(struct run *run, enum gw_journal_side side, bool was_busy,
                  struct gw_handover_actions *actions)
 {
@@ -172,7 +129,7 @@ static void take(struct run *run, enum gw_journal_side side, bool was_busy,
         }
         return;
     }
-    mutate(run, actions);
+    world_mutate(run->options->mutation, actions);
     agent->position = 0;
     agent->count = (uint8_t)actions->count;
     memset(agent->list, 0, sizeof(agent->list));
@@ -214,22 +171,32 @@ static void step(struct run *run, enum gw_journal_side side, enum gw_handover_ev
     take(run, side, was_busy, &actions);
 }
 
-static bool journal(struct run *run, enum gw_journal_side side, enum gw_handover_state state,
-                    enum result result)
+/* What a record that is on the disk for good means. */
+static void record_is_made(struct run *run, struct agent *agent, enum gw_handover_state state)
 {
-    struct agent *agent = agent_of(run, side);
-
-    if (result == FAILED)
-        return true;
     agent->journal = (uint8_t)state;
+    agent->ghost = GW_HANDOVER_NONE;
     agent->has_record = 1;
-    if (state == GW_HANDOVER_COMMITTED && result == OK)
+    if (state == GW_HANDOVER_COMMITTED)
         run->world.was_committed = 1;
     if (state == GW_HANDOVER_OWNER)
         run->world.has_owned = 1;
     if (state == GW_HANDOVER_ABORTED || state == GW_HANDOVER_NEVER_RAN ||
         state == GW_HANDOVER_YIELDED)
         run->world.has_promised = 1;
+}
+
+/* A record that failed and was made all the same is not seen by this life of the agent, but perhaps
+ * by the next one. */
+static bool journal(struct run *run, enum gw_journal_side side, enum gw_handover_state state,
+                    enum result result)
+{
+    struct agent *agent = agent_of(run, side);
+
+    if (result == FAILED_YET_DONE && run->options->has_ghosts)
+        agent->ghost = (uint8_t)state;
+    else if (result != FAILED)
+        record_is_made(run, agent, state);
     return true;
 }
 
@@ -367,7 +334,10 @@ static void crash(struct run *run, enum gw_journal_side side)
 
     memset(agent, 0, sizeof(*agent));
     agent->journal = kept.journal;
+    agent->ghost = kept.ghost;
     agent->vmm = kept.vmm;
+    /* The agent keeps it with the record's detail. */
+    agent->contradicted = kept.contradicted;
     agent->is_fenced = kept.is_fenced;
     drop_session(run);
 }
@@ -383,11 +353,10 @@ static void restart(struct run *run, enum gw_journal_side side)
     if (agent->journal == GW_HANDOVER_NONE)
         return;
     agent->has_record = 1;
-    if (agent->journal == GW_HANDOVER_COMMITTED)
-        run->world.was_committed = 1;
     strcpy(entry.state, gw_handover_state_name((enum gw_handover_state)agent->journal));
     memset(&handover, 0, sizeof(handover));
     handover.is_guest_paused = run->options->is_guest_paused;
+    handover.is_contradicted = agent->contradicted;
     if (gw_handover_restart(&handover, &entry, &actions) != 0) {
         breaks(run, "a journalled state cannot be restarted");
         return;
@@ -398,6 +367,24 @@ static void restart(struct run *run, enum gw_journal_side side)
     take(run, side, false, &actions);
     if (agent->vmm == VMM_ENDED)
         step(run, side, GW_EVENT_VMM_GONE);
+}
+
+/* An agent's thread has given up waiting, and its recovery takes the move up from the journal, as
+ * this life of the agent sees it. */
+static void take_up(struct run *run, enum gw_journal_side side)
+{
+    if (side == GW_SIDE_SOURCE)
+        run->world.guard = GUARD_NONE;
+    crash(run, side);
+    restart(run, side);
+}
+
+/* Whether a restarted agent finds the record that failed. */
+static void find_ghost(struct run *run, enum gw_journal_side side)
+{
+    struct agent *agent = agent_of(run, side);
+
+    record_is_made(run, agent, (enum gw_handover_state)agent->ghost);
 }
 
 /* The guard of an agent that died. */
@@ -446,16 +433,20 @@ static void simplify(struct world *world)
         world->guard = GUARD_NONE;
         world->are_disks_null = world->are_names_changed = 0;
         world->to_source = 0;
-        world->source.journal = GW_HANDOVER_NONE;
+        world->source.journal = world->source.ghost = GW_HANDOVER_NONE;
         world->was_committed = world->has_promised = 0;
     }
     if (world->target.is_fenced) {
         world->to_target = 0;
-        world->target.journal = GW_HANDOVER_NONE;
+        world->target.journal = world->target.ghost = GW_HANDOVER_NONE;
         world->is_reinstalled = 0;
     }
     if (world->source.vmm == VMM_ENDED)
         world->are_disks_null = 0;
+    if (world->source.is_alive && at != GW_HANDOVER_HANDED_OVER && at != GW_HANDOVER_DONE)
+        world->source.target_running = world->source.taken_back = 0;
+    if (world->source.is_alive && at == GW_HANDOVER_DONE && !world->source.busy)
+        world->source.clean = world->source.taken_back = world->source.target_running = 0;
     if (world->source.is_alive && (gw_handover_is_decided(at) || at == GW_HANDOVER_IN_DOUBT ||
                                    at == GW_HANDOVER_COMMITTED || at == GW_HANDOVER_TARGET_LOST))
         world->guard = GUARD_NONE;
@@ -549,6 +540,38 @@ static void deliver(struct emit *emit, enum gw_journal_side side)
     }
 }
 
+static void restarts(struct emit *emit, enum gw_journal_side side, enum kind kind)
+{
+    const struct agent *agent = side == GW_SIDE_SOURCE ? &emit->from->source : &emit->from->target;
+    const char *name = side == GW_SIDE_SOURCE ? "source agent restarts" : "target agent restarts";
+    struct run *run = begin(emit);
+
+    agent_of(run, side)->ghost = GW_HANDOVER_NONE;
+    restart(run, side);
+    end(emit, kind, name);
+    if (agent->ghost == GW_HANDOVER_NONE)
+        return;
+    find_ghost(begin(emit), side);
+    restart(&emit->run, side);
+    end(emit, kind, name);
+}
+
+static void take_ups(struct emit *emit)
+{
+    const struct agent *source = &emit->from->source, *target = &emit->from->target;
+
+    if (source->is_alive && source->journal != GW_HANDOVER_NONE && !source->busy &&
+        source->state >= GW_HANDOVER_COMMITTED) {
+        take_up(begin(emit), GW_SIDE_SOURCE);
+        end(emit, GOOD_SOURCE, "source recovers");
+    }
+    if (target->is_alive && target->journal != GW_HANDOVER_NONE && !target->busy &&
+        target->state > GW_HANDOVER_PREPARED) {
+        take_up(begin(emit), GW_SIDE_TARGET);
+        end(emit, GOOD, "target recovers");
+    }
+}
+
 static void crashes(struct emit *emit)
 {
     const struct world *from = emit->from;
@@ -558,21 +581,20 @@ static void crashes(struct emit *emit)
         crash(begin(emit), GW_SIDE_SOURCE);
         end(emit, BAD, "source agent dies");
     } else if (!from->source.is_fenced && (from->guard < GUARD_STOPPED)) {
-        restart(begin(emit), GW_SIDE_SOURCE);
-        end(emit, GOOD_SOURCE, "source agent restarts");
+        restarts(emit, GW_SIDE_SOURCE, GOOD_SOURCE);
     }
     if (from->target.is_alive) {
         crash(begin(emit), GW_SIDE_TARGET);
         end(emit, BAD, "target agent dies");
     } else if (!from->target.is_fenced) {
-        restart(begin(emit), GW_SIDE_TARGET);
-        end(emit, GOOD, "target agent restarts");
+        restarts(emit, GW_SIDE_TARGET, GOOD);
         run = begin(emit);
         run->world.is_reinstalled = 1;
-        run->world.target.journal = GW_HANDOVER_NONE;
+        run->world.target.journal = run->world.target.ghost = GW_HANDOVER_NONE;
         run->world.target.vmm = VMM_ENDED;
         end(emit, BAD, "target is installed anew");
     }
+    take_ups(emit);
     if (from->source.vmm != VMM_ENDED) {
         begin(emit)->world.source.vmm = VMM_ENDED;
         end(emit, BAD, "source QEMU dies");
@@ -693,7 +715,8 @@ static void people(struct emit *emit)
         run = begin(emit);
         run->world.kept_source = 1;
         step(run, GW_SIDE_SOURCE, GW_EVENT_RESOLVE_SOURCE);
-        if (from->target.is_fenced && run->world.source.busy && !from->source.busy)
+        if ((from->target.is_fenced || emit->options->is_person_rash) && run->world.source.busy &&
+            !from->source.busy)
             end(emit, BAD, "source: resolve --keep source");
     }
     if (from->target.is_alive && from->target.state != GW_HANDOVER_NONE) {
@@ -705,7 +728,8 @@ static void people(struct emit *emit)
         run = begin(emit);
         run->world.kept_target = 1;
         step(run, GW_SIDE_TARGET, GW_EVENT_RESOLVE_TARGET);
-        if (from->source.is_fenced && run->world.target.state != from->target.state)
+        if ((from->source.is_fenced || emit->options->is_person_rash) &&
+            run->world.target.state != from->target.state)
             end(emit, BAD, "target: resolve --keep target");
     }
 }
@@ -734,60 +758,42 @@ void world_begin(struct world *world, const struct options *options)
     *world = run.world;
 }
 
-void world_successors(const struct world *world, const struct options *options, visit *each,
-                      void *context)
+void world_part(const struct world *world, const struct options *options, enum part part,
+                visit *each, void *context)
 {
     struct emit emit = {.from = world, .options = options, .each = each, .context = context};
 
-    lists(&emit, GW_SIDE_SOURCE, &world->source);
-    lists(&emit, GW_SIDE_TARGET, &world->target);
-    deliver(&emit, GW_SIDE_SOURCE);
-    deliver(&emit, GW_SIDE_TARGET);
-    local_events(&emit);
-    network(&emit);
-    crashes(&emit);
-    people(&emit);
+    switch (part) {
+    case PART_SOURCE_STEP:
+        lists(&emit, GW_SIDE_SOURCE, &world->source);
+        break;
+    case PART_TARGET_STEP:
+        lists(&emit, GW_SIDE_TARGET, &world->target);
+        break;
+    case PART_TO_SOURCE:
+        deliver(&emit, GW_SIDE_SOURCE);
+        break;
+    case PART_TO_TARGET:
+        deliver(&emit, GW_SIDE_TARGET);
+        break;
+    case PART_LOCAL:
+        local_events(&emit);
+        break;
+    case PART_NETWORK:
+        network(&emit);
+        break;
+    case PART_CRASHES:
+        crashes(&emit);
+        break;
+    default:
+        people(&emit);
+        break;
+    }
 }
 
-bool world_is_settled(const struct world *world)
+void world_successors(const struct world *world, const struct options *options, visit *each,
+                      void *context)
 {
-    const struct agent *source = &world->source, *target = &world->target;
-    const bool is_target_mute = target->is_fenced || world->is_reinstalled;
-    const enum gw_handover_state at = (enum gw_handover_state)source->state;
-    const enum gw_handover_state there = (enum gw_handover_state)target->state;
-    const bool is_source_settled =
-        source->is_fenced ||
-        (source->is_alive &&
-         (at == GW_HANDOVER_NONE || gw_handover_is_ended(at) || at == GW_HANDOVER_TARGET_LOST ||
-          (is_target_mute && (at == GW_HANDOVER_IN_DOUBT || at == GW_HANDOVER_COMMIT_UNSURE)) ||
-          (target->is_fenced && (at == GW_HANDOVER_RESUMED || at == GW_HANDOVER_GONE)) ||
-          /* The record was never made: nobody can say what became of it. */
-          (at == GW_HANDOVER_IN_DOUBT && target->is_alive && there == GW_HANDOVER_NONE)));
-    const bool is_target_settled =
-        target->is_fenced ||
-        (target->is_alive &&
-         (there == GW_HANDOVER_NONE || gw_handover_is_ended(there) || there == GW_HANDOVER_LOST ||
-          ((source->is_fenced || at == GW_HANDOVER_NONE || at == GW_HANDOVER_CLOSED ||
-            at == GW_HANDOVER_DONE) &&
-           there == GW_HANDOVER_PREPARED)));
-
-    return is_source_settled && is_target_settled;
-}
-
-bool world_source_runs(const struct world *world)
-{
-    return world->source.vmm != VMM_PAUSED;
-}
-
-bool world_must_run_again(const struct world *world)
-{
-    const struct agent *source = &world->source;
-
-    if (source->is_fenced || source->vmm == VMM_ENDED || world->kept_target)
-        return false;
-    if (!source->is_alive)
-        return source->journal == GW_HANDOVER_COPYING || source->journal == GW_HANDOVER_UNDOING ||
-               source->journal == GW_HANDOVER_RESUMED || source->journal == GW_HANDOVER_NONE;
-    return (source->state >= GW_HANDOVER_COPYING && source->state <= GW_HANDOVER_RENAMED) ||
-           source->state == GW_HANDOVER_UNDOING;
+    for (int part = 0; part < PART_COUNT; part++)
+        world_part(world, options, (enum part)part, each, context);
 }

@@ -27,7 +27,9 @@ enum guard {
 struct agent {
     uint8_t state, busy, linked, ready, abort_wanted, vmm_gone, clean, target_running, may_have_run;
     uint8_t is_alive, is_fenced, has_record;
+    uint8_t contradicted, taken_back;
     uint8_t journal; /* enum gw_handover_state; NONE without a record */
+    uint8_t ghost;   /* a record that failed and may yet be found after a restart; NONE: none is */
     uint8_t vmm;     /* enum power */
     uint8_t count, position, list[GW_ACTIONS_MAX];
 };
@@ -64,7 +66,23 @@ enum mutation {
 struct options {
     bool is_guest_paused; /* the VM was paused by its owner */
     bool is_network_evil; /* what was sent once may arrive at any later time, any number of times */
+    bool has_ghosts;     /* a record that failed and is made all the same shows at the next restart,
+                           * or never; else at once */
+    bool is_person_rash; /* keeps a host without fencing the other */
     enum mutation mutation;
+};
+
+/* Who or what moves. */
+enum part {
+    PART_SOURCE_STEP,
+    PART_TARGET_STEP,
+    PART_TO_SOURCE,
+    PART_TO_TARGET,
+    PART_LOCAL,
+    PART_NETWORK,
+    PART_CRASHES,
+    PART_PEOPLE,
+    PART_COUNT
 };
 
 enum kind {
@@ -78,11 +96,19 @@ enum kind {
 typedef void visit(void *context, const struct world *next, enum kind kind, const char *label,
                    const char *broken);
 
+const char *world_mutation_name(enum mutation mutation);
+/* Spoils a list of actions as the mutation says; one that is about events changes none. */
+void world_mutate(enum mutation mutation, struct gw_handover_actions *actions);
 void world_begin(struct world *world, const struct options *options);
 void world_successors(const struct world *world, const struct options *options, visit *each,
                       void *context);
+/* The same for one part only. */
+void world_part(const struct world *world, const struct options *options, enum part part,
+                visit *each, void *context);
 /* Both sides know how it ended, or show that a person must decide. */
 bool world_is_settled(const struct world *world);
+/* Where two run and the agents have reached each other, both show it. */
+bool world_is_shown(const struct world *world);
 bool world_source_runs(const struct world *world);
 /* The source has given up before COMMITTED, or will, and its QEMU is there. */
 bool world_must_run_again(const struct world *world);

@@ -381,9 +381,9 @@ Test(switchover, alarm_is_raised_when_both_run)
 {
     begin(GW_SIDE_SOURCE);
     event(GW_EVENT_CANCEL);
-    cr_assert_not(switchover.is_alarmed);
+    cr_assert_not(switchover.machine.is_contradicted);
     hear("RUNNING");
-    cr_assert(switchover.is_alarmed);
+    cr_assert(switchover.machine.is_contradicted);
 }
 
 Test(switchover, times_name_the_steps_that_were_done)

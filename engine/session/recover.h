@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * recover: one move taken up from the journal, by itself or with a person's word. Private to
+ * engine/session.
+ * Errors: what failed is in gw_recovered.cause; the state says what counts.
+ * Order: the caller attends the move (attended.h) and has read entry after that.
+ * Threads: any that attends the move; blocks for some seconds.
+ */
+#ifndef GODWIT_ENGINE_SESSION_RECOVER_H
+#define GODWIT_ENGINE_SESSION_RECOVER_H
+
+#include "common/error.h"
+#include "engine/handover/handover.h"
+#include "engine/migration.h"
+
+struct gw_recovered {
+    enum gw_handover_state state; /* NONE: it could not be taken up */
+    bool is_contradicted;
+    struct gw_error cause;
+};
+
+/* person: GW_EVENT_RESOLVE_SOURCE or _TARGET, or GW_EVENT_COUNT for nobody's word. The other host is
+ * asked first where it can be reached; a word that is not expected then changes nothing. */
+void gw_recover_entry(const struct gw_environment *environment,
+                      const struct gw_journal_entry *entry, enum gw_handover_event person,
+                      struct gw_recovered *out);
+
+#endif
