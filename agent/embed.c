@@ -58,7 +58,7 @@ static int fill_request(const struct gw_copy_options *options, json_t *request)
         error = set_path(credentials, "psk", options->psk);
         json_object_set_new(request, "credentials", credentials);
     }
-    json_object_set_new(request, "fixed", json_boolean(options->is_fixed));
+    json_object_set_new(request, "preallocate", json_boolean(options->is_fixed));
     json_object_set_new(request, "verify", json_boolean(options->verify));
     if (options->channels)
         json_object_set_new(request, "channels", json_integer(options->channels));

@@ -164,10 +164,11 @@ static const char *answer(struct host *host, char *out, size_t size)
 
 static json_t *volume(const char *target)
 {
-    return json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:i,s:i,s:i,s:s}", "kind", "disk", "name",
-                     "disk", "file", "disk.raw", "target", target, "size", (json_int_t)1 << 20,
-                     "data", (json_int_t)0, "format", "raw", "fixed", 0, "block_size", 0,
-                     "logical_sector", 512, "physical_sector", 4096, "disk_id", "");
+    return json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:i,s:i,s:i,s:s,s:s}", "kind", "disk",
+                     "name", "disk", "file", "disk.raw", "target", target, "size",
+                     (json_int_t)1 << 20, "data", (json_int_t)0, "format", "raw", "fixed", 0,
+                     "block_size", 0, "logical_sector", 512, "physical_sector", 4096, "disk_id", "",
+                     "data_id", "");
 }
 
 static json_t *offer(json_t *volumes)
