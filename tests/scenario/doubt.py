@@ -49,6 +49,8 @@ class Doubt(failures.Ready):
         failures.stop_at_rename(world.source.storage, world.source.agent.pid, stopped)
         move = world.start_move('--progress')
         lib.check(stopped.wait(90), 'no image was renamed: %s', world.source.agent_log())
+        # The device state is on its way by then; READY waits for the source.
+        self.wait_doubt(world.target)
         world.source.set_link('down')
         os.kill(world.source.agent.pid, signal.SIGCONT)
         lib.guestctl.end_process(self.tracer.pid, child=self.tracer)
