@@ -9,7 +9,7 @@
  * GW_IMAGE_MEMORY_MAX bytes (a chain: GW_IMAGE_CHAIN_MEMORY_MAX).
  *
  * Order (writing): create → locate/zero, in any order, writing the bytes there → sync as often as
- * wanted → finish. Data is durable before the metadata that names it, and a VHDX becomes one only
+ * wanted → finish. Data and tables are durable before what makes them valid: a VHDX becomes one only
  * in finish: killed at any moment before, it cannot be opened, neither as VHDX nor, by probing, as
  * raw. A raw file has no mark of its own: it is made under another name and renamed when it is
  * finished.

@@ -62,11 +62,11 @@ class Crash(Lab):
                 os.unlink(self.image)
         # Killed at the very last flushes it is whole; at all others it opens nowhere.
         self.assertIn(True, opened)
-        self.assertGreater(opened.count(False), 15)
+        self.assertGreater(opened.count(False), 12)
 
     def test_vhdx_failed_flush_is_told_and_leaves_it_refused(self):
-        # 1 and 2 are sync's, 3 to 5 are finish's before the identifier is written.
-        for number in range(1, 6):
+        # 1 is sync's, 2 is finish's before the identifier is written.
+        for number in range(1, 3):
             said_ok = self.make("-o", "/dev/null", "-e", "trace=fdatasync", "-e",
                                 f"inject=fdatasync:error=EIO:when={number}")
             self.assertFalse(said_ok)
@@ -95,7 +95,7 @@ class Crash(Lab):
                 short.append(step)
         end = ["flush", "metadata", "header", "flush", "identifier", "flush"]
         self.assertEqual(short[-len(end):], end)
-        self.assertEqual(short[:4], ["marker", "data", "flush", "bat"])
+        self.assertEqual(short[:4], ["marker", "data", "bat", "flush"])
         for step in ("header", "metadata"):
             self.assertNotIn(step, short[:-len(end)])
 

