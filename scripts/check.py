@@ -41,7 +41,7 @@ PARTS = [
     ('contract', 'release', ['contract'], 2, 600, True),
     ('qemu', 'release', ['qemu'], 2, 500, False),
     ('net', 'release', ['net'], 1, 400, False),
-    ('scenario', 'release', ['scenario'], 1, 1200, False),
+    ('scenario', 'release', ['scenario'], 2, 1200, False),
     ('sanitized', 'sanitized', ['unit', 'contract'], 2, 800, False),
     ('tsan', 'threads', ['tsan'], 1, 300, False),
     ('lab', 'release', ['lab'], 2, 540, False),
