@@ -17,7 +17,9 @@
 #include "common/clock.h"
 #include "common/error.h"
 
-#define ZERO_MAX (256ull << 20) /* bytes of one request */
+#define ZERO_MAX         (256ull << 20) /* bytes of one request */
+#define BUSY_PATIENCE_NS (3 * GW_NS_PER_S)
+#define BUSY_WAIT_US     50000
 
 struct gw_nbd_client {
     char name[GW_VOLUME_NAME_MAX];
@@ -155,22 +157,31 @@ static int look(struct gw_nbd_client *client, const struct gw_nbd_client_options
     return 0;
 }
 
-static int connect_one(struct gw_nbd_client *client, const struct gw_nbd_client_options *options,
-                       uint64_t deadline)
+/* Did the server hang up on us? One that takes a client at a time does so until it is done with the
+ * one before, which may be ourselves of a moment ago; libnbd gives that no errno. */
+static bool is_busy_server(void)
+{
+    int error = nbd_get_errno();
+
+    return error == 0 || error == ENOTCONN || error == ECONNRESET || error == EPIPE;
+}
+
+static int connect_once(struct gw_nbd_client *client, const struct gw_nbd_client_options *options,
+                        uint64_t deadline, bool *is_busy)
 {
     struct nbd_handle *nbd = nbd_create();
+    struct gw_error kept;
     int error;
 
     if (!nbd)
         return failed(options->name, "libnbd");
     error = negotiate(options, nbd, deadline);
+    *is_busy = error && options->uri && is_busy_server();
     if (!error && client->count == 0)
         error = look(client, options, nbd);
     else if (!error && nbd_get_size(nbd) != (int64_t)client->size)
         error = gw_fail(-ESTALE, "%s: the NBD export changed its size", options->name);
     if (error) {
-        struct gw_error kept;
-
         gw_error_take(error, &kept);
         nbd_close(nbd);
         return gw_error_raise(&kept);
@@ -178,6 +189,20 @@ static int connect_one(struct gw_nbd_client *client, const struct gw_nbd_client_
     client->idle[client->idle_count++] = nbd;
     client->count++;
     return 0;
+}
+
+static int connect_one(struct gw_nbd_client *client, const struct gw_nbd_client_options *options,
+                       uint64_t deadline)
+{
+    uint64_t patience = gw_clock_ns() + BUSY_PATIENCE_NS;
+    bool is_busy;
+    int error = connect_once(client, options, deadline, &is_busy);
+
+    while (error && is_busy && gw_clock_left_ms(patience) > 0) {
+        usleep(BUSY_WAIT_US);
+        error = connect_once(client, options, deadline, &is_busy);
+    }
+    return error;
 }
 
 int gw_nbd_client_open(const struct gw_nbd_client_options *options, struct gw_nbd_client **out)

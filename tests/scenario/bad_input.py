@@ -233,7 +233,7 @@ def other_wire_version_is_refused():
         world.start_guest()
         before = world.source_state()
         start_other_version(world)
-        world.assert_refused(world.move(), 'failed', 'wire version 99, this side 1', 'same godwit')
+        world.assert_refused(world.move(), 'failed', 'wire version 99, this side', 'same godwit')
         world.assert_nothing_happened(before)
         ask = ('import socket, struct; s = socket.create_connection(("10.77.0.1", 13560)); '
                's.sendall(b"godwit\\r\\n" + struct.pack("<II", 99, 0) + bytes(56)); '
