@@ -242,7 +242,7 @@ def other_wire_version_is_refused():
                                 check=True).stdout
         lib.check(len(answer) >= 16, 'no answer: %r', answer)
         version, verdict = struct.unpack_from('<II', answer, 8)
-        lib.check((version, verdict) == (1, 2), 'it answered version %d, verdict %d', version, verdict)
+        lib.check(version != 99 and verdict == 2, 'it answered version %d, verdict %d', version, verdict)
         lib.guestctl.wait_for(lambda: 'wire version 99' in world.source.agent_log(), 5,
                               'the agent\'s line about the version')
 
