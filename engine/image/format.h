@@ -40,6 +40,7 @@ struct gw_image {
     struct gw_image_file file;
     bool is_in_use;
     bool is_made;                /* by create */
+    bool is_renamed;             /* as gw_image_create_options.is_renamed */
     bool is_writable;            /* made, and not finished */
     bool has_failed;             /* a flush */
     struct gw_parent_link *link; /* differencing images: what they say; owned by the format */

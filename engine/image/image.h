@@ -88,6 +88,9 @@ struct gw_image_create_options {
     /* path is an unfinished image of an earlier create with the same options, which is gone on
      * with. -ENOTSUP for a format that cannot (gw_image_can_continue). */
     bool is_continued;
+    /* The caller gives the finished file another name, and makes that durable: finish leaves the
+     * folder alone. */
+    bool is_renamed;
 };
 
 struct gw_image;

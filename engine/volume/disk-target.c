@@ -157,6 +157,7 @@ int gw_disk_target_create(const struct gw_disk_target_options *options,
     error = choose_names(disk, options);
     if (!error) {
         create.path = disk->part;
+        create.is_renamed = !disk->is_device;
         error = gw_image_create(&create, &disk->image);
     }
     if (error) {

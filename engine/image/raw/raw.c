@@ -73,7 +73,7 @@ static int raw_finish(struct gw_image *image)
     rc = gw_image_file_resize(&image->file, image->info.virtual_size);
     if (rc == 0)
         rc = gw_image_file_sync(&image->file);
-    if (rc == 0)
+    if (rc == 0 && !image->is_renamed)
         rc = gw_image_file_sync_folder(&image->file);
     if (rc == 0)
         image->info.file_size = image->info.virtual_size;
@@ -198,6 +198,7 @@ int gw_raw_create(const struct gw_image_create_options *options, struct gw_image
     }
     raw->is_fixed = options->is_fixed;
     raw->base.is_made = true;
+    raw->base.is_renamed = options->is_renamed;
     raw->base.is_writable = true;
     raw->base.info.is_fixed = options->is_fixed;
     *out = &raw->base;

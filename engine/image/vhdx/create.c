@@ -144,6 +144,7 @@ int gw_vhdx_create(const struct gw_image_create_options *options, struct gw_imag
     vhdx->base.file = file;
     vhdx->base.is_writable = true;
     vhdx->base.is_made = true;
+    vhdx->base.is_renamed = options->is_renamed;
     gw_image_info_from_file(&vhdx->base);
     rc = start(vhdx, options);
     if (rc) {
@@ -232,7 +233,7 @@ int gw_vhdx_finish(struct gw_image *image)
         rc = write_identifier(vhdx, bytes);
     if (rc == 0)
         rc = gw_image_file_sync(&image->file);
-    if (rc == 0)
+    if (rc == 0 && !image->is_renamed)
         rc = gw_image_file_sync_folder(&image->file);
     if (rc == 0)
         image->info.file_size = vhdx->writer.next_offset;
