@@ -15,7 +15,9 @@
 #define STOP_TIMEOUT_MS 30000u
 #define FD_NAME         "godwit-state"
 /* How often QEMU is asked while no event comes. */
-#define LOOK_INTERVAL_MS 5u
+#define LOOK_INTERVAL_MS    5u
+#define CLEANUP_PATIENCE_NS (1 * GW_NS_PER_S)
+#define CLEANUP_WAIT_US     2000
 
 int gw_vm_status(struct gw_qmp *qmp, char *state, size_t size)
 {
@@ -254,6 +256,42 @@ int gw_vm_cancel_state(struct gw_qmp *qmp)
 
 /* Ends a stream that must not go on. QEMU writes it with its main lock held and may not even hear a
  * cancel, so the socket is shut down first. */
+/* Is a migration still among what QEMU could be told to let go of? */
+static int has_migration(struct gw_qmp *qmp)
+{
+    json_t *instances, *instance;
+    int ret = gw_qmp_execute(qmp, "query-yank", NULL, &instances);
+    bool has = false;
+    size_t index;
+
+    if (ret < 0) /* QEMU before 6.0 has no such list */
+        return ret == -ENOTSUP ? 0 : ret;
+    json_array_foreach(instances, index, instance)
+    {
+        const char *type = json_string_value(json_object_get(instance, "type"));
+
+        has |= type && strcmp(type, "migration") == 0;
+    }
+    json_decref(instances);
+    return has;
+}
+
+/* QEMU tells that a migration has failed before it has done away with it, and one that begins in
+ * between is refused, or ends QEMU 7.2. */
+static int wait_until_clean(struct gw_qmp *qmp)
+{
+    uint64_t patience = gw_clock_ns() + CLEANUP_PATIENCE_NS;
+    int has = has_migration(qmp);
+
+    while (has > 0 && gw_clock_left_ms(patience) > 0) {
+        usleep(CLEANUP_WAIT_US);
+        has = has_migration(qmp);
+    }
+    if (has > 0)
+        return gw_fail(-EBUSY, "QEMU does not end its last migration");
+    return has;
+}
+
 static int break_off(struct gw_qmp *qmp, int fd, int error)
 {
     struct gw_error kept;
@@ -262,6 +300,7 @@ static int break_off(struct gw_qmp *qmp, int fd, int error)
     shutdown(fd, SHUT_RDWR);
     gw_qmp_set_timeout(qmp, GW_QMP_TIMEOUT_MS);
     gw_vm_cancel_state(qmp);
+    wait_until_clean(qmp);
     return gw_error_raise(&kept);
 }
 
@@ -358,6 +397,8 @@ int gw_vm_save_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms, struct gw_
 
     if (ret == 0 && strcmp(state, "running") == 0)
         ret = gw_fail(-EBUSY, "the VM runs; its state is saved only while it is stopped");
+    if (ret == 0)
+        ret = wait_until_clean(qmp);
     if (ret == 0)
         ret = start_migration(qmp, fd, "migrate");
     if (ret < 0)
