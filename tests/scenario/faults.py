@@ -10,7 +10,7 @@ import sys
 import time
 
 import lib
-from failures import SLOW_MBIT, Ready
+from failures import Ready
 
 guestctl = lib.guestctl
 SIZE = {'memory_mib': 160, 'disk_mib': 64, 'fill_mib': 16, 'image_format': 'raw'}
@@ -55,12 +55,10 @@ class Faulty(Ready):
     def go_to_the_pause(self, line):
         """The fault strikes from the last copy on: a guard that answers late holds the handover."""
         world = self.world
-        world.source.limit_rate(SLOW_MBIT)
         move = world.start_move('--progress')
         lib.check(move.wait_phase('memory'), 'the move ended before its memory')
         [guard] = [pid for pid, words in world.source.processes() if words[1:2] == ['guard']]
         os.kill(guard, signal.SIGSTOP)
-        world.source.limit_rate(None)
         try:
             lib.check(move.wait_phase('handover'), 'the move ended before its handover')
             self.fail(line)
