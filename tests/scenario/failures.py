@@ -139,7 +139,7 @@ def unknown_bridge_is_refused_and_mapped():
 
 # --------------------------------------------------------------------------------------------- full
 
-@lib.scenario(sample=2, what=['storage', 'memory', 'storage while it moves'])
+@lib.scenario(sample=1, what=['storage', 'memory', 'storage while it moves'])
 def target_is_full(what):
     with lib.World(**SIZE) as world:
         folder = world.target.storage if what.startswith('storage') else '/dev/shm'
@@ -273,7 +273,7 @@ def cancelled_with_control_c_goes_on():
         world.assert_moved()
 
 
-@lib.scenario(sample=2, phase=['disks', 'memory'], secrecy=['clear', 'sealed'])
+@lib.scenario(sample=1, phase=['disks', 'memory'], secrecy=['clear', 'sealed'])
 def cut_data_channel_is_replaced(phase, secrecy):
     """ss -K kills one data channel in the middle; what it had not delivered goes over another."""
     with Ready(trusted=secrecy == 'clear') as ready:

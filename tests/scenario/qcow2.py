@@ -54,7 +54,7 @@ def assert_no_servers(world):
         raise lib.Failure('left running: %s' % nbd_servers(world)) from None
 
 
-@lib.scenario(timeout=180, sample=4, secrecy=['clear', 'sealed'], cache=['writeback', 'none'],
+@lib.scenario(timeout=180, sample=2, secrecy=['clear', 'sealed'], cache=['writeback', 'none'],
               machine=['pc', 'q35'], iothread=[False, True])
 def busy_guest_with_qcow2(secrecy, cache, machine, iothread):
     with lib.World(trusted=secrecy == 'clear', machine=machine,
@@ -119,7 +119,7 @@ def qcow2_and_raw_move_together():
         assert_sound(world)
 
 
-@lib.scenario(what=['snapshot', 'bitmap', 'data file', 'vdi'])
+@lib.scenario(sample=1, what=['snapshot', 'bitmap', 'data file', 'vdi'])
 def what_would_be_lost_is_refused(what):
     words = {'snapshot': ['vda', 'snapshot', 'keep-me', 'qemu-img snapshot -d'],
              'bitmap': ['vda', '1 persistent bitmap', 'block-dirty-bitmap-remove'],
@@ -148,7 +148,7 @@ def what_would_be_lost_is_refused(what):
         world.assert_nothing_happened(before)
 
 
-@lib.scenario(timeout=180, sample=3, phase=failures.PHASES,
+@lib.scenario(timeout=180, sample=1, phase=failures.PHASES,
               what=['cancel', 'source agent dies', 'target agent dies', 'qemu-nbd dies'])
 def failure_leaves_nothing(phase, what):
     """No export, bitmap or node in the source's QEMU, no qemu-nbd, no part of an image."""

@@ -84,7 +84,7 @@ class Lost:
         return command.result()
 
 
-@lib.scenario(sample=2, timeout=240, who=WHO, phase=['disks', 'memory'])
+@lib.scenario(sample=1, timeout=240, who=WHO, phase=['disks', 'memory'])
 def lost_move_is_resumed(who, phase):
     with Lost(who, phase) as lost:
         world = lost.world
