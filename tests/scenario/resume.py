@@ -181,7 +181,8 @@ def killed_copy_leaves_nothing():
         with open(path, 'wb') as handle:
             handle.write(os.urandom(64 << 20))
         world.source.limit_rate(100)
-        copy = world.source.command('copy', '--psk', world.psk, path, world.target.address + ':')
+        copy = world.source.command('copy', '--psk', world.psk, '--reconnect-timeout', '3', path,
+                                    world.target.address + ':')
         world.stack.callback(copy.end)
         lib.guestctl.wait_for(lambda: any(name.endswith('.part')
                                           for name in world.target.storage_files()), 20, 'a part')
