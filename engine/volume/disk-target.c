@@ -163,6 +163,7 @@ int gw_disk_target_create(const struct gw_disk_target_options *options,
     disk->volume =
         (struct gw_target_volume){.ops = &ops, .kind = GW_VOLUME_DISK, .size = options->size};
     snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", options->name);
+    disk->volume.takes_at_once = gw_image_info(disk->image)->is_memory_file;
     *out = &disk->volume;
     return 0;
 }

@@ -35,7 +35,7 @@ static void free_lane(struct gw_receiver_lane *lane)
         gw_pins_give(lane->receiver->windows.pins, GW_RECEIVER_RING);
     gw_unreg(lane->ring_region);
     gw_memory_free(lane->ring, GW_RECEIVER_RING);
-    gw_memory_free(lane->plain, GW_RECEIVER_RING);
+    gw_memory_free(lane->plain, GW_RECEIVER_PLAIN);
     gw_seal_free(lane->talk.seal);
     free(lane->writes);
     free(lane);
