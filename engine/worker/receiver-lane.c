@@ -73,6 +73,8 @@ static int write_file(struct gw_receiver_lane *lane, uint16_t volume, const stru
     assert(!lane->receiver->volumes[volume]->takes_at_once);
     if (!lane->free_writes)
         gw_worker_drain(lane->talk.lane.worker, has_free_write, lane);
+    lane->io_memory.base = lane->plain ? lane->plain : lane->ring;
+    lane->io_memory.length = GW_RECEIVER_RING;
     write = lane->free_writes;
     lane->free_writes = write->next_free;
     write->lane = lane;
@@ -83,6 +85,7 @@ static int write_file(struct gw_receiver_lane *lane, uint16_t volume, const stru
         .fd = to->fd,
         .is_write = true,
         .memory = (void *)bytes,
+        .within = &lane->io_memory,
         .file_offset = to->file_offset,
         .length = (uint32_t)to->length,
     };

@@ -52,6 +52,7 @@ static void detach_lane(void *argument)
 
     gw_worker_detach(&lane->talk.lane);
     gw_worker_drain(lane->talk.lane.worker, writes_ended, lane);
+    gw_worker_unfix(lane->talk.lane.worker, &lane->io_memory);
     gw_receiver_lane_forget_windows(lane);
 }
 

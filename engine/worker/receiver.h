@@ -61,6 +61,7 @@ struct gw_receiver_lane {
      * cannot reach: for sealed lanes, and where a device could change the ring while it is looked at.
      * An entry has the same position there as in the ring; behind that is one chunk, hot. */
     uint8_t *ring, *plain;
+    struct gw_io_memory io_memory; /* the one of the two that files are written from */
     struct gw_region *ring_region;
 
     struct gw_receiver_write *writes, *free_writes;
