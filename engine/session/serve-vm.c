@@ -753,16 +753,19 @@ static void report(struct gw_serve_vm *vm)
     json_object_set(detail, "qmp", json_object_get(vm->steps.detail, "qmp"));
 }
 
-void gw_serve_vm_end(struct gw_serve *serve, int error)
+void gw_serve_vm_end(struct gw_serve *serve, struct gw_error *why)
 {
     struct gw_serve_vm *vm = serve->vm;
     struct gw_switchover *switchover = &vm->switchover;
 
-    if (error < 0)
+    /* A source that still hears is told that nothing will run here, and need not ask. */
+    if (!gw_serve_is_heard(serve))
         switchover->control = NULL;
     serve->keeps_parts = vm->is_begun && switchover->machine.state == GW_HANDOVER_RECEIVING &&
-                         serve->can_keep && serve->partial.is_kept && gw_partial_is_loss(error);
+                         serve->can_keep && serve->partial.is_kept && gw_partial_is_loss(why->code);
     vm->steps.keeps_parts = serve->keeps_parts;
+    if (vm->is_begun && switchover->cause.code && (!why->code || !gw_serve_is_heard(serve)))
+        *why = switchover->cause;
     join_memories(vm);
     close_state(vm);
     if (!vm->is_begun) {
