@@ -272,7 +272,7 @@ static int stop_guest(struct gw_move *move)
     move->stopped_ns = gw_clock_ns();
     if (move->watch.is_held) { /* by the throttle, just now */
         move->watch.is_last = true;
-        error = gw_vm_watch_look(&move->watch);
+        error = gw_vm_watch_compare(&move->watch);
     } else {
         error = gw_vm_watch_stop(&move->watch, true);
     }
@@ -281,8 +281,6 @@ static int stop_guest(struct gw_move *move)
     /* The target's QEMU gets ready for the device state meanwhile. */
     if (!error)
         error = gw_message_send_type(move->source->control, "stopping");
-    if (!error)
-        error = gw_vm_watch_compare(&move->watch);
     /* Its owner paused it at the last moment: a restart must not continue it. */
     if (!error && was_paused != move->is_told_paused)
         error = gw_switchover_record(&move->switchover, GW_HANDOVER_COPYING);
@@ -312,8 +310,12 @@ static int rename_images(struct gw_move *move)
 static int copy_rest(struct gw_move *move)
 {
     uint64_t began = gw_clock_ns(), middle;
-    int error = gw_precopy_last_collect(move->precopy, GW_VOLUME_RAM);
+    int error;
 
+    for (unsigned i = 0; i < move->volume_count; i++)
+        if (move->volumes[i]->kind == GW_VOLUME_RAM)
+            gw_tracker_hasten(gw_ram_source_tracker(move->volumes[i]));
+    error = gw_precopy_last_collect(move->precopy, GW_VOLUME_RAM);
     move->last_bytes = 0;
     if (!error)
         error = gw_precopy_last_send(move->precopy, GW_VOLUME_RAM, &move->last_bytes);
@@ -455,9 +457,14 @@ static int send_state(struct gw_move *move)
     end_parting(move);
     if (error)
         return gw_error_raise(&kept);
-    return gw_message_send(
-        move->source->control,
-        json_pack("{s:s,s:I}", "type", "state-end", "bytes", (json_int_t)move->state_bytes));
+    error =
+        gw_message_send(move->source->control, json_pack("{s:s,s:I}", "type", "state-end", "bytes",
+                                                         (json_int_t)move->state_bytes));
+    /* The target is busy with it: time to look at every process of this host. */
+    for (unsigned i = 0; !error && i < move->volume_count; i++)
+        if (move->volumes[i]->kind == GW_VOLUME_RAM)
+            error = gw_tracker_check(gw_ram_source_tracker(move->volumes[i]));
+    return error;
 }
 
 int gw_move_act(void *context, enum gw_handover_action action)

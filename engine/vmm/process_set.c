@@ -244,6 +244,36 @@ static int add_other(struct gw_process_set *set, const struct gw_mapper *mapper,
         (int)mapper->pid, mapper->name, cause.text);
 }
 
+/* Everybody who maps the file writable. Their number, or -errno. */
+static int find_mappers(const struct gw_process_set *set, struct gw_mapper mappers[MAPPERS_MAX])
+{
+    int count = gw_mappers_find_writable(set->ram_fd, mappers, MAPPERS_MAX);
+
+    if (count > MAPPERS_MAX)
+        return gw_fail(-EBUSY, "%d processes map the guest's RAM, and %d can be tracked", count,
+                       MAPPERS_MAX);
+    return count;
+}
+
+static bool is_watched(const struct gw_process_set *set, pid_t pid)
+{
+    return is_known(set, pid) || shares_memory(set, pid);
+}
+
+int gw_process_set_check(const struct gw_process_set *set)
+{
+    struct gw_mapper mappers[MAPPERS_MAX];
+    int count = find_mappers(set, mappers);
+
+    for (int i = 0; i < count; i++)
+        if (!is_watched(set, mappers[i].pid))
+            return gw_fail(-EBUSY,
+                           "process %d (%s) mapped the guest's RAM in the last moment, and what it "
+                           "wrote is not known; move the VM again",
+                           (int)mappers[i].pid, mappers[i].name);
+    return count < 0 ? count : 0;
+}
+
 int gw_process_set_update(struct gw_process_set *set, struct gw_bitmap *dirty)
 {
     struct gw_mapper mappers[MAPPERS_MAX];
@@ -252,16 +282,13 @@ int gw_process_set_update(struct gw_process_set *set, struct gw_bitmap *dirty)
     error = set->count == 0 ? gw_file_id_of(set->ram_fd, &set->file) : 0;
     if (!error)
         error = set->count == 0 ? add_process(set, set->vmm_pid, NULL) : refresh_known(set, dirty);
-    if (error)
+    if (error || set->leaves_others)
         return error;
-    count = gw_mappers_find_writable(set->ram_fd, mappers, MAPPERS_MAX);
+    count = find_mappers(set, mappers);
     if (count < 0)
         return count;
-    if (count > MAPPERS_MAX)
-        return gw_fail(-EBUSY, "%d processes map the guest's RAM, and %d can be tracked", count,
-                       MAPPERS_MAX);
     for (int i = 0; i < count; i++) {
-        if (is_known(set, mappers[i].pid) || shares_memory(set, mappers[i].pid))
+        if (is_watched(set, mappers[i].pid))
             continue;
         error = add_other(set, &mappers[i], dirty);
         if (error)

@@ -42,6 +42,7 @@ struct gw_process_set {
     uint64_t size;
     uint64_t page_size;
     struct gw_file_id file;
+    bool leaves_others; /* update looks at the processes that it knows only */
     struct gw_tracked_process *items;
     size_t count;
     size_t capacity;
@@ -50,6 +51,8 @@ struct gw_process_set {
 /* Brings the set up to date; the first call finds the hypervisor. dirty may be NULL (nothing was
  * sent yet); otherwise the pages of everything that changed are set. */
 int gw_process_set_update(struct gw_process_set *set, struct gw_bitmap *dirty);
+/* -EBUSY when a process maps the file that is not in the set. */
+int gw_process_set_check(const struct gw_process_set *set);
 void gw_process_set_free(struct gw_process_set *set);
 
 /* Sets the pages that [start, end) of the file lies in; what lies past the end is left out. */

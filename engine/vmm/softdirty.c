@@ -313,6 +313,11 @@ static int probe(void)
     return error;
 }
 
+static struct gw_process_set *processes(struct gw_tracker *base)
+{
+    return &gw_container_of(base, struct softdirty_tracker, base)->processes;
+}
+
 const struct gw_tracker_ops gw_tracker_softdirty_ops = {
     .kind = GW_TRACKER_SOFTDIRTY,
     .name = "softdirty",
@@ -322,5 +327,6 @@ const struct gw_tracker_ops gw_tracker_softdirty_ops = {
     .arm = arm,
     .collect = collect,
     .copied = copied,
+    .processes = processes,
     .close = softdirty_close,
 };

@@ -126,6 +126,21 @@ int gw_tracker_collect(struct gw_tracker *tracker, struct gw_bitmap *dirty)
     return tracker->ops->collect(tracker, dirty);
 }
 
+void gw_tracker_hasten(struct gw_tracker *tracker)
+{
+    struct gw_process_set *processes = tracker->ops->processes(tracker);
+
+    if (processes)
+        processes->leaves_others = true;
+}
+
+int gw_tracker_check(struct gw_tracker *tracker)
+{
+    struct gw_process_set *processes = tracker->ops->processes(tracker);
+
+    return processes ? gw_process_set_check(processes) : 0;
+}
+
 void gw_tracker_copied(struct gw_tracker *tracker, uint64_t offset, const void *bytes,
                        uint64_t length)
 {

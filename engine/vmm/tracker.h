@@ -55,6 +55,11 @@ int gw_tracker_arm(struct gw_tracker *tracker);
  * bit for each page of the RAM; bits that were set stay. After an error the marks of this period
  * may be lost: the tracker is good for closing only. */
 int gw_tracker_collect(struct gw_tracker *tracker, struct gw_bitmap *dirty);
+/* For the last collect, with the guest stopped: from now on collect does not look for new mappers,
+ * which takes a look at every process of the host; gw_tracker_check does. */
+void gw_tracker_hasten(struct gw_tracker *tracker);
+/* -EBUSY when a process maps the file that was not watched, so that it may have written unseen. */
+int gw_tracker_check(struct gw_tracker *tracker);
 /* compare: bytes of [offset, offset + length) as they will be sent, 8-byte aligned; NULL for a
  * range that is sent as zeroes. The range is whole pages, or ends with the RAM. Others ignore it.
  */

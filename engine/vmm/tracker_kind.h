@@ -6,6 +6,7 @@
 #ifndef GODWIT_ENGINE_VMM_TRACKER_KIND_H
 #define GODWIT_ENGINE_VMM_TRACKER_KIND_H
 
+#include "engine/vmm/process_set.h"
 #include "engine/vmm/tracker.h"
 
 struct gw_tracker_ops {
@@ -18,6 +19,8 @@ struct gw_tracker_ops {
     int (*arm)(struct gw_tracker *tracker);
     int (*collect)(struct gw_tracker *tracker, struct gw_bitmap *dirty);
     void (*copied)(struct gw_tracker *tracker, uint64_t offset, const void *bytes, uint64_t length);
+    /* Whom it watches; NULL for a kind that need not know. */
+    struct gw_process_set *(*processes)(struct gw_tracker *tracker);
     void (*close)(struct gw_tracker *tracker);
 };
 

@@ -346,6 +346,11 @@ static int probe(void)
     return error;
 }
 
+static struct gw_process_set *processes(struct gw_tracker *base)
+{
+    return &gw_container_of(base, struct uffd_tracker, base)->processes;
+}
+
 const struct gw_tracker_ops gw_tracker_uffd_ops = {
     .kind = GW_TRACKER_UFFD,
     .name = "uffd",
@@ -354,5 +359,6 @@ const struct gw_tracker_ops gw_tracker_uffd_ops = {
     .arm = uffd_arm,
     .collect = collect,
     .copied = uffd_copied,
+    .processes = processes,
     .close = uffd_close,
 };

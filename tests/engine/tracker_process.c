@@ -310,6 +310,29 @@ static bool late_mapper(struct bench *bench)
     return true;
 }
 
+/* In the pause only those are collected from that are known; the check behind it finds the others. */
+static bool last_moment_mapper_is_refused(struct bench *bench)
+{
+    struct writer other;
+    char expected[64];
+    int error, wanted = bench->kind == GW_TRACKER_COMPARE ? 0 : -EBUSY;
+    bool is_named;
+
+    EXPECT(bench, 0);
+    gw_tracker_hasten(bench->tracker);
+    writer_do(&bench->writer, WRITER_WRITE, 1, 2);
+    EXPECT(bench, 1, 2);
+    CHECK(gw_tracker_check(bench->tracker) == 0, "check: %s", gw_error_message());
+    writer_start(&other, bench->fd, bench->page_count, bench->page_size, true);
+    snprintf(expected, sizeof(expected), "process %d (writer)", (int)other.pid);
+    error = gw_tracker_check(bench->tracker);
+    is_named = strstr(gw_error_message(), expected) != NULL;
+    writer_end(&other);
+    CHECK(error == wanted, "check returned %d", error);
+    CHECK(is_named || !wanted, "the message does not name it: %s", gw_error_message());
+    return true;
+}
+
 static bool reader_is_no_matter(struct bench *bench)
 {
     struct writer reader;
@@ -421,6 +444,7 @@ static const struct test {
     {"copy_while_written", copy_while_written},
     {"second_mapper", second_mapper},
     {"late_mapper", late_mapper},
+    {"last_moment_mapper_is_refused", last_moment_mapper_is_refused},
     {"reader_is_no_matter", reader_is_no_matter},
     {"untrackable_mapper_is_refused", untrackable_mapper_is_refused},
     {"close_leaves_nothing", close_leaves_nothing},

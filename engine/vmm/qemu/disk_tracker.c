@@ -150,18 +150,10 @@ static json_t *merge_action(const struct gw_disk_tracker *tracker, const char *n
                      "name", source);
 }
 
-static int swap_periods(struct gw_disk_tracker *tracker)
+static json_t *swap_actions(const struct gw_disk_tracker *tracker)
 {
-    json_t *actions;
-    int ret = 0;
+    json_t *actions = json_array();
 
-    if (tracker->was_delivered)
-        ret = run(tracker, "block-dirty-bitmap-clear",
-                  json_pack("{s:s, s:s}", "node", tracker->map, "name", ROUND_BITMAP));
-    if (ret < 0)
-        return ret;
-    tracker->was_delivered = false;
-    actions = json_array();
     json_array_append_new(actions, merge_action(tracker, tracker->map, ROUND_BITMAP, DIRTY_BITMAP));
     if (tracker->kept[0]) {
         /* Of an earlier life: what was never confirmed is to be sent again. */
@@ -174,16 +166,71 @@ static int swap_periods(struct gw_disk_tracker *tracker)
     json_array_append_new(actions,
                           json_pack("{s:s, s:{s:s, s:s}}", "type", "block-dirty-bitmap-clear",
                                     "data", "node", tracker->node, "name", DIRTY_BITMAP));
-    ret = run(tracker, "transaction", json_pack("{s:o}", "actions", actions));
-    tracker->has_collected |= ret == 0;
-    return ret;
+    return actions;
 }
 
-static int add_export(struct gw_disk_tracker *tracker)
+/* Was nothing written since the last period began? Asked first: taking a map costs many times as much,
+ * also in the pause. 1, 0 or -errno. */
+static int is_clean(struct gw_disk_tracker *tracker)
 {
-    return run(tracker, "block-export-add",
-               json_pack("{s:s, s:s, s:s, s:s, s:[s]}", "type", "nbd", "id", tracker->map,
-                         "node-name", tracker->map, "name", tracker->map, "bitmaps", ROUND_BITMAP));
+    const json_t *node, *bitmap;
+    size_t index, place;
+    json_t *nodes;
+    int clean = 0, ret;
+
+    ret = gw_qmp_execute(tracker->qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", 1),
+                         &nodes);
+    if (ret < 0)
+        return ret;
+    json_array_foreach(nodes, index, node)
+    {
+        const char *name = json_string_value(json_object_get(node, "node-name"));
+
+        if (!name || strcmp(name, tracker->node) != 0)
+            continue;
+        json_array_foreach(json_object_get(node, "dirty-bitmaps"), place, bitmap)
+        {
+            const char *bitmap_name = json_string_value(json_object_get(bitmap, "name"));
+            const json_t *count = json_object_get(bitmap, "count");
+
+            if (bitmap_name && strcmp(bitmap_name, DIRTY_BITMAP) == 0)
+                clean = json_is_integer(count) && json_integer_value(count) == 0;
+        }
+    }
+    json_decref(nodes);
+    return clean;
+}
+
+/* Ends a period, begins the next one and exports the map of the first: one round trip. What was
+ * delivered is dropped before; where that fails it is merged with and comes once more. */
+static int swap_periods(struct gw_disk_tracker *tracker)
+{
+    struct gw_qmp_call calls[3];
+    struct gw_error kept;
+    unsigned count = 0;
+    int ret;
+
+    if (tracker->was_delivered)
+        calls[count++] = (struct gw_qmp_call){
+            .command = "block-dirty-bitmap-clear",
+            .arguments = json_pack("{s:s, s:s}", "node", tracker->map, "name", ROUND_BITMAP)};
+    calls[count++] =
+        (struct gw_qmp_call){.command = "transaction",
+                             .arguments = json_pack("{s:o}", "actions", swap_actions(tracker))};
+    calls[count++] =
+        (struct gw_qmp_call){.command = "block-export-add",
+                             .arguments = json_pack("{s:s, s:s, s:s, s:s, s:[s]}", "type", "nbd",
+                                                    "id", tracker->map, "node-name", tracker->map,
+                                                    "name", tracker->map, "bitmaps", ROUND_BITMAP)};
+    ret = gw_qmp_execute_batch(tracker->qmp, calls, count);
+    gw_qmp_batch_free(calls, count);
+    tracker->has_collected |= calls[count - 2].error == 0;
+    tracker->was_delivered = tracker->was_delivered && calls[0].error != 0;
+    if (ret == 0 || calls[count - 1].error)
+        return ret;
+    gw_error_take(ret, &kept);
+    gw_disk_export_delete(tracker->qmp, tracker->map);
+    return gw_error_raise(&kept);
 }
 
 /* What a reply about a range adds to. */
@@ -288,50 +335,17 @@ static int read_map(struct gw_disk_tracker *tracker, struct gw_bitmap *dirty)
     return ret;
 }
 
-/* Is nothing in the period that just ended? Asked before the export is made, which costs many times
- * as much, also in the pause. 1, 0 or -errno. */
-static int is_clean(struct gw_disk_tracker *tracker)
-{
-    json_t *nodes, *node, *bitmap;
-    size_t index, place;
-    int clean = 0, ret;
-
-    ret = gw_qmp_execute(tracker->qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", 1),
-                         &nodes);
-    if (ret < 0)
-        return ret;
-    json_array_foreach(nodes, index, node)
-    {
-        const char *name = json_string_value(json_object_get(node, "node-name"));
-
-        if (!name || strcmp(name, tracker->map) != 0)
-            continue;
-        json_array_foreach(json_object_get(node, "dirty-bitmaps"), place, bitmap)
-        {
-            const char *bitmap_name = json_string_value(json_object_get(bitmap, "name"));
-            const json_t *count = json_object_get(bitmap, "count");
-
-            if (bitmap_name && strcmp(bitmap_name, ROUND_BITMAP) == 0)
-                clean = json_is_integer(count) && json_integer_value(count) == 0;
-        }
-    }
-    json_decref(nodes);
-    return clean;
-}
-
 int gw_disk_tracker_collect(struct gw_disk_tracker *tracker, struct gw_bitmap *dirty)
 {
     struct gw_error error;
-    int ret = swap_periods(tracker), deleted;
+    /* Nothing is left of an earlier period: not of one that could not be read, nor of an earlier life. */
+    bool is_settled = tracker->has_collected ? tracker->was_delivered : !tracker->kept[0];
+    int ret = is_settled ? is_clean(tracker) : 0, deleted;
 
     if (ret == 0)
-        ret = is_clean(tracker);
-    if (ret > 0) {
-        tracker->was_delivered = true;
+        ret = swap_periods(tracker);
+    else if (ret > 0)
         return 0;
-    }
-    if (ret == 0)
-        ret = add_export(tracker);
     if (ret < 0)
         return ret;
     ret = read_map(tracker, dirty);

@@ -46,16 +46,26 @@ static bool is_plainly_stopped(const char *state)
 
 int gw_vm_stop(struct gw_qmp *qmp, bool *was_running)
 {
+    return gw_vm_stop_and_ask(qmp, was_running, NULL, 0);
+}
+
+int gw_vm_stop_and_ask(struct gw_qmp *qmp, bool *was_running, struct gw_qmp_call *questions,
+                       unsigned count)
+{
     /* The answer to stop comes when all I/O in flight has ended. One that runs not is not changed
      * by it. */
-    struct gw_qmp_call calls[] = {
+    struct gw_qmp_call calls[GW_QMP_BATCH_MAX] = {
         {.command = "query-status"}, {.command = "stop"}, {.command = "query-status"}};
     bool is_stopped;
     int ret;
 
+    for (unsigned i = 0; i < count; i++)
+        calls[3 + i] = questions[i];
     gw_qmp_set_timeout(qmp, STOP_TIMEOUT_MS);
-    ret = gw_qmp_execute_batch(qmp, calls, 3);
+    ret = gw_qmp_execute_batch(qmp, calls, 3 + count);
     gw_qmp_set_timeout(qmp, GW_QMP_TIMEOUT_MS);
+    for (unsigned i = 0; i < count; i++)
+        questions[i] = calls[3 + i];
     *was_running = strcmp(state_of(&calls[0]), "running") == 0;
     is_stopped = is_plainly_stopped(state_of(&calls[2]));
     if (ret == 0 && !*was_running && !is_stopped)
@@ -257,23 +267,31 @@ int gw_vm_cancel_state(struct gw_qmp *qmp)
 /* Ends a stream that must not go on. QEMU writes it with its main lock held and may not even hear a
  * cancel, so the socket is shut down first. */
 /* Is a migration still among what QEMU could be told to let go of? */
-static int has_migration(struct gw_qmp *qmp)
+static bool lists_migration(const json_t *instances)
 {
-    json_t *instances, *instance;
-    int ret = gw_qmp_execute(qmp, "query-yank", NULL, &instances);
+    const json_t *instance;
     bool has = false;
     size_t index;
 
-    if (ret < 0) /* QEMU before 6.0 has no such list */
-        return ret == -ENOTSUP ? 0 : ret;
     json_array_foreach(instances, index, instance)
     {
         const char *type = json_string_value(json_object_get(instance, "type"));
 
         has |= type && strcmp(type, "migration") == 0;
     }
-    json_decref(instances);
     return has;
+}
+
+static int has_migration(struct gw_qmp *qmp)
+{
+    json_t *instances;
+    int ret = gw_qmp_execute(qmp, "query-yank", NULL, &instances);
+
+    if (ret < 0) /* QEMU before 6.0 has no such list */
+        return ret == -ENOTSUP ? 0 : ret;
+    ret = lists_migration(instances);
+    json_decref(instances);
+    return ret;
 }
 
 /* QEMU tells that a migration has failed before it has done away with it, and one that begins in
@@ -388,17 +406,27 @@ static int start_migration(struct gw_qmp *qmp, int fd, const char *command)
     return gw_error_raise(&kept);
 }
 
+/* The guest stands still, and no migration of before is left: one round trip as a rule. */
+static int may_save(struct gw_qmp *qmp)
+{
+    struct gw_qmp_call calls[] = {{.command = "query-status"},
+                                  {.command = "query-yank", .may_fail = true}};
+    int ret = gw_qmp_execute_batch(qmp, calls, 2);
+
+    if (ret == 0 && strcmp(state_of(&calls[0]), "running") == 0)
+        ret = gw_fail(-EBUSY, "the VM runs; its state is saved only while it is stopped");
+    else if (ret == 0 && (calls[1].error || lists_migration(calls[1].result)))
+        ret = wait_until_clean(qmp);
+    gw_qmp_batch_free(calls, 2);
+    return ret;
+}
+
 int gw_vm_save_state(struct gw_qmp *qmp, int fd, uint32_t timeout_ms, struct gw_state_result *out)
 {
     uint64_t begin = gw_clock_ns(), deadline = begin + timeout_ms * GW_NS_PER_MS;
     struct gw_state_result result = {0};
-    char state[32];
-    int ret = gw_vm_status(qmp, state, sizeof(state));
+    int ret = may_save(qmp);
 
-    if (ret == 0 && strcmp(state, "running") == 0)
-        ret = gw_fail(-EBUSY, "the VM runs; its state is saved only while it is stopped");
-    if (ret == 0)
-        ret = wait_until_clean(qmp);
     if (ret == 0)
         ret = start_migration(qmp, fd, "migrate");
     if (ret < 0)

@@ -33,6 +33,10 @@ int gw_vm_status(struct gw_qmp *qmp, char *state, size_t size);
 /* Stops the guest and waits until its I/O has drained. *was_running false: it was paused already,
  * and nothing was done. An I/O error that stopped it meanwhile is -EIO. */
 int gw_vm_stop(struct gw_qmp *qmp, bool *was_running);
+/* The same, and asks in the same round trip (gw_qmp_execute_batch; at most GW_QMP_BATCH_MAX - 3): the
+ * answers are of the stopped guest. The caller frees them in any case. */
+int gw_vm_stop_and_ask(struct gw_qmp *qmp, bool *was_running, struct gw_qmp_call *questions,
+                       unsigned count);
 /* Resumes and waits for the RESUME event; -EIO when QEMU says yes but does not run. */
 int gw_vm_cont(struct gw_qmp *qmp);
 /* Tells the network where the guest is now (RARP; the guest itself, with virtio-net). */

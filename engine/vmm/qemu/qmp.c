@@ -312,24 +312,50 @@ static int await_answers(struct gw_qmp *qmp, struct gw_qmp_call *calls, const ui
     return first.code ? gw_error_raise(&first) : 0;
 }
 
+/* All commands as one text, each a line; the caller frees. Takes the arguments over. NULL: no memory. */
+static char *write_commands(struct gw_qmp *qmp, struct gw_qmp_call *calls, uint64_t *ids,
+                            unsigned count)
+{
+    char *text = strdup("");
+
+    for (unsigned i = 0; i < count; i++) {
+        char *line, *longer = NULL;
+
+        ids[i] = qmp->next_id++;
+        line = write_command(calls[i].command, ids[i], calls[i].arguments);
+        calls[i].arguments = NULL;
+        if (text && line && asprintf(&longer, "%s%s", text, line) < 0)
+            longer = NULL;
+        free(line);
+        free(text);
+        text = longer;
+    }
+    return text;
+}
+
+/* One send: QEMU, which runs the first command at once, may share the processor. */
 int gw_qmp_execute_batch(struct gw_qmp *qmp, struct gw_qmp_call *calls, unsigned count)
 {
     uint64_t ids[GW_QMP_BATCH_MAX];
-    int ret = 0;
+    char *text;
+    int ret, fd = -1;
 
     assert(count <= GW_QMP_BATCH_MAX);
     qmp->error_class[0] = '\0';
     for (unsigned i = 0; i < count; i++) {
         calls[i].result = NULL;
         calls[i].error = -ECANCELED;
-        if (ret == 0)
-            ret =
-                start_command(qmp, calls[i].command, calls[i].arguments, calls[i].fd - 1, &ids[i]);
-        else
-            json_decref(calls[i].arguments);
-        calls[i].arguments = NULL;
+        assert(calls[i].fd == 0 || fd < 0);
+        if (calls[i].fd)
+            fd = calls[i].fd - 1;
     }
-    /* Answers to what was sent before a failure are dropped later. */
+    text = write_commands(qmp, calls, ids, count);
+    if (!text)
+        return gw_fail(-ENOMEM, "qmp: commands cannot be written as JSON");
+    ret = qmp->is_broken ? gw_fail(-EPIPE, "qmp: %s: the connection %s has failed before",
+                                   calls[0].command, qmp->path)
+                         : send_bytes(qmp, text, strlen(text), fd);
+    free(text);
     return ret < 0 ? ret : await_answers(qmp, calls, ids, count);
 }
 

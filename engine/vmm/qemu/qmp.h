@@ -61,7 +61,7 @@ struct gw_qmp_call {
     json_t *result; /* NULL when error is set */
     int error;
     bool may_fail; /* its error is not the batch's */
-    int fd;        /* a descriptor to send along, plus one; 0: none */
+    int fd;        /* a descriptor to send along, plus one; 0: none. One in a batch */
 };
 
 /* Sends all commands at once and takes the answers: one round trip in place of count. QEMU runs

@@ -53,28 +53,42 @@ static void add_disks(json_t *shape, const json_t *blocks)
     }
 }
 
-static int read_shape(struct gw_qmp *qmp, json_t **out)
-{
-    struct gw_qmp_call calls[] = {
-        {.command = "qom-list", .arguments = json_pack("{s:s}", "path", "/machine/peripheral")},
-        {.command = "qom-list",
-         .arguments = json_pack("{s:s}", "path", "/machine/peripheral-anon")},
-        {.command = "query-block"}};
-    json_t *shape = json_object();
-    int ret = gw_qmp_execute_batch(qmp, calls, 3);
+#define SHAPE_CALLS 3u
 
-    if (ret == 0 && !shape)
-        ret = gw_fail(-ENOMEM, "no memory for what the VM consists of");
-    if (ret == 0) {
+static void ask_shape(struct gw_qmp_call calls[SHAPE_CALLS])
+{
+    calls[0] = (struct gw_qmp_call){.command = "qom-list",
+                                    .arguments = json_pack("{s:s}", "path", "/machine/peripheral")};
+    calls[1] = (struct gw_qmp_call){
+        .command = "qom-list", .arguments = json_pack("{s:s}", "path", "/machine/peripheral-anon")};
+    calls[2] = (struct gw_qmp_call){.command = "query-block"};
+}
+
+/* From the answers, which are dropped. */
+static int take_shape(struct gw_qmp_call calls[SHAPE_CALLS], json_t **out)
+{
+    json_t *shape = json_object();
+
+    if (shape) {
         add_names(shape, calls[0].result);
         add_names(shape, calls[1].result);
         add_disks(shape, calls[2].result);
     }
-    gw_qmp_batch_free(calls, 3);
-    if (ret < 0)
-        json_decref(shape);
-    else
-        *out = shape;
+    gw_qmp_batch_free(calls, SHAPE_CALLS);
+    *out = shape;
+    return shape ? 0 : gw_fail(-ENOMEM, "no memory for what the VM consists of");
+}
+
+static int read_shape(struct gw_qmp *qmp, json_t **out)
+{
+    struct gw_qmp_call calls[SHAPE_CALLS];
+    int ret;
+
+    ask_shape(calls);
+    ret = gw_qmp_execute_batch(qmp, calls, SHAPE_CALLS);
+    if (ret == 0)
+        return take_shape(calls, out);
+    gw_qmp_batch_free(calls, SHAPE_CALLS);
     return ret;
 }
 
@@ -263,15 +277,11 @@ int gw_vm_watch_look(struct gw_vm_watch *watch)
     return take_all(watch, NULL);
 }
 
-int gw_vm_watch_compare(struct gw_vm_watch *watch)
+/* now is taken over. */
+static int compare(struct gw_vm_watch *watch, json_t *now)
 {
-    const char *name;
-    json_t *now;
-    int ret = read_shape(watch->qmp, &now);
+    const char *name = first_difference(now, watch->shape);
 
-    if (ret < 0)
-        return ret;
-    name = first_difference(now, watch->shape);
     if (name)
         end_move(watch,
                  json_object_get(watch->shape, name)
@@ -285,23 +295,43 @@ int gw_vm_watch_compare(struct gw_vm_watch *watch)
     return take_all(watch, NULL);
 }
 
+int gw_vm_watch_compare(struct gw_vm_watch *watch)
+{
+    json_t *now;
+    int ret = read_shape(watch->qmp, &now);
+
+    return ret < 0 ? ret : compare(watch, now);
+}
+
 int gw_vm_watch_stop(struct gw_vm_watch *watch, bool is_last)
 {
+    struct gw_qmp_call calls[SHAPE_CALLS] = {0};
+    json_t *now = NULL;
     bool was_running;
     int ret = gw_vm_watch_look(watch);
 
     if (ret < 0)
         return ret;
-    ret = gw_vm_stop(watch->qmp, &was_running);
+    if (is_last)
+        ask_shape(calls);
+    ret = gw_vm_stop_and_ask(watch->qmp, &was_running, calls, is_last ? SHAPE_CALLS : 0);
     /* A stop that failed may have stopped the guest all the same, or may yet. */
     watch->is_held = was_running;
     watch->is_last = is_last;
     if (ret < 0) {
+        gw_qmp_batch_free(calls, SHAPE_CALLS);
         /* An event says more than a state. */
         take_all(watch, was_running ? "STOP" : NULL);
         return watch->end.code ? gw_error_raise(&watch->end) : ret;
     }
-    return take_all(watch, was_running ? "STOP" : NULL);
+    if (is_last)
+        ret = take_shape(calls, &now);
+    if (ret == 0)
+        ret = take_all(watch, was_running ? "STOP" : NULL);
+    if (ret == 0 && now)
+        return compare(watch, now);
+    json_decref(now);
+    return ret;
 }
 
 int gw_vm_watch_cont(struct gw_vm_watch *watch)

@@ -49,7 +49,7 @@ int gw_vm_watch_look(struct gw_vm_watch *watch);
 int gw_vm_watch_compare(struct gw_vm_watch *watch);
 
 /* gw_vm_stop and gw_vm_cont, seen to be ours. A VM that its owner has paused is held without a stop,
- * and is_held stays false; cont does nothing for it. is_last: for the handover. */
+ * and is_held stays false; cont does nothing for it. is_last: for the handover, and compares too. */
 int gw_vm_watch_stop(struct gw_vm_watch *watch, bool is_last);
 int gw_vm_watch_cont(struct gw_vm_watch *watch);
 /* After stop: does the guest stand still, and has it ever since? */
