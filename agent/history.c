@@ -13,6 +13,7 @@
 
 #include "agent/snapshot.h"
 #include "common/error.h"
+#include "common/json.h"
 
 #define BUSY_TIMEOUT_MS 5000
 
@@ -24,7 +25,10 @@ struct gw_history {
 
 static int fail(struct gw_history *history, const char *doing)
 {
-    return gw_fail(-EIO, "history %s: %s: %s", history->path, doing,
+    bool is_short =
+        !history->database || (sqlite3_errcode(history->database) & 0xff) == SQLITE_NOMEM;
+
+    return gw_fail(is_short ? -ENOMEM : -EIO, "history %s: %s: %s", history->path, doing,
                    history->database ? sqlite3_errmsg(history->database) : "out of memory");
 }
 
@@ -107,9 +111,10 @@ void gw_history_close(struct gw_history *history)
     free(history);
 }
 
+/* The text is lent until the statement is ended. */
 static void bind_text(sqlite3_stmt *statement, int index, const char *text)
 {
-    sqlite3_bind_text(statement, index, text ? text : "", -1, SQLITE_TRANSIENT);
+    sqlite3_bind_text(statement, index, text ? text : "", -1, SQLITE_STATIC);
 }
 
 static int put_locked(struct gw_history *history, const struct gw_history_entry *entry)
@@ -119,9 +124,12 @@ static int put_locked(struct gw_history *history, const struct gw_history_entry 
         "history(id,kind,what,peer,state,exit_code,message,detail,submitted,ended,owner)"
         " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)"
         " ON CONFLICT(id) DO UPDATE SET state=?5,exit_code=?6,message=?7,detail=?8,ended=?10";
+    unsigned failures = gw_json_failures();
     char *detail = entry->detail ? json_dumps(entry->detail, JSON_COMPACT) : NULL;
     sqlite3_stmt *statement;
-    int error = prepare(history, sql, &statement);
+    int error = gw_json_failures() != failures
+                    ? gw_fail(-ENOMEM, "history %s: out of memory", history->path)
+                    : prepare(history, sql, &statement);
 
     if (!error) {
         bind_text(statement, 1, entry->id);
@@ -248,6 +256,7 @@ static json_t *row(sqlite3_stmt *statement)
 
 static int list_locked(struct gw_history *history, unsigned limit, json_t *list)
 {
+    unsigned failures = gw_json_failures();
     sqlite3_stmt *statement;
     int step, error = prepare(history,
                               "SELECT id,kind,what,peer,state,exit_code,message,detail,submitted,"
@@ -261,6 +270,8 @@ static int list_locked(struct gw_history *history, unsigned limit, json_t *list)
         json_array_append_new(list, row(statement));
     if (step != SQLITE_DONE)
         error = fail(history, "list");
+    else if (gw_json_failures() != failures)
+        error = gw_fail(-ENOMEM, "history %s: out of memory", history->path);
     sqlite3_finalize(statement);
     return error;
 }

@@ -271,7 +271,7 @@ int gw_agent_options_load(const char *path, struct gw_agent_options *options)
     if (line < 0)
         return gw_fail(-ENOMEM, "configuration %s: out of memory", path);
     if (load.error)
-        return gw_fail(-EINVAL, "configuration %s, line %d: %s", path, line, load.text);
+        return gw_fail(load.error, "configuration %s, line %d: %s", path, line, load.text);
     if (line > 0)
         return gw_fail(-EINVAL, "configuration %s, line %d: expected NAME = VALUE", path, line);
     return 0;

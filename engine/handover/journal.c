@@ -22,6 +22,7 @@
 #include "common/checked.h"
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/json.h"
 #include "engine/handover/handover.h"
 
 #define SCHEMA_VERSION  1
@@ -354,6 +355,7 @@ static int write_entry(struct gw_journal *journal, const struct gw_journal_entry
 
 int gw_journal_record(struct gw_journal *journal, const struct gw_journal_entry *entry)
 {
+    unsigned failures = gw_json_failures();
     enum gw_handover_state state;
     char *detail = NULL;
     int error = gw_handover_state_parse(entry->state, &state);
@@ -368,7 +370,9 @@ int gw_journal_record(struct gw_journal *journal, const struct gw_journal_entry 
     if (entry->detail != NULL) {
         detail = json_dumps(entry->detail, JSON_COMPACT | JSON_ENCODE_ANY);
         if (detail == NULL)
-            return gw_fail(-EINVAL, "journal: the detail of %s is not text", entry->epoch);
+            return gw_json_failures() != failures
+                       ? gw_fail(-ENOMEM, "journal %s: out of memory", journal->path)
+                       : gw_fail(-EINVAL, "journal: the detail of %s is not text", entry->epoch);
     }
     pthread_mutex_lock(&journal->lock);
     error = write_entry(journal, entry, detail, gw_handover_needs_sync(state));
@@ -386,8 +390,12 @@ static int decode(struct gw_journal *journal, sqlite3_stmt *row, struct gw_journ
     const void *instance = sqlite3_column_blob(row, 3);
     const char *detail = (const char *)sqlite3_column_text(row, 4);
     enum gw_handover_state parsed;
+    unsigned failures = gw_json_failures();
 
     memset(out, 0, sizeof(*out));
+    /* What could not be read is not what is damaged. */
+    if (sqlite3_errcode(journal->database) == SQLITE_NOMEM)
+        return fail(journal, "cannot be read");
     if (epoch == NULL || strlen(epoch) >= sizeof(out->epoch) || state == NULL ||
         strlen(state) >= sizeof(out->state) || gw_handover_state_parse(state, &parsed) != 0 ||
         (side != GW_SIDE_SOURCE && side != GW_SIDE_TARGET) ||
@@ -401,6 +409,8 @@ static int decode(struct gw_journal *journal, sqlite3_stmt *row, struct gw_journ
     memcpy(out->peer_instance, instance, INSTANCE_SIZE);
     if (detail != NULL) {
         out->detail = json_loads(detail, JSON_DECODE_ANY, NULL);
+        if (out->detail == NULL && gw_json_failures() != failures)
+            return gw_fail(-ENOMEM, "journal %s: out of memory", journal->path);
         if (out->detail == NULL)
             return gw_fail(-EUCLEAN, "journal %s: the detail of migration %s is damaged",
                            journal->path, out->epoch);
@@ -504,6 +514,7 @@ int gw_journal_history(struct gw_journal *journal, const char *epoch, enum gw_jo
                        json_t **out)
 {
     sqlite3_stmt *statement;
+    unsigned failures = gw_json_failures();
     json_t *list = json_array();
     int step, error = 0;
 
@@ -517,8 +528,10 @@ int gw_journal_history(struct gw_journal *journal, const char *epoch, enum gw_jo
         else if (json_array_append_new(
                      list, json_pack("{s:s, s:I}", "state", sqlite3_column_text(statement, 0),
                                      "at_ns", (json_int_t)sqlite3_column_int64(statement, 1))) != 0)
-            error = gw_fail(-EUCLEAN, "journal %s: the history of migration %s is damaged",
-                            journal->path, epoch);
+            error = gw_json_failures() != failures
+                        ? gw_fail(-ENOMEM, "journal %s: out of memory", journal->path)
+                        : gw_fail(-EUCLEAN, "journal %s: the history of migration %s is damaged",
+                                  journal->path, epoch);
     }
     sqlite3_reset(statement);
     sqlite3_clear_bindings(statement);

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "common/error.h"
+#include "common/json.h"
 #include "engine/image/format.h"
 #include "engine/image/text.h"
 
@@ -113,9 +114,10 @@ static void describe_chain(struct gw_image *top, json_t *report)
     json_object_set_new(report, "chain", chain);
 }
 
-/* With its parents, if it has any: which they are, and what is allocated in all of them. */
-static void inspect_whole(const struct gw_inspect_options *options, struct gw_image *alone,
-                          json_t *report, struct gw_faults *faults)
+/* With its parents, if it has any: which they are, and what is allocated in all of them. What is wrong
+ * with them is a fault, that memory is short is none of the image's: -ENOMEM. */
+static int inspect_whole(const struct gw_inspect_options *options, struct gw_image *alone,
+                         json_t *report, struct gw_faults *faults)
 {
     struct gw_image_open_options open = options->open;
     struct gw_image *image = alone;
@@ -125,18 +127,24 @@ static void inspect_whole(const struct gw_inspect_options *options, struct gw_im
     open.format = alone->info.format;
     if (alone->link)
         rc = gw_image_open(&open, &image);
-    if (rc) {
+    if (rc && rc != -ENOMEM) {
         gw_faults_add(faults, 0, false, gw_error_message());
         image = alone;
-    } else if (alone->link) {
+        rc = 0;
+    } else if (rc == 0 && alone->link) {
         describe_chain(image, report);
     }
-    if (walk(image, map, report))
+    if (rc == 0)
+        rc = walk(image, map, report);
+    if (rc && rc != -ENOMEM) {
         gw_faults_add(faults, 0, false, gw_error_message());
+        rc = 0;
+    }
     if (map)
         json_object_set_new(report, "map", map);
     if (image != alone)
         gw_image_close(image);
+    return rc;
 }
 
 static void describe_faults(const struct gw_faults *faults, json_t *report)
@@ -181,6 +189,7 @@ int gw_image_inspect(const struct gw_inspect_options *options, json_t **out)
 {
     struct gw_image_open_options open = options->open;
     struct gw_faults *faults = calloc(1, sizeof(*faults));
+    unsigned failures = gw_json_failures();
     json_t *report = json_object();
     struct gw_image *image = NULL;
     int rc = faults && report ? describe_file(open.path, report)
@@ -201,11 +210,15 @@ int gw_image_inspect(const struct gw_inspect_options *options, json_t **out)
         if (image->link)
             describe_link(image->link, report);
         image->ops->survey(image, report);
-        inspect_whole(options, image, report, faults);
+        rc = inspect_whole(options, image, report, faults);
     }
     gw_image_close(image);
-    if (rc == 0) {
+    if (rc == 0)
         describe_faults(faults, report);
+    /* A report that lacks something reads like that of another image. */
+    if (rc == 0 && gw_json_failures() != failures)
+        rc = gw_fail(-ENOMEM, "no memory for a report");
+    if (rc == 0) {
         *out = report;
     } else {
         json_decref(report);

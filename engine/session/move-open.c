@@ -287,24 +287,34 @@ static int open_memory(struct gw_move *move, const struct gw_vm_memory *memory)
     return 0;
 }
 
-static json_t *make_detail(struct gw_move *move)
+/* All that an undo has: what is missing in it would be missing when the agent is gone. */
+static int make_detail(struct gw_move *move, json_t **out)
 {
     json_t *images = json_array(), *undo = json_array();
     char peer[GW_ADDRESS_TEXT_MAX], qmp[PATH_MAX], log[PATH_MAX];
+    int error = 0;
 
-    for (unsigned i = 0; i < move->vm->disk_count; i++)
-        json_array_append_new(images, json_string(move->vm->disks[i].path));
-    for (unsigned i = 0; i < move->swap_count; i++)
-        gw_disk_swap_undo(&move->swaps[i], undo);
+    for (unsigned i = 0; !error && i < move->vm->disk_count; i++)
+        if (json_array_append_new(images, json_string(move->vm->disks[i].path)))
+            error = gw_fail(-EILSEQ, "%s: no memory for this path, or it is not UTF-8 text",
+                            move->vm->disks[i].path);
+    for (unsigned i = 0; !error && i < move->swap_count; i++)
+        error = gw_disk_swap_undo(&move->swaps[i], undo);
+    if (error) {
+        json_decref(images);
+        json_decref(undo);
+        return error;
+    }
     gw_address_format(&move->request->peer, peer, sizeof(peer));
     if (!realpath(move->request->qmp_path, qmp))
         snprintf(qmp, sizeof(qmp), "%s", move->request->qmp_path);
     snprintf(log, sizeof(log), "%s/guard-%s.log", move->environment->state_dir,
              move->source->epoch);
-    return json_pack("{s:s,s:s,s:i,s:s,s:o,s:o,s:b,s:b,s:s,s:O}", "peer", peer, "qmp", qmp, "pid",
+    *out = json_pack("{s:s,s:s,s:i,s:s,s:o,s:o,s:b,s:b,s:s,s:O}", "peer", peer, "qmp", qmp, "pid",
                      (int)move->vm->pid, "vm", move->vm->name, "images", images, "undo", undo,
                      "paused", !move->vm->is_running, "delete", move->request->delete_source, "log",
                      log, "settings", move->settings);
+    return *out ? 0 : gw_fail(-EILSEQ, "no memory for the undo, or a name is not UTF-8 text");
 }
 
 static int open_guard(struct gw_move *move)
@@ -312,7 +322,10 @@ static int open_guard(struct gw_move *move)
     struct gw_guard_options options = {.vmm_pid = move->vm->pid,
                                        .is_guest_paused = !move->vm->is_running};
 
-    move->steps.detail = make_detail(move);
+    int error = make_detail(move, &move->steps.detail);
+
+    if (error)
+        return error;
     move->steps.epoch = move->source->epoch;
     options.qmp_path = json_string_value(json_object_get(move->steps.detail, "qmp"));
     options.log_path = json_string_value(json_object_get(move->steps.detail, "log"));

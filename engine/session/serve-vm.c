@@ -13,6 +13,7 @@
 
 #include "common/checked.h"
 #include "common/clock.h"
+#include "common/json.h"
 #include "common/log.h"
 #include "engine/session/attended.h"
 #include "engine/session/offer.h"
@@ -218,9 +219,10 @@ static int make_vmm(struct gw_serve_vm *vm, const json_t *offer, struct gw_reaso
     return error || waiting ? error : start_vmm(vm);
 }
 
-static json_t *make_detail(struct gw_serve_vm *vm, bool is_paused)
+static int make_detail(struct gw_serve_vm *vm, bool is_paused)
 {
     json_t *images = json_array(), *parts = json_array(), *ram = json_array();
+    unsigned failures = gw_json_failures();
     json_t *files = json_array();
 
     for (unsigned i = 0; i < vm->vm->disk_count; i++) {
@@ -233,11 +235,14 @@ static json_t *make_detail(struct gw_serve_vm *vm, bool is_paused)
     }
     for (unsigned i = 0; vm->steps.launched.is_owned && i < vm->vm->memory_count; i++)
         json_array_append_new(ram, json_string(vm->ram_paths[i]));
-    return json_pack("{s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:b,s:b,s:s}", "qmp",
-                     vm->steps.launched.qmp_path, "pid", (int)vm->steps.launched.pid, "run_dir",
-                     vm->run_dir, "ram_dir", vm->ram_dir, "images", images, "files", files, "parts",
-                     parts, "ram", ram, "paused", is_paused, "owned", vm->steps.launched.is_owned,
-                     "vm", vm->vm->name);
+    vm->steps.detail = json_pack("{s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:b,s:b,s:s}", "qmp",
+                                 vm->steps.launched.qmp_path, "pid", (int)vm->steps.launched.pid,
+                                 "run_dir", vm->run_dir, "ram_dir", vm->ram_dir, "images", images,
+                                 "files", files, "parts", parts, "ram", ram, "paused", is_paused,
+                                 "owned", vm->steps.launched.is_owned, "vm", vm->vm->name);
+    return vm->steps.detail && gw_json_failures() == failures
+               ? 0
+               : gw_fail(-ENOMEM, "no memory for what a restart needs");
 }
 
 static int act(void *context, enum gw_handover_action action);
@@ -246,9 +251,11 @@ static int begin(struct gw_serve_vm *vm, bool is_paused)
 {
     struct gw_switchover *switchover = &vm->switchover;
     struct gw_serve *serve = vm->serve;
+    int error = make_detail(vm, is_paused);
 
     vm->steps.epoch = serve->epoch;
-    vm->steps.detail = make_detail(vm, is_paused);
+    if (error)
+        return error;
     switchover->side = GW_SIDE_TARGET;
     switchover->journal = serve->environment->journal;
     switchover->progress = serve->progress;

@@ -3,12 +3,14 @@
  * What inspect wants to know of a VHDX: every structure as it lies in the file, also of one that
  * cannot be opened, and how many blocks are in which state.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/bytes.h"
 #include "common/checked.h"
 #include "common/error.h"
+#include "common/json.h"
 #include "engine/image/text.h"
 #include "engine/image/vhdx/vhdx.h"
 
@@ -30,13 +32,17 @@ static void survey_identifier(const struct gw_image_file *file, json_t *vhdx)
     uint8_t bytes[VHDX_IDENTIFIER_CREATOR + 2 * VHDX_CREATOR_CHARACTERS];
     size_t length = VHDX_IDENTIFIER_CREATOR;
     char *text;
+    int rc;
 
     if (gw_image_file_read(file, 0, bytes, sizeof(bytes)))
         return;
     while (length < sizeof(bytes) && (bytes[length] || bytes[length + 1]))
         length += 2;
-    if (gw_text_from_utf16(bytes + VHDX_IDENTIFIER_CREATOR, length - VHDX_IDENTIFIER_CREATOR, false,
-                           &text))
+    rc = gw_text_from_utf16(bytes + VHDX_IDENTIFIER_CREATOR, length - VHDX_IDENTIFIER_CREATOR,
+                            false, &text);
+    if (rc == -ENOMEM)
+        gw_json_left_out();
+    if (rc)
         return;
     json_object_set_new(vhdx, "creator", json_string(text));
     free(text);
@@ -79,16 +85,21 @@ static void survey_regions(const struct gw_image_file *file, json_t *vhdx)
     static const uint64_t places[] = {VHDX_REGION_1_OFFSET, VHDX_REGION_2_OFFSET};
     uint8_t *table = malloc(VHDX_REGION_TABLE_SIZE);
     bool is_valid[2] = {false};
-    json_t *list = json_array();
+    json_t *list;
 
-    for (int i = 1; i >= 0 && table; i--)
+    if (!table) {
+        gw_json_left_out();
+        return;
+    }
+    list = json_array();
+    for (int i = 1; i >= 0; i--)
         is_valid[i] = gw_image_file_read(file, places[i], table, VHDX_REGION_TABLE_SIZE) == 0 &&
                       gw_vhdx_regions_are_valid(table);
     for (int i = 0; i < 2; i++)
         if (!is_valid[i])
             gw_faults_add(file->faults, places[i], is_valid[!i],
                           "the region table is damaged (signature or checksum)");
-    if (table && (is_valid[0] || is_valid[1]) &&
+    if ((is_valid[0] || is_valid[1]) &&
         gw_image_file_read(file, places[!is_valid[0]], table, VHDX_REGION_TABLE_SIZE) == 0) {
         uint32_t count =
             (uint32_t)gw_min(gw_get_le32(table + VHDX_REGION_COUNT), VHDX_REGION_COUNT_MAX);
@@ -124,10 +135,14 @@ void gw_vhdx_survey_file(const struct gw_image_file *file, json_t *report)
 static void survey_metadata(const struct gw_vhdx *vhdx, json_t *out)
 {
     uint8_t *table = malloc(VHDX_METADATA_TABLE_SIZE);
-    json_t *list = json_array();
+    json_t *list;
 
-    if (table &&
-        gw_vhdx_read(vhdx, vhdx->metadata_region.offset, table, VHDX_METADATA_TABLE_SIZE) == 0) {
+    if (!table) {
+        gw_json_left_out();
+        return;
+    }
+    list = json_array();
+    if (gw_vhdx_read(vhdx, vhdx->metadata_region.offset, table, VHDX_METADATA_TABLE_SIZE) == 0) {
         uint32_t count =
             (uint32_t)gw_min(gw_get_le16(table + VHDX_METADATA_COUNT), VHDX_METADATA_COUNT_MAX);
 

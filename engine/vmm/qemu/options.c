@@ -11,6 +11,7 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "common/json.h"
 
 #define DEPTH_MAX 6
 
@@ -25,9 +26,12 @@ static int append(struct gw_options *options, const char *name, const char *valu
     item->is_used = false;
     item->name = strdup(name);
     item->value = strdup(value);
-    options->count++;
-    if (!item->name || !item->value)
+    if (!item->name || !item->value) {
+        free(item->name);
+        free(item->value);
         return gw_fail(-ENOMEM, "no memory for the option %.64s", name);
+    }
+    options->count++;
     return 0;
 }
 
@@ -80,10 +84,14 @@ static int flatten(struct gw_options *out, const char *prefix, const json_t *val
 
 static int parse_json(const char *text, struct gw_options *out)
 {
-    json_error_t error;
-    json_t *object = json_loads(text, 0, &error);
+    unsigned failures = gw_json_failures();
+    json_t *object = json_loads(text, 0, NULL);
     int ret;
 
+    if (gw_json_failures() != failures) {
+        json_decref(object);
+        return gw_fail(-ENOMEM, "no memory for an option");
+    }
     if (!json_is_object(object)) {
         json_decref(object);
         return gw_fail(-EINVAL, "an option is not valid JSON: %.200s", text);

@@ -47,7 +47,7 @@ int gw_reasons_fail(const struct gw_reasons *reasons, int error)
         used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%s", i ? "; " : "",
                                  reasons->lines[i]);
     }
-    return gw_fail(error, "%s", text);
+    return gw_fail(error, "%s", used > 0 ? text : "for reasons that there was no memory for");
 }
 
 json_t *gw_reasons_json(const struct gw_reasons *reasons)

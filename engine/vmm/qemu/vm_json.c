@@ -13,6 +13,7 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "common/json.h"
 
 enum field_kind {
     FIELD_TEXT,
@@ -264,10 +265,13 @@ static json_t *encode_struct(const void *from, const struct field *fields, size_
 
 int gw_vm_to_json(const struct gw_vm *vm, json_t **out)
 {
+    unsigned failures = gw_json_failures();
+
     *out = encode_struct(vm, vm_fields, GW_ARRAY_LENGTH(vm_fields));
     return *out ? 0
-                : gw_fail(-EINVAL, "the VM description cannot be written as JSON (no memory, or a "
-                                   "name that is not UTF-8)");
+                : gw_fail(gw_json_failures() != failures ? -ENOMEM : -EINVAL,
+                          "the VM description cannot be written as JSON (no memory, or a "
+                          "name that is not UTF-8)");
 }
 
 static int decode_struct(const json_t *object, const struct field *fields, size_t count,
