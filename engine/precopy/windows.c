@@ -237,6 +237,8 @@ int gw_windows_answer(struct gw_windows *windows, uint32_t number, bool is_open,
         return gw_fail(-EPROTO, "the target answers about window %u, which nobody asked for",
                        number);
     if (is_open) {
+        gw_log(GW_LOG_DEBUG, "window %u: %llu bytes of memory are registered on both sides", number,
+               (unsigned long long)item->window.length);
         windows->failures = 0;
         set_state(item, STATE_TELLING);
         return 0;

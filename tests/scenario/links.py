@@ -19,13 +19,13 @@ CUT_S = 3
 class Ready(contextlib.ExitStack):
     """A world with agents and a guest; held: its source's agent stops at a log line."""
 
-    def __init__(self, held=False, agents=(), **options):
+    def __init__(self, held=False, target=(), **options):
         super().__init__()
         self.world = self.enter_context(lib.World(**dict(SIZE, **options)))
         if held:
             self.world.source.holder = hold.Holder()
         verbose = ['--verbose', '--verbose'] if held else ['--verbose']
-        self.world.start_agents(*[verbose + list(agents)] * 2)
+        self.world.start_agents(verbose, verbose + list(target))
         self.world.start_guest()
         self.before = self.world.source_state()
 
@@ -72,6 +72,21 @@ def a_link_comes_back(phase, secrecy):
         result = move.result().expect('done')
         world.assert_moved()
         lib.check('its source is back' in world.target.agent_log(), 'nobody was back: %s', result.detail)
+
+
+@lib.scenario(sample=1, timeout=120, phase=['phase memory$', 'what is left fits the pause$'])
+def one_of_two_wires_stays_away(phase):
+    """The one that the session is on, for good: the session goes on over the other one."""
+    with Ready(held=True, pairs=2, target=['--listen', '10.78.0.2']) as ready:
+        world = ready.world
+        world.source.holder.hold(phase)
+        move = world.start_move('--progress')
+        lib.check(world.source.holder.wait(60), 'the move did not come to %s', phase)
+        ready.cut()
+        world.source.holder.release()
+        move.result().expect('done')
+        world.assert_moved()
+        lib.check('another address is dialled' in world.source.agent_log(), 'it came another way')
 
 
 @lib.scenario(timeout=180)

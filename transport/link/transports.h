@@ -40,11 +40,15 @@ int gw_transports_choose(const struct gw_transports *all, const char *names,
 struct gw_transport *gw_transports_find(const struct gw_transports *transports, const char *name);
 /* Keeps the calling thread's message as the reason of that back end. */
 void gw_transports_pass_over(struct gw_transports *transports, const char *name);
+/* NULL when that back end is not passed over. */
+const char *gw_transports_reason(const struct gw_transports *transports, const char *name);
 
-/* Dials the peer over the first back end that reaches it, as gw_control_connect. Reasons go into
- * transports->passed and the log. A peer that refuses who we are is not dialled again. The error is
- * that of the last one tried. */
-int gw_transports_dial(struct gw_transports *transports, const struct gw_address *peer,
-                       const struct gw_control_options *options, struct gw_control **out);
+/* Dials the peer over the first back end that reaches it, as gw_control_connect; each back end tries
+ * all of its addresses (at least one) before the next one does. Reasons go into transports->passed
+ * and the log; the back end that is used in the end has none any more. A peer that refuses who we
+ * are is not dialled again. The error is that of the last attempt. */
+int gw_transports_dial(struct gw_transports *transports, const struct gw_address *peers,
+                       unsigned peer_count, const struct gw_control_options *options,
+                       struct gw_control **out);
 
 #endif
