@@ -20,7 +20,7 @@
 #include "transport/link/rails.h"
 
 #define GW_CONNECT_TIMEOUT_MS 10000
-#define GW_REDIAL_TIMEOUT_MS  3000 /* in the place of one that is lost: somebody waits */
+#define GW_REDIAL_TIMEOUT_MS  5000 /* in the place of one that is lost: somebody waits */
 #define GW_CHANNELS_DEFAULT   2u
 #define GW_CHANNELS_MAX       16u /* per rail */
 

@@ -98,9 +98,10 @@ class FirstRail(Fault):
 
 
 class SecondRail(Fault):
-    """The other one: its channels are replaced, and the session goes on."""
+    """The other one: its channels are replaced, and the session goes on. (By TCP, if the other rail should
+    not answer in time.)"""
     wires = [1]
-    transport = 'verbs rxe0'
+    transport = '(verbs rxe0|tcp)'
     is_link_lost = False
 
 
@@ -115,7 +116,9 @@ class Case:
         self.source = SECRECY[self.secrecy]
         self.target = 1 - self.source
         self.side = generator.choice((0, 1))  # whose devices go
-        self.is_under_way = self.phase != 'handover'
+        self.is_early = self.phase != 'handover'
+        # Channels that never hear of a window have no clear memory under way.
+        self.is_under_way = self.is_early and (self.fault.is_link_lost or (self.phase, self.secrecy) != ('memory', 'clear'))
         self.log_before = len(machines.log(self.source))
 
     def log(self):
@@ -149,7 +152,7 @@ class Case:
         self.hold('hold', PHASES[self.phase][self.secrecy])
         move = self.machines.start(self.source, *move_words(qmp, self.target), '--reconnect-timeout', '120')
         check(self.hold('wait', '150'), '%s: the move does not get there:\n%s', self.name, self.log()[-4000:])
-        self.cut(is_silent=self.is_under_way or not self.fault.carrier)
+        self.cut(is_silent=self.is_early or not self.fault.carrier)
         self.hold('go-on', LATE)
         under_way = self.await_bytes() if self.is_under_way else 0
         self.fault.strike(self)
