@@ -272,9 +272,10 @@ json_t *gw_serve_describe_transports(const struct gw_serve *serve)
     json_t *list = json_array();
 
     for (unsigned i = 0; i < transports->count; i++)
-        json_array_append_new(list,
-                              json_pack("{s:s,s:o}", "name", transports->list[i]->ops->name,
-                                        "addresses", addresses_of(serve, transports->list[i])));
+        if (!transports->is_for_control[i])
+            json_array_append_new(list,
+                                  json_pack("{s:s,s:o}", "name", transports->list[i]->ops->name,
+                                            "addresses", addresses_of(serve, transports->list[i])));
     return list;
 }
 

@@ -124,11 +124,15 @@ static const struct gw_transport_ops loop_ops = {
     .destroy = destroy,
 };
 
-static int create(struct gw_transport **out)
+static int create(const struct gw_transport_options *options, struct gw_transport **out)
 {
-    struct loop_transport *transport = calloc(1, sizeof(*transport));
+    struct loop_transport *transport;
     pthread_condattr_t monotonic;
+    int error = gw_transport_check_options(options, "loop", NULL);
 
+    if (error)
+        return error;
+    transport = calloc(1, sizeof(*transport));
     if (!transport)
         return gw_fail(-ENOMEM, "loop: no memory");
     transport->base.ops = &loop_ops;

@@ -93,10 +93,14 @@ static const struct gw_transport_ops tcp_ops = {
     .destroy = destroy,
 };
 
-static int create(struct gw_transport **out)
+static int create(const struct gw_transport_options *options, struct gw_transport **out)
 {
-    struct gw_transport *transport = calloc(1, sizeof(*transport));
+    struct gw_transport *transport;
+    int error = gw_transport_check_options(options, "tcp", NULL);
 
+    if (error)
+        return error;
+    transport = calloc(1, sizeof(*transport));
     if (!transport)
         return gw_fail(-ENOMEM, "tcp: no memory");
     transport->ops = &tcp_ops;
