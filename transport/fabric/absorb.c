@@ -89,9 +89,9 @@ bool gw_fabric_absorb(struct fabric_channel *channel)
         if (count == -FI_EAVAIL && note_failure(channel))
             continue;
         if (count < 0 && count != -FI_EAGAIN && count != -FI_EAVAIL)
-            gw_fabric_channel_kill(channel, gw_fail(-EIO, "the completion queue failed: %s",
-                                                    channel->transport->library.strerror(
-                                                        (int)-count)));
+            gw_fabric_channel_kill(channel,
+                                   gw_fail(-EIO, "the completion queue failed: %s",
+                                           channel->transport->library.strerror((int)-count)));
         if (count < BATCH)
             return false;
     }

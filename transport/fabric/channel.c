@@ -98,8 +98,7 @@ int gw_fabric_channel_new(const struct gw_channel_options *options, struct fi_in
     channel->sender.last = &channel->sender.first;
     gw_credit_init(&channel->credit);
     error = gw_fabric_domain_bind(channel->domain, info);
-    channel->write_flags =
-        FI_COMPLETION | (channel->domain->is_fenced ? FI_DELIVERY_COMPLETE : 0);
+    channel->write_flags = FI_COMPLETION | (channel->domain->is_fenced ? FI_DELIVERY_COMPLETE : 0);
     if (!error)
         error = open_memory(channel);
     if (!error)
@@ -171,9 +170,8 @@ int gw_fabric_channel_start(struct fabric_channel *channel, const struct gw_addr
     channel->info.peer = *peer;
     snprintf(channel->info.description, sizeof(channel->info.description),
              "fabric %.20s %.20s %.47s > %.47s%s", channel->transport->provider,
-             channel->domain->info->domain_attr->name,
-             gw_address_format(local, from, sizeof(from)), gw_address_format(peer, to, sizeof(to)),
-             channel->domain->is_fenced ? ", fenced" : "");
+             channel->domain->info->domain_attr->name, gw_address_format(local, from, sizeof(from)),
+             gw_address_format(peer, to, sizeof(to)), channel->domain->is_fenced ? ", fenced" : "");
     channel->is_connected = true;
     error = gw_fabric_life_add(channel->transport, channel);
     if (error)
@@ -208,8 +206,8 @@ void gw_fabric_channel_free(struct fabric_channel *channel)
 
 bool gw_fabric_channel_is_drained(const struct fabric_channel *channel)
 {
-    return !channel->ep || (channel->sender.completed == channel->sender.next &&
-                            channel->receiver.posted == 0);
+    return !channel->ep ||
+           (channel->sender.completed == channel->sender.next && channel->receiver.posted == 0);
 }
 
 static void end(struct fabric_channel *channel)
@@ -237,8 +235,8 @@ void gw_fabric_channel_kill_unexplained(struct fabric_channel *channel)
 {
     /* A provider says no more than that the connection is down. */
     gw_fabric_channel_kill(
-        channel, gw_fail(-ECONNRESET, "the connection ended: the peer closed it or is gone, or a "
-                                      "write was outside of what had been given"));
+        channel, gw_fail(-ECONNRESET, "the connection ended: the peer closed it, is gone, or wrote "
+                                      "outside of what it had been given"));
 }
 
 static void look_after(struct fabric_channel *channel)

@@ -25,7 +25,7 @@ enum fabric_scratch { FABRIC_KIND, FABRIC_SEQUENCE };
  * FI_CONTEXT writes into it. */
 struct fabric_work {
     struct fi_context2 context;
-    unsigned index;      /* of a receive: which buffer */
+    unsigned index; /* of a receive: which buffer */
     bool is_receive;
     bool is_complete, is_failed;
 };

@@ -54,13 +54,15 @@
 #define FABRIC_DEPTH_LEAST    32u
 #define FABRIC_RESERVED_SENDS 1u /* of them for a credit */
 #define FABRIC_RECEIVE_DEPTH  (GW_RECEIVES + GW_SPARE_RECEIVES)
-#define FABRIC_SEND_BYTES     (8u << 20) /* of writes in the provider's queue; a larger one goes alone */
-#define FABRIC_GATHER_MAX     32u        /* ops that wait for more (GW_POST_MORE) */
-#define FABRIC_REPOST_AT      8u         /* receives that are posted again together */
-#define FABRIC_ABSORB_MAX     1024u      /* completions of one channel in one poll */
-#define FABRIC_TICK_MS        1000u
-#define FABRIC_FLUSH_TICKS    2u      /* then an endpoint that gives nothing back is closed */
-#define FABRIC_POLL_NS        200000u /* how long a sleep is, where a provider can wake nobody */
+#define FABRIC_SEND_BYTES                                                                          \
+    (8u << 20)                   /* of writes in the provider's queue; a larger one goes alone */
+#define FABRIC_GATHER_MAX  32u   /* ops that wait for more (GW_POST_MORE) */
+#define FABRIC_REPOST_AT   8u    /* receives that are posted again together */
+#define FABRIC_ABSORB_MAX  1024u /* completions of one channel in one poll */
+#define FABRIC_TICK_MS     1000u
+#define FABRIC_TRYWAITS    3u
+#define FABRIC_FLUSH_TICKS 2u      /* then an endpoint that gives nothing back is closed */
+#define FABRIC_POLL_NS     200000u /* how long a sleep is, where a provider can wake nobody */
 
 /* The functions of libfabric that are not inline. */
 struct fabric_library {
@@ -128,8 +130,8 @@ static inline struct fabric_poller *gw_fabric_poller_of(struct gw_poller *base)
 /* Loads libfabric and leaves the process's signal handlers as they are. -ENODEV. */
 int gw_fabric_library_load(struct fabric_library *out);
 /* gw_fail of what libfabric answered, a negative number: "fabric PROVIDER: WHAT: its text". */
-int gw_fabric_fail(const struct fabric_transport *transport, ssize_t answer, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+int gw_fabric_fail(const struct fabric_transport *transport, ssize_t answer, const char *format,
+                   ...) __attribute__((format(printf, 3, 4)));
 /* The errno that an answer of libfabric means, negative. */
 int gw_fabric_errno(ssize_t answer);
 

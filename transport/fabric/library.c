@@ -22,8 +22,7 @@ static void restore_handlers(const struct sigaction handlers[NSIG])
     struct sigaction now;
 
     for (int number = 1; number < NSIG; number++)
-        if (sigaction(number, NULL, &now) == 0 &&
-            now.sa_handler != handlers[number].sa_handler)
+        if (sigaction(number, NULL, &now) == 0 && now.sa_handler != handlers[number].sa_handler)
             sigaction(number, &handlers[number], NULL);
 }
 
@@ -33,8 +32,8 @@ static int find_functions(struct fabric_library *library)
         const char *name;
         void *at;
     } functions[] = {
-        {"fi_getinfo", &library->getinfo}, {"fi_freeinfo", &library->freeinfo},
-        {"fi_dupinfo", &library->dupinfo}, {"fi_fabric", &library->fabric},
+        {"fi_getinfo", &library->getinfo},   {"fi_freeinfo", &library->freeinfo},
+        {"fi_dupinfo", &library->dupinfo},   {"fi_fabric", &library->fabric},
         {"fi_strerror", &library->strerror},
     };
 
@@ -57,7 +56,8 @@ int gw_fabric_library_load(struct fabric_library *out)
     out->handle = dlopen("libfabric.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     restore_handlers(handlers);
     if (!out->handle)
-        return gw_fail(-ENODEV, "fabric: libfabric cannot be loaded (%s): apt-get install libfabric1",
+        return gw_fail(-ENODEV,
+                       "fabric: libfabric cannot be loaded (%s): apt-get install libfabric1",
                        dlerror());
     return find_functions(out);
 }
@@ -70,7 +70,8 @@ int gw_fabric_errno(ssize_t answer)
     return answer < 0 ? (int)answer : -EIO;
 }
 
-int gw_fabric_fail(const struct fabric_transport *transport, ssize_t answer, const char *format, ...)
+int gw_fabric_fail(const struct fabric_transport *transport, ssize_t answer, const char *format,
+                   ...)
 {
     char what[200];
     va_list arguments;

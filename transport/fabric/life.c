@@ -108,7 +108,9 @@ static void *live(void *argument)
             next_ns = gw_clock_ns() + FABRIC_TICK_MS * GW_NS_PER_MS;
         /* What woke it is found by looking around. */
         epoll_wait(transport->epoll_fd, events, 16,
-                   !any ? -1 : may_wait ? gw_clock_left_ms(next_ns) : 1);
+                   !any       ? -1
+                   : may_wait ? gw_clock_left_ms(next_ns)
+                              : 1);
         eventfd_read(transport->wake_fd, &wakes);
     }
     return NULL;

@@ -175,12 +175,20 @@ int gw_fabric_poll(struct gw_poller *base, struct gw_channel **ready, int max)
     return count;
 }
 
-/* False when a sleeper would miss something: the queue has to be read again first. */
-static bool may_sleep(struct fabric_channel *channel)
+/* A queue may be waited on only when it says so (fi_trywait(3)); reading it is what it then wants.
+ * False when something was read, or it still does not say so. */
+static bool is_quiet(struct fabric_channel *channel)
 {
     struct fid *queue = &channel->cq->fid;
 
-    return fi_trywait(channel->domain->fabric, &queue, 1) == 0;
+    if (fi_trywait(channel->domain->fabric, &queue, 1) == 0)
+        return true;
+    for (unsigned i = 0; i < FABRIC_TRYWAITS; i++) {
+        gw_fabric_absorb(channel);
+        if (fi_trywait(channel->domain->fabric, &queue, 1) == 0)
+            break;
+    }
+    return false;
 }
 
 int gw_fabric_arm(struct gw_poller *base)
@@ -198,7 +206,7 @@ int gw_fabric_arm(struct gw_poller *base)
     do {
         if (channel->cq_fd < 0)
             timerfd_settime(poller->timer_fd, 0, &soon, NULL);
-        else if (!may_sleep(channel))
+        else if (!is_quiet(channel))
             eventfd_write(poller->wake_fd, 1);
         channel = channel->next;
     } while (channel != poller->channels);

@@ -10,10 +10,11 @@
 #include "transport/fabric/channel.h"
 
 /* What godwit can do when a provider asks for it; the rest keeps a provider away (fi_domain(3)). */
-#define MR_MODES  (FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY)
-#define MR_MODES_ASKED (MR_MODES | FI_MR_ENDPOINT | FI_MR_RAW)
+#define MR_MODES       (FI_MR_LOCAL | FI_MR_ALLOCATED | FI_MR_PROV_KEY)
+#define MR_MODES_ASKED (MR_MODES | FI_MR_VIRT_ADDR | FI_MR_ENDPOINT | FI_MR_RAW)
 #define CAPABILITIES                                                                               \
-    (FI_MSG | FI_SEND | FI_RECV | FI_RMA | FI_WRITE | FI_REMOTE_WRITE | FI_LOCAL_COMM | FI_REMOTE_COMM)
+    (FI_MSG | FI_SEND | FI_RECV | FI_RMA | FI_WRITE | FI_REMOTE_WRITE | FI_LOCAL_COMM |            \
+     FI_REMOTE_COMM)
 
 static int hints_new(const struct fabric_transport *transport, struct fi_info **out)
 {
@@ -45,14 +46,13 @@ static const char *find_fault(const struct fi_info *info, char text[160])
                  domain->mr_key_size);
     else if (domain->mr_mode & FI_MR_ENDPOINT)
         snprintf(text, 160, "it registers memory for one channel at a time (FI_MR_ENDPOINT)");
+    else if (domain->mr_mode & FI_MR_VIRT_ADDR)
+        snprintf(text, 160, "it wants the peer's addresses for writes (FI_MR_VIRT_ADDR)");
     else if (domain->mr_mode & ~MR_MODES)
         snprintf(text, 160, "it wants memory registered in a way that godwit does not know (0x%x)",
                  (unsigned)domain->mr_mode);
     else if (domain->mr_key_size > sizeof(uint64_t))
         snprintf(text, 160, "its memory keys have %zu bytes, at most 8 can be told",
-                 domain->mr_key_size);
-    else if ((domain->mr_mode & FI_MR_VIRT_ADDR) && domain->mr_key_size > sizeof(uint32_t))
-        snprintf(text, 160, "it wants addresses and keys of %zu bytes for writes",
                  domain->mr_key_size);
     else if (info->ep_attr->max_msg_size < GW_WRITE_MAX)
         snprintf(text, 160, "it writes at most %zu bytes at once, %u are needed",
@@ -127,13 +127,13 @@ static int look_up(const struct fabric_transport *transport, const struct gw_add
     const char *fault;
     int answer, error = split(named, host, service);
 
-    hints->addr_format =
-        named->storage.ss_family == AF_INET6 ? FI_SOCKADDR_IN6 : FI_SOCKADDR_IN;
+    hints->addr_format = named->storage.ss_family == AF_INET6 ? FI_SOCKADDR_IN6 : FI_SOCKADDR_IN;
     if (!error && peer && local)
         error = set_source(hints, local);
     if (error)
         return error;
-    answer = transport->library.getinfo(FABRIC_API, host, service, peer ? 0 : FI_SOURCE, hints, out);
+    answer =
+        transport->library.getinfo(FABRIC_API, host, service, peer ? 0 : FI_SOURCE, hints, out);
     gw_address_format(named, text, sizeof(text));
     if (answer == -FI_ENODATA)
         return peer ? gw_fail(-EHOSTUNREACH, "fabric %s: no device of this host reaches %s",

@@ -88,8 +88,7 @@ void gw_fabric_receiver_take(struct fabric_channel *channel, unsigned buffer, si
     }
     gw_fabric_count(&channel->info.messages_received, 1);
     receiver->lengths[buffer] = header.length;
-    receiver->arrived[(receiver->first + receiver->count) % FABRIC_RECEIVE_DEPTH] =
-        (uint8_t)buffer;
+    receiver->arrived[(receiver->first + receiver->count) % FABRIC_RECEIVE_DEPTH] = (uint8_t)buffer;
     receiver->count++;
 }
 
