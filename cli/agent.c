@@ -48,6 +48,8 @@ static const struct gw_usage_option options[] = {
     {"listen", "ADDRESS[:PORT]",
      "where peers reach this host (repeatable); all addresses, port 13560"},
     {"transport", "NAME", "use this transport (repeatable, best first); auto: all that work here"},
+    {"transport-option", "TRANSPORT.NAME=VALUE",
+     "an option of a transport, such as dpdk.devargs=0000:3b:00.0 (repeatable)"},
     {"psk", "FILE", "pre-shared key, see godwit key"},
     {"cert", "FILE", "this host's certificate (PEM), with --key"},
     {"key", "FILE", "the private key of --cert (PEM)"},

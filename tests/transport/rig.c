@@ -51,7 +51,7 @@ void rig_open(struct rig *rig, enum rig_kind kind)
 
     memset(rig, 0, sizeof(*rig));
     rig->kind = kind;
-    must(gw_transport_new(back_ends[kind], &rig->transport));
+    must(gw_transport_new(back_ends[kind], NULL, &rig->transport));
     if (kind == RIG_FAULTY_LOOP || kind == RIG_FAULTY_TCP)
         must(gw_faulty_new(rig->transport, &rig->transport));
     rig_free_address(kind, &rig->address);
