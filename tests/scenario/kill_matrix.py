@@ -197,7 +197,7 @@ class Case:
     def check_guard(self):
         """Without its agent the guest goes on by itself when the guard had not been told otherwise."""
         is_early = self.state in ('plan', 'disks', 'memory', 'COPYING', 'STOPPING', 'STOPPED',
-                                  'SWAPPING', 'SWAPPED', 'WAITING', 'RENAMING', 'RENAMED',
+                                  'SWAPPING', 'SWAPPED', 'WAITING', 'CHECKING',
                                   'RECEIVING', 'LOADING', 'PLACING', 'PREPARING', 'PREPARED')
         if is_early:
             self.world.guest.serial.wait_tick(timeout=20)
