@@ -95,7 +95,7 @@ int gw_fabric_channel_new(const struct gw_channel_options *options, struct fi_in
     channel->domain = gw_fabric_domain_of(options->domain);
     channel->poller = gw_fabric_poller_of(options->poller);
     channel->eq_fd = channel->cq_fd = -1;
-    channel->sender.last = &channel->sender.first;
+    gw_op_queue_init(&channel->sender.ops);
     gw_credit_init(&channel->credit);
     error = gw_fabric_domain_bind(channel->domain, info);
     channel->write_flags = FI_COMPLETION | (channel->domain->is_fenced ? FI_DELIVERY_COMPLETE : 0);

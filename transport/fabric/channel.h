@@ -31,8 +31,9 @@ struct fabric_work {
 };
 
 struct fabric_sender {
-    struct gw_op *first, **last, *waiting; /* waiting: the first that the provider does not have */
-    unsigned posted, waiting_count;
+    struct gw_op_queue ops;
+    struct gw_op *waiting; /* the first that the provider does not have */
+    unsigned waiting_count;
     unsigned depth;
     uint32_t next;      /* sequence number of the next work request */
     uint32_t completed; /* all before it are complete */
@@ -64,7 +65,7 @@ struct fabric_channel {
     struct fabric_transport *transport;
     struct fabric_domain *domain;
     struct fabric_poller *poller;
-    struct fabric_channel *previous, *next;           /* of the poller's ring */
+    struct gw_ring_link link;
     struct fabric_channel *life_previous, *life_next; /* of transport.connected */
     struct fid_eq *eq;
     struct fid_cq *cq;

@@ -46,6 +46,7 @@
 #include "common/error.h"
 #include "transport/rdma/credit.h"
 #include "transport/rdma/header.h"
+#include "transport/ring.h"
 #include "transport/transport.h"
 
 #define FABRIC_API            FI_VERSION(1, 17)
@@ -106,8 +107,7 @@ struct fabric_poller {
     int epoll_fd, wake_fd;
     int timer_fd; /* for providers without a descriptor to wait on */
     atomic_bool has_news;
-    _Atomic(struct fabric_channel *) incoming;
-    struct fabric_channel *channels; /* a ring */
+    struct gw_ring channels;
     bool is_armed, is_polling;
 };
 

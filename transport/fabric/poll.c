@@ -42,7 +42,7 @@ void gw_fabric_close_poller(struct gw_poller *base)
 {
     struct fabric_poller *poller = gw_fabric_poller_of(base);
 
-    assert(!poller->channels && !atomic_load(&poller->incoming));
+    assert(gw_ring_is_empty(&poller->channels));
     if (poller->epoll_fd >= 0)
         close(poller->epoll_fd);
     if (poller->wake_fd >= 0)
@@ -64,64 +64,38 @@ int gw_fabric_poller_start(struct fabric_poller *poller, struct fabric_channel *
 {
     if (channel->cq_fd >= 0 && watch(poller, channel->cq_fd) != 0)
         return gw_fail_errno(-errno, "fabric: a completion queue cannot be waited on");
-    channel->next = atomic_load(&poller->incoming);
-    while (!atomic_compare_exchange_weak(&poller->incoming, &channel->next, channel))
-        ;
+    gw_ring_offer(&poller->channels, &channel->link);
     gw_fabric_poller_wake(poller);
     return 0;
 }
 
-static void take_incoming(struct fabric_poller *poller)
-{
-    struct fabric_channel *channel = atomic_exchange(&poller->incoming, NULL);
-
-    while (channel) {
-        struct fabric_channel *rest = channel->next;
-
-        if (!poller->channels) {
-            poller->channels = channel->next = channel->previous = channel;
-        } else {
-            channel->next = poller->channels;
-            channel->previous = poller->channels->previous;
-            channel->previous->next = channel->next->previous = channel;
-        }
-        channel = rest;
-    }
-}
-
 void gw_fabric_poller_remove(struct fabric_poller *poller, struct fabric_channel *channel)
 {
-    take_incoming(poller);
+    gw_ring_remove(&poller->channels, &channel->link);
     if (channel->cq_fd >= 0)
         epoll_ctl(poller->epoll_fd, EPOLL_CTL_DEL, channel->cq_fd, NULL);
-    if (channel->next == channel) {
-        poller->channels = NULL;
-        return;
-    }
-    channel->previous->next = channel->next;
-    channel->next->previous = channel->previous;
-    if (poller->channels == channel)
-        poller->channels = channel->next;
 }
 
 /* ---- polling ---- */
 
+static struct fabric_channel *channel_of(struct gw_ring_link *link)
+{
+    return gw_container_of(link, struct fabric_channel, link);
+}
+
 static void take_news(struct fabric_poller *poller)
 {
-    struct fabric_channel *channel;
+    struct gw_ring *ring = &poller->channels;
 
     atomic_store(&poller->has_news, false);
-    take_incoming(poller);
-    channel = poller->channels;
-    if (!channel)
-        return;
-    do {
+    gw_ring_take_all(ring);
+    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
+        struct fabric_channel *channel = channel_of(link);
         unsigned news = atomic_exchange(&channel->news, 0);
 
         if (news)
             gw_fabric_channel_hear_news(channel, news);
-        channel = channel->next;
-    } while (channel != poller->channels);
+    }
 }
 
 /* So that they are quiet again. What woke the sleeper is found in the channels' queues. */
@@ -144,7 +118,8 @@ static bool is_ready(const struct fabric_channel *channel)
 int gw_fabric_poll(struct gw_poller *base, struct gw_channel **ready, int max)
 {
     struct fabric_poller *poller = gw_fabric_poller_of(base);
-    struct fabric_channel *channel, *last_reported = NULL;
+    struct gw_ring *ring = &poller->channels;
+    struct gw_ring_link *last_reported = NULL;
     int count = 0;
 
     if (poller->is_armed)
@@ -152,11 +127,10 @@ int gw_fabric_poll(struct gw_poller *base, struct gw_channel **ready, int max)
     poller->is_armed = false;
     if (atomic_load_explicit(&poller->has_news, memory_order_acquire))
         take_news(poller);
-    channel = poller->channels;
-    if (!channel)
-        return 0;
     poller->is_polling = true;
-    do {
+    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
+        struct fabric_channel *channel = channel_of(link);
+
         if (gw_fabric_absorb(channel))
             gw_fabric_poller_wake(poller);
         gw_fabric_receiver_repost(channel);
@@ -164,14 +138,13 @@ int gw_fabric_poll(struct gw_poller *base, struct gw_channel **ready, int max)
         gw_fabric_sender_run(channel);
         if (count < max && is_ready(channel)) {
             ready[count++] = &channel->base;
-            last_reported = channel;
+            last_reported = link;
         }
-        channel = channel->next;
-    } while (channel != poller->channels);
+    }
     poller->is_polling = false;
     /* Who did not fit into ready comes first the next time. */
     if (last_reported)
-        poller->channels = last_reported->next;
+        ring->first = last_reported->next;
     return count;
 }
 
@@ -195,20 +168,19 @@ int gw_fabric_arm(struct gw_poller *base)
 {
     static const struct itimerspec soon = {.it_value.tv_nsec = FABRIC_POLL_NS};
     struct fabric_poller *poller = gw_fabric_poller_of(base);
-    struct fabric_channel *channel = poller->channels;
+    struct gw_ring *ring = &poller->channels;
 
     take_wakes(poller);
     poller->is_armed = true;
     if (atomic_load(&poller->has_news))
         eventfd_write(poller->wake_fd, 1);
-    if (!channel)
-        return poller->epoll_fd;
-    do {
+    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
+        struct fabric_channel *channel = channel_of(link);
+
         if (channel->cq_fd < 0)
             timerfd_settime(poller->timer_fd, 0, &soon, NULL);
         else if (!is_quiet(channel))
             eventfd_write(poller->wake_fd, 1);
-        channel = channel->next;
-    } while (channel != poller->channels);
+    }
     return poller->epoll_fd;
 }

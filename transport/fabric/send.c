@@ -187,21 +187,10 @@ void gw_fabric_sender_advance(struct fabric_sender *sender)
         sender->completed++;
 }
 
-static struct gw_op *take_first(struct fabric_sender *sender)
-{
-    struct gw_op *op = sender->first;
-
-    sender->first = op->next;
-    if (!sender->first)
-        sender->last = &sender->first;
-    sender->posted--;
-    return op;
-}
-
 static bool first_is_complete(const struct fabric_sender *sender)
 {
-    return sender->first && sender->first != sender->waiting &&
-           is_before((uint32_t)sender->first->scratch[FABRIC_SEQUENCE], sender->completed);
+    return sender->ops.first && sender->ops.first != sender->waiting &&
+           is_before((uint32_t)sender->ops.first->scratch[FABRIC_SEQUENCE], sender->completed);
 }
 
 static void finish_complete(struct fabric_channel *channel, int status_of_failed)
@@ -209,7 +198,7 @@ static void finish_complete(struct fabric_channel *channel, int status_of_failed
     struct fabric_sender *sender = &channel->sender;
 
     while (first_is_complete(sender)) {
-        struct gw_op *op = take_first(sender);
+        struct gw_op *op = gw_op_queue_take(&sender->ops);
         bool is_failed = work_of(sender, (uint32_t)op->scratch[FABRIC_SEQUENCE])->is_failed;
 
         if (op->scratch[FABRIC_KIND] == FABRIC_OP_WRITE)
@@ -222,7 +211,7 @@ static void finish_complete(struct fabric_channel *channel, int status_of_failed
 
 void gw_fabric_sender_finish(struct fabric_channel *channel)
 {
-    if (!channel->sender.first)
+    if (!channel->sender.ops.first)
         return;
     finish_complete(channel, channel->error.code);
     if (channel->error.code && gw_fabric_channel_is_drained(channel))
@@ -236,11 +225,7 @@ void gw_fabric_sender_cancel(struct fabric_channel *channel, int status)
     finish_complete(channel, status);
     sender->waiting = NULL;
     sender->waiting_count = 0;
-    while (sender->first) {
-        struct gw_op *op = take_first(sender);
-
-        op->done(op, status);
-    }
+    gw_op_queue_end(&sender->ops, status);
 }
 
 /* ---- posting ---- */
@@ -252,13 +237,10 @@ static int post(struct fabric_channel *channel, struct gw_op *op, enum fabric_op
 
     if (channel->error.code)
         return gw_error_raise(&channel->error);
-    if (sender->posted == GW_CHANNEL_OPS_MAX)
+    if (sender->ops.count == GW_CHANNEL_OPS_MAX)
         return -EAGAIN;
     op->scratch[FABRIC_KIND] = kind;
-    op->next = NULL;
-    *sender->last = op;
-    sender->last = &op->next;
-    sender->posted++;
+    gw_op_queue_push(&sender->ops, op);
     if (!sender->waiting)
         sender->waiting = op;
     sender->waiting_count++;

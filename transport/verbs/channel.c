@@ -90,7 +90,7 @@ int gw_verbs_channel_new(const struct gw_channel_options *options, struct rdma_c
     channel->base.context = options->context;
     channel->poller = gw_verbs_poller_of(options->poller);
     channel->number = options->number;
-    channel->sender.last = &channel->sender.first;
+    gw_op_queue_init(&channel->sender.ops);
     gw_credit_init(&channel->credit);
     error = gw_verbs_domain_bind(domain, id);
     if (!error)

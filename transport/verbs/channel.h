@@ -28,8 +28,9 @@ enum verbs_op_kind { VERBS_OP_WRITE, VERBS_OP_SEND };
 enum verbs_scratch { VERBS_KIND, VERBS_SEQUENCE, VERBS_USES_SLOT };
 
 struct verbs_sender {
-    struct gw_op *first, **last, *waiting; /* waiting: the first that is not in the send queue */
-    unsigned posted, waiting_count;
+    struct gw_op_queue ops;
+    struct gw_op *waiting; /* the first that is not in the send queue */
+    unsigned waiting_count;
     unsigned depth;
     uint32_t inline_max;
     uint32_t next;      /* sequence number of the next work request */
@@ -62,7 +63,7 @@ struct verbs_channel {
     struct gw_channel base;
     struct verbs_poller *poller;
     struct verbs_queue *queue;
-    struct verbs_channel *previous, *next;           /* of the poller's ring */
+    struct gw_ring_link link;
     struct verbs_channel *life_previous, *life_next; /* of transport.connected */
     unsigned slot;
     uint32_t generation;

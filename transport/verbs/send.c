@@ -237,7 +237,7 @@ void gw_verbs_sender_keep_alive(struct verbs_channel *channel)
     struct chain chain = {0};
 
     /* A device answers an empty write without looking at its key (IBTA C9-88). */
-    if (channel->error.code || channel->sender.posted || room(&channel->sender, 2) == 0)
+    if (channel->error.code || channel->sender.ops.count || room(&channel->sender, 2) == 0)
         return;
     request = new_request(channel, &chain, IBV_WR_RDMA_WRITE);
     signal_if_due(&channel->sender, request);
@@ -258,21 +258,10 @@ void gw_verbs_sender_post_last(struct verbs_channel *channel)
 
 /* ---- from completions to done() ---- */
 
-static struct gw_op *take_first(struct verbs_sender *sender)
-{
-    struct gw_op *op = sender->first;
-
-    sender->first = op->next;
-    if (!sender->first)
-        sender->last = &sender->first;
-    sender->posted--;
-    return op;
-}
-
 static bool first_is_complete(const struct verbs_sender *sender)
 {
-    return sender->first && sender->first != sender->waiting &&
-           is_before((uint32_t)sender->first->scratch[VERBS_SEQUENCE], sender->completed);
+    return sender->ops.first && sender->ops.first != sender->waiting &&
+           is_before((uint32_t)sender->ops.first->scratch[VERBS_SEQUENCE], sender->completed);
 }
 
 static void finish_complete(struct verbs_channel *channel, int status_of_failed)
@@ -280,7 +269,7 @@ static void finish_complete(struct verbs_channel *channel, int status_of_failed)
     struct verbs_sender *sender = &channel->sender;
 
     while (first_is_complete(sender)) {
-        struct gw_op *op = take_first(sender);
+        struct gw_op *op = gw_op_queue_take(&sender->ops);
         bool is_failed =
             sender->is_broken && !is_before((uint32_t)op->scratch[VERBS_SEQUENCE], sender->failed);
 
@@ -294,7 +283,7 @@ static void finish_complete(struct verbs_channel *channel, int status_of_failed)
 
 void gw_verbs_sender_finish(struct verbs_channel *channel)
 {
-    if (!channel->sender.first)
+    if (!channel->sender.ops.first)
         return;
     finish_complete(channel, channel->error.code);
     if (channel->error.code && gw_verbs_channel_is_drained(channel))
@@ -308,11 +297,7 @@ void gw_verbs_sender_cancel(struct verbs_channel *channel, int status)
     finish_complete(channel, status);
     sender->waiting = NULL;
     sender->waiting_count = 0;
-    while (sender->first) {
-        struct gw_op *op = take_first(sender);
-
-        op->done(op, status);
-    }
+    gw_op_queue_end(&sender->ops, status);
 }
 
 /* ---- posting ---- */
@@ -324,13 +309,10 @@ static int post(struct verbs_channel *channel, struct gw_op *op, enum verbs_op_k
 
     if (channel->error.code)
         return gw_error_raise(&channel->error);
-    if (sender->posted == GW_CHANNEL_OPS_MAX)
+    if (sender->ops.count == GW_CHANNEL_OPS_MAX)
         return -EAGAIN;
     op->scratch[VERBS_KIND] = kind;
-    op->next = NULL;
-    *sender->last = op;
-    sender->last = &op->next;
-    sender->posted++;
+    gw_op_queue_push(&sender->ops, op);
     if (!sender->waiting)
         sender->waiting = op;
     sender->waiting_count++;

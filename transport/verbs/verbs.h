@@ -37,6 +37,7 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "transport/ring.h"
 #include "transport/transport.h"
 
 #define VERBS_SEND_DEPTH     256u /* work requests in a send queue */
@@ -132,8 +133,7 @@ struct verbs_poller {
     unsigned next_slot;
     int epoll_fd, wake_fd;
     atomic_bool has_news;
-    _Atomic(struct verbs_channel *) incoming;
-    struct verbs_channel *channels; /* a ring */
+    struct gw_ring channels;
     bool is_armed, is_polling;
     /* One chain of work requests on its way to a queue pair. */
     struct ibv_send_wr requests[VERBS_CHAIN_MAX];
