@@ -49,12 +49,17 @@ static void note_up(const struct regrowth *regrowth)
     const struct gw_transports *transports = &regrowth->source->link.transports;
     const char *name = gw_control_transport(regrowth->source->control)->ops->name;
     double seconds = (double)(gw_clock_ns() - regrowth->lost_ns) / 1e9;
-    const char *best = transports->list[0]->ops->name;
-    const char *reason = gw_transports_reason(transports, best);
+    const char *reason = NULL, *better = NULL;
     char passed[192] = "";
 
+    for (unsigned i = 0; i < transports->count && !reason; i++) {
+        if (transports->list[i]->ops->name == name)
+            break;
+        better = transports->list[i]->ops->name;
+        reason = gw_transports_reason(transports, better);
+    }
     if (reason)
-        snprintf(passed, sizeof(passed), "; %s is passed over: %.150s", best, reason);
+        snprintf(passed, sizeof(passed), "; %s is passed over: %.150s", better, reason);
     gw_log(GW_LOG_WARNING, "the link is up again over %s after %.1f s%s", name, seconds, passed);
     pthread_mutex_lock(&progress->lock);
     snprintf(progress->data.note, sizeof(progress->data.note),
