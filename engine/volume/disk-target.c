@@ -20,6 +20,7 @@ struct disk_target {
     char path[PATH_MAX], part[PATH_MAX];
     bool is_finished;
     bool is_device; /* no other name, nothing to unlink */
+    bool is_name_journalled;
 };
 
 static struct disk_target *of(struct gw_target_volume *volume)
@@ -78,7 +79,7 @@ static int finish(struct gw_target_volume *volume)
     if (renameat2(AT_FDCWD, disk->part, AT_FDCWD, disk->path, RENAME_NOREPLACE))
         return gw_fail_errno(-errno, "%s: cannot give the finished image this name", disk->path);
     disk->is_finished = true;
-    return sync_folder(disk->path);
+    return disk->is_name_journalled ? 0 : sync_folder(disk->path);
 }
 
 static void abort_target(struct gw_target_volume *volume)
@@ -150,6 +151,7 @@ int gw_disk_target_create(const struct gw_disk_target_options *options,
 
     if (!disk)
         return gw_fail(-ENOMEM, "no memory for a volume");
+    disk->is_name_journalled = options->is_name_journalled;
     error = choose_names(disk, options);
     if (!error) {
         create.path = disk->part;

@@ -2,20 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moves that fail: refused, full, killed, cancelled, cut off. Each ends with the guest running on the
 source, whole, its QEMU as it was before, a clean target, the right exit code and one line of error."""
-import ctypes
 import contextlib
 import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 import lib
 
 SIZE = {'memory_mib': 160, 'disk_mib': 128, 'fill_mib': 32, 'image_format': 'vhdx'}
-SLOW_MBIT = 100
-IN_MOVED_FROM = 0x40
 PHASES = ['disks', 'memory', 'handover']
 
 
@@ -25,7 +20,7 @@ class Ready:
     it never says that it has the state."""
 
     def __init__(self, target=(), **options):
-        self.world = lib.World(**dict(SIZE, **options))
+        self.world = lib.World(**dict(dict(SIZE, held='a'), **options))
         self.target_options = target
         self.held = None
 
@@ -34,7 +29,7 @@ class Ready:
         try:
             world.start_agents(target=self.target_options)
             world.start_guest()
-            self.before = world.source_state()
+            self.before = world.listing()
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
@@ -45,16 +40,23 @@ class Ready:
 
     def go_to(self, phase, *extra):
         world = self.world
-        # Slow enough that the phase before is seen.
-        world.source.limit_rate(SLOW_MBIT)
-        move = world.start_move('--progress', *extra)
-        if phase == 'handover':
-            lib.check(move.wait_phase('memory'), 'the move ended before its memory')
-            self.hold_target_vmm()
-            world.source.limit_rate(None)
-        lib.check(move.wait_phase(phase), 'the move ended before phase %s: %s', phase,
-                  move.result().error if move.process.poll() is not None else '')
+        if phase != 'handover':
+            return world.go_to(phase, *extra)
+        world.source.hold('STOPPING')
+        # The pause is given up after five times its limit, but no sooner than a test has done its part.
+        move = world.start_move('--progress', '--max-pause', '30000', *extra)
+        world.source.await_held('STOPPING', move)
+        self.hold_target_vmm()
+        world.source.go_on_to('WAITING', move)
+        world.source.release()
         return move
+
+    def hold_commit(self):
+        """The next move stops right before COMMITTED is journalled: the target is PREPARED by then."""
+        self.world.source.hold('COMMITTING')
+
+    def await_commit(self):
+        self.world.source.await_held('COMMITTING')
 
     def hold_target_vmm(self):
         self.held = self.target_vmm()
@@ -85,7 +87,7 @@ def can_still_move(ready):
 
 # ------------------------------------------------------------------------------------------ refused
 
-@lib.scenario(timeout=180)
+@lib.scenario()
 def target_refuses():
     """Every refusal names its cause, on one guest that notices none of them; then it moves."""
     with Ready() as ready:
@@ -117,7 +119,7 @@ def make_bridge(host, name, address=None):
     host.inside('ip', 'link', 'set', name, 'up')
 
 
-@lib.scenario(timeout=180)
+@lib.scenario()
 def unknown_bridge_is_refused_and_mapped():
     if not os.path.exists('/dev/net/tun'):
         raise lib.Skip('there is no /dev/net/tun')
@@ -127,7 +129,7 @@ def unknown_bridge_is_refused_and_mapped():
         world.source.inside('ip', 'tuntap', 'add', 'tap0', 'mode', 'tap')
         world.source.inside('ip', 'link', 'set', 'tap0', 'master', 'br0', 'up')
         world.start_guest()
-        before = world.source_state()
+        before = world.listing()
         make_bridge(world.target, 'br1')
         world.assert_refused(world.move(), 'blocked', 'br0')
         world.assert_nothing_happened(before)
@@ -141,7 +143,7 @@ def unknown_bridge_is_refused_and_mapped():
 
 @lib.scenario(sample=1, what=['storage', 'memory', 'storage while it moves'])
 def target_is_full(what):
-    with lib.World(**SIZE) as world:
+    with lib.World(**dict(SIZE, held='a')) as world:
         folder = world.target.storage if what.startswith('storage') else '/dev/shm'
         size = {'storage': '8m', 'memory': '64m', 'storage while it moves': '96m'}[what]
         if what.startswith('storage'):
@@ -152,14 +154,12 @@ def target_is_full(what):
             subprocess.run(['nsenter', '-t', str(world.target.agent.pid), '-m', 'mount', '-o',
                             'remount,size=' + size, folder], check=True)
         world.start_guest()
-        before = world.source_state()
+        before = world.listing()
         if what != 'storage while it moves':
             world.assert_refused(world.move(), 'blocked', 'MiB|space', folder)
             world.assert_nothing_happened(before)
             return
-        world.source.limit_rate(SLOW_MBIT)
-        move = world.start_move('--progress')
-        lib.check(move.wait_phase('disks'), 'the move ended before its disks')
+        move = world.go_to('disks')
         filler = os.path.join(folder, 'filler')
         # Piece by piece: the move takes its own share meanwhile.
         with open(filler, 'wb', buffering=0) as handle:
@@ -211,7 +211,7 @@ def target_agent_dies(phase):
         world.assert_source_clean(ready.before)
         ready.release()
         world.target.start_agent()
-        world.assert_no_debris(timeout=30)
+        world.assert_listing(ready.before)
         world.assert_still_on_source()
 
 
@@ -225,13 +225,12 @@ def source_agent_dies(phase):
         result = move.result()
         lib.check(result.status != lib.EXIT['done'], 'the command says done')
         world.assert_still_on_source()
-        drives = world.source_state()['drives']
-        lib.check(drives == ready.before['drives'], 'the guest runs on %s', drives)
+        drives = world.source_state()['qemu drives']
+        lib.check(drives == ready.before['qemu drives'], 'the guest runs on %s', drives)
         ready.release()
         world.source.limit_rate(None)
         world.source.start_agent()
-        world.assert_source_clean(ready.before, timeout=40)
-        world.assert_no_debris(timeout=40)
+        world.assert_listing(ready.before)
         world.assert_still_on_source()
 
 
@@ -243,20 +242,16 @@ def cancelled(phase, paused):
         world = ready.world
         if paused == 'paused':
             world.guest.qmp('stop')
-            ready.before = world.source_state()
+            ready.before = world.listing()
         move = ready.go_to(phase)
-        began = time.monotonic()
         cancel = world.source.command('cancel', world.source.running_job()).result()
         lib.check(cancel.status == 0, 'cancel ended with %d: %s', cancel.status, cancel.errors)
-        world.assert_refused(move.result(), 'failed', 'cancel')
-        lib.check(time.monotonic() - began < 15, 'it took %.1f s to cancel',
-                  time.monotonic() - began)
+        world.assert_refused(move.result(lib.PATIENCE_S), 'failed', 'cancel')
         ready.release()
-        world.assert_source_clean(ready.before)
+        world.assert_listing(ready.before)
         if paused == 'paused':
             world.guest.qmp('cont')
         world.assert_still_on_source()
-        world.assert_no_debris()
 
 
 @lib.scenario()
@@ -284,12 +279,10 @@ def cut_data_channel_is_replaced(phase, secrecy):
         world.source.cut_connection(data_port(world, ports))
         after = world.source.connections()
         lib.check(set(ports) - set(after), 'nothing was cut')
-        time.sleep(0.5)
+        world.source.wait_log('replaced')
         world.source.limit_rate(None)
-        result = move.result().expect('done')
+        move.result().expect('done')
         world.assert_moved()
-        lib.check('replaced' in world.source.agent_log(), 'no channel was replaced: %s',
-                  result.detail)
 
 
 def data_port(world, ports):
@@ -304,7 +297,7 @@ def data_port(world, ports):
     return max(ports, key=lambda port: sent.get(port, 0))
 
 
-@lib.scenario(sample=1, timeout=180, phase=PHASES)
+@lib.scenario(sample=1, phase=PHASES)
 def link_is_lost_for_good(phase):
     with Ready() as ready:
         world = ready.world
@@ -315,39 +308,42 @@ def link_is_lost_for_good(phase):
         world.assert_source_clean(ready.before)
         ready.release()
         world.source.set_link('up')
-        world.assert_no_debris(timeout=60)
+        world.assert_listing(ready.before)
 
 
-def stop_at_rename(folder, pid, done):
-    """Stops process pid the moment a file is renamed in folder: the source's images lose their names
-    while the target prepares itself, before COMMITTED is journalled."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    watcher = libc.inotify_init1(os.O_CLOEXEC)
-    lib.check(libc.inotify_add_watch(watcher, folder.encode(), IN_MOVED_FROM) >= 0, 'no inotify')
+@lib.scenario()
+def source_agent_dies_between_the_names_and_the_stop():
+    """The images have other names and the guest still runs: it runs on, and the guard gives the names
+    back."""
+    with Ready() as ready:
+        world = ready.world
+        names = world.source.storage_files()
+        world.source.holder.hold(r': RENAME_IMAGES: done')
+        move = world.start_move()
+        world.source.await_held('RENAME_IMAGES', move)
+        tick = world.guest.serial.wait_tick()
+        world.guest.serial.wait_tick(least=tick['n'] + 1)
+        lib.check(world.source.storage_files() != names, 'the images still have their names')
+        world.source.stop_agent(kill=True)
+        lib.check(move.result().status != lib.EXIT['done'], 'the command says done')
+        lib.guestctl.wait_for(lambda: world.source.storage_files() == names, lib.PATIENCE_S,
+                              'the images\' names')
+        world.source.start_agent()
+        world.assert_listing(ready.before)
+        world.assert_still_on_source()
 
-    def wait():
-        os.read(watcher, 4096)
-        os.kill(pid, signal.SIGSTOP)
-        os.close(watcher)
-        done.set()
-    threading.Thread(target=wait, daemon=True).start()
 
-
-@lib.scenario(timeout=240)
+@lib.scenario()
 def link_is_cut_at_the_commit():
     """From COMMITTED on nobody resumes by a guess: the command ends in doubt, status shows it, cancel is
     refused, and the agents settle it once the link is back: exactly one guest runs."""
     with Ready() as ready:
         world = ready.world
-        stopped = threading.Event()
-        stop_at_rename(world.source.storage, world.source.agent.pid, stopped)
+        ready.hold_commit()
         move = world.start_move('--progress')
-        lib.check(stopped.wait(90), 'no image was renamed: %s', world.source.agent_log())
-        # The whole device state is on its way by then; READY comes back and waits for the source.
-        lib.guestctl.wait_for(lambda: 'PREPARED' in str(world.target.command('status').result()
-                                                        .events[-1]), 30, 'PREPARED', 0.2)
+        ready.await_commit()
         world.source.set_link('down')
-        os.kill(world.source.agent.pid, signal.SIGCONT)
+        world.source.release()
         job = world.source.running_job()
         cancel = world.source.command('cancel', job).result()
         result = move.result(timeout=120)
