@@ -247,6 +247,7 @@ HOSTILE(tell_that_nobody_asked_for)
 static void expect_refusal(const uint8_t *data, size_t size, enum fabric_verdict verdict)
 {
     static struct raw raw;
+    uint8_t good[FABRIC_CONNECT_DATA_MAX];
     struct accepting accepting;
     struct fabric_answer answer;
     struct rig rig;
@@ -262,7 +263,7 @@ static void expect_refusal(const uint8_t *data, size_t size, enum fabric_verdict
     /* Who comes next is served. */
     rig.near = NULL;
     raw_open(&raw, &rig.address);
-    cr_assert(raw_connect(&raw, "g\2", 3, &answer));
+    cr_assert(raw_connect(&raw, good, gw_fabric_request_encode("", 0, good), &answer));
     cr_assert_eq(pthread_join(thread, NULL), 0);
     cr_assert_eq(accepting.error, 0);
     raw_close(&raw);
@@ -286,7 +287,10 @@ Test(fabric_hostile, requests_of_another_version_are_told)
 
 Test(fabric_hostile, hellos_that_end_early_are_refused)
 {
-    expect_refusal((const uint8_t *)"g\2\20abc", 6, FABRIC_REFUSED);
+    uint8_t request[FABRIC_CONNECT_DATA_MAX];
+    uint32_t size = gw_fabric_request_encode("a hello", 7, request);
+
+    expect_refusal(request, size - 1, FABRIC_REFUSED);
 }
 
 static int stranger(const struct gw_address *address, const void *bytes, size_t size)
