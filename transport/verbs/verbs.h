@@ -107,7 +107,7 @@ struct verbs_region {
     struct gw_region base;
     struct ibv_mr *mr;
     uint64_t start; /* the device's address of memory's first byte */
-    void *alias;    /* another mapping of the same pages, see writable.c, or NULL */
+    void *alias;    /* another mapping of the same pages, see transport/rdma/writable.h, or NULL */
     uint64_t alias_size;
 };
 
@@ -171,12 +171,10 @@ void gw_verbs_close_domain(struct gw_domain *domain);
 int gw_verbs_domain_bind(struct verbs_domain *domain, struct rdma_cm_id *id);
 void gw_verbs_address_of(const struct sockaddr *from, struct gw_address *out);
 
-/* ---- region.c, writable.c ---- */
+/* ---- region.c ---- */
 int gw_verbs_reg(struct gw_domain *domain, void *memory, uint64_t length, unsigned access,
                  uint32_t only_channel, struct gw_region **out);
 void gw_verbs_unreg(struct gw_region *region);
-/* Maps the pages of a read-only mapping once more, writable. -errno when that cannot be. */
-int gw_verbs_map_writable(const void *memory, uint64_t length, void **alias, uint64_t *alias_size);
 
 /* ---- life.c ---- */
 int gw_verbs_life_start(struct verbs_transport *transport);
