@@ -659,21 +659,6 @@ static bool is_useless(const struct gw_serve *serve, const json_t *message)
                   gw_handover_event_name(GW_EVENT_ABORT)) == 0;
 }
 
-/* The note of an earlier session: one that promises nothing goes with the end of the move. */
-static void drop_note(struct gw_serve *serve, const char *epoch, bool is_kept)
-{
-    struct gw_partial partial = {.detail = NULL};
-
-    if (gw_partial_read(serve->environment, epoch, GW_SIDE_TARGET, &partial) == 0 &&
-        partial.is_kept == is_kept) {
-        if (is_kept)
-            gw_partial_drop(serve->environment, &partial);
-        else
-            gw_partial_forget(serve->environment, epoch, GW_SIDE_TARGET);
-    }
-    gw_partial_free(&partial);
-}
-
 int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
 {
     const char *epoch;
@@ -694,7 +679,7 @@ int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
             return error;
     }
     if (is_useless(serve, message))
-        drop_note(serve, epoch, true);
+        gw_serve_drop_note(serve, epoch, true);
     error = gw_switchover_hear(&serve->vm->switchover, gw_control_peer(serve->control)->instance_id,
                                message);
     serve->is_finished = serve->vm->switchover.machine.state == GW_HANDOVER_RUNNING;
@@ -788,7 +773,7 @@ void gw_serve_vm_end(struct gw_serve *serve, struct gw_error *why)
             clean_unbegun(vm); /* the journal takes no records */
         report(vm);
         if (!vm->vm && gw_handover_is_ended(switchover->machine.state))
-            drop_note(serve, serve->epoch, false);
+            gw_serve_drop_note(serve, serve->epoch, false);
     }
     /* What was to go went with DISCARD. Every other state, a lost owner's too, may need its images.
      */

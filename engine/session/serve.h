@@ -144,6 +144,9 @@ int gw_serve_note_vm(struct gw_serve *serve, const char *run_dir, const char *ra
 void gw_serve_end_older(struct gw_serve *serve);
 /* After a sync: that much is durable. *is_kept: a later attempt may go on from there. */
 int gw_serve_take_copied(struct gw_serve *serve, const json_t *message, bool *is_kept);
+/* The note of an earlier session's move, if it is kept (with what it names) or if it is not, which
+ * promises nothing and goes with the end of the move. */
+void gw_serve_drop_note(struct gw_serve *serve, const char *epoch, bool is_kept);
 void gw_serve_close_partial(struct gw_serve *serve);
 
 /* serve-vm.c: the target's QEMU, made ready for the offer; what the source is told goes into reply.
