@@ -180,6 +180,7 @@ int gw_follow_here(const struct gw_task *task)
     struct here here = {.interrupt_fd = catch_interrupt()};
     const struct gw_here_options options = {
         .request = task->request,
+        .keeps = true,
         .tick = tick,
         .context = &here,
     };

@@ -645,13 +645,18 @@ static int reopen(struct gw_serve *serve, const char *epoch)
 }
 
 /* The source gave up for good: no later attempt will go on from what an earlier session left. */
+static bool is_given_up(const json_t *message)
+{
+    return !json_is_true(json_object_get(message, "keep")) &&
+           strcmp(json_string_value(json_object_get(message, "message")) ?: "",
+                  gw_handover_event_name(GW_EVENT_ABORT)) == 0;
+}
+
 static void drop_if_useless(struct gw_serve *serve, const json_t *message, const char *epoch)
 {
     struct gw_partial partial = {.detail = NULL};
 
-    if (serve->vm->vm || json_is_true(json_object_get(message, "keep")) ||
-        strcmp(json_string_value(json_object_get(message, "message")) ?: "",
-               gw_handover_event_name(GW_EVENT_ABORT)) != 0)
+    if (serve->vm->vm || !is_given_up(message))
         return;
     if (gw_partial_read(serve->environment, epoch, GW_SIDE_TARGET, &partial) == 0 &&
         partial.is_kept)
@@ -670,6 +675,8 @@ int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
         return gw_fail(-EPROTO, "a handover in the session of a copy");
     if (!serve->vm) {
         error = reopen(serve, epoch);
+        if (error == -ENOENT && is_given_up(message))
+            gw_serve_drop_copy(serve, epoch);
         if (error == -ENOENT)
             return gw_message_send(serve->control,
                                    json_pack("{s:s,s:s,s:s}", "type", "handover", "message",
