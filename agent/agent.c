@@ -137,6 +137,18 @@ static int load_credentials(struct agent *agent)
                    "--cert, --key and --ca or --fingerprint");
 }
 
+static int open_transports(const struct gw_agent_options *options, struct gw_transports *out)
+{
+    struct gw_transports_wanted wanted = {
+        .names = options->transports.items,
+        .name_count = options->transports.count,
+        .settings = options->settings.items,
+        .setting_count = options->settings.count,
+    };
+
+    return gw_transports_open(&wanted, out);
+}
+
 static int fill_environment(struct agent *agent)
 {
     const struct gw_texts *trusted = &agent->options->trusted;
@@ -144,8 +156,7 @@ static int fill_environment(struct agent *agent)
     int error = load_credentials(agent);
 
     if (!error)
-        error = gw_transports_open(agent->options->transports.items,
-                                   agent->options->transports.count, &environment->transports);
+        error = open_transports(agent->options, &environment->transports);
     if (!error)
         error = gw_topology_new(NULL, &agent->topology);
     if (!error)
@@ -197,6 +208,14 @@ static int listen_with(struct agent *agent, struct gw_transport *transport,
     return 0;
 }
 
+static bool is_listened_with(const struct agent *agent, const struct gw_transport *transport)
+{
+    for (unsigned i = 0; i < agent->environment.listen_count; i++)
+        if (agent->environment.listen[i].transport == transport)
+            return true;
+    return false;
+}
+
 /* The last transport is the one that works anywhere: it must. Others serve the addresses that they
  * can, and those that were asked for by name at least one (see check_named). */
 static int listen_on(struct agent *agent, const struct gw_address *wanted)
@@ -206,8 +225,12 @@ static int listen_on(struct agent *agent, const struct gw_address *wanted)
 
     for (unsigned i = transports->count; i-- > 0;) {
         struct gw_transport *transport = transports->list[i];
-        int error = listen_with(agent, transport, &address);
+        int error;
 
+        /* It listens where its own device is, once. */
+        if (transport->ops->carries_no_control && is_listened_with(agent, transport))
+            continue;
+        error = listen_with(agent, transport, &address);
         if (error && (i + 1 == transports->count || error == -EADDRINUSE))
             return error;
         if (!error)
@@ -217,14 +240,6 @@ static int listen_on(struct agent *agent, const struct gw_address *wanted)
                gw_error_message());
     }
     return 0;
-}
-
-static bool is_listened_with(const struct agent *agent, const struct gw_transport *transport)
-{
-    for (unsigned i = 0; i < agent->environment.listen_count; i++)
-        if (agent->environment.listen[i].transport == transport)
-            return true;
-    return false;
 }
 
 /* What was asked for by name and listens nowhere is an error. */
@@ -238,7 +253,8 @@ static int check_named(const struct agent *agent)
         const struct gw_transport *transport =
             gw_transports_find(transports, transports->passed[i].name);
 
-        if (transport && !is_listened_with(agent, transport))
+        if (transport && gw_transports_has_data(transports, transport) &&
+            !is_listened_with(agent, transport))
             return gw_fail(-ENODEV, "transport %s: %s", transports->passed[i].name,
                            transports->passed[i].reason);
     }

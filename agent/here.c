@@ -63,10 +63,11 @@ static int open_state(struct gw_environment *environment, char *folder)
 
 int gw_here_state_open(struct gw_here_state *out)
 {
+    const struct gw_transports_wanted any = {.names = NULL};
     int error;
 
     memset(out, 0, sizeof(*out));
-    error = gw_transports_open(NULL, 0, &out->environment.transports);
+    error = gw_transports_open(&any, &out->environment.transports);
     if (error)
         return error;
     error = open_state(&out->environment, out->folder);
@@ -142,6 +143,7 @@ int gw_here_run(const struct gw_here_options *options, struct gw_result *out,
                 struct gw_progress_data *last)
 {
     struct here here = {.ended_fds = {-1, -1}};
+    struct gw_transports_wanted transports;
     const char *names;
     int error = gw_job_request_parse(options->request, &here.request);
 
@@ -149,7 +151,13 @@ int gw_here_run(const struct gw_here_options *options, struct gw_result *out,
         return error;
     here.environment.reconnect_s = GW_RECONNECT_DEFAULT_S;
     names = here.request->copy.link.transports;
-    error = gw_transports_open(&names, names ? 1 : 0, &here.environment.transports);
+    transports = (struct gw_transports_wanted){
+        .names = &names,
+        .name_count = names ? 1 : 0,
+        .settings = options->settings,
+        .setting_count = options->setting_count,
+    };
+    error = gw_transports_open(&transports, &here.environment.transports);
     if (!error)
         error = gw_topology_new(NULL, &here.topology);
     here.environment.topology = here.topology;

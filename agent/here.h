@@ -20,8 +20,10 @@
 #define GW_HERE_TICK_MS 200
 
 struct gw_here_options {
-    json_t *request; /* as in docs/admin-protocol.md; lent */
-    bool keeps;      /* an unfinished copy is noted in the state home, to be gone on with */
+    json_t *request;             /* as in docs/admin-protocol.md; lent */
+    const char *const *settings; /* options of transports, as gw_transports_wanted; lent */
+    unsigned setting_count;
+    bool keeps; /* an unfinished copy is noted in the state home, to be gone on with */
     /* Called about every GW_HERE_TICK_MS; not 0 cancels the copy (and ticks go on until it has
      * ended). */
     int (*tick)(const struct gw_progress_data *data, void *context);

@@ -18,6 +18,7 @@
 
 static_assert(GW_LISTEN_MAX <= GW_TRUSTED_MAX, "lists share one type");
 static_assert(GW_TRANSPORTS_MAX <= GW_TRUSTED_MAX, "lists share one type");
+static_assert(GW_TRANSPORT_SETTINGS_MAX <= GW_TRUSTED_MAX, "lists share one type");
 static_assert(GW_STORAGE_MAX <= GW_TRUSTED_MAX, "lists share one type");
 static_assert(GW_FINGERPRINTS_MAX <= GW_TRUSTED_MAX, "lists share one type");
 
@@ -46,6 +47,7 @@ static const struct text_option text_options[] = {
 static const struct list_option list_options[] = {
     {"listen", offsetof(struct gw_agent_options, listen), GW_LISTEN_MAX},
     {"transport", offsetof(struct gw_agent_options, transports), GW_TRANSPORTS_MAX},
+    {"transport-option", offsetof(struct gw_agent_options, settings), GW_TRANSPORT_SETTINGS_MAX},
     {"storage", offsetof(struct gw_agent_options, storage), GW_STORAGE_MAX},
     {"trusted-network", offsetof(struct gw_agent_options, trusted), GW_TRUSTED_MAX},
     {"fingerprint", offsetof(struct gw_agent_options, fingerprints), GW_FINGERPRINTS_MAX},
@@ -181,6 +183,16 @@ static int add_text(struct gw_texts *list, const struct list_option *option, con
     return 0;
 }
 
+/* The one transport option that has a name of its own. */
+static int set_provider(struct gw_agent_options *options, const char *value)
+{
+    char text[80];
+
+    if (snprintf(text, sizeof(text), "fabric.provider=%s", value) >= (int)sizeof(text))
+        return gw_fail(-EINVAL, "provider: '%.32s...' is too long", value);
+    return gw_agent_options_set(options, "transport-option", text);
+}
+
 int gw_agent_options_set(struct gw_agent_options *options, const char *name, const char *value)
 {
     if (strcmp(name, "allow-bench") == 0)
@@ -189,6 +201,8 @@ int gw_agent_options_set(struct gw_agent_options *options, const char *name, con
         return set_flag(&options->allow_volatile_state, name, value);
     if (!value || !*value)
         return gw_fail(-EINVAL, "%s has no value", name);
+    if (strcmp(name, "provider") == 0)
+        return set_provider(options, value);
     if (strcmp(name, "reconnect-timeout") == 0)
         return set_seconds(&options->reconnect_s, name, value, GW_RECONNECT_MAX_S);
     if (strcmp(name, "limits") == 0)
@@ -222,6 +236,27 @@ struct load {
     char text[GW_ERROR_TEXT_MAX / 2];
 };
 
+/* A section named for a back end holds its options: "[dpdk] devargs = X" is the transport option
+ * dpdk.devargs=X. Whether there is such an option is the back end's to say. */
+static int take_setting(struct gw_agent_options *options, const char *section, const char *name,
+                        const char *value)
+{
+    char known[128] = "", text[1024];
+
+    for (size_t i = 0; gw_transport_makers[i]; i++) {
+        if (strcmp(section, gw_transport_makers[i]->name) != 0) {
+            snprintf(known + strlen(known), sizeof(known) - strlen(known), ", [%s]",
+                     gw_transport_makers[i]->name);
+            continue;
+        }
+        if (snprintf(text, sizeof(text), "%s.%s=%s", section, name, value) >= (int)sizeof(text))
+            return gw_fail(-EINVAL, "%s: '%.32s...' is too long", name, value);
+        return gw_agent_options_set(options, "transport-option", text);
+    }
+    return gw_fail(-EINVAL, "section [%s]: only [agent] and those of transports exist%s", section,
+                   known);
+}
+
 /* inih's callback answers 0 for an error and then goes on; only the first error is kept. */
 static int take_line(void *context, const char *section, const char *name, const char *value)
 {
@@ -230,7 +265,7 @@ static int take_line(void *context, const char *section, const char *name, const
     if (load->error)
         return 1;
     if (strcmp(section, "agent") != 0)
-        load->error = gw_fail(-EINVAL, "section [%s]: only [agent] exists", section);
+        load->error = take_setting(load->options, section, name, value);
     else
         load->error = gw_agent_options_set(load->options, name, value);
     if (load->error)

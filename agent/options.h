@@ -34,7 +34,7 @@ struct gw_limits {
 };
 
 struct gw_agent_options {
-    struct gw_texts listen, transports, storage, trusted, fingerprints;
+    struct gw_texts listen, transports, settings, storage, trusted, fingerprints;
     char *psk, *cert, *key, *ca;
     char *state, *socket, *launch, *to_qmp;
     struct gw_limits limits;
@@ -52,8 +52,8 @@ void gw_agent_options_init(struct gw_agent_options *options);
 void gw_agent_options_free(struct gw_agent_options *options);
 /* name without dashes, as in "trusted-network". Lists grow, single values are replaced. */
 int gw_agent_options_set(struct gw_agent_options *options, const char *name, const char *value);
-/* Reads an INI file: the names above in a section [agent]. A message names the file and the line.
- */
+/* Reads an INI file: the names above in a section [agent], options of a transport in one that has
+ * its name. A message names the file and the line. */
 int gw_agent_options_load(const char *path, struct gw_agent_options *options);
 /* Fills what options does not say from fallback, which is emptied; lists are taken whole. */
 void gw_agent_options_merge(struct gw_agent_options *options, struct gw_agent_options *fallback);

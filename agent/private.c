@@ -170,6 +170,8 @@ int gw_private_start(const struct gw_agent_options *options, struct gw_client **
     add_option(&arguments, "--ca", options->ca);
     for (unsigned i = 0; i < options->transports.count; i++)
         add_option(&arguments, "--transport", options->transports.items[i]);
+    for (unsigned i = 0; i < options->settings.count; i++)
+        add_option(&arguments, "--transport-option", options->settings.items[i]);
     for (unsigned i = 0; i < options->fingerprints.count; i++)
         add_option(&arguments, "--fingerprint", options->fingerprints.items[i]);
     for (unsigned i = 0; i < options->trusted.count; i++)

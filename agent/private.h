@@ -13,7 +13,7 @@
 #include "agent/client.h"
 #include "agent/options.h"
 
-/* options: credentials (absolute paths), trusted networks, allow_volatile_state; lent. */
+/* options: credentials (absolute paths), transports and their options, trusted networks, allow_volatile_state; lent. */
 int gw_private_start(const struct gw_agent_options *options, struct gw_client **out);
 
 #endif

@@ -180,6 +180,8 @@ int gw_follow_here(const struct gw_task *task)
     struct here here = {.interrupt_fd = catch_interrupt()};
     const struct gw_here_options options = {
         .request = task->request,
+        .settings = task->credentials.settings.items,
+        .setting_count = task->credentials.settings.count,
         .keeps = true,
         .tick = tick,
         .context = &here,

@@ -32,6 +32,8 @@ void (*const gw_module_services[])(void) = {
     (void (*)(void))gw_address_set_port,
     (void (*)(void))gw_memory_new,
     (void (*)(void))gw_memory_free,
+    (void (*)(void))gw_transport_option,
+    (void (*)(void))gw_transport_check_options,
 };
 
 /* True when this program runs from the tree that it was built in. */
@@ -69,7 +71,8 @@ static int check(const struct gw_module *module, const char *path)
     return 0;
 }
 
-int gw_module_create(const char *name, struct gw_transport **out)
+int gw_module_create(const char *name, const struct gw_transport_options *options,
+                     struct gw_transport **out)
 {
     const struct gw_module *module;
     char path[PATH_MAX], symbol[64];
@@ -85,7 +88,7 @@ int gw_module_create(const char *name, struct gw_transport **out)
     module = dlsym(handle, symbol);
     error = check(module, path);
     if (!error)
-        error = module->maker->create(out);
+        error = module->maker->create(options, out);
     dlclose(handle);
     return error;
 }

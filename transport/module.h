@@ -22,7 +22,7 @@
 #include "transport/transport.h"
 
 /* Changes with every change of what modules and the program share: transport.h and common/. */
-#define GW_MODULE_INTERFACE 1u
+#define GW_MODULE_INTERFACE 2u
 
 /* What a module exports under the name gw_module_NAME. */
 struct gw_module {
@@ -32,6 +32,7 @@ struct gw_module {
 };
 
 /* Loads the module, if it is not yet, and makes its transport. */
-int gw_module_create(const char *name, struct gw_transport **out);
+int gw_module_create(const char *name, const struct gw_transport_options *options,
+                     struct gw_transport **out);
 
 #endif

@@ -143,6 +143,29 @@ void gw_region_table_release(struct gw_region_table *table, uint64_t key)
     atomic_fetch_sub(&slot_at(table, key)->holders, 1);
 }
 
+int gw_region_table_new(struct gw_region_table *table, const struct gw_region *region,
+                        uint32_t only_channel, struct gw_region **out)
+{
+    struct gw_region *made = malloc(sizeof(*made));
+    int error;
+
+    if (!made)
+        return gw_fail(-ENOMEM, "no memory for a region");
+    *made = *region;
+    error = gw_region_table_add(table, made, only_channel);
+    if (error)
+        free(made);
+    else
+        *out = made;
+    return error;
+}
+
+void gw_region_table_free(struct gw_region_table *table, struct gw_region *region)
+{
+    gw_region_table_remove(table, region);
+    free(region);
+}
+
 int gw_region_table_hold(struct gw_region_table *table, const struct gw_region_target *target,
                          void **out)
 {

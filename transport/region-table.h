@@ -51,6 +51,11 @@ int gw_region_table_add(struct gw_region_table *table, struct gw_region *region,
 /* Ends the key and waits until nobody holds it. */
 void gw_region_table_remove(struct gw_region_table *table, const struct gw_region *region);
 
+/* As the two above, for a region of the table's own: a copy of what region says. */
+int gw_region_table_new(struct gw_region_table *table, const struct gw_region *region,
+                        uint32_t only_channel, struct gw_region **out);
+void gw_region_table_free(struct gw_region_table *table, struct gw_region *region);
+
 /* Answers where the target lies in memory and holds its key. On error nothing is held. */
 int gw_region_table_hold(struct gw_region_table *table, const struct gw_region_target *target,
                          void **out);

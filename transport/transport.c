@@ -6,17 +6,68 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/checked.h"
 #include "common/error.h"
 
-int gw_transport_new(const char *name, struct gw_transport **out)
+const char *gw_transport_option(const struct gw_transport_options *options, const char *name)
+{
+    const char *value = NULL;
+
+    for (unsigned i = 0; i < options->count; i++)
+        if (strcmp(options->items[i].name, name) == 0)
+            value = options->items[i].value;
+    return value;
+}
+
+static bool is_known(const char *name, const char *const *known)
+{
+    while (known && *known)
+        if (strcmp(*known++, name) == 0)
+            return true;
+    return false;
+}
+
+int gw_transport_check_options(const struct gw_transport_options *options, const char *transport,
+                               const char *const *known)
+{
+    char names[160] = "";
+
+    for (unsigned i = 0; i < options->count; i++) {
+        if (is_known(options->items[i].name, known))
+            continue;
+        for (; known && *known; known++)
+            snprintf(names + strlen(names), sizeof(names) - strlen(names), "%s%s",
+                     names[0] ? ", " : "", *known);
+        return gw_fail(-EINVAL, "transport %s has no option '%.32s': %s", transport,
+                       options->items[i].name, names[0] ? names : "it has none");
+    }
+    return 0;
+}
+
+int gw_transport_make(const struct gw_transport_maker *maker,
+                      const struct gw_transport_options *options, struct gw_transport **out)
+{
+    static const struct gw_transport_options none;
+
+    assert(maker && out);
+    if (!options)
+        options = &none;
+    if (maker->needed_option && !gw_transport_option(options, maker->needed_option))
+        return gw_fail(-ENODEV, "nothing is configured for it: its option %s.%s is not set",
+                       maker->name, maker->needed_option);
+    return maker->create(options, out);
+}
+
+int gw_transport_new(const char *name, const struct gw_transport_options *options,
+                     struct gw_transport **out)
 {
     assert(name && out);
     for (size_t i = 0; gw_transport_makers[i]; i++)
         if (strcmp(gw_transport_makers[i]->name, name) == 0)
-            return gw_transport_makers[i]->create(out);
+            return gw_transport_make(gw_transport_makers[i], options, out);
     return gw_fail(-ENODEV, "transport '%s' is not part of this build", name);
 }
 
@@ -87,6 +138,9 @@ static int check_options(const struct gw_transport *transport,
         return gw_fail(-EINVAL, "transport: a secret of %u bytes, at most %u",
                        options->secret_length, GW_SECRET_MAX);
     assert(options->secret || options->secret_length == 0);
+    if (transport->ops->carries_no_control && options->secret_length == 0)
+        return gw_fail(-EINVAL, "transport %s carries data channels alone, each with a secret",
+                       transport->ops->name);
     if (options->timeout_ms <= 0)
         return gw_fail(-EINVAL, "transport: timeout of %d ms for a channel", options->timeout_ms);
     return 0;

@@ -45,6 +45,17 @@
 
 struct gw_transport_ops;
 
+/* One setting of a back end, as a person wrote it: "devargs", "net_af_packet0,iface=eth1". */
+struct gw_transport_option {
+    const char *name, *value;
+};
+
+/* Those of one back end; lent for the call. */
+struct gw_transport_options {
+    const struct gw_transport_option *items;
+    unsigned count;
+};
+
 /* A back end that is ready for use. Back ends embed it first. */
 struct gw_transport {
     const struct gw_transport_ops *ops;
@@ -171,6 +182,10 @@ struct gw_transport_ops {
      * Without it a key is the device's and good on every channel of its domain; what contains a
      * peer then is that a domain belongs to one link. */
     bool has_channel_keys;
+    /* Data channels only: control runs over another back end, and its session gives each channel the
+     * secret without which this one cannot begin. Its addresses are its own, not the kernel's: it
+     * takes "any" for them, and listens where its device is, whatever host is asked for. */
+    bool carries_no_control;
 
     int (*open_domain)(struct gw_transport *transport, const struct gw_address *local,
                        struct gw_domain **out);
@@ -201,16 +216,29 @@ struct gw_transport_ops {
 };
 
 /* The back ends that this build has, in order of preference; the last entry is NULL.
- * create makes one ready; -ENODEV with the reason when this host cannot use it. The caller
- * destroys. Those that are modules (transport/module.h) are loaded by their first create. */
+ * create makes one ready; -ENODEV with the reason when this host cannot use it, -EINVAL for an
+ * option that makes no sense. The caller destroys. Those that are modules (transport/module.h) are
+ * loaded by their first create. */
 struct gw_transport_maker {
     const char *name;
-    int (*create)(struct gw_transport **out);
+    int (*create)(const struct gw_transport_options *options, struct gw_transport **out);
+    const char *needed_option; /* without it this host does not use the back end; or NULL */
     bool
         is_only_by_name; /* never chosen by itself: it reaches no other host, or somebody must want it */
 };
 extern const struct gw_transport_maker *const gw_transport_makers[];
-int gw_transport_new(const char *name, struct gw_transport **out);
+/* options may be NULL: none. */
+int gw_transport_new(const char *name, const struct gw_transport_options *options,
+                     struct gw_transport **out);
+/* As gw_transport_new, for one whose maker is at hand. */
+int gw_transport_make(const struct gw_transport_maker *maker,
+                      const struct gw_transport_options *options, struct gw_transport **out);
+/* The value of an option; NULL when it was not given. The last one given counts. */
+const char *gw_transport_option(const struct gw_transport_options *options, const char *name);
+/* -EINVAL, naming those that exist, for an option that is not in known, which ends with NULL; known
+ * NULL: there are none. */
+int gw_transport_check_options(const struct gw_transport_options *options, const char *transport,
+                               const char *const *known);
 void gw_transport_free(struct gw_transport *transport); /* takes NULL, as all frees here */
 
 /* local names the device (rail) by its address; NULL where the back end has only one. */

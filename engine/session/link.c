@@ -96,6 +96,20 @@ static void first_pair(const struct gw_control *control, bool is_own,
     out->peer = peers[0];
 }
 
+/* Of a transport whose addresses are not the kernel's: it finds its own end for each of the peer's. */
+static int pair_own_addresses(const struct gw_address *peers, unsigned count, struct gw_rail *out)
+{
+    for (unsigned i = 0; i < count; i++) {
+        bool is_ipv6 = peers[i].storage.ss_family == AF_INET6;
+        int error = gw_address_parse(is_ipv6 ? "::" : "0.0.0.0", 0, &out[i].local);
+
+        if (error)
+            return error;
+        out[i].peer = peers[i];
+    }
+    return (int)count;
+}
+
 static int add_way(struct gw_link *link, const struct gw_control *control,
                    struct gw_transport *transport, const json_t *addresses)
 {
@@ -108,8 +122,12 @@ static int add_way(struct gw_link *link, const struct gw_control *control,
 
     if (error || (count == 0 && !is_own))
         return error;
-    first_pair(control, is_own, peers, count, &first);
-    found = gw_rails_pair(&first, peers, count, pairs, GW_RAILS_MAX);
+    if (transport->ops->carries_no_control) {
+        found = pair_own_addresses(peers, count, pairs);
+    } else {
+        first_pair(control, is_own, peers, count, &first);
+        found = gw_rails_pair(&first, peers, count, pairs, GW_RAILS_MAX);
+    }
     if (found < 0)
         return found;
     memset(way, 0, sizeof(*way));
@@ -121,7 +139,7 @@ static int add_way(struct gw_link *link, const struct gw_control *control,
     return 0;
 }
 
-/* What the target says of a transport; NULL when it does not listen with it. */
+/* What the target says of a transport; NULL when it takes no data with it. */
 static const json_t *addresses_of(const json_t *transports, const char *name)
 {
     const json_t *item;
@@ -137,21 +155,56 @@ static const json_t *addresses_of(const json_t *transports, const char *name)
     return NULL;
 }
 
+/* Those that carry data, the best first: what the control session reached the target by goes before
+ * what it passed over, but after the better ones that it could not be dialled with at all. */
+static unsigned order_ways(const struct gw_link *link, struct gw_transport *own,
+                           struct gw_transport **out)
+{
+    const struct gw_transports *all = &link->transports;
+    unsigned count = 0, own_at = 0;
+
+    while (own_at < all->count && all->list[own_at] != own)
+        own_at++;
+    for (unsigned i = 0; i < own_at; i++)
+        if (all->list[i]->ops->carries_no_control)
+            out[count++] = all->list[i];
+    if (gw_transports_has_data(all, own))
+        out[count++] = own;
+    for (unsigned i = 0; i < all->count; i++) {
+        bool is_placed = i == own_at || (i < own_at && all->list[i]->ops->carries_no_control);
+
+        if (!is_placed && !all->is_for_control[i])
+            out[count++] = all->list[i];
+    }
+    return count;
+}
+
+static void note_missing(struct gw_link *link, const struct gw_transport *transport)
+{
+    gw_fail(-ENODEV, "the target does not listen with it");
+    gw_transports_pass_over(&link->transports, transport->ops->name);
+    note_passed_over(link, transport->ops->name);
+}
+
 int gw_link_find_ways(struct gw_link *link, const struct gw_control *control,
                       const json_t *transports)
 {
     struct gw_transport *own = gw_control_transport(control);
-    int error;
+    struct gw_transport *order[GW_TRANSPORTS_MAX];
+    unsigned count = order_ways(link, own, order);
+    int error = 0;
 
     link->way_count = 0;
-    error = add_way(link, control, own, addresses_of(transports, own->ops->name));
-    for (unsigned i = 0; !error && i < link->transports.count; i++) {
-        struct gw_transport *transport = link->transports.list[i];
+    for (unsigned i = 0; !error && i < count; i++) {
+        const json_t *addresses = addresses_of(transports, order[i]->ops->name);
 
-        if (transport != own)
-            error =
-                add_way(link, control, transport, addresses_of(transports, transport->ops->name));
+        if (json_array_size(addresses) == 0 && order[i]->ops->carries_no_control)
+            note_missing(link, order[i]);
+        else if (addresses || order[i] != own || !transports)
+            error = add_way(link, control, order[i], addresses);
     }
+    if (!error && link->way_count == 0)
+        error = gw_fail(-ENODEV, "the target takes data over no transport that may be used here");
     return error;
 }
 
@@ -224,8 +277,9 @@ static void pass_over_rail(struct gw_link *link, const struct gw_way *way, struc
     note_passed_over(link, what);
 }
 
-/* One channel over the next rail of the first way that has one. */
-static int dial_ways(struct gw_link *link, struct gw_control *control, struct gw_sender *sender)
+/* One channel over the next rail of the first way that has one; *used is that way. */
+static int dial_ways(struct gw_link *link, struct gw_control *control, struct gw_sender *sender,
+                     const struct gw_way **used)
 {
     int error = gw_fail(-ENOTCONN, "no way to the target is left");
 
@@ -238,8 +292,10 @@ static int dial_ways(struct gw_link *link, struct gw_control *control, struct gw
             if (rail->is_passed_over)
                 continue;
             error = dial_rail(link, way, rail, control, sender);
-            if (!error)
+            if (!error) {
+                *used = way;
                 return 0;
+            }
             pass_over_rail(link, way, rail);
         }
     }
@@ -255,10 +311,11 @@ static bool is_any_passed_over(const struct gw_link *link)
     return false;
 }
 
-int gw_link_open_channel(struct gw_link *link, struct gw_control *control, struct gw_sender *sender)
+static int open_channel(struct gw_link *link, struct gw_control *control, struct gw_sender *sender,
+                        const struct gw_way **used)
 {
     bool was_any = is_any_passed_over(link);
-    int error = dial_ways(link, control, sender);
+    int error = dial_ways(link, control, sender, used);
 
     if (!error || !was_any)
         return error;
@@ -266,24 +323,31 @@ int gw_link_open_channel(struct gw_link *link, struct gw_control *control, struc
     for (unsigned i = 0; i < link->way_count; i++)
         for (unsigned j = 0; j < link->ways[i].rail_count; j++)
             link->ways[i].rails[j].is_passed_over = false;
-    return dial_ways(link, control, sender);
+    return dial_ways(link, control, sender, used);
+}
+
+int gw_link_open_channel(struct gw_link *link, struct gw_control *control, struct gw_sender *sender)
+{
+    const struct gw_way *used;
+
+    return open_channel(link, control, sender, &used);
 }
 
 int gw_link_open_channels(struct gw_link *link, struct gw_control *control,
                           struct gw_sender *sender, unsigned *opened)
 {
-    unsigned per_rail = link->per_rail ? link->per_rail : GW_CHANNELS_DEFAULT;
-    unsigned wanted = (unsigned)gw_min(per_rail * link->ways[0].rail_count, GW_LANES_MAX);
-    int last = 0;
+    unsigned per_rail = link->per_rail ? link->per_rail : GW_CHANNELS_DEFAULT, wanted;
+    const struct gw_way *used;
+    int last = open_channel(link, control, sender, &used);
 
     *opened = 0;
-
-    for (unsigned i = 0; i < wanted && !last; i++) {
-        last = *opened == 0 ? gw_link_open_channel(link, control, sender)
-                            : dial_ways(link, control, sender);
-        *opened += last == 0;
-    }
-    return *opened > 0 ? 0 : last;
+    if (last)
+        return last;
+    /* The first one tells which way is good, and with it how many rails there are. */
+    wanted = (unsigned)gw_min(per_rail * used->rail_count, GW_LANES_MAX);
+    for (*opened = 1; *opened < wanted && !last; *opened += last == 0)
+        last = dial_ways(link, control, sender, &used);
+    return 0;
 }
 
 double gw_link_cpu_seconds(const struct gw_link *link)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * link: the sending side's way to a target: the control session's dialling, and the data channels
- * over every transport and rail that both hosts share. A rail that cannot be used is passed over
+ * over every transport and rail that both hosts share; the control session's transport, unless one
+ * that carries data alone is better. A rail that cannot be used is passed over
  * with its reason and the next one carries its share: first the other rails of that transport,
  * then the next transport. Private to engine/session.
  *
@@ -41,7 +42,7 @@ struct gw_link {
     const struct gw_environment *environment;
     struct gw_progress *progress;
     struct gw_transports transports;       /* this migration's choice, with what was passed over */
-    struct gw_way ways[GW_TRANSPORTS_MAX]; /* the control session's transport first */
+    struct gw_way ways[GW_TRANSPORTS_MAX]; /* for data, the best first */
     unsigned way_count;
     struct gw_workers workers;
     unsigned per_rail;
@@ -60,7 +61,7 @@ int gw_link_dial(struct gw_link *link, const struct gw_address *peer, struct gw_
 int gw_link_find_ways(struct gw_link *link, const struct gw_control *control,
                       const json_t *transports);
 void gw_link_drop_ways(struct gw_link *link);
-/* As many channels as the rails of the first way ask for; *opened may be less when some could not
+/* As many channels as the rails of the first way that can be dialled ask for; *opened may be less when some could not
  * be had, but not 0. */
 int gw_link_open_channels(struct gw_link *link, struct gw_control *control,
                           struct gw_sender *sender, unsigned *opened);

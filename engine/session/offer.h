@@ -32,6 +32,7 @@ struct gw_offered_volume {
     /* What tells the source's content from every other, as text: it is compared when an attempt goes
      * on with an earlier one, and else means nothing. */
     char source[GW_CHECKPOINT_SOURCE_MAX];
+    bool is_name_journalled; /* the target's own, see gw_disk_target_options */
     uint32_t block_size, logical_sector_size, physical_sector_size;
     bool has_disk_id, has_data_id;
     uint8_t disk_id[16], data_id[16]; /* of a VHDX; the latter is what children know it by */

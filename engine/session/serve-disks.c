@@ -59,6 +59,7 @@ static int make_disk(struct gw_serve *serve, struct gw_space *space, unsigned vo
     if (!error && !is_uri)
         error = gw_serve_note_disk(serve, volume, made->path, &part.durable);
     offered->is_continued = part.durable > 0;
+    offered->is_name_journalled = serve->vm != NULL;
     if (!error)
         error = make_image(serve, volume, made, &serve->volumes[volume]);
     json_array_append_new(serve->kept,

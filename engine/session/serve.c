@@ -272,9 +272,10 @@ json_t *gw_serve_describe_transports(const struct gw_serve *serve)
     json_t *list = json_array();
 
     for (unsigned i = 0; i < transports->count; i++)
-        json_array_append_new(list,
-                              json_pack("{s:s,s:o}", "name", transports->list[i]->ops->name,
-                                        "addresses", addresses_of(serve, transports->list[i])));
+        if (!transports->is_for_control[i])
+            json_array_append_new(list,
+                                  json_pack("{s:s,s:o}", "name", transports->list[i]->ops->name,
+                                            "addresses", addresses_of(serve, transports->list[i])));
     return list;
 }
 
@@ -513,6 +514,11 @@ static int turn(struct gw_serve *serve)
     return result;
 }
 
+bool gw_serve_is_heard(const struct gw_serve *serve)
+{
+    return serve->control && !gw_control_is_lost(serve->control);
+}
+
 void gw_serve_free_path(struct gw_serve *serve)
 {
     struct gw_path_stats stats;
@@ -541,7 +547,7 @@ void gw_serve_free_path(struct gw_serve *serve)
 int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw_outcome *out)
 {
     const struct gw_environment *environment = serve->environment;
-    struct gw_error error;
+    struct gw_error why = {.code = 0};
     int result = 0;
 
     out->detail = json_object();
@@ -554,34 +560,30 @@ int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw
             result = gw_serve_await_source(serve, result);
     }
     if (result < 0)
-        gw_error_take(result, &error);
+        gw_error_take(result, &why);
     gw_rejoins_remove(environment->rejoins, serve);
     close_requests(serve);
     if (result < 0)
-        gw_error_raise(&error); /* the words that the source is told */
-    if (result < 0 && serve->control && result != -ECONNRESET && result != -EPIPE &&
-        !serve->is_told)
+        gw_error_raise(&why); /* the words that the source is told */
+    if (result < 0 && gw_serve_is_heard(serve) && !serve->is_told)
         gw_message_send_error(serve->control, result);
     gw_serve_free_path(serve);
     if (serve->vm)
-        gw_serve_vm_end(serve, result);
+        gw_serve_vm_end(serve, &why);
     else
         serve->keeps_parts = serve->can_keep && serve->partial.is_kept && !serve->is_finished &&
-                             gw_partial_is_loss(result);
+                             gw_partial_is_loss(why.code);
     gw_serve_drop_volumes(serve,
                           serve->is_finished || serve->keeps_parts || gw_serve_gives_back(serve));
     gw_serve_close_partial(serve);
-    if (result < 0)
-        gw_error_raise(&error);
-    if (result < 0 && !serve->is_finished)
+    result = serve->is_finished ? 0 : gw_error_raise(&why);
+    if (result)
         out->exit_code = result == -EBADMSG ? GW_EXIT_VERIFY : GW_EXIT_FAILED;
-    else
-        result = 0;
     pthread_mutex_lock(&progress->lock);
     progress->data.phase = GW_PHASE_ENDED;
     progress->data.ended_ns = gw_clock_ns();
     pthread_mutex_unlock(&progress->lock);
-    return result < 0 ? result : 0;
+    return result;
 }
 
 void gw_serve_free(struct gw_serve *serve)

@@ -50,7 +50,7 @@ static struct gw_transport *make_transport(struct hosts *hosts, const char *name
     struct gw_transport *inner, *faulty;
     struct gw_transports *transports = &hosts->far.transports;
 
-    MUST(gw_transport_new(name, &inner));
+    MUST(gw_transport_new(name, NULL, &inner));
     MUST(gw_faulty_new(inner, &faulty));
     transports->list[transports->count++] = faulty;
     return faulty;
@@ -187,4 +187,40 @@ unsigned hosts_count_files(const char *folder)
     MUST(fscanf(pipe, "%u", &count) != 1);
     pclose(pipe);
     return count;
+}
+
+const char *hosts_transport(const struct hosts *hosts)
+{
+    const json_t *stats = json_object_get(hosts->outcome.detail, "stats");
+    const char *text = json_string_value(json_object_get(stats, "transport"));
+
+    return text ? text : "";
+}
+
+const char *hosts_reason(const struct hosts *hosts, const char *name)
+{
+    const json_t *list = json_object_get(hosts->outcome.detail, "passed_over"), *item;
+    size_t index;
+
+    json_array_foreach((json_t *)list, index, item)
+    {
+        if (strcmp(json_string_value(json_object_get(item, "transport")), name) == 0)
+            return json_string_value(json_object_get(item, "reason"));
+    }
+    return "";
+}
+
+void hosts_wait_for_note(struct hosts *hosts, const char *word)
+{
+    uint64_t deadline = gw_clock_ns() + HOSTS_WAIT_MS * GW_NS_PER_MS;
+    struct gw_progress_data data;
+
+    do {
+        usleep(1000);
+        gw_progress_get(&hosts->progress, &data);
+        if (gw_clock_ns() >= deadline) {
+            fprintf(stderr, "no note says '%s' but '%s'\n", word, data.note);
+            abort();
+        }
+    } while (!strstr(data.note, word));
 }

@@ -39,6 +39,10 @@ void hosts_start_copy(struct hosts *hosts);
 /* Waits until some of the image has been copied. */
 void hosts_wait_half_way(struct hosts *hosts);
 int hosts_end_copy(struct hosts *hosts);
+/* What the result says of the transport that was used, and of why one was passed over; "" for none. */
+const char *hosts_transport(const struct hosts *hosts);
+const char *hosts_reason(const struct hosts *hosts, const char *name);
+void hosts_wait_for_note(struct hosts *hosts, const char *word);
 /* The copy on the far host has the bytes of the image, as cmp sees them. */
 bool hosts_are_same(const struct hosts *hosts);
 unsigned hosts_count_files(const char *folder);

@@ -75,7 +75,7 @@ int main(int argc, char **argv)
         return 2;
     error = gw_credentials_load(&key, &peer.credentials);
     if (!error)
-        error = gw_transport_new("tcp", &peer.transport);
+        error = gw_transport_new("tcp", NULL, &peer.transport);
     if (!error)
         error = gw_address_parse(argv[2], 0, &peer.address);
     if (!error && strcmp(argv[3], "session") == 0)

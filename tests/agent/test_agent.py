@@ -131,6 +131,32 @@ class Life(Lab):
         self.assertIn("line 3: there is no option 'listen-to'", result.stderr)
 
 
+    def test_refuses_an_option_that_its_transport_does_not_have(self):
+        with open(self.path('agent.conf'), 'w') as file:
+            file.write('[agent]\npsk = %s\ntransport = tcp\n[tcp]\nspeed = 9\n' % self.psk)
+        result = self.run_command('agent', '--config', self.path('agent.conf'), '--state',
+                                  self.path('s'), '--allow-volatile-state')
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("transport tcp has no option 'speed': it has none", result.stderr)
+
+    def test_names_a_section_that_is_no_transports(self):
+        with open(self.path('agent.conf'), 'w') as file:
+            file.write('[agent]\ntransport = tcp\n[pigeon]\nspeed = 9\n')
+        result = self.run_command('agent', '--config', self.path('agent.conf'))
+        self.assertEqual(result.returncode, 2)
+        self.assertIn('line 4: section [pigeon]: only [agent] and those of transports exist, ',
+                      result.stderr)
+
+    def test_refuses_a_transport_option_that_is_none(self):
+        for option, reason in (('tcp', "'tcp' is not TRANSPORT.NAME=VALUE"),
+                               ('tcp.x=', "'tcp.x=' is not TRANSPORT.NAME=VALUE"),
+                               ('pigeon.x=1', "'pigeon' is not part of this build")):
+            result = self.run_command('agent', '--psk', self.psk, '--state', self.path('s'),
+                                      '--allow-volatile-state', '--transport-option', option)
+            self.assertNotEqual(result.returncode, 0)
+            self.assertIn(reason, result.stderr)
+
+
 class Queue(Lab):
     def states(self, agent):
         return [job['state'] for job in self.jobs(agent).values()]

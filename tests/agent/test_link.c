@@ -13,28 +13,6 @@
 #define IMAGE_SIZE (32u << 20)
 #define SLOW_MS    60 /* of delay for each op: the copy takes about a second */
 
-static const char *transport_of(struct hosts *hosts)
-{
-    const json_t *stats = json_object_get(hosts->outcome.detail, "stats");
-    const char *text = json_string_value(json_object_get(stats, "transport"));
-
-    return text ? text : "";
-}
-
-/* Why the transport was passed over; "" when it was not. */
-static const char *reason_of(struct hosts *hosts, const char *name)
-{
-    const json_t *list = json_object_get(hosts->outcome.detail, "passed_over"), *item;
-    size_t index;
-
-    json_array_foreach((json_t *)list, index, item)
-    {
-        if (strcmp(json_string_value(json_object_get(item, "transport")), name) == 0)
-            return json_string_value(json_object_get(item, "reason"));
-    }
-    return "";
-}
-
 Test(link, the_best_transport_is_taken)
 {
     struct hosts hosts;
@@ -43,8 +21,8 @@ Test(link, the_best_transport_is_taken)
     hosts_start_copy(&hosts);
     cr_assert_eq(hosts_end_copy(&hosts), 0, "%s", hosts.error.text);
     cr_assert(hosts_are_same(&hosts));
-    cr_assert_eq(strncmp(transport_of(&hosts), "loop", 4), 0, "%s", transport_of(&hosts));
-    cr_assert_str_eq(reason_of(&hosts, "loop"), "");
+    cr_assert_eq(strncmp(hosts_transport(&hosts), "loop", 4), 0, "%s", hosts_transport(&hosts));
+    cr_assert_str_eq(hosts_reason(&hosts, "loop"), "");
     hosts_close(&hosts);
 }
 
@@ -57,9 +35,9 @@ Test(link, a_transport_that_is_refused_is_passed_over_with_its_reason)
     hosts_start_copy(&hosts);
     cr_assert_eq(hosts_end_copy(&hosts), 0, "%s", hosts.error.text);
     cr_assert(hosts_are_same(&hosts));
-    cr_assert_eq(strncmp(transport_of(&hosts), "tcp", 3), 0, "%s", transport_of(&hosts));
-    cr_assert_neq(strstr(reason_of(&hosts, "loop"), "refused"), NULL, "'%s'",
-                  reason_of(&hosts, "loop"));
+    cr_assert_eq(strncmp(hosts_transport(&hosts), "tcp", 3), 0, "%s", hosts_transport(&hosts));
+    cr_assert_neq(strstr(hosts_reason(&hosts, "loop"), "refused"), NULL, "'%s'",
+                  hosts_reason(&hosts, "loop"));
     hosts_close(&hosts);
 }
 
@@ -102,25 +80,13 @@ Test(link, data_channels_go_on_over_the_next_transport)
     gw_faulty_drop_after(hosts.loop, 8);
     cr_assert_eq(hosts_end_copy(&hosts), 0, "%s", hosts.error.text);
     cr_assert(hosts_are_same(&hosts));
-    cr_assert_eq(strncmp(transport_of(&hosts), "tcp", 3), 0, "%s", transport_of(&hosts));
-    cr_assert_neq(strstr(reason_of(&hosts, "loop"), "refused"), NULL, "'%s'",
-                  reason_of(&hosts, "loop"));
+    cr_assert_eq(strncmp(hosts_transport(&hosts), "tcp", 3), 0, "%s", hosts_transport(&hosts));
+    cr_assert_neq(strstr(hosts_reason(&hosts, "loop"), "refused"), NULL, "'%s'",
+                  hosts_reason(&hosts, "loop"));
     hosts_close(&hosts);
 }
 
 /* ---- the control session, too ---- */
-
-static void wait_for_note(struct hosts *hosts, const char *word)
-{
-    uint64_t deadline = gw_clock_ns() + HOSTS_WAIT_MS * GW_NS_PER_MS;
-    struct gw_progress_data data;
-
-    do {
-        usleep(1000);
-        gw_progress_get(&hosts->progress, &data);
-        cr_assert_lt(gw_clock_ns(), deadline, "no note says '%s' but '%s'", word, data.note);
-    } while (!strstr(data.note, word));
-}
 
 static void start_slow_copy(struct hosts *hosts)
 {
@@ -139,7 +105,7 @@ Test(link, a_lost_link_grows_again)
     gw_faulty_drop_all(hosts.loop);
     cr_assert_eq(hosts_end_copy(&hosts), 0, "%s", hosts.error.text);
     cr_assert(hosts_are_same(&hosts));
-    cr_assert_eq(strncmp(transport_of(&hosts), "loop", 4), 0, "%s", transport_of(&hosts));
+    cr_assert_eq(strncmp(hosts_transport(&hosts), "loop", 4), 0, "%s", hosts_transport(&hosts));
     hosts_close(&hosts);
 }
 
@@ -152,7 +118,7 @@ Test(link, a_lost_transport_leaves_the_next_one)
     gw_faulty_drop_all(hosts.loop);
     cr_assert_eq(hosts_end_copy(&hosts), 0, "%s", hosts.error.text);
     cr_assert(hosts_are_same(&hosts));
-    cr_assert_eq(strncmp(transport_of(&hosts), "tcp", 3), 0, "%s", transport_of(&hosts));
+    cr_assert_eq(strncmp(hosts_transport(&hosts), "tcp", 3), 0, "%s", hosts_transport(&hosts));
     hosts_close(&hosts);
 }
 
@@ -164,7 +130,7 @@ Test(link, a_link_that_is_down_for_a_while_is_said_to_be)
     gw_faulty_refuse(hosts.tcp, true);
     gw_faulty_refuse(hosts.loop, true);
     gw_faulty_drop_all(hosts.loop);
-    wait_for_note(&hosts, "the link is down since 1 s");
+    hosts_wait_for_note(&hosts, "the link is down since 1 s");
     gw_faulty_refuse(hosts.loop, false);
     cr_assert_eq(hosts_end_copy(&hosts), 0, "%s", hosts.error.text);
     cr_assert(hosts_are_same(&hosts));
@@ -218,7 +184,7 @@ static void get_stuck(struct hosts *hosts, unsigned channels)
     hosts_start_copy(hosts);
     hosts_wait_half_way(hosts);
     gw_faulty_delay(hosts->loop, 600000);
-    wait_for_note(hosts, "no progress for 1 s");
+    hosts_wait_for_note(hosts, "no progress for 1 s");
     gw_faulty_delay(hosts->loop, 0);
     cr_assert_eq(hosts_end_copy(hosts), 0, "%s", hosts->error.text);
     cr_assert(hosts_are_same(hosts));
@@ -255,7 +221,7 @@ Test(link, a_copy_is_cancelled_while_its_link_is_down)
     gw_faulty_refuse(hosts.tcp, true);
     gw_faulty_refuse(hosts.loop, true);
     gw_faulty_drop_all(hosts.loop);
-    wait_for_note(&hosts, "the link is down");
+    hosts_wait_for_note(&hosts, "the link is down");
     cr_assert(is_cancelled(&hosts), "%s", hosts.error.text);
     hosts_close(&hosts);
 }

@@ -28,7 +28,9 @@ static void set_up(char **argv, int argc, int trusted_at)
     struct gw_credentials *credentials;
 
     if (gw_credentials_load(&options, &credentials) ||
-        gw_transports_open(&(const char *){"tcp"}, 1, &environment.transports))
+        gw_transports_open(
+            &(struct gw_transports_wanted){.names = &(const char *){"tcp"}, .name_count = 1},
+            &environment.transports))
         die("set up");
     environment.credentials = credentials;
     environment.instance_id[0] = (uint8_t)argv[1][0];

@@ -95,7 +95,7 @@ static void open_link(struct bench *bench)
     uint8_t proof[GW_SEAL_PROOF_SIZE];
     pthread_t thread;
 
-    must(gw_transport_new("tcp", &bench->transport));
+    must(gw_transport_new("tcp", NULL, &bench->transport));
     must(gw_address_parse("127.0.0.1:0", 0, &bench->address));
     must(gw_listen(bench->transport, &bench->address, &bench->listener));
     must(gw_listener_address(bench->listener, &bench->address));

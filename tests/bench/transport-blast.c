@@ -121,7 +121,7 @@ static void report(const struct settings *settings, const char *how, uint64_t by
 static void open_side(struct side *side, const struct settings *settings)
 {
     side->settings = settings;
-    if (gw_transport_new(settings->transport, &side->transport) != 0 ||
+    if (gw_transport_new(settings->transport, NULL, &side->transport) != 0 ||
         gw_domain_open(side->transport, NULL, &side->domain) != 0 ||
         gw_poller_open(side->transport, &side->poller) != 0)
         die("open");

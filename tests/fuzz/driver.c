@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Runs a fuzz target without libFuzzer: one input from standard input (AFL++), or the files of
- * folders and then changes of them for some seconds (the short run of the tests, any compiler).
+ * Runs a fuzz target without libFuzzer: inputs from standard input (AFL++, many in one process), or
+ * the files of folders and then changes of them for some seconds (the short run of the tests, any
+ * compiler).
  * usage: NAME < INPUT | NAME SECONDS SEED FOLDER...
  */
 #include <dirent.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -115,17 +117,31 @@ static void run_changed(const struct input *inputs, unsigned count, long seconds
     printf("%lu changed inputs without a finding\n", done);
 }
 
+#ifndef __AFL_LOOP
+/* One input; afl-clang-fast has a loop of its own. */
+static bool is_first = true;
+#define __AFL_LOOP(count) (is_first && !(is_first = false))
+#endif
+
+static int run_standard_input(void)
+{
+    while (__AFL_LOOP(20000)) {
+        struct input input = read_input(stdin);
+
+        clearerr(stdin);
+        run(input.bytes, input.size);
+        free(input.bytes);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static struct input inputs[INPUTS_MAX];
     unsigned count = 0;
 
-    if (argc < 4) {
-        inputs[0] = read_input(stdin);
-        run(inputs[0].bytes, inputs[0].size);
-        free(inputs[0].bytes);
-        return 0;
-    }
+    if (argc < 4)
+        return run_standard_input();
     for (int i = 3; i < argc; i++)
         count = read_folder(argv[i], inputs, count);
     if (count == 0) {

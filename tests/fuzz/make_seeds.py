@@ -60,7 +60,7 @@ def logs(folder):
 
 
 def vhdx(folder):
-    # Records of fuzz-vhdx.c: where, 16-bit offset, count, bytes.
+    # Records of sparse-vhdx.h: where, 16-bit offset, count, bytes.
     put(folder, 'vhdx', 'nothing', b'')
     put(folder, 'vhdx', 'entry', struct.pack('<BHB8s', 6, 8, 8, struct.pack('<Q', 5 << 20 | 6)))
     put(folder, 'vhdx', 'parent', struct.pack('<BHB8s', 5, 0, 8, struct.pack('<II', 1 << 20, 2)))
@@ -85,10 +85,28 @@ def unfinished(folder):
     put(folder, 'unfinished', 'overlap', struct.pack('<2Q', 5 * mib | 6, 5 * mib | 6))
 
 
+def chain(folder):
+    """The files that fuzz-chain.c changes, and records for them: which file, then as above."""
+    files = os.path.join(folder, 'chain-files')
+    os.makedirs(files, exist_ok=True)
+    base = build.VhdxBuild(8 << 20)
+    base.blocks = {0: (build.PRESENT, b'b' * 4096), 1: (build.PRESENT, b'b' * 4096), 6: (build.ZERO, None)}
+    child = build.VhdxBuild(8 << 20, parent=build.vhdx_locator(base, '.\\base.vhdx'))
+    child.blocks = {0: (build.PARTLY, build.sectors(0, 1, 17)), 2: (build.PRESENT, b'c' * 4096),
+                    3: (build.ZERO, None), 5: (build.PARTLY, build.sectors(2047))}
+    base.write(os.path.join(files, 'base.vhdx'))
+    child.write(os.path.join(files, 'child.vhdx'))
+    put(folder, 'chain', 'nothing', b'')
+    for which in range(2):
+        put(folder, 'chain', 'entry-%d' % which, struct.pack('<BBHB8s', which, 6, 8, 8, struct.pack('<Q', 4 << 20 | 6)))
+    put(folder, 'chain', 'bitmap', struct.pack('<BBHB8s', 0, 7, 0, 8, struct.pack('<Q', 4 << 20 | 6)))
+    put(folder, 'chain', 'alone', struct.pack('<BBHB8s', 0, 5, 0, 8, struct.pack('<II', 1 << 20, 0)))
+
+
 def main():
     folder = sys.argv[1]
     os.makedirs(folder, exist_ok=True)
-    for make in (vhd, locators, logs, vhdx, checkpoints, unfinished):
+    for make in (vhd, locators, logs, vhdx, chain, checkpoints, unfinished):
         make(folder)
     with open(os.path.join(folder, 'done'), 'w') as file:
         file.write('')

@@ -638,6 +638,7 @@ int gw_faulty_new(struct gw_transport *inner, struct gw_transport **out)
     transport->ops.needs_local_region = inner->ops->needs_local_region;
     transport->ops.is_rdma = inner->ops->is_rdma;
     transport->ops.has_channel_keys = inner->ops->has_channel_keys;
+    transport->ops.carries_no_control = inner->ops->carries_no_control;
     pthread_mutex_init(&transport->rdma.lock, NULL);
     transport->base.ops = &transport->ops;
     transport->inner = inner;
@@ -687,6 +688,11 @@ void gw_faulty_drop_after(struct gw_transport *faulty, uint64_t ops)
 void gw_faulty_drop(struct gw_channel *channel)
 {
     atomic_store(&channel_of(channel)->drop, true);
+}
+
+void gw_faulty_carry_no_control(struct gw_transport *faulty)
+{
+    transport_of(faulty)->ops.carries_no_control = true;
 }
 
 /* ---- as if a device placed the writes ---- */

@@ -24,6 +24,8 @@ void gw_faulty_corrupt_writes(struct gw_transport *faulty, unsigned count);
 void gw_faulty_corrupt_messages(struct gw_transport *faulty, unsigned count);
 /* gw_connect answers -ECONNREFUSED and asks nobody, while on. */
 void gw_faulty_refuse(struct gw_transport *faulty, bool on);
+/* For data channels alone from now on, as a back end that needs a secret for each channel. */
+void gw_faulty_carry_no_control(struct gw_transport *faulty);
 /* The link goes down: every channel that exists now dies. */
 void gw_faulty_drop_all(struct gw_transport *faulty);
 /* Each channel dies once it has handed on that many more ops. UINT64_MAX: never. */

@@ -247,7 +247,7 @@ Test(meet, unknown_back_end_is_named)
 {
     struct gw_transport *transport;
 
-    cr_assert_eq(gw_transport_new("carrier-pigeon", &transport), -ENODEV);
+    cr_assert_eq(gw_transport_new("carrier-pigeon", NULL, &transport), -ENODEV);
     cr_assert(strstr(gw_error_message(), "carrier-pigeon"));
 }
 
@@ -255,7 +255,7 @@ Test(meet, unknown_back_end_is_named)
 Test(meet, module_without_a_device_says_so)
 {
     struct gw_transport *transport;
-    int error = gw_transport_new("verbs", &transport);
+    int error = gw_transport_new("verbs", NULL, &transport);
 
     if (!error) {
         gw_transport_free(transport);
@@ -271,11 +271,11 @@ Test(meet, module_that_is_not_there_is_named)
 {
     struct gw_transport *transport;
 
-    if (gw_transport_new("verbs", &transport) == -ENODEV &&
+    if (gw_transport_new("verbs", NULL, &transport) == -ENODEV &&
         strstr(gw_error_message(), "not part of this build"))
         cr_skip_test("%s", gw_error_message());
     setenv("GODWIT_MODULE_DIR", "/nowhere", 1);
-    cr_assert_eq(gw_transport_new("verbs", &transport), -ENODEV);
+    cr_assert_eq(gw_transport_new("verbs", NULL, &transport), -ENODEV);
     cr_assert(strstr(gw_error_message(), "/nowhere/godwit-verbs.so"), "%s", gw_error_message());
 }
 

@@ -36,6 +36,15 @@ struct gw_transport *gw_transports_find(const struct gw_transports *transports, 
     return NULL;
 }
 
+bool gw_transports_has_data(const struct gw_transports *transports,
+                            const struct gw_transport *transport)
+{
+    for (unsigned i = 0; i < transports->count; i++)
+        if (transports->list[i] == transport)
+            return !transports->is_for_control[i];
+    return false;
+}
+
 void gw_transports_pass_over(struct gw_transports *transports, const char *name)
 {
     struct gw_passed_over *entry = NULL;
@@ -69,54 +78,154 @@ static bool is_auto(const char *name)
     return strcmp(name, "auto") == 0;
 }
 
-static int make(const struct gw_transport_maker *maker, struct gw_transports *out)
+/* ---- settings ---- */
+
+/* "BACKEND.NAME=VALUE" in three. */
+struct setting {
+    char back_end[GW_TRANSPORT_NAME_MAX];
+    char name[32];
+    const char *value;
+};
+
+static int split_setting(const char *text, struct setting *out)
 {
+    const char *dot = strchr(text, '.'), *equals = dot ? strchr(dot, '=') : NULL;
+    size_t back_end, name;
+
+    if (!equals || !equals[1])
+        return gw_fail(-EINVAL, "transport option '%.64s' is not TRANSPORT.NAME=VALUE", text);
+    back_end = (size_t)(dot - text);
+    name = (size_t)(equals - dot - 1);
+    if (back_end >= sizeof(out->back_end) || name == 0 || name >= sizeof(out->name))
+        return gw_fail(-EINVAL, "transport option '%.64s': there is none of that name", text);
+    snprintf(out->back_end, sizeof(out->back_end), "%.*s", (int)back_end, text);
+    snprintf(out->name, sizeof(out->name), "%.*s", (int)name, dot + 1);
+    out->value = equals + 1;
+    return 0;
+}
+
+static int check_settings(const struct gw_transports_wanted *options)
+{
+    for (unsigned i = 0; i < options->setting_count; i++) {
+        struct setting setting;
+        int error = split_setting(options->settings[i], &setting);
+
+        if (!error && !find_maker(setting.back_end))
+            error = refuse_name(setting.back_end);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+/* ---- making ---- */
+
+struct making {
+    const struct gw_transports_wanted *options;
+    struct gw_transports *out;
+};
+
+/* With the settings that name it. */
+static int create(const struct making *making, const struct gw_transport_maker *maker,
+                  struct gw_transport **out)
+{
+    struct setting settings[GW_TRANSPORT_SETTINGS_MAX];
+    struct gw_transport_option items[GW_TRANSPORT_SETTINGS_MAX];
+    struct gw_transport_options options = {.items = items};
+
+    for (unsigned i = 0; i < making->options->setting_count; i++) {
+        struct setting *setting = &settings[options.count];
+
+        if (split_setting(making->options->settings[i], setting) != 0 ||
+            strcmp(setting->back_end, maker->name) != 0)
+            continue;
+        items[options.count++] =
+            (struct gw_transport_option){.name = setting->name, .value = setting->value};
+    }
+    return gw_transport_make(maker, &options, out);
+}
+
+static int make(const struct making *making, const struct gw_transport_maker *maker)
+{
+    struct gw_transports *out = making->out;
     int error;
 
     if (gw_transports_find(out, maker->name))
         return 0;
     if (out->count == GW_TRANSPORTS_MAX)
         return gw_fail(-E2BIG, "more than %u transports", GW_TRANSPORTS_MAX);
-    error = maker->create(&out->list[out->count]);
+    error = create(making, maker, &out->list[out->count]);
     if (!error)
-        out->count++;
+        out->is_for_control[out->count++] = false;
     return error;
 }
 
-static void make_usable(struct gw_transports *out)
+/* What this host cannot use is passed over; what was configured wrongly is not. */
+static int make_usable(const struct making *making)
 {
     for (size_t i = 0; gw_transport_makers[i]; i++) {
         const struct gw_transport_maker *maker = gw_transport_makers[i];
+        int error = maker->is_only_by_name ? 0 : make(making, maker);
 
-        if (maker->is_only_by_name || make(maker, out) == 0)
+        if (!error)
             continue;
-        gw_transports_pass_over(out, maker->name);
+        if (error == -EINVAL)
+            return error;
+        gw_transports_pass_over(making->out, maker->name);
         gw_log(GW_LOG_INFO, "transport %s is passed over: %s", maker->name, gw_error_message());
     }
+    return 0;
 }
 
 static int make_named(const char *name, void *context)
 {
     const struct gw_transport_maker *maker = find_maker(name);
 
-    if (is_auto(name)) {
-        make_usable(context);
-        return 0;
-    }
-    return maker ? make(maker, context) : refuse_name(name);
+    if (is_auto(name))
+        return make_usable(context);
+    return maker ? make(context, maker) : refuse_name(name);
 }
 
-int gw_transports_open(const char *const *names, unsigned count, struct gw_transports *out)
+static bool any_carries_control(const struct gw_transports *transports)
 {
-    int error = 0;
+    for (unsigned i = 0; i < transports->count; i++)
+        if (!transports->list[i]->ops->carries_no_control)
+            return true;
+    return false;
+}
+
+/* What was named carries data alone: the rest of what works here has the conversation. */
+static int make_for_control(const struct making *making)
+{
+    struct gw_transports *out = making->out;
+    unsigned named = out->count;
+    int error = make_usable(making);
+
+    for (unsigned i = named; i < out->count; i++)
+        out->is_for_control[i] = true;
+    if (!error && !any_carries_control(out))
+        error =
+            gw_fail(-ENODEV, "transport %s carries no control, and this host has none that does",
+                    out->list[0]->ops->name);
+    return error;
+}
+
+int gw_transports_open(const struct gw_transports_wanted *options, struct gw_transports *out)
+{
+    struct making making = {.options = options, .out = out};
+    int error = check_settings(options);
 
     memset(out, 0, sizeof(*out));
-    if (count == 0)
-        make_usable(out);
-    for (unsigned i = 0; !error && i < count; i++)
-        error = each_name(names[i], make_named, out);
+    if (!error && options->setting_count > GW_TRANSPORT_SETTINGS_MAX)
+        error = gw_fail(-E2BIG, "more than %u transport options", GW_TRANSPORT_SETTINGS_MAX);
+    if (!error && options->name_count == 0)
+        error = make_usable(&making);
+    for (unsigned i = 0; !error && i < options->name_count; i++)
+        error = each_name(options->names[i], make_named, &making);
     if (!error && out->count == 0)
         error = gw_fail(-ENODEV, "no transport of this build can be used on this host");
+    if (!error && !any_carries_control(out))
+        error = make_for_control(&making);
     if (error)
         gw_transports_close(out);
     return error;
@@ -149,7 +258,7 @@ static int choose_named(const char *name, void *context)
         if (strcmp(choice->all->passed[i].name, name) == 0)
             return gw_fail(-ENODEV, "transport %s cannot be used here: %s", name,
                            choice->all->passed[i].reason);
-    if (!found)
+    if (!found || !gw_transports_has_data(choice->all, found))
         return gw_fail(-ENODEV, "transport %s is not in use here: the agent's --transport names it",
                        name);
     if (!gw_transports_find(choice->out, name))
@@ -157,26 +266,50 @@ static int choose_named(const char *name, void *context)
     return 0;
 }
 
+/* As make_for_control, of those that are there. */
+static void choose_for_control(const struct gw_transports *all, struct gw_transports *out)
+{
+    if (any_carries_control(out))
+        return;
+    for (unsigned i = 0; i < all->count && out->count < GW_TRANSPORTS_MAX; i++) {
+        if (all->list[i]->ops->carries_no_control)
+            continue;
+        out->is_for_control[out->count] = true;
+        out->list[out->count++] = all->list[i];
+    }
+}
+
 int gw_transports_choose(const struct gw_transports *all, const char *names,
                          struct gw_transports *out)
 {
     struct choice choice = {.all = all, .out = out};
 
+    int error;
+
     memset(out, 0, sizeof(*out));
-    return each_name(names ? names : "auto", choose_named, &choice);
+    error = each_name(names ? names : "auto", choose_named, &choice);
+    if (!error)
+        choose_for_control(all, out);
+    return error;
 }
 
 int gw_transports_dial(struct gw_transports *transports, const struct gw_address *peer,
                        const struct gw_control_options *options, struct gw_control **out)
 {
     int error = gw_fail(-ENODEV, "no transport to dial with");
+    unsigned last = 0;
 
+    for (unsigned i = 0; i < transports->count; i++)
+        if (!transports->list[i]->ops->carries_no_control)
+            last = i;
     for (unsigned i = 0; i < transports->count; i++) {
         const char *name = transports->list[i]->ops->name;
 
+        if (transports->list[i]->ops->carries_no_control)
+            continue;
         error = gw_control_connect(transports->list[i], peer, options, out);
         /* Who was refused for what it is would be refused the other way, too. */
-        if (!error || error == -EACCES || i + 1 == transports->count)
+        if (!error || error == -EACCES || i == last)
             return error;
         gw_transports_pass_over(transports, name);
         gw_log(GW_LOG_WARNING, "transport %s is passed over: %s", name, gw_error_message());

@@ -13,7 +13,8 @@
 
 #include "transport/link/control.h"
 
-#define GW_TRANSPORT_NAME_MAX 16u
+#define GW_TRANSPORT_NAME_MAX     16u
+#define GW_TRANSPORT_SETTINGS_MAX 32u /* options of all back ends together */
 
 /* A back end that was not used, and why. */
 struct gw_passed_over {
@@ -23,25 +24,40 @@ struct gw_passed_over {
 
 struct gw_transports {
     struct gw_transport *list[GW_TRANSPORTS_MAX]; /* best first */
+    bool is_for_control[GW_TRANSPORTS_MAX];       /* it was not asked for: control alone, no data */
     unsigned count;
     struct gw_passed_over passed[GW_TRANSPORTS_MAX]; /* the newest reason of each name */
     unsigned passed_count;
 };
 
+/* What gw_transports_open is asked for. */
+struct gw_transports_wanted {
+    const char *const *names; /* each one name or several with commas */
+    unsigned name_count;
+    const char *const *settings; /* options of back ends: "dpdk.devargs=net_memif0" */
+    unsigned setting_count;
+};
+
 /* Makes every back end of this build that this host can use and that need not be named. With names
- * (each one name or several with commas) those alone, each of which must work: -ENODEV. */
-int gw_transports_open(const char *const *names, unsigned count, struct gw_transports *out);
+ * those alone, each of which must work: -ENODEV. When none of them carries control, those that do
+ * are made too, and are there for control alone. -EINVAL for a setting that no back end takes. */
+int gw_transports_open(const struct gw_transports_wanted *options, struct gw_transports *out);
 void gw_transports_close(struct gw_transports *transports);
 
-/* Those of all that names (with commas) lists; the back ends are lent. NULL or "auto": all of them.
+/* Those of all that names (with commas) lists, and for control alone those that carry it when none
+ * of them does; the back ends are lent. NULL or "auto": all of them.
  * -EINVAL for a name that no back end has, -ENODEV with the reason for one that is not in use. */
 int gw_transports_choose(const struct gw_transports *all, const char *names,
                          struct gw_transports *out);
 struct gw_transport *gw_transports_find(const struct gw_transports *transports, const char *name);
+/* False for one that is there for control alone, and for one that is not there. */
+bool gw_transports_has_data(const struct gw_transports *transports,
+                            const struct gw_transport *transport);
 /* Keeps the calling thread's message as the reason of that back end. */
 void gw_transports_pass_over(struct gw_transports *transports, const char *name);
 
-/* Dials the peer over the first back end that reaches it, as gw_control_connect. Reasons go into
+/* Dials the peer over the first back end that reaches it, as gw_control_connect; those that carry no
+ * control are left out. Reasons go into
  * transports->passed and the log. A peer that refuses who we are is not dialled again. The error is
  * that of the last one tried. */
 int gw_transports_dial(struct gw_transports *transports, const struct gw_address *peer,

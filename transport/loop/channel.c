@@ -36,7 +36,7 @@ int gw_loop_channel_new(const struct gw_channel_options *options, struct loop_ch
     channel->base.context = options->context;
     channel->poller = gw_container_of(options->poller, struct loop_poller, base);
     channel->number = options->number;
-    channel->last = &channel->first;
+    gw_op_queue_init(&channel->ops);
     *out = channel;
     return 0;
 }
@@ -64,45 +64,8 @@ int gw_loop_pair_new(struct loop_channel *a, struct loop_channel *b)
 
 void gw_loop_channel_start(struct loop_channel *channel)
 {
-    struct loop_poller *poller = channel->poller;
-
-    channel->next = atomic_load(&poller->incoming);
-    while (!atomic_compare_exchange_weak(&poller->incoming, &channel->next, channel))
-        ;
-    wake(poller);
-}
-
-static void take_incoming(struct loop_poller *poller)
-{
-    struct loop_channel *channel = atomic_exchange(&poller->incoming, NULL);
-
-    while (channel) {
-        struct loop_channel *rest = channel->next;
-
-        if (!poller->channels) {
-            poller->channels = channel->next = channel->previous = channel;
-        } else {
-            channel->next = poller->channels;
-            channel->previous = poller->channels->previous;
-            channel->previous->next = channel->next->previous = channel;
-        }
-        channel = rest;
-    }
-}
-
-static void leave_ring(struct loop_channel *channel)
-{
-    struct loop_poller *poller = channel->poller;
-
-    take_incoming(poller);
-    if (channel->next == channel) {
-        poller->channels = NULL;
-        return;
-    }
-    channel->previous->next = channel->next;
-    channel->next->previous = channel->previous;
-    if (poller->channels == channel)
-        poller->channels = channel->next;
+    gw_ring_offer(&channel->poller->channels, &channel->link);
+    wake(channel->poller);
 }
 
 /* Called with the pair's lock held. The first cause stays. */
@@ -116,28 +79,14 @@ static void kill_end(struct loop_end *end, int code, const char *text)
     wake(end->channel->poller);
 }
 
-static struct gw_op *take_first(struct loop_channel *channel)
-{
-    struct gw_op *op = channel->first;
-
-    if (op) {
-        channel->first = op->next;
-        if (!channel->first)
-            channel->last = &channel->first;
-        channel->posted--;
-    }
-    return op;
-}
-
 void gw_loop_close(struct gw_channel *base)
 {
     struct loop_channel *channel = channel_of(base);
     struct loop_pair *pair = channel->pair;
-    struct gw_op *op;
     bool is_last;
 
     assert(!channel->poller->is_polling);
-    leave_ring(channel);
+    gw_ring_remove(&channel->poller->channels, &channel->link);
     pthread_mutex_lock(&pair->lock);
     kill_end(channel->here, -ECANCELED, "the channel was closed");
     channel->here->channel = NULL;
@@ -145,8 +94,7 @@ void gw_loop_close(struct gw_channel *base)
     is_last = --pair->open_ends == 0;
     pthread_mutex_unlock(&pair->lock);
     atomic_store(&channel->dead, -ECANCELED);
-    while ((op = take_first(channel)))
-        op->done(op, -ECANCELED);
+    gw_op_queue_end(&channel->ops, -ECANCELED);
     if (is_last) {
         pthread_mutex_destroy(&pair->lock);
         free(pair);
@@ -170,13 +118,10 @@ static int post(struct loop_channel *channel, struct gw_op *op, enum op_kind kin
 {
     if (atomic_load_explicit(&channel->dead, memory_order_relaxed))
         return dead_error(channel);
-    if (channel->posted == GW_CHANNEL_OPS_MAX)
+    if (channel->ops.count == GW_CHANNEL_OPS_MAX)
         return -EAGAIN;
     op->scratch[0] = kind;
-    op->next = NULL;
-    *channel->last = op;
-    channel->last = &op->next;
-    channel->posted++;
+    gw_op_queue_push(&channel->ops, op);
     return 0;
 }
 
@@ -245,7 +190,7 @@ static unsigned move_ops(struct loop_channel *channel)
     uint64_t bytes = 0;
     unsigned count = 0;
 
-    for (struct gw_op *op = channel->first; op; op = op->next) {
+    for (struct gw_op *op = channel->ops.first; op; op = op->next) {
         if (channel->here->error.code || bytes >= LOOP_POLL_BYTES)
             break;
         if (op->scratch[0] == KIND_WRITE)
@@ -274,16 +219,16 @@ static bool serve(struct loop_channel *channel)
     finished = move_ops(channel);
     error = channel->here->error.code;
     if (error)
-        failed = channel->posted - finished;
+        failed = channel->ops.count - finished;
     ready = is_ready(channel);
     pthread_mutex_unlock(&channel->pair->lock);
     for (; finished; finished--) {
-        struct gw_op *op = take_first(channel);
+        struct gw_op *op = gw_op_queue_take(&channel->ops);
 
         op->done(op, 0);
     }
     for (; failed; failed--) {
-        struct gw_op *op = take_first(channel);
+        struct gw_op *op = gw_op_queue_take(&channel->ops);
 
         op->done(op, error);
     }
@@ -293,25 +238,24 @@ static bool serve(struct loop_channel *channel)
 int gw_loop_poll(struct gw_poller *base, struct gw_channel **ready, int max)
 {
     struct loop_poller *poller = gw_container_of(base, struct loop_poller, base);
-    struct loop_channel *channel, *last_reported = NULL;
+    struct gw_ring *ring = &poller->channels;
+    struct gw_ring_link *last_reported = NULL;
     int count = 0;
 
-    take_incoming(poller);
-    channel = poller->channels;
-    if (!channel)
-        return 0;
+    gw_ring_take_all(ring);
     poller->is_polling = true;
-    do {
+    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
+        struct loop_channel *channel = gw_container_of(link, struct loop_channel, link);
+
         if (serve(channel) && count < max) {
             ready[count++] = &channel->base;
-            last_reported = channel;
+            last_reported = link;
         }
-        channel = channel->next;
-    } while (channel != poller->channels);
+    }
     poller->is_polling = false;
     /* Who did not fit into ready comes first the next time. */
     if (last_reported)
-        poller->channels = last_reported->next;
+        ring->first = last_reported->next;
     return count;
 }
 
@@ -320,10 +264,10 @@ static bool is_runnable(struct loop_channel *channel)
 {
     bool blocked;
 
-    if (!channel->first)
+    if (!channel->ops.first)
         return false;
     pthread_mutex_lock(&channel->pair->lock);
-    blocked = !channel->here->error.code && channel->first->scratch[0] == KIND_SEND &&
+    blocked = !channel->here->error.code && channel->ops.first->scratch[0] == KIND_SEND &&
               channel->there->message_count == LOOP_MESSAGES_MAX;
     pthread_mutex_unlock(&channel->pair->lock);
     return !blocked;
@@ -332,20 +276,17 @@ static bool is_runnable(struct loop_channel *channel)
 int gw_loop_arm(struct gw_poller *base)
 {
     struct loop_poller *poller = gw_container_of(base, struct loop_poller, base);
-    struct loop_channel *channel;
+    struct gw_ring *ring = &poller->channels;
+    struct gw_ring_link *link;
     eventfd_t count;
-    bool runnable = false;
 
     eventfd_read(poller->wake_fd, &count);
     atomic_store(&poller->is_armed, true);
-    take_incoming(poller);
-    channel = poller->channels;
-    if (channel)
-        do {
-            runnable = is_runnable(channel);
-            channel = channel->next;
-        } while (!runnable && channel != poller->channels);
-    if (runnable)
+    gw_ring_take_all(ring);
+    for (link = ring->first; link; link = gw_ring_next(ring, link))
+        if (is_runnable(gw_container_of(link, struct loop_channel, link)))
+            break;
+    if (link)
         wake(poller);
     return poller->wake_fd;
 }

@@ -53,7 +53,7 @@ static void close_poller(struct gw_poller *base)
 {
     struct loop_poller *poller = gw_container_of(base, struct loop_poller, base);
 
-    assert(!poller->channels && !atomic_load(&poller->incoming));
+    assert(gw_ring_is_empty(&poller->channels));
     close(poller->wake_fd);
     free(poller);
 }
@@ -61,29 +61,16 @@ static void close_poller(struct gw_poller *base)
 static int reg(struct gw_domain *base, void *memory, uint64_t length, unsigned access,
                uint32_t only_channel, struct gw_region **out)
 {
-    struct loop_domain *domain = gw_container_of(base, struct loop_domain, base);
-    struct gw_region *region = calloc(1, sizeof(*region));
-    int error;
+    const struct gw_region region = {
+        .domain = base, .memory = memory, .length = length, .access = access};
 
-    if (!region)
-        return gw_fail(-ENOMEM, "loop: no memory for a region");
-    *region =
-        (struct gw_region){.domain = base, .memory = memory, .length = length, .access = access};
-    error = gw_region_table_add(&domain->table, region, only_channel);
-    if (error) {
-        free(region);
-        return error;
-    }
-    *out = region;
-    return 0;
+    return gw_region_table_new(&gw_container_of(base, struct loop_domain, base)->table, &region,
+                               only_channel, out);
 }
 
 static void unreg(struct gw_region *region)
 {
-    struct loop_domain *domain = gw_container_of(region->domain, struct loop_domain, base);
-
-    gw_region_table_remove(&domain->table, region);
-    free(region);
+    gw_region_table_free(&gw_container_of(region->domain, struct loop_domain, base)->table, region);
 }
 
 static void destroy(struct gw_transport *base)
@@ -124,11 +111,15 @@ static const struct gw_transport_ops loop_ops = {
     .destroy = destroy,
 };
 
-static int create(struct gw_transport **out)
+static int create(const struct gw_transport_options *options, struct gw_transport **out)
 {
-    struct loop_transport *transport = calloc(1, sizeof(*transport));
+    struct loop_transport *transport;
     pthread_condattr_t monotonic;
+    int error = gw_transport_check_options(options, "loop", NULL);
 
+    if (error)
+        return error;
+    transport = calloc(1, sizeof(*transport));
     if (!transport)
         return gw_fail(-ENOMEM, "loop: no memory");
     transport->base.ops = &loop_ops;

@@ -15,6 +15,7 @@
 
 #include "common/error.h"
 #include "transport/region-table.h"
+#include "transport/ring.h"
 #include "transport/transport.h"
 
 #define LOOP_MESSAGES_MAX 32u        /* sent and not yet taken, per direction */
@@ -38,8 +39,7 @@ struct loop_poller {
     struct gw_poller base;
     int wake_fd;
     atomic_bool is_armed;
-    _Atomic(struct loop_channel *) incoming; /* channels that control threads made */
-    struct loop_channel *channels;           /* a ring */
+    struct gw_ring channels;
     bool is_polling;
 };
 
@@ -61,14 +61,13 @@ struct loop_pair {
 struct loop_channel {
     struct gw_channel base;
     struct loop_poller *poller;
-    struct loop_channel *previous, *next;
+    struct gw_ring_link link;
     struct loop_pair *pair;
     struct loop_end *here, *there;
     uint32_t number;
     bool has_lent;
     atomic_int dead; /* the error, for posting without the lock */
-    struct gw_op *first, **last;
-    unsigned posted;
+    struct gw_op_queue ops;
     struct gw_channel_info info;
 };
 

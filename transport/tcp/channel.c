@@ -70,7 +70,7 @@ void gw_tcp_close(struct gw_channel *base)
 
     assert(!channel->poller->is_polling);
     gw_tcp_poller_remove(channel->poller, channel);
-    if (sender->posted > sender->sent || gw_tcp_zerocopy_is_open(&sender->zerocopy)) {
+    if (sender->ops.count > sender->sent || gw_tcp_zerocopy_is_open(&sender->zerocopy)) {
         /* What is in the kernel refers to memory that its owner gets back now: it is dropped, and
          * the peer sees a reset instead of a stream that ends within a frame. */
         const struct linger none = {.l_onoff = 1, .l_linger = 0};

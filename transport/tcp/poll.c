@@ -48,7 +48,7 @@ void gw_tcp_close_poller(struct gw_poller *base)
 {
     struct tcp_poller *poller = poller_of(base);
 
-    assert(!poller->channels && !atomic_load(&poller->incoming));
+    assert(gw_ring_is_empty(&poller->channels));
     if (poller->epoll_fd >= 0)
         close(poller->epoll_fd);
     if (poller->wake_fd >= 0)
@@ -71,59 +71,37 @@ int gw_tcp_poller_add(struct tcp_poller *poller, struct tcp_channel *channel)
         gw_tcp_channel_free(channel);
         return error;
     }
-    channel->next = atomic_load(&poller->incoming);
-    while (!atomic_compare_exchange_weak(&poller->incoming, &channel->next, channel))
-        ;
+    gw_ring_offer(&poller->channels, &channel->link);
     eventfd_write(poller->wake_fd, 1);
     return 0;
 }
 
-static void take_incoming(struct tcp_poller *poller)
-{
-    struct tcp_channel *channel = atomic_exchange(&poller->incoming, NULL);
-
-    while (channel) {
-        struct tcp_channel *rest = channel->next;
-
-        if (!poller->channels) {
-            poller->channels = channel->next = channel->previous = channel;
-        } else {
-            channel->next = poller->channels;
-            channel->previous = poller->channels->previous;
-            channel->previous->next = channel->next->previous = channel;
-        }
-        channel = rest;
-    }
-}
-
 void gw_tcp_poller_remove(struct tcp_poller *poller, struct tcp_channel *channel)
 {
-    take_incoming(poller);
+    gw_ring_remove(&poller->channels, &channel->link);
     epoll_ctl(poller->epoll_fd, EPOLL_CTL_DEL, channel->fd, NULL);
-    if (channel->next == channel) {
-        poller->channels = NULL;
-        return;
-    }
-    channel->previous->next = channel->next;
-    channel->next->previous = channel->previous;
-    if (poller->channels == channel)
-        poller->channels = channel->next;
+}
+
+static struct tcp_channel *channel_of(struct gw_ring_link *link)
+{
+    return gw_container_of(link, struct tcp_channel, link);
 }
 
 static void look_for_gone_peers(struct tcp_poller *poller)
 {
-    struct tcp_channel *channel = poller->channels;
+    struct gw_ring *ring = &poller->channels;
     uint64_t periods;
 
-    if (read(poller->watch_fd, &periods, sizeof(periods)) < 0 || !channel)
+    if (read(poller->watch_fd, &periods, sizeof(periods)) < 0)
         return;
-    do {
+    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
+        struct tcp_channel *channel = channel_of(link);
+
         if (!channel->error.code && gw_tcp_watch_is_gone(channel->fd, &channel->strikes)) {
             channel->receiver.is_open = false;
             gw_tcp_channel_kill(channel, -ETIMEDOUT);
         }
-        channel = channel->next;
-    } while (channel != poller->channels);
+    }
 }
 
 static void note_events(struct tcp_poller *poller)
@@ -163,46 +141,42 @@ static bool is_ready(const struct tcp_channel *channel)
 int gw_tcp_poll(struct gw_poller *base, struct gw_channel **ready, int max)
 {
     struct tcp_poller *poller = poller_of(base);
-    struct tcp_channel *channel, *last_reported = NULL;
+    struct gw_ring *ring = &poller->channels;
+    struct gw_ring_link *last_reported = NULL;
     int count = 0;
 
     note_events(poller);
-    take_incoming(poller);
-    channel = poller->channels;
-    if (!channel)
-        return 0;
+    gw_ring_take_all(ring);
     poller->is_polling = true;
-    do {
+    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
+        struct tcp_channel *channel = channel_of(link);
+
         gw_tcp_receiver_run(channel);
         gw_tcp_sender_run(channel);
         gw_tcp_sender_finish(channel);
         if (count < max && is_ready(channel)) {
             ready[count++] = &channel->base;
-            last_reported = channel;
+            last_reported = link;
         }
-        channel = channel->next;
-    } while (channel != poller->channels);
+    }
     poller->is_polling = false;
     /* Who did not fit into ready comes first the next time. */
     if (last_reported)
-        poller->channels = last_reported->next;
+        ring->first = last_reported->next;
     return count;
 }
 
 int gw_tcp_arm(struct gw_poller *base)
 {
     struct tcp_poller *poller = poller_of(base);
-    struct tcp_channel *channel;
+    struct gw_ring *ring = &poller->channels;
+    struct gw_ring_link *link;
 
-    take_incoming(poller);
-    channel = poller->channels;
-    if (channel)
-        do {
-            if (gw_tcp_receiver_can_run(channel) || gw_tcp_sender_can_run(channel)) {
-                eventfd_write(poller->wake_fd, 1);
-                break;
-            }
-            channel = channel->next;
-        } while (channel != poller->channels);
+    gw_ring_take_all(ring);
+    for (link = ring->first; link; link = gw_ring_next(ring, link))
+        if (gw_tcp_receiver_can_run(channel_of(link)) || gw_tcp_sender_can_run(channel_of(link)))
+            break;
+    if (link)
+        eventfd_write(poller->wake_fd, 1);
     return poller->epoll_fd;
 }

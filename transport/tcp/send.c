@@ -19,7 +19,7 @@ void gw_tcp_sender_init(struct tcp_channel *channel)
     struct tcp_sender *sender = &channel->sender;
 
     sender->is_writable = true;
-    sender->last = &sender->first;
+    gw_op_queue_init(&sender->ops);
 }
 
 void gw_tcp_sender_destroy(struct tcp_channel *channel)
@@ -42,7 +42,7 @@ static bool can_send(const struct tcp_channel *channel)
 /* The kernel no longer needs the memory of the first op, which it has taken whole. */
 static bool first_is_finished(const struct tcp_sender *sender)
 {
-    return gw_tcp_zerocopy_has_finished(&sender->zerocopy, (uint32_t)sender->first->scratch[1]);
+    return gw_tcp_zerocopy_has_finished(&sender->zerocopy, (uint32_t)sender->ops.first->scratch[1]);
 }
 
 static bool can_finish(const struct tcp_channel *channel)
@@ -50,7 +50,7 @@ static bool can_finish(const struct tcp_channel *channel)
     const struct tcp_sender *sender = &channel->sender;
 
     if (channel->error.code)
-        return sender->posted > 0;
+        return sender->ops.count > 0;
     return sender->zerocopy.has_news || (sender->sent > 0 && first_is_finished(sender));
 }
 
@@ -265,17 +265,6 @@ void gw_tcp_sender_run(struct tcp_channel *channel)
 
 /* ---- finishing ---- */
 
-static struct gw_op *take_first(struct tcp_sender *sender)
-{
-    struct gw_op *op = sender->first;
-
-    sender->first = op->next;
-    if (!sender->first)
-        sender->last = &sender->first;
-    sender->posted--;
-    return op;
-}
-
 static void count_sent(struct tcp_channel *channel, struct gw_op *op)
 {
     struct gw_write *write = as_write(op);
@@ -297,7 +286,7 @@ void gw_tcp_sender_finish(struct tcp_channel *channel)
     /* A done() may post again, and what it posts may be sent at once: it waits for the next call,
      * or this channel could go round here for as long as the peer takes bytes. */
     for (unsigned left = sender->sent; left > 0 && first_is_finished(sender); left--) {
-        struct gw_op *op = take_first(sender);
+        struct gw_op *op = gw_op_queue_take(&sender->ops);
 
         sender->sent--;
         count_sent(channel, op);
@@ -314,11 +303,7 @@ void gw_tcp_sender_cancel(struct tcp_channel *channel, int status)
     sender->unframed = sender->unsent = NULL;
     sender->burst.at = sender->burst.count = 0;
     sender->sent = 0;
-    while (sender->first) {
-        struct gw_op *op = take_first(sender);
-
-        op->done(op, status);
-    }
+    gw_op_queue_end(&sender->ops, status);
 }
 
 /* ---- posting ---- */
@@ -330,13 +315,10 @@ static int post(struct tcp_channel *channel, struct gw_op *op, enum tcp_op_kind 
 
     if (channel->error.code)
         return gw_error_raise(&channel->error);
-    if (sender->posted == GW_CHANNEL_OPS_MAX)
+    if (sender->ops.count == GW_CHANNEL_OPS_MAX)
         return -EAGAIN;
     op->scratch[0] = kind;
-    op->next = NULL;
-    *sender->last = op;
-    sender->last = &op->next;
-    sender->posted++;
+    gw_op_queue_push(&sender->ops, op);
     if (!sender->unframed)
         sender->unframed = op;
     if (!sender->unsent)

@@ -35,29 +35,16 @@ static void close_domain(struct gw_domain *base)
 static int reg(struct gw_domain *base, void *memory, uint64_t length, unsigned access,
                uint32_t only_channel, struct gw_region **out)
 {
-    struct tcp_domain *domain = gw_container_of(base, struct tcp_domain, base);
-    struct gw_region *region = calloc(1, sizeof(*region));
-    int error;
+    const struct gw_region region = {
+        .domain = base, .memory = memory, .length = length, .access = access};
 
-    if (!region)
-        return gw_fail(-ENOMEM, "tcp: no memory for a region");
-    *region =
-        (struct gw_region){.domain = base, .memory = memory, .length = length, .access = access};
-    error = gw_region_table_add(&domain->table, region, only_channel);
-    if (error) {
-        free(region);
-        return error;
-    }
-    *out = region;
-    return 0;
+    return gw_region_table_new(&gw_container_of(base, struct tcp_domain, base)->table, &region,
+                               only_channel, out);
 }
 
 static void unreg(struct gw_region *region)
 {
-    struct tcp_domain *domain = gw_container_of(region->domain, struct tcp_domain, base);
-
-    gw_region_table_remove(&domain->table, region);
-    free(region);
+    gw_region_table_free(&gw_container_of(region->domain, struct tcp_domain, base)->table, region);
 }
 
 static void destroy(struct gw_transport *transport)
@@ -93,10 +80,14 @@ static const struct gw_transport_ops tcp_ops = {
     .destroy = destroy,
 };
 
-static int create(struct gw_transport **out)
+static int create(const struct gw_transport_options *options, struct gw_transport **out)
 {
-    struct gw_transport *transport = calloc(1, sizeof(*transport));
+    struct gw_transport *transport;
+    int error = gw_transport_check_options(options, "tcp", NULL);
 
+    if (error)
+        return error;
+    transport = calloc(1, sizeof(*transport));
     if (!transport)
         return gw_fail(-ENOMEM, "tcp: no memory");
     transport->ops = &tcp_ops;

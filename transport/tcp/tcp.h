@@ -25,6 +25,7 @@
 
 #include "common/error.h"
 #include "transport/region-table.h"
+#include "transport/ring.h"
 #include "transport/tcp/wire.h"
 #include "transport/transport.h"
 
@@ -51,10 +52,9 @@ struct tcp_domain {
 struct tcp_poller {
     struct gw_poller base;
     int epoll_fd;
-    int wake_fd;                            /* makes epoll_fd readable when work is left over */
-    _Atomic(struct tcp_channel *) incoming; /* channels that control threads made */
-    struct tcp_channel *channels;           /* a ring */
-    int watch_fd;                           /* a timer: look for peers that are gone */
+    int wake_fd; /* makes epoll_fd readable when work is left over */
+    struct gw_ring channels;
+    int watch_fd; /* a timer: look for peers that are gone */
     bool is_polling;
 };
 
@@ -114,14 +114,12 @@ struct tcp_zerocopy {
     uint64_t finished;   /* bit i: call first_open + i is finished */
 };
 
-/* Ops form one list in the order of posting: sent ones, those in the burst, those not yet framed.
- */
+/* Its ops, oldest first: sent ones, those in the burst, those not yet framed. */
 struct tcp_sender {
     bool is_writable;
-    struct gw_op *first, **last;
+    struct gw_op_queue ops;
     struct gw_op *unsent;     /* the first that the kernel has not taken whole */
     struct gw_op *unframed;   /* the first that no burst holds */
-    unsigned posted;          /* all in the list */
     unsigned sent;            /* those before unsent */
     atomic_uint used_methods; /* bits by enum tcp_method, for people to read */
     bool has_fast_ways;       /* splicer and zerocopy were opened, at the first large write */
@@ -133,7 +131,7 @@ struct tcp_sender {
 struct tcp_channel {
     struct gw_channel base;
     struct tcp_poller *poller;
-    struct tcp_channel *previous, *next;
+    struct gw_ring_link link;
     int fd;
     uint32_t number;
     unsigned strikes;      /* of watch.c */

@@ -9,7 +9,8 @@
 #ifndef GODWIT_TRANSPORT_VERBS_CHANNEL_H
 #define GODWIT_TRANSPORT_VERBS_CHANNEL_H
 
-#include "transport/verbs/credit.h"
+#include "transport/rdma/credit.h"
+#include "transport/rdma/header.h"
 #include "transport/verbs/verbs.h"
 #include "transport/verbs/wire.h"
 
@@ -27,8 +28,9 @@ enum verbs_op_kind { VERBS_OP_WRITE, VERBS_OP_SEND };
 enum verbs_scratch { VERBS_KIND, VERBS_SEQUENCE, VERBS_USES_SLOT };
 
 struct verbs_sender {
-    struct gw_op *first, **last, *waiting; /* waiting: the first that is not in the send queue */
-    unsigned posted, waiting_count;
+    struct gw_op_queue ops;
+    struct gw_op *waiting; /* the first that is not in the send queue */
+    unsigned waiting_count;
     unsigned depth;
     uint32_t inline_max;
     uint32_t next;      /* sequence number of the next work request */
@@ -41,7 +43,7 @@ struct verbs_sender {
     unsigned next_slot, busy_slots;
     uint64_t written;
     uint8_t *headers; /* one for each entry of the send queue */
-    uint8_t *slots;   /* VERBS_RECEIVES messages */
+    uint8_t *slots;   /* GW_RECEIVES messages */
 };
 
 struct verbs_receiver {
@@ -61,7 +63,7 @@ struct verbs_channel {
     struct gw_channel base;
     struct verbs_poller *poller;
     struct verbs_queue *queue;
-    struct verbs_channel *previous, *next;           /* of the poller's ring */
+    struct gw_ring_link link;
     struct verbs_channel *life_previous, *life_next; /* of transport.connected */
     unsigned slot;
     uint32_t generation;
@@ -76,7 +78,7 @@ struct verbs_channel {
     unsigned activity, activity_before; /* counts what was posted and completed; at the last tick */
     _Atomic unsigned news;
     struct gw_error error; /* code 0 while it lives */
-    struct verbs_credit credit;
+    struct gw_credit credit;
     struct verbs_sender sender;
     struct verbs_receiver receiver;
     void *memory; /* of sender and receiver */

@@ -51,7 +51,7 @@ void gw_verbs_close_poller(struct gw_poller *base)
     struct verbs_poller *poller = gw_verbs_poller_of(base);
     struct verbs_queue *queue = atomic_load(&poller->queues);
 
-    assert(!poller->channels && !atomic_load(&poller->incoming));
+    assert(gw_ring_is_empty(&poller->channels));
     while (queue) {
         struct verbs_queue *next = queue->next;
 
@@ -202,64 +202,46 @@ void gw_verbs_poller_start(struct verbs_poller *poller, struct verbs_channel *ch
     pthread_mutex_lock(&poller->lock);
     atomic_store(&poller->slots[channel->slot].is_started, true);
     pthread_mutex_unlock(&poller->lock);
-    channel->next = atomic_load(&poller->incoming);
-    while (!atomic_compare_exchange_weak(&poller->incoming, &channel->next, channel))
-        ;
+    gw_ring_offer(&poller->channels, &channel->link);
     gw_verbs_poller_wake(poller);
+}
+
+static struct verbs_channel *channel_of(struct gw_ring_link *link)
+{
+    return gw_container_of(link, struct verbs_channel, link);
 }
 
 static void take_incoming(struct verbs_poller *poller)
 {
-    struct verbs_channel *channel = atomic_exchange(&poller->incoming, NULL);
+    struct gw_ring_link *link;
 
-    while (channel) {
-        struct verbs_channel *rest = channel->next;
-
-        if (!poller->channels) {
-            poller->channels = channel->next = channel->previous = channel;
-        } else {
-            channel->next = poller->channels;
-            channel->previous = poller->channels->previous;
-            channel->previous->next = channel->next->previous = channel;
-        }
+    while ((link = gw_ring_take(&poller->channels)))
         /* It may have died while it was a control thread's. */
-        if (channel->error.code)
-            gw_verbs_channel_end(channel);
-        channel = rest;
-    }
+        if (channel_of(link)->error.code)
+            gw_verbs_channel_end(channel_of(link));
 }
 
 void gw_verbs_poller_remove(struct verbs_poller *poller, struct verbs_channel *channel)
 {
     take_incoming(poller);
-    if (channel->next == channel) {
-        poller->channels = NULL;
-        return;
-    }
-    channel->previous->next = channel->next;
-    channel->next->previous = channel->previous;
-    if (poller->channels == channel)
-        poller->channels = channel->next;
+    gw_ring_remove(&poller->channels, &channel->link);
 }
 
 /* ---- polling ---- */
 
 static void take_news(struct verbs_poller *poller)
 {
-    struct verbs_channel *channel;
+    struct gw_ring *ring = &poller->channels;
 
     atomic_store(&poller->has_news, false);
     take_incoming(poller);
-    channel = poller->channels;
-    if (!channel)
-        return;
-    do {
+    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
+        struct verbs_channel *channel = channel_of(link);
         unsigned news = atomic_exchange(&channel->news, 0);
 
         if (news)
             gw_verbs_channel_hear_news(channel, news);
-        channel = channel->next;
-    } while (channel != poller->channels);
+    }
 }
 
 /* After arm: which descriptors woke the sleeper, so that they are quiet again. */
@@ -293,7 +275,8 @@ static bool is_ready(const struct verbs_channel *channel)
 int gw_verbs_poll(struct gw_poller *base, struct gw_channel **ready, int max)
 {
     struct verbs_poller *poller = gw_verbs_poller_of(base);
-    struct verbs_channel *channel, *last_reported = NULL;
+    struct gw_ring *ring = &poller->channels;
+    struct gw_ring_link *last_reported = NULL;
     bool has_more = false;
     int count = 0;
 
@@ -305,24 +288,22 @@ int gw_verbs_poll(struct gw_poller *base, struct gw_channel **ready, int max)
         has_more |= gw_verbs_absorb(poller, queue);
     if (has_more)
         gw_verbs_poller_wake(poller);
-    channel = poller->channels;
-    if (!channel)
-        return 0;
     poller->is_polling = true;
-    do {
+    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
+        struct verbs_channel *channel = channel_of(link);
+
         gw_verbs_receiver_repost(channel);
         gw_verbs_sender_finish(channel);
         gw_verbs_sender_run(channel);
         if (count < max && is_ready(channel)) {
             ready[count++] = &channel->base;
-            last_reported = channel;
+            last_reported = link;
         }
-        channel = channel->next;
-    } while (channel != poller->channels);
+    }
     poller->is_polling = false;
     /* Who did not fit into ready comes first the next time. */
     if (last_reported)
-        poller->channels = last_reported->next;
+        ring->first = last_reported->next;
     return count;
 }
 

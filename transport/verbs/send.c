@@ -93,30 +93,30 @@ static void add_write(struct verbs_channel *channel, struct chain *chain, struct
 }
 
 /* The header of the next work request, in memory that is this entry's of the send queue. */
-static struct ibv_sge write_header(struct verbs_channel *channel, enum verbs_message_type type,
+static struct ibv_sge write_header(struct verbs_channel *channel, enum gw_send_type type,
                                    uint32_t length)
 {
     struct verbs_sender *sender = &channel->sender;
-    struct verbs_header header = {.type = type,
-                                  .credits = gw_verbs_credit_give(&channel->credit),
-                                  .length = length,
-                                  .written = sender->written};
-    uint8_t *at = sender->headers + sender->next % sender->depth * VERBS_HEADER_SIZE;
+    struct gw_send_header header = {.type = type,
+                                    .credits = gw_credit_give(&channel->credit),
+                                    .length = length,
+                                    .written = sender->written};
+    uint8_t *at = sender->headers + sender->next % sender->depth * GW_SEND_HEADER_SIZE;
 
-    gw_verbs_header_encode(&header, at);
+    gw_send_header_encode(&header, at);
     return (struct ibv_sge){
-        .addr = (uintptr_t)at, .length = VERBS_HEADER_SIZE, .lkey = channel->mr->lkey};
+        .addr = (uintptr_t)at, .length = GW_SEND_HEADER_SIZE, .lkey = channel->mr->lkey};
 }
 
 static bool fits_inline(const struct verbs_channel *channel, uint32_t length)
 {
-    return VERBS_HEADER_SIZE + length <= channel->sender.inline_max;
+    return GW_SEND_HEADER_SIZE + length <= channel->sender.inline_max;
 }
 
 static void add_send(struct verbs_channel *channel, struct chain *chain, struct gw_send *send)
 {
     struct verbs_sender *sender = &channel->sender;
-    struct ibv_sge header = write_header(channel, VERBS_MESSAGE, send->length), body;
+    struct ibv_sge header = write_header(channel, GW_SEND_MESSAGE, send->length), body;
     struct ibv_send_wr *request;
     bool is_inline = fits_inline(channel, send->length);
 
@@ -132,7 +132,7 @@ static void add_send(struct verbs_channel *channel, struct chain *chain, struct 
         memcpy(slot, send->message, send->length);
         body.addr = (uintptr_t)slot;
         body.lkey = channel->mr->lkey;
-        sender->next_slot = (sender->next_slot + 1) % VERBS_RECEIVES;
+        sender->next_slot = (sender->next_slot + 1) % GW_RECEIVES;
         sender->busy_slots++;
     }
     request->sg_list[0] = header;
@@ -146,7 +146,7 @@ static void add_send(struct verbs_channel *channel, struct chain *chain, struct 
 
 static void add_credit(struct verbs_channel *channel, struct chain *chain)
 {
-    struct ibv_sge header = write_header(channel, VERBS_CREDIT, 0);
+    struct ibv_sge header = write_header(channel, GW_SEND_CREDIT, 0);
     struct ibv_send_wr *request = new_request(channel, chain, IBV_WR_SEND);
 
     if (fits_inline(channel, 0))
@@ -197,7 +197,7 @@ static bool add_op(struct verbs_channel *channel, struct chain *chain, struct gw
     }
     send = gw_container_of(op, struct gw_send, op);
     if (channel->credit.may_send == 0 ||
-        (!fits_inline(channel, send->length) && channel->sender.busy_slots == VERBS_RECEIVES))
+        (!fits_inline(channel, send->length) && channel->sender.busy_slots == GW_RECEIVES))
         return false;
     add_send(channel, chain, send);
     return true;
@@ -224,7 +224,7 @@ void gw_verbs_sender_run(struct verbs_channel *channel)
         return;
     while (channel->sender.waiting && post_chain(channel))
         ;
-    if (channel->error.code || !gw_verbs_credit_is_due(&channel->credit) ||
+    if (channel->error.code || !gw_credit_is_due(&channel->credit) ||
         room(&channel->sender, 1) == 0)
         return;
     add_credit(channel, &chain);
@@ -237,7 +237,7 @@ void gw_verbs_sender_keep_alive(struct verbs_channel *channel)
     struct chain chain = {0};
 
     /* A device answers an empty write without looking at its key (IBTA C9-88). */
-    if (channel->error.code || channel->sender.posted || room(&channel->sender, 2) == 0)
+    if (channel->error.code || channel->sender.ops.count || room(&channel->sender, 2) == 0)
         return;
     request = new_request(channel, &chain, IBV_WR_RDMA_WRITE);
     signal_if_due(&channel->sender, request);
@@ -258,21 +258,10 @@ void gw_verbs_sender_post_last(struct verbs_channel *channel)
 
 /* ---- from completions to done() ---- */
 
-static struct gw_op *take_first(struct verbs_sender *sender)
-{
-    struct gw_op *op = sender->first;
-
-    sender->first = op->next;
-    if (!sender->first)
-        sender->last = &sender->first;
-    sender->posted--;
-    return op;
-}
-
 static bool first_is_complete(const struct verbs_sender *sender)
 {
-    return sender->first && sender->first != sender->waiting &&
-           is_before((uint32_t)sender->first->scratch[VERBS_SEQUENCE], sender->completed);
+    return sender->ops.first && sender->ops.first != sender->waiting &&
+           is_before((uint32_t)sender->ops.first->scratch[VERBS_SEQUENCE], sender->completed);
 }
 
 static void finish_complete(struct verbs_channel *channel, int status_of_failed)
@@ -280,7 +269,7 @@ static void finish_complete(struct verbs_channel *channel, int status_of_failed)
     struct verbs_sender *sender = &channel->sender;
 
     while (first_is_complete(sender)) {
-        struct gw_op *op = take_first(sender);
+        struct gw_op *op = gw_op_queue_take(&sender->ops);
         bool is_failed =
             sender->is_broken && !is_before((uint32_t)op->scratch[VERBS_SEQUENCE], sender->failed);
 
@@ -294,7 +283,7 @@ static void finish_complete(struct verbs_channel *channel, int status_of_failed)
 
 void gw_verbs_sender_finish(struct verbs_channel *channel)
 {
-    if (!channel->sender.first)
+    if (!channel->sender.ops.first)
         return;
     finish_complete(channel, channel->error.code);
     if (channel->error.code && gw_verbs_channel_is_drained(channel))
@@ -308,11 +297,7 @@ void gw_verbs_sender_cancel(struct verbs_channel *channel, int status)
     finish_complete(channel, status);
     sender->waiting = NULL;
     sender->waiting_count = 0;
-    while (sender->first) {
-        struct gw_op *op = take_first(sender);
-
-        op->done(op, status);
-    }
+    gw_op_queue_end(&sender->ops, status);
 }
 
 /* ---- posting ---- */
@@ -324,13 +309,10 @@ static int post(struct verbs_channel *channel, struct gw_op *op, enum verbs_op_k
 
     if (channel->error.code)
         return gw_error_raise(&channel->error);
-    if (sender->posted == GW_CHANNEL_OPS_MAX)
+    if (sender->ops.count == GW_CHANNEL_OPS_MAX)
         return -EAGAIN;
     op->scratch[VERBS_KIND] = kind;
-    op->next = NULL;
-    *sender->last = op;
-    sender->last = &op->next;
-    sender->posted++;
+    gw_op_queue_push(&sender->ops, op);
     if (!sender->waiting)
         sender->waiting = op;
     sender->waiting_count++;

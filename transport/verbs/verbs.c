@@ -59,11 +59,13 @@ static int look_for_devices(void)
                             "scripts/softroce makes one of an Ethernet interface)");
 }
 
-static int create(struct gw_transport **out)
+static int create(const struct gw_transport_options *options, struct gw_transport **out)
 {
     struct verbs_transport *transport;
-    int error = look_for_devices();
+    int error = gw_transport_check_options(options, "verbs", NULL);
 
+    if (!error)
+        error = look_for_devices();
     if (error)
         return error;
     /* Before any memory is registered: this process starts others (ibv_fork_init(3)). */

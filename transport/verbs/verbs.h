@@ -37,12 +37,13 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "transport/ring.h"
 #include "transport/transport.h"
 
 #define VERBS_SEND_DEPTH     256u /* work requests in a send queue */
 #define VERBS_DEPTH_LEAST    128u /* so many a device must have: several times VERBS_SIGNAL_EVERY */
 #define VERBS_RESERVED_SENDS 3u   /* of them for a credit, a keepalive and the last of all */
-#define VERBS_RECEIVE_DEPTH  (VERBS_RECEIVES + VERBS_SPARE_RECEIVES)
+#define VERBS_RECEIVE_DEPTH  (GW_RECEIVES + GW_SPARE_RECEIVES)
 #define VERBS_INLINE_MAX     128u       /* bytes asked for; a device may give more or less */
 #define VERBS_SEND_BYTES     (8u << 20) /* in a send queue; a larger write goes alone */
 #define VERBS_SIGNAL_BYTES   (1u << 20)
@@ -132,8 +133,7 @@ struct verbs_poller {
     unsigned next_slot;
     int epoll_fd, wake_fd;
     atomic_bool has_news;
-    _Atomic(struct verbs_channel *) incoming;
-    struct verbs_channel *channels; /* a ring */
+    struct gw_ring channels;
     bool is_armed, is_polling;
     /* One chain of work requests on its way to a queue pair. */
     struct ibv_send_wr requests[VERBS_CHAIN_MAX];

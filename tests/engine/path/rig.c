@@ -101,7 +101,7 @@ static void open_rig(struct path_rig *rig, const char *transport, bool is_clear,
     rig->is_clear = is_clear;
     MUST(gw_network_parse("127.0.0.0/8", &rig->everywhere));
     make_credentials(rig);
-    MUST(gw_transport_new(transport, &inner));
+    MUST(gw_transport_new(transport, NULL, &inner));
     MUST(gw_faulty_new(inner, &rig->faulty));
     if (limit)
         gw_faulty_be_rdma(rig->faulty, limit);

@@ -73,7 +73,9 @@ static void open_host(struct host *host)
     MUST(gw_psk_write("test", file));
     fclose(file);
     MUST(gw_credentials_load(&options, &host->credentials));
-    MUST(gw_transports_open(&(const char *){"loop"}, 1, &host->environment.transports));
+    MUST(gw_transports_open(
+        &(struct gw_transports_wanted){.names = &(const char *){"loop"}, .name_count = 1},
+        &host->environment.transports));
     MUST(gw_address_parse("127.0.0.1", 0, &host->address));
     MUST(gw_listen(host->environment.transports.list[0], &host->address, &host->listener));
     MUST(gw_listener_address(host->listener, &host->address));

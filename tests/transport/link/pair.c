@@ -208,10 +208,11 @@ void pair_init(struct pair *pair, const char *transport)
     strcpy(pair->folder, "/tmp/godwit-link-test-XXXXXX");
     cr_assert_not_null(mkdtemp(pair->folder));
     if (strcmp(transport, "faulty") == 0) {
-        cr_assert_eq(gw_transport_new("tcp", &inner), 0, "%s", gw_error_message());
+        cr_assert_eq(gw_transport_new("tcp", NULL, &inner), 0, "%s", gw_error_message());
         cr_assert_eq(gw_faulty_new(inner, &pair->transport), 0, "%s", gw_error_message());
     } else {
-        cr_assert_eq(gw_transport_new(transport, &pair->transport), 0, "%s", gw_error_message());
+        cr_assert_eq(gw_transport_new(transport, NULL, &pair->transport), 0, "%s",
+                     gw_error_message());
     }
     cr_assert_eq(gw_address_parse("127.0.0.1:0", 0, &any), 0, "%s", gw_error_message());
     cr_assert_eq(gw_listen(pair->transport, &any, &pair->listener), 0, "%s", gw_error_message());

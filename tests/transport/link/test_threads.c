@@ -156,7 +156,7 @@ int main(void)
 
     load_key(&rig);
     options = options_of(&rig, 0);
-    must(gw_transport_new("tcp", &rig.transport), "transport");
+    must(gw_transport_new("tcp", NULL, &rig.transport), "transport");
     must(gw_address_parse("127.0.0.1:0", 0, &rig.address), "address");
     must(gw_listen(rig.transport, &rig.address, &rig.listener), "listen");
     must(gw_listener_address(rig.listener, &rig.address), "address");
