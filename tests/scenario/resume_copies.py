@@ -19,7 +19,7 @@ MIB = lib.MIB
 DISK_MIB = 128
 DATA_MIB = 64
 SLOW_MS = 25    # per write on one host, of at most 256 KiB: six seconds in all
-SLOW_MBIT = 60  # between two: nine
+SLOW_MBIT = 60  # between two: nine seconds
 TARGETS = {'raw': ['--format', 'raw'], 'vhdx': ['--format', 'vhdx'],
            'fixed': ['--format', 'vhdx', '--preallocate']}
 
@@ -115,7 +115,7 @@ class Here:
     def lose_power(self):
         """What was not synced is gone, and the folder is a plain one."""
         self.server.send_signal(signal.SIGUSR1)
-        self.server.wait(30)
+        self.server.wait(lib.PATIENCE_S)
         subprocess.run(['umount', '-l', self.out], check=True)
         os.rmdir(self.out)
         os.rename(self.kept, self.out)
@@ -145,9 +145,9 @@ class Here:
                                    stderr=subprocess.PIPE, text=True, start_new_session=True)
         connection.close()
         self.world.stack.callback(guestctl.end_process, process.pid, child=process)
-        lib.check(holder.wait(60), 'no sync of %s: %s', pattern, process.poll())
+        lib.check(holder.wait(lib.PATIENCE_S), 'no sync of %s: %s', pattern, process.poll())
         process.kill()
-        process.wait(30)
+        process.wait(lib.PATIENCE_S)
         holder.release()
 
 
@@ -156,7 +156,7 @@ PLACES = {'before the first record': (r'\.part$', 0, False), 'at the first recor
           'before the third record': (r'\.part$', 2, True), 'at the third record': (r'\.journal$', 2, True)}
 
 
-@lib.scenario(timeout=180, sample=3, place=sorted(PLACES), target=sorted(TARGETS))
+@lib.scenario(sample=3, place=sorted(PLACES), target=sorted(TARGETS))
 def killed_copy_goes_on(place, target):
     pattern, passing, is_kept = PLACES[place]
     with Here(target) as here:
@@ -189,7 +189,7 @@ def losing_power(target, *faults):
     return here
 
 
-@lib.scenario(timeout=180, sample=2, target=sorted(TARGETS))
+@lib.scenario(sample=2, target=sorted(TARGETS))
 def power_loss_costs_no_more_than_was_not_synced(target):
     """All that the journal says is there, although everything that was not synced is not."""
     here = losing_power(target)
@@ -199,16 +199,14 @@ def power_loss_costs_no_more_than_was_not_synced(target):
         lib.check(not left_in(here.out), 'it leaves %s', left_in(here.out))
 
 
-@lib.scenario(timeout=180, sample=1, target=['raw', 'fixed'])
+@lib.scenario(sample=1, target=['raw', 'fixed'])
 def record_before_its_data_is_found_out(target):
     """The negative control: syncs of the image do nothing, so that the journal is ahead of its data, as if it had been
     written first. The count that the scenario above wants to be zero is not, and the copy is right all the same."""
     here = losing_power(target, 'lie .part')
     with Entered(here):
-        assert_resumed_or_restarted = here.run('resume').expect('done')
-        resumed = assert_resumed_or_restarted.detail['resumed']
-        lib.check(resumed['resent_bytes'] > 0 or 'restarted' in assert_resumed_or_restarted.detail,
-                  'nothing was missed: %s', assert_resumed_or_restarted.detail)
+        detail = here.run('resume').expect('done').detail
+        lib.check(detail['resumed']['resent_bytes'] > 0 or 'restarted' in detail, 'nothing was missed: %s', detail)
         assert_same(here.source, here.written, target)
 
 
@@ -231,7 +229,7 @@ def scribble(path, offset, count=4096):
         handle.write(os.urandom(count))
 
 
-@lib.scenario(timeout=180, sample=3, what=['journal', 'image', 'source', 'part gone'])
+@lib.scenario(sample=3, what=['journal', 'image', 'source', 'part gone'])
 def what_is_not_as_it_was(what):
     """Damage is found. Of the image it costs what is damaged; otherwise the copy starts over, and says why."""
     with Here('raw') as here:
@@ -256,7 +254,7 @@ def what_is_not_as_it_was(what):
         lib.check(not left_in(here.out), 'it leaves %s', left_in(here.out))
 
 
-@lib.scenario(timeout=180)
+@lib.scenario()
 def cancel_removes_what_a_killed_copy_left():
     with Here('vhdx') as here:
         here.kill_when(r'\.part$', 1)
@@ -274,7 +272,7 @@ class Lost:
 
     def __init__(self, who, target='raw'):
         self.who, self.target = who, target
-        self.world = lib.World(trusted=True)
+        self.world = lib.World(trusted=True, held='b')
 
     def __enter__(self):
         self.world.__enter__()
@@ -316,8 +314,11 @@ class Lost:
     def lose(self):
         world = self.world
         world.source.limit_rate(SLOW_MBIT)
+        # The target stops before the second sync: the first record is written.
+        world.target.holder.hold_sync(r'\.part$', 1)
         copy = self.copy()
-        guestctl.wait_for(lambda: self.kept('b') and self.kept('b')[0]['bytes'] > 8 * MIB, 60,
+        world.target.await_held('the second sync', copy)
+        guestctl.wait_for(lambda: self.kept('b') and self.kept('b')[0]['bytes'] > 0, lib.PATIENCE_S,
                           'durable bytes at the target', 0.2)
         if self.who == 'source agent':
             world.source.stop_agent(kill=True)
@@ -331,7 +332,8 @@ class Lost:
             for host in world.hosts.values():
                 host.inside('ss', '-K', 'dport', '=', ':13560', check=False)
                 host.inside('ss', '-K', 'sport', '=', ':13560', check=False)
-        self.result = copy.result(120)
+        world.target.release()
+        self.result = copy.result()
         if self.who == 'source agent':
             world.source.start_agent()
         elif self.who == 'target agent':
@@ -342,7 +344,7 @@ class Lost:
         world.source.limit_rate(None)
 
 
-@lib.scenario(timeout=240, sample=3, who=['source agent', 'target agent', 'link', 'command'], target=sorted(TARGETS))
+@lib.scenario(sample=3, who=['source agent', 'target agent', 'link', 'command'], target=sorted(TARGETS))
 def lost_copy_goes_on(who, target):
     with Lost(who, target) as lost:
         if who in ('target agent', 'link'):
@@ -354,23 +356,23 @@ def lost_copy_goes_on(who, target):
         result = lost.command('resume').result().expect('done')
         assert_resumed(result)
         assert_same(lost.source, lost.written, target)
-        guestctl.wait_for(lambda: not lost.kept('b'), 20, 'a target that keeps nothing', 0.2)
+        guestctl.wait_for(lambda: not lost.kept('b'), lib.PATIENCE_S, 'a target that keeps nothing', 0.2)
         lib.check(lost.world.target.storage_files() == [lost.name], 'the target has %s',
                   lost.world.target.storage_files())
 
 
-@lib.scenario(timeout=240, sample=1, who=['target agent', 'command'])
+@lib.scenario(sample=1, who=['target agent', 'command'])
 def cancel_of_a_lost_copy_removes_it_on_both_hosts(who):
     with Lost(who) as lost:
         [kept] = lost.command('resume', '--list').result().events[-1]['kept']
         lib.check(lost.world.target.storage_files(), 'there was nothing to remove')
         answer = lost.command('cancel', kept['epoch'][:12]).result()
         lib.check(answer.status == 0, 'cancel: %s', answer.errors)
-        guestctl.wait_for(lambda: not lost.world.target.storage_files(), 20, 'an empty target', 0.2)
+        guestctl.wait_for(lambda: not lost.world.target.storage_files(), lib.PATIENCE_S, 'an empty target', 0.2)
         lib.check(not lost.command('resume', '--list').result().events[-1]['kept'], 'something is kept')
 
 
-@lib.scenario(timeout=240)
+@lib.scenario()
 def target_that_was_cleared_is_copied_to_anew():
     """The target's owner cancelled it: the resumed copy says so and starts over."""
     with Lost('target agent', 'vhdx') as lost:
