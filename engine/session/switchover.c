@@ -50,6 +50,13 @@ static void keep_contradiction(struct gw_switchover *switchover)
         gw_log(GW_LOG_WARNING, "move %s: %s", switchover->epoch, gw_error_message());
 }
 
+/* Messages that end the move: the other side's person is to be told why. */
+static bool is_refusal(enum gw_handover_event message)
+{
+    return message == GW_EVENT_ABORT || message == GW_EVENT_ABORTED ||
+           message == GW_EVENT_NEVER_RAN;
+}
+
 static void note(struct gw_switchover *switchover, enum gw_handover_action action)
 {
     enum gw_handover_event message = gw_handover_action_message(action);
@@ -67,7 +74,7 @@ static void note(struct gw_switchover *switchover, enum gw_handover_action actio
                       gw_handover_event_name(message), "epoch", switchover->epoch, "keep",
                       (int)(switchover->keeps && action == GW_ACT_SEND_ABORT), "steps_ms",
                       message == GW_EVENT_RUNNING ? gw_switchover_times(switchover) : NULL, "cause",
-                      message == GW_EVENT_ABORT && switchover->cause.code
+                      is_refusal(message) && switchover->cause.code
                           ? json_string(switchover->cause.text)
                           : NULL));
 }

@@ -85,5 +85,24 @@ def syncs_of_the_pause(image_format):
                   'RUNNING is recorded before the names at the target are durable: %s', after)
 
 
+@lib.scenario(where=['COMMITTING at a', 'OWNING at b'])
+def record_that_cannot_be_made_durable(where):
+    """EIO at the journal's own sync, for real, on the source and on the target: nobody runs twice, the source goes
+    on, and says whose journal it was."""
+    state, side = where.split(' at ')
+    with lib.World(image_format='raw', held='ab', **SIZE) as world:
+        host = world.hosts[side]
+        world.start_agents()
+        world.start_guest()
+        before = world.source_state()
+        host.hold(state)
+        move = world.start_move()
+        host.await_held(state, move)
+        host.holder.fail_sync(r'/journal\.db')
+        host.release()
+        world.assert_refused(move.result(), 'failed', r'journal .*/%s/state/.*durable' % side)
+        world.assert_nothing_happened(before)
+
+
 if __name__ == '__main__':
     sys.exit(lib.run_main())
