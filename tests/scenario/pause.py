@@ -94,7 +94,7 @@ def record_that_cannot_be_made_durable(where):
         host = world.hosts[side]
         world.start_agents()
         world.start_guest()
-        before = world.source_state()
+        before = world.listing()
         host.hold(state)
         move = world.start_move()
         host.await_held(state, move)
