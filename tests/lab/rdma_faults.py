@@ -28,7 +28,8 @@ PHASES = {'disks': {'clear': 'phase disks$', 'sealed': 'phase disks$'},
 # Only the agent of host 1 trusts the network: what moves to host 0 is sealed.
 SECRECY = {'clear': 0, 'sealed': 1}  # the source
 LATE = 'what is left fits the pause$'
-SAMPLE = 3
+# What a check does; the guest moves back with the second.
+SAMPLE = ['device[memory,clear]', 'wire[disks,sealed]']
 
 
 class Fault:
@@ -203,7 +204,7 @@ class Case:
 def run(lab):
     seed = os.environ.get('GODWIT_SEED', '1')
     generator = random.Random('faults ' + seed)
-    names = choose(generator)
+    names = choose()
     say('GODWIT_SEED=%s: %s' % (seed, ', '.join(names)))
     machines = Machines(lab, __file__)
     for host in (0, 1):
@@ -212,6 +213,7 @@ def run(lab):
     guest = machines.inside(0, 'guest', SIZES)
     qmp = guest['qmp']
     warm.wait(100)
+    machines.warm(0).wait(100)
     for host in (0, 1):
         machines.wait_agent(host)
     at = 0
@@ -240,15 +242,13 @@ def cases():
     return ['%s[%s,%s]' % parts for parts in itertools.product(FAULTS, PHASES, SECRECY)]
 
 
-def choose(generator):
-    """The cases of the command line; all; or a few, each with another fault and another phase."""
+def choose():
+    """The cases of the command line; all; or a few."""
     if len(sys.argv) > 1:
         return sys.argv[1:]
     if os.environ.get('GODWIT_CHECK_ALL'):
         return cases()
-    phases = generator.sample(list(PHASES), len(PHASES))
-    return ['%s[%s,%s]' % parts for parts in
-            zip(generator.sample(list(FAULTS), SAMPLE), phases, itertools.cycle(SECRECY))]
+    return SAMPLE
 
 
 if __name__ == '__main__':
