@@ -247,12 +247,13 @@ class Host:
         check(len(jobs) == 1, '%d jobs run: %s', len(jobs), agent['jobs'])
         return jobs[0]
 
-    def wait_history(self, timeout=PATIENCE_S):
-        """This host's one entry of history, once it has ended: a target may still be tidying up when
-        the source's command is done."""
+    def wait_history(self, exit_code=None, timeout=PATIENCE_S):
+        """This host's one entry of history, once it has ended (with this code): a target may still be
+        tidying up when the source's command is done."""
         def entries():
             return self.command('history').result().events[-1]['history']
-        guestctl.wait_for(lambda: all(one['state'] == 'ended' for one in entries()), timeout,
+        guestctl.wait_for(lambda: all(one['state'] == 'ended' and exit_code in (None, one['exit_code'])
+                                      for one in entries()), timeout,
                           'the end of what runs on host %s' % self.side, 0.3)
         found = entries()
         check(len(found) == 1, 'not one entry in the history of host %s: %s', self.side, found)
