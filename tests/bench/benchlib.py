@@ -160,11 +160,11 @@ class Lab:
 class Agent:
     """godwit's agent on one side."""
 
-    def __init__(self, lab, side, trusted=True, ram_dir=None, env=None):
+    def __init__(self, lab, side, trusted=True, ram_dir=None, env=None, storage=None):
         self.lab, self.side = lab, side
         self.last_job = None
         self.folder = lab.path('agent-' + side, 'x')[:-2]
-        self.storage = os.path.join(self.folder, 'storage')
+        self.storage = storage or os.path.join(self.folder, 'storage')
         self.socket = os.path.join(self.folder, 'admin')
         # The journal must not lie on tmpfs.
         self.state = '/var/tmp/godwit-bench-%d-%s' % (os.getpid(), side)
@@ -382,6 +382,18 @@ class Report:
             print('  CPU s/GB, %s: %s' % (name, stage_line(found)))
         for note in self.notes:
             print('  ' + note)
+
+
+def interleave(rounds, contenders):
+    """Runs each contender once a round; {name: [what it returned, ...]}. Every round begins with another one:
+    whoever runs after one that freed much memory gets pages that a virtual machine's host need not give first."""
+    found = {name: [] for name in contenders}
+    names = list(contenders)
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            found[name].append(contenders[name]())
+    return found
 
 
 def random_file(path, size_bytes, data_bytes):
