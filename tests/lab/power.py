@@ -98,8 +98,8 @@ def inside_guest():
                           pages_per_tick=10, writes_per_tick=2, reads_per_tick=1, write_range_mib=8)
     guest = guestctl.Guest(GUEST, name='web1', memory_mib=MEMORY_MIB, disks=[{'path': path, 'format': 'raw'}])
     guest.start()
-    # One emulated processor for all: what moves the guest goes first.
-    os.setpriority(os.PRIO_PROCESS, guest.pid, 15)
+    # One emulated processor for all: what moves the guest goes first, and its monitor must still answer.
+    os.setpriority(os.PRIO_PROCESS, guest.pid, 5)
     guest.wait_ready(WAIT_S)
     guest.serial.wait_tick(WAIT_S)
 
@@ -259,13 +259,13 @@ def run_case(machines, victim, state, has_guest):
 
 
 def choose():
-    """All, or one by the seed."""
+    """All, or by the seed one of those that need no second guest."""
     cases = list(CASES)
     if os.environ.get('GODWIT_CHECK_ALL'):
         return cases
     seed = os.environ.get('GODWIT_SEED', '1')
     say('GODWIT_SEED=%s' % seed)
-    return [random.Random('power %s' % seed).choice(cases)]
+    return [random.Random('power %s' % seed).choice([case for case in cases if case[0] == TARGET])]
 
 
 def main():
