@@ -3,7 +3,8 @@
  * rig: two ends in one test, near (connects) and far (accepts), over any back end, plain or
  * wrapped by faulty. Each end has its own domain and poller. What fails here aborts the test.
  * With GODWIT_TEST_VERBS=ADDRESS in the environment the back end is verbs alone, on the RDMA device
- * that has ADDRESS; both ends are on it.
+ * that has ADDRESS; both ends are on it. With GODWIT_TEST_DPDK_NEAR and _FAR it is dpdk alone: each
+ * has the options of one port, NAME=VALUE with blanks between; {pid} is this process.
  * Threads: one; accepting is done by a short-lived helper thread.
  * Units: bytes, milliseconds.
  */
@@ -14,7 +15,7 @@
 
 #define RIG_WAIT_MS 20000
 
-enum rig_kind { RIG_LOOP, RIG_TCP, RIG_FAULTY_LOOP, RIG_FAULTY_TCP, RIG_VERBS };
+enum rig_kind { RIG_LOOP, RIG_TCP, RIG_FAULTY_LOOP, RIG_FAULTY_TCP, RIG_VERBS, RIG_DPDK };
 
 /* Local memory that is registered for a test's writes. */
 struct rig_source {
@@ -25,8 +26,9 @@ struct rig_source {
 
 struct rig {
     enum rig_kind kind;
-    struct gw_transport *transport;
-    struct gw_listener *listener;
+    struct gw_transport *transport;     /* the near end's */
+    struct gw_transport *far_transport; /* mostly the same one */
+    struct gw_listener *listener;       /* the far end's */
     struct gw_address address;
     struct gw_domain *near_domain, *far_domain;
     struct gw_poller *near_poller, *far_poller;
@@ -53,6 +55,8 @@ void rig_free_address(enum rig_kind kind, struct gw_address *out);
 void rig_open(struct rig *rig, enum rig_kind kind);
 void rig_close(struct rig *rig); /* also near and far */
 
+/* Sets the secret of a channel, which some back ends need. */
+void rig_set_secret(struct gw_channel_options *options);
 /* One more channel between the two ends. */
 void rig_channel(struct rig *rig, uint32_t number, struct gw_channel **near,
                  struct gw_channel **far);
