@@ -50,7 +50,6 @@ enum list {
     COPY_LAST,
     SWAP,
     SEND_STATE,
-    RENAME,
     LAST_LOOK,
     COMMIT,
     FORGET_COMMIT,
@@ -97,13 +96,13 @@ static const struct gw_handover_actions lists[LIST_COUNT] = {
     [SAY_LOST] = {1, {A(SEND_LOST)}},
 
     [RECORD_COPYING] = {1, {A(JOURNAL_COPYING)}},
-    [STOP] = {3, {A(JOURNAL_COPYING), A(TELL_GUARD_STOPPED), A(STOP_GUEST)}},
+    /* The names go before the guest is stopped: their sync is no part of the pause. */
+    [STOP] = {4, {A(JOURNAL_COPYING), A(TELL_GUARD_STOPPED), A(RENAME_IMAGES), A(STOP_GUEST)}},
     [COPY_LAST] = {1, {A(COPY_LAST)}},
     [SWAP] = {1, {A(SWAP_DISKS)}},
     [SEND_STATE] = {2, {A(SEND_FINISH), A(SEND_STATE)}},
-    [RENAME] = {1, {A(RENAME_IMAGES)}},
-    /* The look comes after the rename: a QEMU that somebody started on the images in place of the
-     * old one was started before the rename, and then the old one is no longer there. */
+    /* Every step since the rename needed the same QEMU, so none was started on the images in place of
+     * it. The look shows that nobody has continued the guest. */
     [LAST_LOOK] = {2, {A(CHECK_VMM), A(TELL_GUARD_COMMITTING)}},
     [COMMIT] = {1, {A(JOURNAL_COMMITTED)}},
     /* A record that failed may be on disk all the same. It is overwritten, or the target's promise
@@ -130,13 +129,14 @@ static const struct gw_handover_actions lists[LIST_COUNT] = {
     [SAY_READY] = {1, {A(SEND_READY)}},
     [OWN] = {1, {A(JOURNAL_OWNER)}},
     [CONTINUE] = {1, {A(CONT)}},
-    [SETTLE] = {3, {A(SEND_RUNNING), A(ANNOUNCE), A(JOURNAL_RUNNING)}},
-    [KEEP] = {2, {A(JOURNAL_RUNNING), A(SEND_RUNNING)}},
+    /* Until the final names are on the disk OWNER is what gives them back after a power cut. */
+    [SETTLE] = {4, {A(SEND_RUNNING), A(ANNOUNCE), A(KEEP_NAMES), A(JOURNAL_RUNNING)}},
+    [KEEP] = {3, {A(KEEP_NAMES), A(JOURNAL_RUNNING), A(SEND_RUNNING)}},
     [PROMISE_ABORT] = {1, {A(JOURNAL_ABORTED)}},
     [CLEAR_ABORTED] = {4, {A(SEND_ABORTED), A(END_VMM), A(DISCARD), A(JOURNAL_DISCARDED)}},
     [GIVE_UP] = {2, {A(END_VMM), A(JOURNAL_NEVER_RAN)}},
     [CLEAR_NEVER_RAN] = {4, {A(SEND_NEVER_RAN), A(END_VMM), A(DISCARD), A(JOURNAL_DISCARDED)}},
-    [RECORD_LOST] = {2, {A(JOURNAL_LOST), A(SEND_LOST)}},
+    [RECORD_LOST] = {3, {A(KEEP_NAMES), A(JOURNAL_LOST), A(SEND_LOST)}},
     [YIELD] = {2, {A(END_VMM), A(JOURNAL_YIELDED)}},
     [SET_ASIDE] = {3, {A(SEND_ABORTED), A(SET_ASIDE), A(JOURNAL_DISCARDED)}},
 };
@@ -148,7 +148,7 @@ static_assert(GW_HANDOVER_STATE_COUNT <= 64, "states fit one mask");
 static_assert(GW_EVENT_COUNT <= 32, "events fit one mask");
 
 /* Source states in which the guest is stopped or being stopped and a list is in hand. */
-#define PAUSING (S(STOPPING) | S(STOPPED) | S(SWAPPING) | S(SWAPPED) | S(RENAMING) | S(RENAMED))
+#define PAUSING (S(STOPPING) | S(STOPPED) | S(SWAPPING) | S(SWAPPED) | S(CHECKING))
 /* What makes a source before COMMITTING give up. */
 #define SOURCE_TROUBLE                                                                             \
     (E(CANCEL) | E(TIMEOUT) | E(ABORTED) | E(NEVER_RAN) | E(UNKNOWN) | E(STRANGER))
@@ -196,14 +196,13 @@ static const struct rule rules[] = {
     {S(STOPPED), E(DONE), BUSY, NEXT(SWAPPING), SWAP},
     {S(SWAPPING), E(DONE), BUSY, NEXT(SWAPPED), SEND_STATE},
     {S(SWAPPED), E(READY), BUSY, SAME, NO_ACTION},
-    {S(SWAPPED), E(DONE), READY, NEXT(RENAMING), RENAME},
+    {S(SWAPPED), E(DONE), READY, NEXT(CHECKING), LAST_LOOK},
     {S(SWAPPED), E(DONE), BUSY, NEXT(WAITING), NO_ACTION},
-    {S(WAITING), E(READY), ALWAYS, NEXT(RENAMING), RENAME},
+    {S(WAITING), E(READY), ALWAYS, NEXT(CHECKING), LAST_LOOK},
     {S(WAITING), PAUSE_TROUBLE, ALWAYS, NEXT(UNDOING), UNDO},
     {S(WAITING), E(VMM_GONE), ALWAYS, NEXT(GONE), PUT_BACK},
     {S(WAITING), E(LINK_UP), ALWAYS, SAME, NO_ACTION},
-    {S(RENAMING), E(DONE), BUSY, NEXT(RENAMED), LAST_LOOK},
-    {S(RENAMED), E(DONE), BUSY, NEXT(COMMITTING), COMMIT},
+    {S(CHECKING), E(DONE), BUSY, NEXT(COMMITTING), COMMIT},
 
     /* ---- source, from COMMITTING on: it never resumes by itself ---- */
     {S(COMMITTING), WEATHER | PROMISES | E(UNKNOWN) | E(READY) | E(VMM_GONE), BUSY, SAME,
@@ -621,6 +620,11 @@ bool gw_handover_is_journalled(enum gw_handover_state state)
         if (restarts[i].recorded == state)
             return true;
     return false;
+}
+
+bool gw_handover_needs_sync(enum gw_handover_state state)
+{
+    return state != GW_HANDOVER_PREPARED;
 }
 
 enum gw_journal_side gw_handover_side(enum gw_handover_state state)

@@ -36,8 +36,7 @@ enum gw_handover_state {
     GW_HANDOVER_SWAPPING,
     GW_HANDOVER_SWAPPED,
     GW_HANDOVER_WAITING,
-    GW_HANDOVER_RENAMING,
-    GW_HANDOVER_RENAMED,
+    GW_HANDOVER_CHECKING,
     GW_HANDOVER_COMMITTING,
     GW_HANDOVER_COMMITTED,
     GW_HANDOVER_COMMIT_UNSURE,
@@ -118,13 +117,13 @@ enum gw_handover_action {
                    * nobody does): a person erred, and must be shown it */
     /* Steps of the source. */
     GW_ACT_TELL_GUARD_STOPPED, /* acknowledged by the guard, or it failed */
-    GW_ACT_STOP_GUEST,         /* QMP stop */
-    GW_ACT_COPY_LAST,          /* last dirty pages and extents, barrier over all channels */
+    GW_ACT_RENAME_IMAGES, /* to NAME.godwit-EPOCH, folders synced; undo told to the guard before. The
+                           * guest still runs: QEMU has the files open and does not mind */
+    GW_ACT_STOP_GUEST,    /* QMP stop */
+    GW_ACT_COPY_LAST,     /* last dirty pages and extents, barrier over all channels */
     GW_ACT_SWAP_DISKS,    /* every disk onto its null-co node; each undo told to the guard before */
     GW_ACT_SEND_STATE,    /* the device state stream, to its end */
-    GW_ACT_RENAME_IMAGES, /* to NAME.godwit-EPOCH, folders synced; undo told to the guard before */
-    GW_ACT_CHECK_VMM,     /* the same QEMU still answers, is paused (after the rename: no other
-                           * QEMU can have been started on the images) */
+    GW_ACT_CHECK_VMM,     /* the same QEMU still answers, is paused */
     GW_ACT_TELL_GUARD_COMMITTING, /* acknowledged by the guard, or it failed */
     GW_ACT_RENAME_BACK,
     GW_ACT_SWAP_BACK,
@@ -134,11 +133,12 @@ enum gw_handover_action {
                            * was heard; what fails is logged only */
     /* Steps of the target. */
     GW_ACT_SYNC_IMAGES,
-    GW_ACT_RENAME_FINAL, /* never over an existing name; folders synced */
+    GW_ACT_RENAME_FINAL, /* never over an existing name; lasts from KEEP_NAMES on */
     GW_ACT_LOAD_STATE,
     GW_ACT_SWAP_IN,
-    GW_ACT_ANNOUNCE,  /* announce-self; what fails is logged only */
-    GW_ACT_DISCARD,   /* removes every file of this epoch */
+    GW_ACT_ANNOUNCE,   /* announce-self; what fails is logged only */
+    GW_ACT_KEEP_NAMES, /* a final name that a power cut took back is given again; folders synced */
+    GW_ACT_DISCARD,    /* removes every file of this epoch */
     GW_ACT_SET_ASIDE, /* renames the images to NAME.godwit-EPOCH: the guest may have written to them
                        */
     /* Steps of both. */
@@ -216,6 +216,10 @@ bool gw_handover_is_ended(
 bool gw_handover_is_decided(enum gw_handover_state state);
 bool gw_handover_may_cancel(enum gw_handover_state state);
 bool gw_handover_is_journalled(enum gw_handover_state state);
+/* Must the record be on the disk before anything follows from it? One that need not outlives the
+ * agent all the same. PREPARED: what ends the host ends its QEMU too, and then PREPARED and the
+ * RECEIVING before it both lead to ABORTED. The next record takes it to the disk. */
+bool gw_handover_needs_sync(enum gw_handover_state state);
 enum gw_journal_side gw_handover_side(enum gw_handover_state state);
 bool gw_handover_action_is_note(enum gw_handover_action action);
 /* The state that a GW_ACT_JOURNAL_ action records; GW_HANDOVER_NONE for the others. */

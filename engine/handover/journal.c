@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The journal in SQLite. One transaction per record, which costs one sync of the write-ahead log;
+ * The journal in SQLite. One transaction per record, which costs at most one sync of the write-ahead log;
  * the log is moved into the database only when the caller says so. It does not know which states
  * follow which.
  */
@@ -74,6 +74,7 @@ struct gw_journal {
     sqlite3 *database;
     sqlite3_stmt *statements[STATEMENT_COUNT];
     char *path;
+    bool is_synced; /* a commit syncs the log */
 };
 
 /* The errno that fits what SQLite said last, with a message that names the file. */
@@ -118,6 +119,20 @@ static int execute(struct gw_journal *journal, const char *sql, const char *what
     if (sqlite3_exec(journal->database, sql, NULL, NULL, NULL) != SQLITE_OK)
         return fail(journal, what);
     return 0;
+}
+
+/* With NORMAL a commit is written and not synced: the next one that is syncs the whole log. */
+static int set_synced(struct gw_journal *journal, bool is_synced)
+{
+    int error = 0;
+
+    if (journal->is_synced != is_synced)
+        error =
+            execute(journal, is_synced ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL",
+                    "cannot be told how durable a record is to be");
+    if (error == 0)
+        journal->is_synced = is_synced;
+    return error;
 }
 
 static int read_number(void *out, int columns, char **values, char **names)
@@ -221,11 +236,12 @@ static int set_up(struct gw_journal *journal)
     if (strcmp(mode, "wal") != 0)
         return gw_fail(-ENOTSUP, "journal %s: the file system does not allow a write-ahead log",
                        journal->path);
-    error =
-        execute(journal,
-                "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA trusted_schema=OFF;"
-                "PRAGMA checkpoint_fullfsync=ON; PRAGMA foreign_keys=OFF",
-                "cannot be set up");
+    error = execute(journal,
+                    "PRAGMA wal_autocheckpoint=0; PRAGMA trusted_schema=OFF;"
+                    "PRAGMA checkpoint_fullfsync=ON; PRAGMA foreign_keys=OFF",
+                    "cannot be set up");
+    if (error == 0)
+        error = set_synced(journal, true);
     if (error == 0)
         error = set_up_schema(journal);
     /* What an earlier life left in the log is moved now, so that the log is short in a pause. */
@@ -310,11 +326,13 @@ static void bind(sqlite3_stmt *statement, const struct gw_journal_entry *entry, 
 }
 
 static int write_entry(struct gw_journal *journal, const struct gw_journal_entry *entry,
-                       const char *detail)
+                       const char *detail, bool is_synced)
 {
     const uint64_t now_ns = gw_clock_wall_ns();
-    int error = run(journal, BEGIN, "cannot be written");
+    int error = set_synced(journal, is_synced);
 
+    if (error == 0)
+        error = run(journal, BEGIN, "cannot be written");
     if (error != 0)
         return error;
     bind(journal->statements[PUT], entry, detail, now_ns);
@@ -353,7 +371,7 @@ int gw_journal_record(struct gw_journal *journal, const struct gw_journal_entry 
             return gw_fail(-EINVAL, "journal: the detail of %s is not text", entry->epoch);
     }
     pthread_mutex_lock(&journal->lock);
-    error = write_entry(journal, entry, detail);
+    error = write_entry(journal, entry, detail, gw_handover_needs_sync(state));
     pthread_mutex_unlock(&journal->lock);
     free(detail);
     return error;
@@ -517,12 +535,13 @@ int gw_journal_checkpoint(struct gw_journal *journal)
     int error = 0;
 
     pthread_mutex_lock(&journal->lock);
-    if (sqlite3_wal_checkpoint_v2(journal->database, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL,
-                                  NULL) != SQLITE_OK)
+    error = set_synced(journal, true);
+    if (error == 0 && sqlite3_wal_checkpoint_v2(journal->database, NULL, SQLITE_CHECKPOINT_TRUNCATE,
+                                                NULL, NULL) != SQLITE_OK)
         error = fail(journal, "cannot move its log");
     /* The first record of an empty log syncs the log's header as well: that one is made here, so
      * that no record of a migration costs two. */
-    else
+    if (error == 0)
         error = execute(journal, "UPDATE checkpoint SET count = count + 1", "cannot be written");
     pthread_mutex_unlock(&journal->lock);
     return error;

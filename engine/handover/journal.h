@@ -37,8 +37,8 @@ struct gw_journal;
  */
 int gw_journal_open(const char *path, bool allow_volatile, struct gw_journal **out);
 void gw_journal_close(struct gw_journal *journal);
-/* Durable when it returns. A state of the same epoch and side replaces the older one; the history
- * of states with their times is kept. */
+/* Durable when it returns (PREPARED outlives the agent only, see gw_handover_needs_sync). A state of
+ * the same epoch and side replaces the older one; the history of states with their times is kept. */
 int gw_journal_record(struct gw_journal *journal, const struct gw_journal_entry *entry);
 /* -ENOENT. The caller frees with gw_journal_entry_free. */
 int gw_journal_find(struct gw_journal *journal, const char *epoch, enum gw_journal_side side,

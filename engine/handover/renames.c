@@ -81,6 +81,25 @@ static bool is_half_moved(int folder_fd, const char *from, const char *to)
            a.st_ino == b.st_ino;
 }
 
+static int sync_folder(int folder_fd, const char *path)
+{
+    if (fsync(folder_fd) != 0)
+        return gw_fail_errno(-errno, "rename: %s: cannot sync its folder", path);
+    return 0;
+}
+
+int gw_rename_sync(const char *path)
+{
+    char name[NAME_MAX + 1];
+    int error, folder_fd = open_folder(path, name, sizeof(name));
+
+    if (folder_fd < 0)
+        return folder_fd;
+    error = sync_folder(folder_fd, path);
+    close(folder_fd);
+    return error;
+}
+
 int gw_rename_file(const char *from, const char *to)
 {
     char old_name[NAME_MAX + 1], new_name[NAME_MAX + 1];
@@ -102,8 +121,8 @@ int gw_rename_file(const char *from, const char *to)
         error = unlinkat(folder_fd, old_name, 0) == 0 ? 0 : -errno;
     if (error != 0)
         gw_fail_errno(error, "rename: %s to %s", from, new_name);
-    else if (fsync(folder_fd) != 0)
-        error = gw_fail_errno(-errno, "rename: %s: cannot sync its folder", from);
+    else
+        error = sync_folder(folder_fd, from);
     close(folder_fd);
     return error;
 }

@@ -87,6 +87,17 @@ static int hold_device(struct gw_image_file *file, enum gw_image_file_mode mode)
     return 0;
 }
 
+/* A device's node lies on devtmpfs, which tells nothing of where its bytes are. */
+static bool is_in_memory(const struct gw_image_file *file)
+{
+    struct statfs status;
+
+    if (file->is_block_device || fstatfs(file->table_fd, &status))
+        return false;
+    return status.f_type == TMPFS_MAGIC || status.f_type == HUGETLBFS_MAGIC ||
+           status.f_type == RAMFS_MAGIC;
+}
+
 static int learn_identity(struct gw_image_file *file, enum gw_image_file_mode mode)
 {
     struct stat status;
@@ -111,17 +122,8 @@ static int learn_identity(struct gw_image_file *file, enum gw_image_file_mode mo
     file->device = status.st_dev;
     file->inode = status.st_ino;
     file->modified = status.st_mtim;
+    file->is_memory_file = is_in_memory(file);
     return gw_image_file_size(file, &file->size);
-}
-
-static bool is_in_memory(int fd)
-{
-    struct statfs status;
-
-    if (fstatfs(fd, &status))
-        return false;
-    return status.f_type == TMPFS_MAGIC || status.f_type == HUGETLBFS_MAGIC ||
-           status.f_type == RAMFS_MAGIC;
 }
 
 static bool is_alignment(uint32_t value)
@@ -163,7 +165,7 @@ static void open_direct(struct gw_image_file *file, bool is_writable)
     char link[40];
     int fd;
 
-    if (is_in_memory(file->table_fd) || !learn_alignment(file)) {
+    if (file->is_memory_file || !learn_alignment(file)) {
         gw_image_file_use_buffered(file);
         return;
     }

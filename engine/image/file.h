@@ -25,6 +25,7 @@ struct gw_image_file {
     int table_fd, data_fd; /* the same one when there is no O_DIRECT */
     char *path;
     bool is_block_device;
+    bool is_memory_file; /* on tmpfs, ramfs or hugetlbfs */
     bool is_direct;
     uint32_t memory_alignment, file_alignment;
     uint64_t size; /* when it was opened */

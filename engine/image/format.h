@@ -73,7 +73,7 @@ void gw_vhdx_survey_file(const struct gw_image_file *file, json_t *report);
  * disk. */
 #define GW_IMAGE_UNFINISHED "godwit: unfinished copy\n"
 
-/* A location in the image's data descriptor. */
+/* A location in the image's data descriptor, or in the buffered one where O_DIRECT cannot be. */
 void gw_image_location_set(const struct gw_image *image, uint64_t file_offset, uint64_t length,
                            struct gw_location *out);
 /* Fills what every format's info says alike. */

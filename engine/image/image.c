@@ -394,11 +394,17 @@ int gw_image_format_parse(const char *name, enum gw_image_format *out)
 void gw_image_location_set(const struct gw_image *image, uint64_t file_offset, uint64_t length,
                            struct gw_location *out)
 {
+    /* Whoever reads with O_DIRECT reads whole sectors; what is written is as long as it is. A piece
+     * that O_DIRECT does not take goes through the page cache: its sectors are no other piece's. */
+    uint64_t must_align = image->is_writable ? file_offset | length : file_offset;
+    bool is_aligned = must_align % image->file.file_alignment == 0;
+
     *out = (struct gw_location){
         .kind = GW_EXTENT_DATA,
         .where = GW_IN_FILE,
         .length = length,
-        .fd = image->file.data_fd,
+        .fd = is_aligned ? image->file.data_fd : image->file.table_fd,
+        .is_memory_file = image->file.is_memory_file,
         .file_offset = file_offset,
     };
 }
@@ -406,6 +412,7 @@ void gw_image_location_set(const struct gw_image *image, uint64_t file_offset, u
 void gw_image_info_from_file(struct gw_image *image)
 {
     image->info.is_block_device = image->file.is_block_device;
+    image->info.is_memory_file = image->file.is_memory_file;
     image->info.file_size = image->file.size;
     image->info.memory_alignment = image->file.memory_alignment;
     image->info.file_alignment = image->file.file_alignment;

@@ -40,6 +40,7 @@ struct gw_image_info {
     enum gw_image_format format;
     bool is_fixed;        /* VHDX, VHD: all blocks allocated */
     bool is_block_device; /* raw */
+    bool is_memory_file;  /* on tmpfs or the like: reads and writes are copies that never wait */
     uint64_t virtual_size;
     uint64_t file_size;
     uint32_t block_size;          /* VHDX and dynamic VHD; else 0 */

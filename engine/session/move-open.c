@@ -240,7 +240,8 @@ static int open_foreign(struct gw_move *move, unsigned index)
     int error = 0;
 
     if (disk->is_on_iothread) {
-        options.path = disk->path;
+        snprintf(move->read_paths[index], PATH_MAX, "%s", disk->path);
+        options.path = move->read_paths[index];
         options.format = disk->format;
         options.settle = settle;
         options.settle_context = move;

@@ -289,6 +289,25 @@ static int stop_guest(struct gw_move *move)
     return error;
 }
 
+/* The images get other names while the guest still runs: the sync of their folder is no part of the
+ * pause. The guard undoes the last step first, so it is told of the disks before: they come back by
+ * the names that the images had. */
+static int rename_images(struct gw_move *move)
+{
+    int error = announce(&move->steps,
+                         json_pack("{s:O}", "disks", json_object_get(move->steps.detail, "undo")),
+                         &move->swap_step);
+
+    if (!error)
+        error = gw_source_steps_rename(&move->steps);
+    for (unsigned i = 0; !error && i < move->vm->disk_count; i++)
+        if (move->read_paths[i][0])
+            error = gw_rename_name(move->vm->disks[i].path, move->steps.epoch, move->read_paths[i],
+                                   sizeof(move->read_paths[i]));
+    move->is_renamed = !error;
+    return error;
+}
+
 /* The last pages, while QEMU's part goes on beside; then the last extents, once their map is known. */
 static int copy_rest(struct gw_move *move)
 {
@@ -325,12 +344,8 @@ static int copy_last(struct gw_move *move)
 {
     struct gw_parting *parting = &move->parting;
     struct gw_error kept;
-    int error = announce(&move->steps,
-                         json_pack("{s:O}", "disks", json_object_get(move->steps.detail, "undo")),
-                         &move->swap_step);
+    int error;
 
-    if (error)
-        return error;
     parting->qmp = move->qmp;
     parting->precopy = move->precopy;
     parting->swaps = move->swaps;
@@ -440,14 +455,9 @@ static int send_state(struct gw_move *move)
     end_parting(move);
     if (error)
         return gw_error_raise(&kept);
-    error =
-        gw_message_send(move->source->control, json_pack("{s:s,s:I}", "type", "state-end", "bytes",
-                                                         (json_int_t)move->state_bytes));
-    /* The target is busy with it; the names can change meanwhile. */
-    if (!error)
-        error = gw_source_steps_rename(&move->steps);
-    move->is_renamed = !error;
-    return error;
+    return gw_message_send(
+        move->source->control,
+        json_pack("{s:s,s:I}", "type", "state-end", "bytes", (json_int_t)move->state_bytes));
 }
 
 int gw_move_act(void *context, enum gw_handover_action action)
@@ -486,7 +496,7 @@ int gw_move_act(void *context, enum gw_handover_action action)
     case GW_ACT_SEND_STATE:
         return send_state(move);
     case GW_ACT_RENAME_IMAGES:
-        return move->is_renamed ? 0 : gw_source_steps_rename(&move->steps);
+        return move->is_renamed ? 0 : rename_images(move);
     case GW_ACT_TELL_GUARD_COMMITTING:
         /* From here on a request to cancel comes too late. */
         move->source->is_cancel_ignored = true;

@@ -423,7 +423,7 @@ static json_t *pause_parts(const struct gw_move *move, const json_t *steps)
         (double)move->pages_ns / 1e6, "last extents", (double)move->extents_ns / 1e6, "dirty maps",
         (double)parting_ns[GW_PARTING_MAPS] / 1e6, "swap",
         (double)parting_ns[GW_PARTING_SWAP] / 1e6 + step_ms(target, "SWAP_IN"), "images",
-        step_ms(target, "RENAME_FINAL") + step_ms(steps, "RENAME_IMAGES"), "state",
+        step_ms(target, "RENAME_FINAL"), "state",
         (double)parting_ns[GW_PARTING_STATE] / 1e6 + step_ms(target, "LOAD_STATE"), "journals",
         step_ms(steps, "JOURNAL_COMMITTED") + step_ms(target, "JOURNAL_PREPARED") +
             step_ms(target, "JOURNAL_OWNER"),

@@ -10,6 +10,8 @@
 #ifndef GODWIT_ENGINE_SESSION_MOVE_H
 #define GODWIT_ENGINE_SESSION_MOVE_H
 
+#include <limits.h>
+
 #include "engine/handover/guard.h"
 #include "engine/precopy/precopy.h"
 #include "engine/session/partial.h"
@@ -69,12 +71,14 @@ struct gw_move {
     struct gw_guard *guard;
     struct gw_switchover switchover;
     struct gw_source_steps steps;
-    bool is_begun;             /* the switchover's machine is */
-    bool is_blocked;           /* a check said no, here or at the target */
-    struct gw_vm_watch watch;  /* what the guest and its owner do meanwhile */
-    uint64_t compared_ns;      /* when the watch last looked at what the VM consists of */
-    bool is_swapped;           /* disks may be on null-co nodes */
-    bool is_renamed;           /* the images have been set aside */
+    bool is_begun;            /* the switchover's machine is */
+    bool is_blocked;          /* a check said no, here or at the target */
+    struct gw_vm_watch watch; /* what the guest and its owner do meanwhile */
+    uint64_t compared_ns;     /* when the watch last looked at what the VM consists of */
+    bool is_swapped;          /* disks may be on null-co nodes */
+    bool is_renamed;          /* the images have been set aside */
+    /* Where the images of disks that are read beside QEMU by name are: they are renamed meanwhile. */
+    char read_paths[GW_VM_DISKS_MAX][PATH_MAX];
     struct gw_parting parting; /* QEMU's part of the pause, beside the last copy */
     unsigned swap_step;        /* of the guard */
     uint64_t pages_ns, extents_ns;

@@ -27,6 +27,7 @@ struct gw_offered_volume {
     char foreign[16];            /* a format that goes through NBD at both ends ("qcow2"), or "" */
     bool is_fixed;
     bool is_continued; /* the target's own: an unfinished image of an earlier attempt is there */
+    bool is_name_journalled; /* the target's own, see gw_disk_target_options */
     uint32_t block_size, logical_sector_size, physical_sector_size;
     bool has_disk_id, has_data_id;
     uint8_t disk_id[16], data_id[16]; /* of a VHDX; the latter is what children know it by */

@@ -35,6 +35,7 @@ static int make_disk(struct gw_serve *serve, struct gw_space *space,
     if (!error && !gw_nbd_is_uri(made->path))
         error = gw_serve_note_disk(serve, offered, made->path, &copied);
     offered->is_continued = copied > 0;
+    offered->is_name_journalled = serve->vm != NULL;
     json_array_append_new(serve->kept, json_integer((json_int_t)copied));
     return error ? error : gw_endpoint_make(offered, made->path, serve->epoch, out);
 }

@@ -645,17 +645,25 @@ static int reopen(struct gw_serve *serve, const char *epoch)
 }
 
 /* The source gave up for good: no later attempt will go on from what an earlier session left. */
-static void drop_if_useless(struct gw_serve *serve, const json_t *message, const char *epoch)
+static bool is_useless(const struct gw_serve *serve, const json_t *message)
+{
+    return !serve->vm->vm && !json_is_true(json_object_get(message, "keep")) &&
+           strcmp(json_string_value(json_object_get(message, "message")) ?: "",
+                  gw_handover_event_name(GW_EVENT_ABORT)) == 0;
+}
+
+/* The note of an earlier session: one that promises nothing goes with the end of the move. */
+static void drop_note(struct gw_serve *serve, const char *epoch, bool is_kept)
 {
     struct gw_partial partial = {.detail = NULL};
 
-    if (serve->vm->vm || json_is_true(json_object_get(message, "keep")) ||
-        strcmp(json_string_value(json_object_get(message, "message")) ?: "",
-               gw_handover_event_name(GW_EVENT_ABORT)) != 0)
-        return;
     if (gw_partial_read(serve->environment, epoch, GW_SIDE_TARGET, &partial) == 0 &&
-        partial.is_kept)
-        gw_partial_drop(serve->environment, &partial);
+        partial.is_kept == is_kept) {
+        if (is_kept)
+            gw_partial_drop(serve->environment, &partial);
+        else
+            gw_partial_forget(serve->environment, epoch, GW_SIDE_TARGET);
+    }
     gw_partial_free(&partial);
 }
 
@@ -678,7 +686,8 @@ int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
         if (error)
             return error;
     }
-    drop_if_useless(serve, message, epoch);
+    if (is_useless(serve, message))
+        drop_note(serve, epoch, true);
     error = gw_switchover_hear(&serve->vm->switchover, gw_control_peer(serve->control)->instance_id,
                                message);
     serve->is_finished = serve->vm->switchover.machine.state == GW_HANDOVER_RUNNING;
@@ -744,16 +753,19 @@ static void report(struct gw_serve_vm *vm)
     json_object_set(detail, "qmp", json_object_get(vm->steps.detail, "qmp"));
 }
 
-void gw_serve_vm_end(struct gw_serve *serve, int error)
+void gw_serve_vm_end(struct gw_serve *serve, struct gw_error *why)
 {
     struct gw_serve_vm *vm = serve->vm;
     struct gw_switchover *switchover = &vm->switchover;
 
-    if (error < 0)
+    /* A source that still hears is told that nothing will run here, and need not ask. */
+    if (!gw_serve_is_heard(serve))
         switchover->control = NULL;
     serve->keeps_parts = vm->is_begun && switchover->machine.state == GW_HANDOVER_RECEIVING &&
-                         serve->can_keep && serve->partial.is_kept && gw_partial_is_loss(error);
+                         serve->can_keep && serve->partial.is_kept && gw_partial_is_loss(why->code);
     vm->steps.keeps_parts = serve->keeps_parts;
+    if (vm->is_begun && switchover->cause.code && (!why->code || !gw_serve_is_heard(serve)))
+        *why = switchover->cause;
     join_memories(vm);
     close_state(vm);
     if (!vm->is_begun) {
@@ -767,6 +779,8 @@ void gw_serve_vm_end(struct gw_serve *serve, int error)
         if (switchover->machine.state == GW_HANDOVER_ABORTING && !vm->was_prepared)
             clean_unbegun(vm); /* the journal takes no records */
         report(vm);
+        if (!vm->vm && gw_handover_is_ended(switchover->machine.state))
+            drop_note(serve, serve->epoch, false);
     }
     /* What was to go went with DISCARD. Every other state, a lost owner's too, may need its images.
      */

@@ -512,6 +512,11 @@ static int turn(struct gw_serve *serve)
     return result;
 }
 
+bool gw_serve_is_heard(const struct gw_serve *serve)
+{
+    return serve->control && !gw_control_is_lost(serve->control);
+}
+
 void gw_serve_free_path(struct gw_serve *serve)
 {
     struct gw_path_stats stats;
@@ -540,7 +545,7 @@ void gw_serve_free_path(struct gw_serve *serve)
 int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw_outcome *out)
 {
     const struct gw_environment *environment = serve->environment;
-    struct gw_error error;
+    struct gw_error why = {.code = 0};
     int result = 0;
 
     out->detail = json_object();
@@ -553,30 +558,26 @@ int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw
             result = gw_serve_await_source(serve, result);
     }
     if (result < 0)
-        gw_error_take(result, &error);
+        gw_error_take(result, &why);
     gw_rejoins_remove(environment->rejoins, serve);
     close_requests(serve);
     if (result < 0)
-        gw_error_raise(&error); /* the words that the source is told */
-    if (result < 0 && serve->control && result != -ECONNRESET && result != -EPIPE &&
-        !serve->is_told)
+        gw_error_raise(&why); /* the words that the source is told */
+    if (result < 0 && gw_serve_is_heard(serve) && !serve->is_told)
         gw_message_send_error(serve->control, result);
     gw_serve_free_path(serve);
     if (serve->vm)
-        gw_serve_vm_end(serve, result);
+        gw_serve_vm_end(serve, &why);
     gw_serve_drop_volumes(serve, serve->is_finished);
     gw_serve_close_partial(serve);
-    if (result < 0)
-        gw_error_raise(&error);
-    if (result < 0 && !serve->is_finished)
+    result = serve->is_finished ? 0 : gw_error_raise(&why);
+    if (result)
         out->exit_code = result == -EBADMSG ? GW_EXIT_VERIFY : GW_EXIT_FAILED;
-    else
-        result = 0;
     pthread_mutex_lock(&progress->lock);
     progress->data.phase = GW_PHASE_ENDED;
     progress->data.ended_ns = gw_clock_ns();
     pthread_mutex_unlock(&progress->lock);
-    return result < 0 ? result : 0;
+    return result;
 }
 
 void gw_serve_free(struct gw_serve *serve)

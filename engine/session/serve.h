@@ -106,6 +106,8 @@ bool gw_serve_is_asked(struct gw_serve *serve); /* by a source that is back, or 
  * come any more. error is why the conversation ended. */
 int gw_serve_await_source(struct gw_serve *serve, int error);
 
+/* serve.c: is there a session in which the source can still be told something? */
+bool gw_serve_is_heard(const struct gw_serve *serve);
 /* serve.c: ends every lane, so that no worker is in a volume any more. */
 void gw_serve_free_path(struct gw_serve *serve);
 /* As above, before volumes are finished: a source that goes on writing must not reach them. The
@@ -158,7 +160,9 @@ int gw_serve_vm_bytes(struct gw_serve *serve, const void *bytes, uint32_t length
 bool gw_serve_vm_may_wait(const struct gw_serve *serve);
 /* The control session is another one, or NULL. */
 void gw_serve_vm_set_control(struct gw_serve *serve, struct gw_control *control);
-/* The control session ended: what was not prepared is undone, what was prepared waits. Frees vm. */
-void gw_serve_vm_end(struct gw_serve *serve, int error);
+/* The control session ended: what was not prepared is undone, what was prepared waits. Frees vm.
+ * why (code 0: the source took its leave) becomes what failed here, where the end of the link only
+ * followed from it. */
+void gw_serve_vm_end(struct gw_serve *serve, struct gw_error *why);
 
 #endif

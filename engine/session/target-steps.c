@@ -64,22 +64,30 @@ json_t *gw_target_steps_identity(const char *path)
                                       : 0));
 }
 
+/* Is it at path, the file that was made for the image of that index? */
+static bool is_there(const struct gw_target_steps *steps, size_t index, const char *path)
+{
+    json_t *found = gw_target_steps_identity(path);
+    bool is = json_is_object(found) &&
+              json_equal(found, json_array_get(json_object_get(steps->detail, "files"), index));
+
+    json_decref(found);
+    return is;
+}
+
 /* The finished images, which have names that others may use too: only the very files that were made
  * for this move go. A block device was never made. */
 static void unlink_images(const struct gw_target_steps *steps)
 {
-    const json_t *files = json_object_get(steps->detail, "files"), *image;
+    const json_t *image;
     size_t index;
 
     json_array_foreach(json_object_get(steps->detail, "images"), index, image)
     {
         const char *path = json_string_value(image);
-        json_t *found = gw_target_steps_identity(path);
 
-        if (json_is_object(found) && json_equal(found, json_array_get(files, index)) &&
-            unlink(path) && errno != ENOENT)
+        if (is_there(steps, index, path) && unlink(path) && errno != ENOENT)
             gw_log(GW_LOG_WARNING, "%s could not be removed: %s", path, strerror(errno));
-        json_decref(found);
     }
 }
 
@@ -108,6 +116,34 @@ static int discard(struct gw_target_steps *steps)
     return 0;
 }
 
+/* A rename that no sync followed: a power cut took it back. What its owner has moved since, or
+ * removed, is the owner's. */
+static int give_name(const struct gw_target_steps *steps, size_t index, const char *path)
+{
+    const char *part =
+        json_string_value(json_array_get(json_object_get(steps->detail, "parts"), index));
+
+    return part && is_there(steps, index, part) ? gw_rename_file(part, path) : 0;
+}
+
+static int keep_names(struct gw_target_steps *steps)
+{
+    const json_t *image;
+    size_t index;
+
+    json_array_foreach(json_object_get(steps->detail, "images"), index, image)
+    {
+        const char *path = json_string_value(image);
+        int error = give_name(steps, index, path);
+
+        if (!error && is_there(steps, index, path))
+            error = gw_rename_sync(path);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
 static int set_aside(struct gw_target_steps *steps)
 {
     const json_t *image;
@@ -117,8 +153,10 @@ static int set_aside(struct gw_target_steps *steps)
     {
         const char *path = json_string_value(image);
         char aside[4096];
-        int error = gw_rename_name(path, steps->epoch, aside, sizeof(aside));
+        int error = give_name(steps, index, path);
 
+        if (!error)
+            error = gw_rename_name(path, steps->epoch, aside, sizeof(aside));
         if (!error && !gw_rename_is_device(path))
             error = gw_rename_file(path, aside);
         if (error)
@@ -143,6 +181,8 @@ int gw_target_steps_act(struct gw_target_steps *steps, enum gw_handover_action a
         return steps->launched.qmp || steps->launched.pid > 0 ? gw_vm_end(&steps->launched) : 0;
     case GW_ACT_DISCARD:
         return discard(steps);
+    case GW_ACT_KEEP_NAMES:
+        return keep_names(steps);
     case GW_ACT_SET_ASIDE:
         return set_aside(steps);
     default:

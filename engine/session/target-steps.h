@@ -26,7 +26,7 @@ struct gw_target_steps {
 /* What tells the file at path from every other, or JSON null when it is no regular file. The caller
  * decrefs. */
 json_t *gw_target_steps_identity(const char *path);
-/* CONT, ANNOUNCE, CHECK_VMM, END_VMM, DISCARD, SET_ASIDE. Idempotent. */
+/* CONT, ANNOUNCE, KEEP_NAMES, CHECK_VMM, END_VMM, DISCARD, SET_ASIDE. Idempotent. */
 int gw_target_steps_act(struct gw_target_steps *steps, enum gw_handover_action action);
 /* From the journal: finds the QEMU again. qmp stays NULL when it is gone. */
 void gw_target_steps_reconnect(struct gw_target_steps *steps);

@@ -12,7 +12,6 @@
 #include "common/checked.h"
 #include "common/error.h"
 #include "engine/volume/disk.h"
-#include "engine/volume/filesystem.h"
 
 #define SECTORED_PAGE 4096u
 #define SECTORED_RUN  (1u << 20) /* of data in one extent */
@@ -22,8 +21,7 @@ struct disk_source {
     struct gw_image *image;
     const struct gw_disk_dirty *dirty;
     bool is_sectored; /* read by call */
-    bool is_memory_file;
-    void *mapping; /* of the whole file, or NULL */
+    void *mapping;    /* of the whole file, or NULL */
     uint64_t mapping_size;
 };
 
@@ -82,7 +80,6 @@ static int locate(struct gw_source_volume *volume, uint64_t offset, uint64_t len
 
     if (error || out->kind != GW_EXTENT_DATA)
         return error;
-    out->is_memory_file = disk->is_memory_file;
     if (disk->mapping && gw_range_fits(out->file_offset, out->length, disk->mapping_size)) {
         out->where = GW_IN_MEMORY;
         out->memory = (char *)disk->mapping + out->file_offset;
@@ -149,20 +146,18 @@ static const struct gw_source_ops ops = {
  * is not, since its bytes must be taken before they are digested. */
 static void map_file(struct disk_source *disk, const char *path)
 {
+    const struct gw_image_info *info = gw_image_info(disk->image);
     int fd;
 
-    if (disk->is_sectored)
+    if (disk->is_sectored || disk->dirty || !info->is_memory_file || info->file_size == 0)
         return;
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return;
-    disk->is_memory_file = gw_is_memory_file(fd);
-    disk->mapping_size = gw_image_info(disk->image)->file_size;
-    if (disk->is_memory_file && !disk->dirty && disk->mapping_size > 0) {
-        disk->mapping = mmap(NULL, disk->mapping_size, PROT_READ, MAP_SHARED, fd, 0);
-        if (disk->mapping == MAP_FAILED)
-            disk->mapping = NULL;
-    }
+    disk->mapping_size = info->file_size;
+    disk->mapping = mmap(NULL, disk->mapping_size, PROT_READ, MAP_SHARED, fd, 0);
+    if (disk->mapping == MAP_FAILED)
+        disk->mapping = NULL;
     close(fd);
 }
 

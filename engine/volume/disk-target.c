@@ -13,14 +13,14 @@
 #include "common/checked.h"
 #include "common/error.h"
 #include "engine/volume/disk.h"
-#include "engine/volume/filesystem.h"
 
 struct disk_target {
     struct gw_target_volume volume;
     struct gw_image *image;
     char path[PATH_MAX], part[PATH_MAX];
-    bool is_memory_file, is_finished;
+    bool is_finished;
     bool is_device; /* no other name, nothing to unlink */
+    bool is_name_journalled;
 };
 
 static struct disk_target *of(struct gw_target_volume *volume)
@@ -31,10 +31,7 @@ static struct disk_target *of(struct gw_target_volume *volume)
 static int locate(struct gw_target_volume *volume, uint64_t offset, uint64_t length,
                   struct gw_location *out)
 {
-    int error = gw_image_locate(of(volume)->image, offset, length, out);
-
-    out->is_memory_file = of(volume)->is_memory_file;
-    return error;
+    return gw_image_locate(of(volume)->image, offset, length, out);
 }
 
 static int write_bytes(struct gw_target_volume *volume, uint64_t offset, const void *from,
@@ -82,7 +79,7 @@ static int finish(struct gw_target_volume *volume)
     if (renameat2(AT_FDCWD, disk->part, AT_FDCWD, disk->path, RENAME_NOREPLACE))
         return gw_fail_errno(-errno, "%s: cannot give the finished image this name", disk->path);
     disk->is_finished = true;
-    return sync_folder(disk->path);
+    return disk->is_name_journalled ? 0 : sync_folder(disk->path);
 }
 
 static void abort_target(struct gw_target_volume *volume)
@@ -154,6 +151,7 @@ int gw_disk_target_create(const struct gw_disk_target_options *options,
 
     if (!disk)
         return gw_fail(-ENOMEM, "no memory for a volume");
+    disk->is_name_journalled = options->is_name_journalled;
     error = choose_names(disk, options);
     if (!error) {
         create.path = disk->part;
@@ -167,7 +165,7 @@ int gw_disk_target_create(const struct gw_disk_target_options *options,
     disk->volume =
         (struct gw_target_volume){.ops = &ops, .kind = GW_VOLUME_DISK, .size = options->size};
     snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", options->name);
-    disk->is_memory_file = gw_is_memory_path(disk->part);
+    disk->volume.takes_at_once = gw_image_info(disk->image)->is_memory_file;
     *out = &disk->volume;
     return 0;
 }

@@ -46,6 +46,9 @@ struct gw_disk_target_options {
     uint32_t block_size, logical_sector_size, physical_sector_size;
     const uint8_t *disk_id, *data_id; /* 16 bytes or NULL */
     bool is_continued; /* PATH.godwit-EPOCH.part is there, unfinished, and is gone on with */
+    /* The caller has both names in its journal, and gives the file the final one again if a power
+     * cut took it: finish leaves the folder to be synced later. */
+    bool is_name_journalled;
 };
 
 /* Writes PATH.godwit-EPOCH.part; finish makes it valid, renames it to PATH, never over an existing

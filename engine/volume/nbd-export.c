@@ -130,7 +130,8 @@ int gw_nbd_target_open_uri(const char *name, const char *uri, uint64_t size,
 
     if (!disk)
         return gw_fail(-ENOMEM, "no memory for a volume");
-    disk->volume = (struct gw_target_volume){.ops = &ops, .kind = GW_VOLUME_DISK, .size = size};
+    disk->volume = (struct gw_target_volume){
+        .ops = &ops, .kind = GW_VOLUME_DISK, .size = size, .takes_at_once = true};
     snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", name);
     error = gw_nbd_client_open(&options, &disk->client);
     if (!error && gw_nbd_client_size(disk->client) < size)

@@ -243,8 +243,8 @@ int gw_nbd_target_create(const struct gw_nbd_target_options *options, struct gw_
 
     if (!disk)
         return gw_fail(-ENOMEM, "no memory for a volume");
-    disk->volume =
-        (struct gw_target_volume){.ops = &ops, .kind = GW_VOLUME_DISK, .size = options->size};
+    disk->volume = (struct gw_target_volume){
+        .ops = &ops, .kind = GW_VOLUME_DISK, .size = options->size, .takes_at_once = true};
     snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", options->name);
     disk->server.tool = (struct gw_tool){.pid = -1, .pid_fd = -1, .log_fd = -1};
     disk->written = calloc(options->size / UNIT / 64 + 1, sizeof(*disk->written));

@@ -58,6 +58,7 @@ int gw_null_target_create(const char *name, uint64_t size, struct gw_target_volu
     volume->ops = &ops;
     volume->kind = GW_VOLUME_DISK;
     volume->size = size;
+    volume->takes_at_once = true;
     snprintf(volume->name, sizeof(volume->name), "%s", name);
     *out = volume;
     return 0;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,6 @@
 #include "common/fault.h"
 #include "common/memory.h"
 #include "common/topology.h"
-#include "engine/volume/filesystem.h"
 
 #define SMALL_PAGE   4096u
 #define NODE_SAMPLES 32u
@@ -142,7 +142,7 @@ static int page_size_of(int fd, const char *name, uint64_t *out)
 
     if (fstatfs(fd, &info))
         return gw_fail_errno(-errno, "%s: statfs", name);
-    *out = (unsigned long)info.f_type == GW_HUGETLBFS_MAGIC ? (uint64_t)info.f_bsize : SMALL_PAGE;
+    *out = (unsigned long)info.f_type == HUGETLBFS_MAGIC ? (uint64_t)info.f_bsize : SMALL_PAGE;
     return 0;
 }
 

@@ -94,6 +94,9 @@ struct gw_target_volume {
     uint64_t size;
     /* The whole volume as one mapping that the peer may write into (RAM in clear mode), or NULL. */
     void *memory;
+    /* Bytes are taken before write, or the write to where locate says, returns: by call, or into a file
+     * that lies in memory. No I/O of it is ever in flight, so the bytes need not stay where they are. */
+    bool takes_at_once;
 };
 
 #endif

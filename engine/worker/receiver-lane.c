@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One lane of the target: takes records, checks or opens the bytes that they describe, writes them
  * into volumes, and acknowledges records in order once they are applied. */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,8 +70,11 @@ static int write_file(struct gw_receiver_lane *lane, uint16_t volume, const stru
 
     if (to->is_memory_file)
         return gw_location_write(to, bytes);
+    assert(!lane->receiver->volumes[volume]->takes_at_once);
     if (!lane->free_writes)
         gw_worker_drain(lane->talk.lane.worker, has_free_write, lane);
+    lane->io_memory.base = lane->plain ? lane->plain : lane->ring;
+    lane->io_memory.length = GW_RECEIVER_RING;
     write = lane->free_writes;
     lane->free_writes = write->next_free;
     write->lane = lane;
@@ -81,6 +85,7 @@ static int write_file(struct gw_receiver_lane *lane, uint16_t volume, const stru
         .fd = to->fd,
         .is_write = true,
         .memory = (void *)bytes,
+        .within = &lane->io_memory,
         .file_offset = to->file_offset,
         .length = (uint32_t)to->length,
     };
@@ -134,14 +139,24 @@ static int check_digest(const struct gw_receiver_lane *lane, const struct gw_rec
                    lane->receiver->volumes[entry->volume]->name, (unsigned long long)entry->offset);
 }
 
+/* Where the worker keeps the bytes of an entry. A volume that takes them at once gets each chunk from
+ * the same place, which stays in the processor's cache; for another they stay until they are written. */
+static uint8_t *plain_of(const struct gw_receiver_lane *lane, const struct gw_record_entry *entry)
+{
+    bool is_hot = lane->receiver->volumes[entry->volume]->takes_at_once;
+
+    return lane->plain + (is_hot ? GW_RECEIVER_RING : entry->position);
+}
+
 /* Where a device places writes, the source could change the ring's bytes after they were looked at:
  * they are taken into the worker's own memory first. */
 static const uint8_t *own_bytes(struct gw_receiver_lane *lane, const struct gw_record_entry *entry)
 {
-    uint8_t *own = lane->plain + entry->position;
+    uint8_t *own;
 
     if (!gw_receiver_lane_is_rdma(lane))
         return lane->ring + entry->position;
+    own = plain_of(lane, entry);
     memcpy(own, lane->ring + entry->position, entry->length);
     gw_lane_copied(&lane->counters, entry->volume, entry->length);
     return own;
@@ -159,7 +174,7 @@ static int open_chunk(struct gw_receiver_lane *lane, const struct gw_record_entr
         .offset = entry->offset,
     };
     uint8_t *into =
-        volume->memory ? (uint8_t *)volume->memory + entry->offset : lane->plain + entry->position;
+        volume->memory ? (uint8_t *)volume->memory + entry->offset : plain_of(lane, entry);
 
     memcpy(name.migration_id, lane->receiver->migration_id, GW_ID_SIZE);
     *bytes = volume->memory ? NULL : into;
@@ -308,7 +323,7 @@ static int join(struct gw_receiver_lane *lane, const void *data, uint32_t length
     int error = gw_lane_check_proof(&lane->talk, data, length);
 
     if (!error && (!is_clear(lane) || gw_receiver_lane_is_rdma(lane)))
-        error = gw_memory_new(GW_RECEIVER_RING, (void **)&lane->plain);
+        error = gw_memory_new(GW_RECEIVER_PLAIN, (void **)&lane->plain);
     if (error)
         return error;
     /* Registering is the control thread's; the source waits for what the lane tells afterwards. */

@@ -35,7 +35,7 @@ static void free_lane(struct gw_receiver_lane *lane)
         gw_pins_give(lane->receiver->windows.pins, GW_RECEIVER_RING);
     gw_unreg(lane->ring_region);
     gw_memory_free(lane->ring, GW_RECEIVER_RING);
-    gw_memory_free(lane->plain, GW_RECEIVER_RING);
+    gw_memory_free(lane->plain, GW_RECEIVER_PLAIN);
     gw_seal_free(lane->talk.seal);
     free(lane->writes);
     free(lane);
@@ -52,6 +52,7 @@ static void detach_lane(void *argument)
 
     gw_worker_detach(&lane->talk.lane);
     gw_worker_drain(lane->talk.lane.worker, writes_ended, lane);
+    gw_worker_unfix(lane->talk.lane.worker, &lane->io_memory);
     gw_receiver_lane_forget_windows(lane);
 }
 

@@ -14,6 +14,7 @@
 #include "engine/worker/window.h"
 
 #define GW_RECEIVER_RING    (8u << 20) /* landing ring of a lane */
+#define GW_RECEIVER_PLAIN   (GW_RECEIVER_RING + GW_CHUNK_MAX)
 #define GW_RECEIVER_DOMAINS 16u
 #define GW_RECEIVER_WRITES  512u /* writes of a lane in the kernel at once */
 
@@ -56,9 +57,11 @@ struct gw_receiver_lane {
     bool is_admitted; /* the control thread's: it has its regions */
     struct gw_lane_counters counters;
 
-    /* GW_RECEIVER_RING bytes each; plain is the worker's own, which the peer cannot reach: for
-     * sealed lanes, and where a device could change the ring while it is looked at. */
+    /* ring: GW_RECEIVER_RING bytes. plain: GW_RECEIVER_PLAIN bytes of the worker's own, which the peer
+     * cannot reach: for sealed lanes, and where a device could change the ring while it is looked at.
+     * An entry has the same position there as in the ring; behind that is one chunk, hot. */
     uint8_t *ring, *plain;
+    struct gw_io_memory io_memory; /* the one of the two that files are written from */
     struct gw_region *ring_region;
 
     struct gw_receiver_write *writes, *free_writes;

@@ -121,11 +121,14 @@ static int read_file(struct gw_sender_lane *lane, struct gw_sender_entry *entry,
         .done = read_done,
         .fd = from->fd,
         .memory = into,
+        .within = &lane->io_memory,
         .file_offset = from->file_offset,
         /* O_DIRECT reads whole sectors; the buffer is aligned and has room. */
         .length = (uint32_t)gw_align_up(entry->piece.length, GW_RING_ALIGNMENT),
     };
     if (!from->is_memory_file) {
+        lane->io_memory.base = is_clear(lane) ? lane->ring : lane->plain;
+        lane->io_memory.length = GW_SENDER_RING;
         entry->state = GW_ENTRY_READING;
         lane->reading++;
         gw_worker_submit(lane->talk.lane.worker, &entry->io);

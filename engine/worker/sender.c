@@ -39,6 +39,7 @@ static void detach_lane(void *argument)
     struct gw_sender_lane *lane = argument;
 
     gw_worker_drain(lane->talk.lane.worker, reads_ended, lane);
+    gw_worker_unfix(lane->talk.lane.worker, &lane->io_memory);
     gw_worker_detach(&lane->talk.lane);
     gw_sender_lane_forget_windows(lane);
 }
@@ -203,6 +204,7 @@ static void bury_lane(void *argument)
     int error;
 
     gw_worker_drain(bury->lane->talk.lane.worker, reads_ended, bury->lane);
+    gw_worker_unfix(bury->lane->talk.lane.worker, &bury->lane->io_memory);
     gw_worker_detach(&bury->lane->talk.lane);
     error = gw_sender_lane_give_back(bury->lane, bury->applied);
     gw_sender_lane_forget_windows(bury->lane);

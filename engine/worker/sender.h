@@ -68,6 +68,7 @@ struct gw_sender_lane {
     struct gw_lane_counters counters;
 
     uint8_t *ring, *plain;         /* GW_SENDER_RING bytes each; plain only for sealed lanes */
+    struct gw_io_memory io_memory; /* the one of the two that files are read into */
     struct gw_region *ring_region; /* NULL where the transport wants none */
     uint32_t ring_size;            /* what is used of it: not more than the target's */
     uint64_t ring_key, ring_head, ring_tail;

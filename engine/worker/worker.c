@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The worker's thread and its loop. What travels over the channels is the lanes' business. */
+/* The worker's thread and its loop. What travels over the channels is the lanes' business, I/O that of
+ * io.c. */
 #include "engine/worker/worker.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <liburing.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -16,7 +16,6 @@
 #include "common/clock.h"
 #include "common/error.h"
 
-#define RING_ENTRIES   256u /* I/O in the kernel at once; more wait in the backlog */
 #define READY_MAX      32
 #define SPIN_ROUNDS    64 /* idle turns of the loop before it sleeps */
 #define SLEEP_LIMIT_MS 1000
@@ -34,11 +33,7 @@ struct gw_worker {
     int node;
     struct gw_poller *pollers[GW_TRANSPORTS_MAX]; /* one for each transport; only ever added to */
     unsigned poller_count;
-    struct io_uring ring;
-    unsigned in_kernel; /* I/O submitted to the ring and not completed */
-    struct gw_io *
-        *backlog; /* I/O that waits for a place in the ring: a growing array used as a queue */
-    unsigned backlog_head, backlog_count, backlog_room;
+    struct gw_io_ring io;
     struct gw_lane *lanes;
     int wake_fd;
     bool is_stopping;
@@ -210,99 +205,21 @@ static bool pump_lanes(struct gw_worker *worker)
     return any;
 }
 
-/* Puts one I/O into the ring; false when the ring has no place now. */
-static bool start_io(struct gw_worker *worker, struct gw_io *io)
-{
-    struct io_uring_sqe *entry;
-    char *memory = (char *)io->memory + io->moved;
-    uint32_t left = io->length - io->moved;
-
-    if (worker->in_kernel >= RING_ENTRIES)
-        return false;
-    entry = io_uring_get_sqe(&worker->ring);
-    if (!entry)
-        return false;
-    if (io->is_write)
-        io_uring_prep_write(entry, io->fd, memory, left, io->file_offset + io->moved);
-    else
-        io_uring_prep_read(entry, io->fd, memory, left, io->file_offset + io->moved);
-    io_uring_sqe_set_data(entry, io);
-    worker->in_kernel++;
-    return true;
-}
-
-static void backlog_push(struct gw_worker *worker, struct gw_io *io)
-{
-    if (worker->backlog_count == worker->backlog_room) {
-        unsigned room = worker->backlog_room ? worker->backlog_room * 2 : RING_ENTRIES;
-        struct gw_io **grown = malloc(room * sizeof(*grown));
-
-        /* Lanes bound their I/O, so this grows a few times in a worker's life at most. */
-        assert(grown);
-        for (unsigned i = 0; i < worker->backlog_count; i++)
-            grown[i] = worker->backlog[(worker->backlog_head + i) % worker->backlog_room];
-        free(worker->backlog);
-        worker->backlog = grown;
-        worker->backlog_room = room;
-        worker->backlog_head = 0;
-    }
-    worker->backlog[(worker->backlog_head + worker->backlog_count++) % worker->backlog_room] = io;
-}
-
 void gw_worker_submit(struct gw_worker *worker, struct gw_io *io)
 {
-    io->moved = 0;
-    if (worker->backlog_count > 0 || !start_io(worker, io))
-        backlog_push(worker, io);
+    gw_io_submit(&worker->io, io);
 }
 
-static void complete_io(struct gw_worker *worker, struct gw_io *io, int result)
+void gw_worker_unfix(struct gw_worker *worker, struct gw_io_memory *memory)
 {
-    if (result == -EINTR || result == -EAGAIN ||
-        (result > 0 && (uint32_t)result < io->length - io->moved)) {
-        io->moved += result > 0 ? (uint32_t)result : 0;
-        backlog_push(worker, io);
-        return;
-    }
-    if (result == 0 && io->is_write && io->length > io->moved)
-        result = -EIO;
-    io->done(io, result < 0 ? result : (int64_t)io->moved + result);
-}
-
-static bool run_io(struct gw_worker *worker)
-{
-    struct io_uring_cqe *completion;
-    bool any = false;
-
-    while (worker->backlog_count > 0 && start_io(worker, worker->backlog[worker->backlog_head])) {
-        worker->backlog_head = (worker->backlog_head + 1) % worker->backlog_room;
-        worker->backlog_count--;
-    }
-    if (worker->in_kernel == 0)
-        return false;
-    io_uring_submit(&worker->ring);
-    while (io_uring_peek_cqe(&worker->ring, &completion) == 0) {
-        struct gw_io *io = io_uring_cqe_get_data(completion);
-        int result = completion->res;
-
-        io_uring_cqe_seen(&worker->ring, completion);
-        worker->in_kernel--;
-        complete_io(worker, io, result);
-        any = true;
-    }
-    return any;
+    gw_io_unfix(&worker->io, memory);
 }
 
 void gw_worker_drain(struct gw_worker *worker, bool (*condition)(void *argument), void *argument)
 {
-    while (!condition(argument)) {
-        struct io_uring_cqe *completion;
-
-        if (run_io(worker))
-            continue;
-        io_uring_submit(&worker->ring);
-        io_uring_wait_cqe(&worker->ring, &completion);
-    }
+    while (!condition(argument))
+        if (!gw_io_run(&worker->io))
+            gw_io_wait(&worker->io);
 }
 
 void gw_worker_attach(struct gw_worker *worker, struct gw_lane *lane, struct gw_channel *channel)
@@ -329,7 +246,7 @@ static void sleep_until_event(struct gw_worker *worker)
 {
     struct pollfd fds[2 + GW_TRANSPORTS_MAX] = {
         {.fd = worker->wake_fd, .events = POLLIN},
-        {.fd = worker->in_kernel ? worker->ring.ring_fd : -1, .events = POLLIN},
+        {.fd = worker->io.in_kernel ? worker->io.ring.ring_fd : -1, .events = POLLIN},
     };
     uint64_t count;
 
@@ -363,9 +280,9 @@ static void *run(void *argument)
             return NULL;
         any = run_calls(worker);
         any |= poll_transports(worker);
-        any |= run_io(worker);
+        any |= gw_io_run(&worker->io);
         any |= pump_lanes(worker);
-        any |= run_io(worker);
+        any |= gw_io_run(&worker->io);
         idle = any ? 0 : idle + 1;
         if (idle >= SPIN_ROUNDS) {
             sleep_until_event(worker);
@@ -388,12 +305,9 @@ static int new_here(const struct gw_topology *topology, int node, struct gw_work
         error = gw_fail_errno(-errno, "worker: eventfd");
         goto err_worker;
     }
-    error = io_uring_queue_init(RING_ENTRIES, &worker->ring, 0);
-    if (error) {
-        gw_fail_errno(error, "io_uring is not available (kernel.io_uring_disabled must be 0, and "
-                             "RLIMIT_MEMLOCK large enough on old kernels)");
+    error = gw_io_ring_init(&worker->io);
+    if (error)
         goto err_wake;
-    }
     pthread_mutex_init(&worker->lock, NULL);
     pthread_cond_init(&worker->called, NULL);
     error = -pthread_create(&worker->thread, NULL, run, worker);
@@ -407,7 +321,7 @@ static int new_here(const struct gw_topology *topology, int node, struct gw_work
 err_ring:
     pthread_cond_destroy(&worker->called);
     pthread_mutex_destroy(&worker->lock);
-    io_uring_queue_exit(&worker->ring);
+    gw_io_ring_free(&worker->io);
 err_wake:
     close(worker->wake_fd);
 err_worker:
@@ -443,10 +357,9 @@ void gw_worker_free(struct gw_worker *worker)
     assert(!worker->lanes);
     for (unsigned i = 0; i < worker->poller_count; i++)
         gw_poller_close(worker->pollers[i]);
-    io_uring_queue_exit(&worker->ring);
+    gw_io_ring_free(&worker->io);
     close(worker->wake_fd);
     pthread_cond_destroy(&worker->called);
     pthread_mutex_destroy(&worker->lock);
-    free(worker->backlog);
     free(worker);
 }

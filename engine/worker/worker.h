@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "common/topology.h"
+#include "engine/worker/io.h"
 #include "transport/transport.h"
 
 struct gw_worker;
@@ -43,17 +44,6 @@ struct gw_lane {
     atomic_bool is_dead;        /* the control thread counts those that live */
 };
 
-/* One read or write of a file. The owner keeps it until done, which gets the bytes moved (all of
- * them, short only at the end of a file) or -errno. */
-struct gw_io {
-    void (*done)(struct gw_io *io, int64_t result);
-    int fd;
-    bool is_write;
-    void *memory;
-    uint64_t file_offset;
-    uint32_t length, moved;
-};
-
 /* On a node (common/topology.h) the thread stays on its CPUs, and the rings and pollers of the worker
  * are there too; -1 for anywhere. topology is lent until free. */
 int gw_worker_new(const struct gw_topology *topology, int node, struct gw_worker **out);
@@ -77,5 +67,7 @@ void gw_worker_detach(struct gw_lane *lane);
 void gw_worker_drain(struct gw_worker *worker, bool (*condition)(void *argument), void *argument);
 /* On the worker: queues the I/O; done runs from the loop, never from here. */
 void gw_worker_submit(struct gw_worker *worker, struct gw_io *io);
+/* On the worker: the memory will not be used by I/O any more, and none is in flight. */
+void gw_worker_unfix(struct gw_worker *worker, struct gw_io_memory *memory);
 
 #endif

@@ -293,6 +293,44 @@ class Devices(Lab):
             tool("close")
             run("dd", "if=/dev/urandom", f"of={self.device}", "bs=1M", "count=64")
 
+    def opened_past_the_cache(self, tool):
+        """Does the kernel say that the tool has the device open with O_DIRECT?"""
+        folder = f"/proc/{tool.process.pid}/fd"
+        for name in os.listdir(folder):
+            if os.readlink(os.path.join(folder, name)) == self.device:
+                with open(f"/proc/{tool.process.pid}/fdinfo/{name}", encoding="ascii") as info:
+                    flags = next(line for line in info if line.startswith("flags:"))
+                if int(flags.split()[1], 8) & os.O_DIRECT:
+                    return True
+        return False
+
+    def test_raw_device_is_read_and_written_past_the_cache(self):
+        for how in (["create", self.device, "raw", f"size={64 * MIB}"], ["open", self.device, "raw"]):
+            tool = self.tool()
+            tool(*how)
+            self.assertFalse(self.opened_past_the_cache(tool))
+            tool("close")
+            tool(*how, "direct")
+            self.assertTrue(self.opened_past_the_cache(tool))
+            tool("close")
+
+    def test_raw_device_takes_pieces_smaller_than_its_sectors(self):
+        done = run("losetup", "-f", "--show", "--sector-size", "4096", self.path("backing.raw"), ok=False)
+        if done.returncode:
+            self.skipTest("no loop device of 4096-byte sectors: " + done.stderr.strip())
+        device = done.stdout.strip()
+        try:
+            tool = self.tool()
+            tool("create", device, "raw", f"size={64 * MIB}", "direct")
+            tool("fill", 0, 16384, 5)
+            tool("fill", 8192 + 512, 1024, 6)
+            tool("finish")
+            tool("close")
+            with open(device, "rb") as disk:
+                self.assertEqual(disk.read(16384), b"\5" * 8704 + b"\6" * 1024 + b"\5" * 6656)
+        finally:
+            run("losetup", "-d", device)
+
     def test_raw_device_zero_of_part_of_a_sector(self):
         tool = self.tool()
         tool("create", self.device, "raw", f"size={64 * MIB}")

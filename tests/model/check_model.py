@@ -29,6 +29,8 @@ WRONG = {
     'FAILED_COMMIT_TRUSTED': 'safety',
     'NO_RENAME': 'safety',
     'RESTART_FORGETS': 'safety',
+    'OWNER_NOT_SYNCED': 'safety',
+    'RUNNING_BEFORE_NAMES': 'safety',
     'NEVER_ASKS': 'decided',
     'UNDO_FORGETS_CONT': 'resumes',
 }

@@ -16,7 +16,7 @@
 
 mtype = {
     S_NONE,
-    S_COPYING, S_STOPPING, S_STOPPED, S_SWAPPING, S_SWAPPED, S_WAITING, S_RENAMING, S_RENAMED,
+    S_COPYING, S_STOPPING, S_STOPPED, S_SWAPPING, S_SWAPPED, S_WAITING, S_CHECKING,
     S_COMMITTING, S_COMMITTED, S_COMMIT_UNSURE, S_IN_DOUBT, S_TARGET_LOST, S_RECLAIMING,
     S_HANDED_OVER, S_DONE, S_UNDOING, S_RESUMED, S_GONE, S_CLOSED,
     S_RECEIVING, S_LOADING, S_PLACING, S_PREPARING, S_PREPARED, S_OWNING, S_OWNER, S_RUNNING,
@@ -42,6 +42,7 @@ byte source_vmm = RUNS, target_vmm = PAUSED, guard = ARMED, faults = FAULTS;
 bit source_alive = 1, target_alive = 1, source_fenced, target_fenced;
 bit link_up = 1, is_cut, reinstalled;
 bit nulled, renamed, second;
+bit kept_names; /* the final names of the target's images are on the disk */
 bit source_ended, target_done; /* the side's last step in this state is done */
 bit target_clean, target_runs, may_have_run;
 /* history */
@@ -106,6 +107,12 @@ inline pause_step(next) {
 #define UNCOMMITTED \
     (source == S_STOPPED || source == S_SWAPPED || source == S_WAITING)
 
+#ifdef WRONG_NO_RENAME
+#define RENAMES 0
+#else
+#define RENAMES 1
+#endif
+
 active proctype Source() {
     do
     /* ---- before COMMITTED ---- */
@@ -117,7 +124,13 @@ active proctype Source() {
         :: faults > 0 -> faults--; source = S_UNDOING /* cancelled */
         fi }
     :: atomic { source_alive && source == S_COPYING && !link_up -> source = S_UNDOING }
-    :: atomic { source_alive && source == S_STOPPING ->
+    /* The names first, while the guest runs; then it is stopped. */
+    :: atomic { source_alive && source == S_STOPPING && !renamed && RENAMES ->
+        if
+        :: renamed = 1
+        :: faults > 0 -> faults--; source = S_UNDOING
+        fi }
+    :: atomic { source_alive && source == S_STOPPING && (renamed || !RENAMES) ->
         if
         :: source_vmm != ENDED -> source_vmm = PAUSED
         :: else
@@ -131,19 +144,10 @@ active proctype Source() {
         send(M_FINISH);
         pause_step(S_WAITING) }
     :: atomic { source_alive && UNCOMMITTED && !link_up -> source = S_UNDOING }
-    :: atomic { source_alive && source == S_WAITING && M_READY -> M_READY = 0; source = S_RENAMING }
+    :: atomic { source_alive && source == S_WAITING && M_READY -> M_READY = 0; source = S_CHECKING }
     :: atomic { source_alive && source == S_WAITING && (M_ABORTED || M_NEVER_RAN || M_UNKNOWN) ->
         M_ABORTED = 0; M_NEVER_RAN = 0; M_UNKNOWN = 0; target_clean = 1; source = S_UNDOING }
-    :: atomic { source_alive && source == S_RENAMING ->
-#ifndef WRONG_NO_RENAME
-        renamed = 1;
-#endif
-        /* No QEMU is asked for a rename: that its own has ended is seen by the look that follows. */
-        if
-        :: source = S_RENAMED
-        :: faults > 0 -> faults--; source = S_UNDOING
-        fi }
-    :: atomic { source_alive && source == S_RENAMED ->
+    :: atomic { source_alive && source == S_CHECKING ->
 #ifndef WRONG_GUARD_NOT_TOLD
         guard = (guard == TOLD_STOP -> TOLD_COMMIT : guard);
 #endif
@@ -208,6 +212,7 @@ active proctype Source() {
         gave_up = !was_committed;
         if
         :: renamed -> renamed = 0; send(M_ABORT)
+        /* The disks come back from images by the names that they had. */
         :: !renamed && nulled -> nulled = 0
         :: !renamed && !nulled ->
 #ifndef WRONG_UNDO_FORGETS_CONT
@@ -270,19 +275,25 @@ active proctype Target() {
             target_vmm = RUNS; has_run = 1; assert(RUNNERS <= 1);
             target = S_RUNNING; send(M_RUNNING)
         :: target_vmm == ENDED ->
+            kept_names = 1;
             target = S_LOST; target_journal = S_LOST; target_ghost = S_NONE; send(M_LOST)
         /* QEMU refuses; an earlier life may have continued it all the same */
         :: faults > 0 && (target_vmm == PAUSED || may_have_run) -> faults--;
             if
 #ifndef WRONG_RESTART_FORGETS
-            :: may_have_run -> target_journal = S_LOST; target = S_LOST
+            :: may_have_run -> kept_names = 1; target_journal = S_LOST; target = S_LOST
             :: !may_have_run -> target = S_GIVING_UP
 #else
             :: target = S_GIVING_UP
 #endif
             fi
         fi }
+#ifndef WRONG_RUNNING_BEFORE_NAMES
+    :: atomic { target_alive && target == S_RUNNING && !kept_names -> kept_names = 1 }
+    :: atomic { target_alive && target == S_RUNNING && kept_names && target_journal != S_RUNNING ->
+#else
     :: atomic { target_alive && target == S_RUNNING && target_journal != S_RUNNING ->
+#endif
         made(target_journal, target_ghost, S_RUNNING) }
     :: atomic { target_alive && target == S_RUNNING && (M_GO || M_ABORT) ->
         M_GO = 0; M_ABORT = 0; send(M_RUNNING) }
@@ -334,9 +345,9 @@ active proctype Host() {
     do
     :: atomic { !source_alive && guard == TOLD_STOP ->
         if
-        :: nulled && source_vmm != ENDED -> nulled = 0
-        :: (!nulled || source_vmm == ENDED) && renamed -> renamed = 0
-        :: (!nulled || source_vmm == ENDED) && !renamed -> source_continues(); guard = NO_GUARD
+        :: renamed -> renamed = 0
+        :: !renamed && nulled && source_vmm != ENDED -> nulled = 0
+        :: !renamed && (!nulled || source_vmm == ENDED) -> source_continues(); guard = NO_GUARD
         fi }
     :: atomic { !source_alive && guard == TOLD_COMMIT -> guard = NO_GUARD }
     :: atomic { !source_alive && !source_fenced && guard < TOLD_STOP ->
@@ -419,6 +430,21 @@ active proctype Misfortune() {
         source_alive = 0; drop_link() }
     :: atomic { faults > 0 && target_alive -> faults--;
         target_alive = 0; drop_link() }
+    /* Somebody continues the paused guest. */
+    :: atomic { faults > 0 && source_alive && source_vmm == PAUSED &&
+                (UNCOMMITTED || source == S_SWAPPING) -> faults--; source_vmm = RUNS }
+    /* The target's host loses power, and what was written and not synced: PREPARED, which what was
+     * recorded before it stands for as well, and names that no record has ended with. */
+    :: atomic { faults > 0 && target_alive && !target_fenced -> faults--;
+        target_alive = 0; target_vmm = ENDED; drop_link();
+        if
+        :: target_journal == S_PREPARED -> target_journal = S_RECEIVING
+#ifdef WRONG_OWNER_NOT_SYNCED
+        :: target_journal == S_OWNER -> target_journal = S_RECEIVING
+#endif
+        :: true
+        fi;
+        assert(kept_names || (target_journal != S_RUNNING && target_journal != S_LOST)) }
     :: atomic { faults > 0 && source_vmm != ENDED -> faults--; source_vmm = ENDED; nulled = 0 }
     :: atomic { faults > 0 && target_vmm != ENDED -> faults--; target_vmm = ENDED }
     :: atomic { faults > 0 && guard != NO_GUARD -> faults--; guard = NO_GUARD }

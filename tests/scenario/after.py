@@ -11,7 +11,8 @@ import threading
 import time
 
 import lib
-from failures import Ready, stop_at_rename
+from failures import Ready
+from pause import Monitor
 
 guestctl = lib.guestctl
 SIZE = {'memory_mib': 160, 'disk_mib': 64, 'fill_mib': 8, 'image_format': 'raw', 'guest': {'tap': 'tap0'}}
@@ -73,25 +74,10 @@ class Networked(Ready):
         """Follows the events at the target, on the owner's monitor there."""
         paths = guestctl.wait_for(lambda: glob.glob(os.path.join(self.world.target.state, 'vm', '*', 'qmp-user')), 30,
                                   'the target\'s QEMU')
-        monitor = socket.socket(socket.AF_UNIX)
-        guestctl.wait_for(lambda: monitor.connect_ex(paths[0]) == 0, 10, 'its monitor')
-        lines = monitor.makefile('rwb')
-        lines.readline()
-        lines.write(b'{"execute": "qmp_capabilities"}\n')
-        lines.flush()
-        lines.readline()
-        self.events = []
-
-        def follow():
-            for line in lines:
-                event = lib.json.loads(line)
-                if 'event' in event:
-                    stamp = event['timestamp']
-                    self.events.append((event['event'], stamp['seconds'] + stamp['microseconds'] / 1e6))
-        threading.Thread(target=follow, daemon=True).start()
+        self.monitor = Monitor(paths[0])
 
     def resumed_at(self):
-        return guestctl.wait_for(lambda: next((at for name, at in self.events if name == 'RESUME'), None), 10, 'RESUME')
+        return guestctl.wait_for(lambda: self.monitor.stamps('RESUME'), 10, 'RESUME')[0]
 
 
 @lib.scenario(timeout=180)
@@ -114,15 +100,11 @@ def network_is_told_after_cont():
 def aborted_target_is_silent():
     """The target has loaded the state and stands PREPARED; then the source takes the guest back. Not one frame
     comes from the target; one that comes from its bridge is heard (the control)."""
-    with Networked() as ready:
+    with Networked(held=True) as ready:
         world = ready.world
-        stopped = threading.Event()
-        stop_at_rename(world.source.storage, world.source.agent.pid, stopped)
-        move = ready.go_to('memory')
-        world.source.limit_rate(None)
-        lib.check(stopped.wait(90), 'no image was renamed')
-        guestctl.wait_for(lambda: 'PREPARED' in str(world.target.command('status').result().events[-1]), 30,
-                          'PREPARED', 0.2)
+        ready.hold_commit()
+        move = world.start_move()
+        ready.await_commit()
         time.sleep(1)
         world.source.stop_agent(kill=True)
         move.result()

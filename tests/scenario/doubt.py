@@ -4,11 +4,8 @@
 `godwit resolve` says who has the VM. What the other side learns when it comes back; what both sides
 show when they were told the opposite."""
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import threading
 
 import failures
 import lib
@@ -29,31 +26,17 @@ def doubts(host):
 class Doubt(failures.Ready):
     """A move that was cut off at the commit: the source is committed, the target has heard nothing."""
 
-    def slow_down_syncs(self):
-        """From here on each sync of the source's agent takes long: there is time to stop it between the
-        rename of an image and COMMITTED, however busy this machine is."""
-        if not shutil.which('strace'):
-            raise lib.Skip('strace is missing: scripts/deps test')
-        agent = self.world.source.agent.pid
-        self.tracer = subprocess.Popen(
-            ['strace', '-f', '-q', '-o', '/dev/null', '-p', str(agent), '-e', 'trace=fsync',
-             '-e', 'inject=fsync:delay_enter=1500000'], stdin=subprocess.DEVNULL)
-        self.world.stack.callback(lib.guestctl.end_process, self.tracer.pid, child=self.tracer)
-        lib.guestctl.wait_for(lambda: 'TracerPid:\t0\n' not in open('/proc/%d/status' % agent).read(),
-                              20, 'the tracer', 0.1)
+    def __init__(self, **options):
+        super().__init__(held=True, **options)
 
     def cut_at_commit(self):
         world = self.world
-        self.slow_down_syncs()
-        stopped = threading.Event()
-        failures.stop_at_rename(world.source.storage, world.source.agent.pid, stopped)
+        self.hold_commit()
         move = world.start_move('--progress')
-        lib.check(stopped.wait(90), 'no image was renamed: %s', world.source.agent_log())
-        # The device state is on its way by then; READY waits for the source.
+        self.await_commit()
         self.wait_doubt(world.target)
         world.source.set_link('down')
-        os.kill(world.source.agent.pid, signal.SIGCONT)
-        lib.guestctl.end_process(self.tracer.pid, child=self.tracer)
+        world.source.holder.release()
         result = move.result(timeout=120)
         world.assert_refused(result, 'in doubt')
         self.ticks_before = max(numbers['n'] for kind, numbers in world.guest.serial.lines()

@@ -2,37 +2,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moves that fail: refused, full, killed, cancelled, cut off. Each ends with the guest running on the
 source, whole, its QEMU as it was before, a clean target, the right exit code and one line of error."""
-import ctypes
 import contextlib
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
+import hold
 import lib
 
 SIZE = {'memory_mib': 160, 'disk_mib': 128, 'fill_mib': 32, 'image_format': 'vhdx'}
 SLOW_MBIT = 100
-IN_MOVED_FROM = 0x40
 PHASES = ['disks', 'memory', 'handover']
 
 
 class Ready:
     """A world with agents and a guest, and a move that has come to a phase and stays there for
     seconds: disks and memory on a slow wire, the handover with the target's QEMU held still, so that
-    it never says that it has the state."""
+    it never says that it has the state. held: the source's agent can be stopped at a log line."""
 
-    def __init__(self, target=(), **options):
+    def __init__(self, target=(), held=False, **options):
         self.world = lib.World(**dict(SIZE, **options))
+        self.source_options = ['--verbose', '--verbose'] if held else []
         self.target_options = target
         self.held = None
 
     def __enter__(self):
         world = self.world.__enter__()
         try:
-            world.start_agents(target=self.target_options)
+            if self.source_options:
+                world.source.holder = hold.Holder()
+            world.start_agents(source=self.source_options, target=self.target_options)
             world.start_guest()
             self.before = world.source_state()
         except BaseException:
@@ -55,6 +56,14 @@ class Ready:
         lib.check(move.wait_phase(phase), 'the move ended before phase %s: %s', phase,
                   move.result().error if move.process.poll() is not None else '')
         return move
+
+    def hold_commit(self):
+        """The next move stops right before COMMITTED is journalled: the target is PREPARED by then."""
+        self.world.source.holder.hold(r': source is COMMITTING$')
+
+    def await_commit(self):
+        lib.check(self.world.source.holder.wait(90), 'the move did not come to its commitment: %s',
+                  self.world.source.agent_log())
 
     def hold_target_vmm(self):
         self.held = self.target_vmm()
@@ -318,36 +327,39 @@ def link_is_lost_for_good(phase):
         world.assert_no_debris(timeout=60)
 
 
-def stop_at_rename(folder, pid, done):
-    """Stops process pid the moment a file is renamed in folder: the source's images lose their names
-    while the target prepares itself, before COMMITTED is journalled."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    watcher = libc.inotify_init1(os.O_CLOEXEC)
-    lib.check(libc.inotify_add_watch(watcher, folder.encode(), IN_MOVED_FROM) >= 0, 'no inotify')
-
-    def wait():
-        os.read(watcher, 4096)
-        os.kill(pid, signal.SIGSTOP)
-        os.close(watcher)
-        done.set()
-    threading.Thread(target=wait, daemon=True).start()
+@lib.scenario(timeout=240)
+def source_agent_dies_between_the_names_and_the_stop():
+    """The images have other names and the guest still runs: it runs on, and the guard gives the names
+    back."""
+    with Ready(held=True) as ready:
+        world = ready.world
+        names = world.source.storage_files()
+        world.source.holder.hold(r': RENAME_IMAGES: done')
+        move = world.start_move()
+        lib.check(world.source.holder.wait(90), 'no image was renamed: %s', world.source.agent_log())
+        tick = world.guest.serial.wait_tick()
+        world.guest.serial.wait_tick(least=tick['n'] + 1)
+        lib.check(world.source.storage_files() != names, 'the images still have their names')
+        world.source.stop_agent(kill=True)
+        lib.check(move.result().status != lib.EXIT['done'], 'the command says done')
+        lib.guestctl.wait_for(lambda: world.source.storage_files() == names, 30, 'the images\' names')
+        world.source.start_agent()
+        world.assert_source_clean(ready.before, timeout=40)
+        world.assert_no_debris(timeout=40)
+        world.assert_still_on_source()
 
 
 @lib.scenario(timeout=240)
 def link_is_cut_at_the_commit():
     """From COMMITTED on nobody resumes by a guess: the command ends in doubt, status shows it, cancel is
     refused, and the agents settle it once the link is back: exactly one guest runs."""
-    with Ready() as ready:
+    with Ready(held=True) as ready:
         world = ready.world
-        stopped = threading.Event()
-        stop_at_rename(world.source.storage, world.source.agent.pid, stopped)
+        ready.hold_commit()
         move = world.start_move('--progress')
-        lib.check(stopped.wait(90), 'no image was renamed: %s', world.source.agent_log())
-        # The whole device state is on its way by then; READY comes back and waits for the source.
-        lib.guestctl.wait_for(lambda: 'PREPARED' in str(world.target.command('status').result()
-                                                        .events[-1]), 30, 'PREPARED', 0.2)
+        ready.await_commit()
         world.source.set_link('down')
-        os.kill(world.source.agent.pid, signal.SIGCONT)
+        world.source.holder.release()
         job = world.source.running_job()
         cancel = world.source.command('cancel', job).result()
         result = move.result(timeout=120)

@@ -4,7 +4,6 @@
 under way (--verify). Each ends with the guest running on the source, whole, the reason on both sides, and a clean
 target."""
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -52,41 +51,36 @@ class Faulty(Ready):
             handle.write(line)
         os.rename(self.control + '.new', self.control)
 
-    def go_to_the_pause(self, line):
-        """The fault strikes from the last copy on: a guard that answers late holds the handover."""
+    def strike(self, line, when):
+        """A move whose storage fails from there on: before its first byte, in the rounds or in the
+        last copy, both with something left to copy on the disk for certain."""
         world = self.world
-        move = world.start_move('--progress')
-        lib.check(move.wait_phase('memory'), 'the move ended before its memory')
-        [guard] = [pid for pid, words in world.source.processes() if words[1:2] == ['guard']]
-        os.kill(guard, signal.SIGSTOP)
-        try:
-            lib.check(move.wait_phase('handover'), 'the move ended before its handover')
-            self.fail(line)
-        finally:
-            os.kill(guard, signal.SIGCONT)
+        if when == 'first pass':
+            self.fail(line + ('' if line.startswith('sync') else ' from=4194304'))
+            return world.start_move()
+        world.source.hold('memory' if when == 'round' else 'STOPPING')
+        move = world.start_move()
+        world.source.await_held('the rounds' if when == 'round' else 'the pause', move)
+        # The guest still runs; each of its ticks writes to the disk.
+        world.guest.serial.wait_tick(least=world.guest.serial.wait_tick()['n'] + 2)
+        if when == 'pause':
+            world.source.go_on_to('STOPPED', move)
+        self.fail(line)
+        world.source.holder.release()
         return move
 
 
 @lib.scenario(timeout=180, sample=2, operation=sorted(FAULTS), when=['first pass', 'round', 'pause'])
 def storage_fails(operation, when):
     side, number, words = FAULTS[operation]
-    line = '%s %s web1' % (operation, number)
-    with Faulty(side) as ready:
+    with Faulty(side, held='a') as ready:
         world = ready.world
-        if when == 'pause':
-            move = ready.go_to_the_pause(line)
-        elif when == 'round':
-            move = ready.go_to('memory')
-            ready.fail(line)
-            ready.world.source.limit_rate(None)
-        else:
-            ready.fail(line + ('' if operation == 'sync' else ' from=4194304'))
-            move = world.start_move()
-        world.assert_refused(move.result(), 'failed', words)
+        result = ready.strike('%s %s web1' % (operation, number), when).result()
+        world.assert_refused(result, 'failed', words)
         ready.fail('')
         for host in (world.source, world.target):
-            guestctl.wait_for(lambda: words in str(host.command('history', '--limit', '1').result().events[-1]),
-                              20, 'the reason in the history of host %s' % host.side, 0.5)
+            entry = host.wait_history()
+            lib.check(words in entry['message'], 'host %s does not remember why: %s', host.side, entry)
         ready.nothing_happened()
         world.move().expect('done')
         world.assert_moved()

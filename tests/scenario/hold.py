@@ -3,8 +3,8 @@
 """Stops an agent exactly where it says where it is, without a hook in the product: the agent runs
 under a seccomp filter that hands each write to its standard error, and each sync, to this process
 before the kernel does it (seccomp(2), SECCOMP_RET_USER_NOTIF). A log line that is awaited holds its
-thread until release(); a sync can be answered with an error. At --verbose twice the agent logs each
-state of a handover before it does anything in it.
+thread until release(); a sync can be answered with an error, and all of them are listed. At --verbose
+twice the agent logs each state of a handover before it does anything in it.
 
 As a program it is the launcher: hold.py FD COMMAND..., with FD a socket that the filter's
 descriptor is sent over.
@@ -19,9 +19,11 @@ import socket
 import struct
 import sys
 import threading
+import time
 
 SYS_SECCOMP = 317
-WRITE, FSYNC, FDATASYNC = 1, 74, 75
+WRITE = 1
+SYNCS = {26: 'msync', 74: 'fsync', 75: 'fdatasync', 162: 'sync', 277: 'sync_file_range', 306: 'syncfs'}
 RECEIVE, SEND = 0xc0502100, 0xc0182101
 CONTINUE = 1
 AUDIT_ARCH_X86_64 = 0xc000003e
@@ -30,14 +32,15 @@ LOAD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
 
 
 def make_filter():
-    """write(2, ...), fsync and fdatasync are handed over; everything else is as ever."""
+    """write(2, ...) and every kind of sync are handed over; everything else is as ever."""
     def one(code, value, yes=0, no=0):
         return struct.pack('HBBI', code, yes, no, value)
-    return b''.join([
-        one(LOAD, 4), one(JUMP_EQUAL, AUDIT_ARCH_X86_64, 0, 6),
-        one(LOAD, 0), one(JUMP_EQUAL, FSYNC, 5, 0), one(JUMP_EQUAL, FDATASYNC, 4, 0),
-        one(JUMP_EQUAL, WRITE, 0, 2), one(LOAD, 16), one(JUMP_EQUAL, 2, 1, 0),
-        one(RETURN, ALLOW), one(RETURN, NOTIFY)])
+    count = len(SYNCS)
+    return b''.join(
+        [one(LOAD, 4), one(JUMP_EQUAL, AUDIT_ARCH_X86_64, 0, count + 4), one(LOAD, 0)] +
+        [one(JUMP_EQUAL, number, count + 3 - index, 0) for index, number in enumerate(SYNCS)] +
+        [one(JUMP_EQUAL, WRITE, 0, 2), one(LOAD, 16), one(JUMP_EQUAL, 2, 1, 0),
+         one(RETURN, ALLOW), one(RETURN, NOTIFY)])
 
 
 def install():
@@ -72,6 +75,7 @@ class Holder:
         self.is_held = threading.Event()
         self.sync_pattern = None
         self.lines = []
+        self.syncs = []         # (when by the wall clock, which system call, the file's path) of each
 
     def launcher(self):
         """(words before the command, the descriptor that it needs): for one start of an agent."""
@@ -110,7 +114,7 @@ class Holder:
 
     def judge(self, listener, number, pid, name, arguments):
         if name != WRITE:
-            self.answer(listener, number, errno.EIO if self.takes_sync(pid, arguments[0]) else 0)
+            self.answer(listener, number, errno.EIO if self.takes_sync(pid, SYNCS[name], arguments[0]) else 0)
             return
         try:
             with open('/proc/%d/mem' % pid, 'rb') as memory:
@@ -129,16 +133,17 @@ class Holder:
         else:
             self.answer(listener, number)
 
-    def takes_sync(self, pid, fd):
+    def takes_sync(self, pid, call, fd):
         """Is this the sync that is to fail? It fails once."""
-        with self.lock:
-            if not self.sync_pattern:
-                return False
+        path = ''
+        if call not in ('sync', 'msync'):
             try:
                 path = os.readlink('/proc/%d/fd/%d' % (pid, fd))
             except OSError:
-                return False
-            if not re.search(self.sync_pattern, path):
+                pass
+        with self.lock:
+            self.syncs.append((time.time(), call, path))
+            if not self.sync_pattern or not re.search(self.sync_pattern, path):
                 return False
             self.sync_pattern = None
             return True

@@ -10,11 +10,10 @@ import sqlite3
 import sys
 import time
 
-import hold
 import kill_table
 import lib
 
-SIZE = {'memory_mib': 64, 'disk_mib': 32, 'fill_mib': 4, 'trusted': True, 'image_format': 'vhdx',
+SIZE = {'memory_mib': 64, 'disk_mib': 32, 'fill_mib': 4, 'trusted': True, 'image_format': 'vhdx', 'held': 'ab',
         'workload': {'pages_per_tick': 50, 'writes_per_tick': 8, 'reads_per_tick': 2}}
 HELD_S = 60
 SETTLED_S = 60
@@ -39,9 +38,7 @@ class Arena:
             return
         self.stack = contextlib.ExitStack()
         self.world = self.stack.enter_context(lib.World(**SIZE))
-        for host in self.world.hosts.values():
-            host.holder = hold.Holder()
-        self.world.start_agents(*[['--verbose', '--verbose']] * 2)
+        self.world.start_agents()
         self.world.start_guest()
         self.listing = self.world.listing()
 
@@ -86,29 +83,19 @@ class Case:
     def host(self, side):
         return self.world.hosts[side]
 
-    def pattern(self, state):
-        if state in kill_table.PHASES:
-            return r': phase %s$' % state
-        return r': (source|target) is %s$' % state
-
-    def arm(self, state):
-        self.host(kill_table.TABLE[state][0]).holder.hold(self.pattern(state))
-
-    def await_held(self, state):
-        holder = self.host(kill_table.TABLE[state][0]).holder
-        lib.check(holder.wait(HELD_S), '%s was not reached; the move: %s', state,
-                  self.move and self.move.events[-1:])
+    def host_of(self, state):
+        return self.host(kill_table.TABLE[state][0])
 
     def stop_at(self, state):
-        self.arm(state)
+        self.host_of(state).hold(state)
         self.move = self.world.start_move()
-        self.await_held(state)
+        self.host_of(state).await_held(state, self.move)
 
     def go_on_to(self, state, from_state):
         """From one held state to the next one."""
-        self.arm(state)
-        self.host(kill_table.TABLE[from_state][0]).holder.release(forget=False)
-        self.await_held(state)
+        self.host_of(state).hold(state)
+        self.host_of(from_state).holder.release(forget=False)
+        self.host_of(state).await_held(state, self.move)
 
     def plain(self):
         self.stop_at(self.state)
@@ -148,9 +135,9 @@ class Case:
         self.kill_qemu('TQ')
         target.stop_agent()
         target.holder.release()
-        self.arm(self.state)
-        target.start_agent('--verbose', '--verbose')
-        self.await_held(self.state)
+        self.host_of(self.state).hold(self.state)
+        target.start_agent()
+        self.host_of(self.state).await_held(self.state, self.move)
 
     # ---------------------------------------------------------------------------- what happens
 
@@ -200,17 +187,17 @@ class Case:
             self.mend()
         if self.victim == 'TA':
             time.sleep(0.2)
-            self.world.target.start_agent('--verbose', '--verbose')
+            self.world.target.start_agent()
         result = self.move.result(90)
         if self.victim == 'SA':
             self.check_guard()
-            self.world.source.start_agent('--verbose', '--verbose')
+            self.world.source.start_agent()
         return result
 
     def check_guard(self):
         """Without its agent the guest goes on by itself when the guard had not been told otherwise."""
         is_early = self.state in ('plan', 'disks', 'memory', 'COPYING', 'STOPPING', 'STOPPED',
-                                  'SWAPPING', 'SWAPPED', 'WAITING', 'RENAMING', 'RENAMED',
+                                  'SWAPPING', 'SWAPPED', 'WAITING', 'CHECKING',
                                   'RECEIVING', 'LOADING', 'PLACING', 'PREPARING', 'PREPARED')
         if is_early:
             self.world.guest.serial.wait_tick(timeout=20)

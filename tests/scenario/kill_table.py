@@ -19,7 +19,7 @@ What comes of it:
 The rules behind the rows:
  1 Before COMMITTING every trouble leads to a source that runs (S), or, without its QEMU, to N.
  2 A link that is back in time while the volumes are copied goes on with the move (T).
- 3 From RENAMING on the source listens to nobody until COMMITTED is recorded: a link or a target
+ 3 From CHECKING on the source listens to nobody until COMMITTED is recorded: a link or a target
    agent that dies there no longer stops it, and the target, prepared, ends the doubt by running (T).
  4 At COMMITTING the last look at the source's QEMU is behind it: its death changes nothing any more.
  5 Behind COMMITTED a target whose QEMU died before `cont` says NEVER_RAN, and the source takes it
@@ -45,8 +45,7 @@ TABLE = {
     'SWAPPING':      ('a', 'plain', 'S S N S S'),
     'SWAPPED':       ('a', 'plain', 'S S N S S'),
     'WAITING':       ('a', 'plain', 'S E N S E'),
-    'RENAMING':      ('a', 'plain', 'S T N S T'),
-    'RENAMED':       ('a', 'plain', 'S T N S T'),
+    'CHECKING':      ('a', 'plain', 'S T N S T'),
     'COMMITTING':    ('a', 'plain', 'S T T S T'),
     'COMMITTED':     ('a', 'plain', 'T T T S T'),
     'COMMIT_UNSURE': ('a', 'failing journal', 'E S N S S'),

@@ -28,6 +28,7 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
 import guestctl  # noqa: E402 (its folder is known only now)
 import guestimage  # noqa: E402
+import hold  # noqa: E402
 
 ADDRESSES = {'a': '10.77.0.1', 'b': '10.77.0.2'}
 NETWORK = '10.77.0.0/16'
@@ -151,7 +152,7 @@ class Host:
         self.socket = os.path.join(self.folder, 'agent.sock')
         self.log = os.path.join(self.folder, 'agent.log')
         self.agent = None
-        self.holder = None  # a hold.Holder: agents start under it
+        self.holder = hold.Holder() if side in world.options['held'] else None
         for folder in (self.storage, self.state):
             os.makedirs(folder)
 
@@ -177,6 +178,8 @@ class Host:
                   '--ready-fd', str(written)]
         if self.world.is_trusted:
             words += ['--trusted-network', NETWORK]
+        if self.holder:
+            words += ['--verbose', '--verbose']
         with open(self.log, 'ab') as log:
             self.agent = subprocess.Popen(words + list(extra), env=self.environment(), stdout=log,
                                           stdin=subprocess.DEVNULL, stderr=log, pass_fds=handed,
@@ -195,6 +198,22 @@ class Host:
         check(is_ready and self.agent.poll() is None, 'agent %s did not start:\n%s', self.side,
               self.agent_log())
         return self
+
+    def hold(self, place):
+        """The move that comes to this place next stops there: a phase ('memory') of the source, or a
+        state ('STOPPED') of this host's side, before anything is done in it. Needs 'held'."""
+        self.holder.hold(r': phase %s$' % place if place.islower() else
+                         r': (source|target) is %s$' % place)
+
+    def await_held(self, place, move=None, timeout=60):
+        check(self.holder.wait(timeout), '%s was not reached on host %s; the move: %s', place, self.side,
+              move and move.events[-1:])
+
+    def go_on_to(self, place, move=None):
+        """From where it is held to the next place on this host."""
+        self.hold(place)
+        self.holder.release(forget=False)
+        self.await_held(place, move)
 
     def stop_agent(self, kill=False):
         if not self.agent:
@@ -222,6 +241,17 @@ class Host:
         jobs = [job['job'] for job in agent['jobs'] if job['state'] == 'running']
         check(len(jobs) == 1, '%d jobs run: %s', len(jobs), agent['jobs'])
         return jobs[0]
+
+    def wait_history(self, timeout=60):
+        """This host's one entry of history, once it has ended: a target may still be tidying up when
+        the source's command is done."""
+        def entries():
+            return self.command('history').result().events[-1]['history']
+        guestctl.wait_for(lambda: all(one['state'] == 'ended' for one in entries()), timeout,
+                          'the end of what runs on host %s' % self.side, 0.3)
+        found = entries()
+        check(len(found) == 1, 'not one entry in the history of host %s: %s', self.side, found)
+        return found[0]
 
     def processes(self):
         """(pid, words) of everything that runs in this host's namespace."""
@@ -286,12 +316,13 @@ class World:
 
     options: trusted (clear data where both sides trust the network), pairs (wires), machine,
     memory_mib, image_format, fixed, disk_count, disk_mib, fill_mib, disk (dict for guestctl: cache,
-    iothread), guest (dict for guestctl.Guest), workload (dict for guestimage.make_image)."""
+    iothread), guest (dict for guestctl.Guest), workload (dict for guestimage.make_image), held (sides
+    whose agents can be stopped at a place: Host.hold)."""
 
     def __init__(self, **options):
         self.options = {'trusted': False, 'pairs': 1, 'machine': 'pc', 'memory_mib': 256,
                         'image_format': 'raw', 'fixed': False, 'disk_count': 1, 'disk_mib': 256,
-                        'fill_mib': 32, 'disk': {}, 'guest': {}, 'workload': {}}
+                        'fill_mib': 32, 'disk': {}, 'guest': {}, 'workload': {}, 'held': ''}
         unknown = set(options) - set(self.options)
         if unknown:
             raise TypeError('unknown options: %s' % ', '.join(sorted(unknown)))

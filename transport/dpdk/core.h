@@ -34,7 +34,6 @@
 #include "transport/region-table.h"
 #include "transport/transport.h"
 
-#define DPDK_NONCE_SIZE 16u
 #define DPDK_SECRET_MIN 16u
 #define DPDK_DEAD_NS    (10ull * 1000000000u) /* silence of the peer that kills a channel */
 
@@ -127,8 +126,9 @@ bool gw_dpdk_core_output(struct dpdk_core *core, uint64_t now_ns, uint8_t *heade
  * Each datagram that output gave needs it, before the next output of this core. */
 void gw_dpdk_core_seal(const struct dpdk_core *core, uint8_t *header, const void *payload,
                        uint32_t length);
-/* When output has something to do at the latest, if nothing arrives and nothing is posted. Never in
- * the far future: keepalive. */
+/* When output has something to do at the latest, if nothing arrives and nothing is posted: at most
+ * half a second away while the channel lives. A driver that comes a second later than that was away
+ * itself, and does not take that time for the peer's silence. */
 uint64_t gw_dpdk_core_deadline(const struct dpdk_core *core, uint64_t now_ns);
 
 /* Ends the channel: every op is done with -ECANCELED (run reap), and output gives a few last

@@ -17,11 +17,12 @@
  *
  *            WRITE                MESSAGE                      ACK
  *   24  u64  segment              segment                      first segment not yet received
- *   32  u64  key                  u32 number, u32 total        largest packet number received
- *   40  u64  offset in region     u64 offset in the message    messages that may be sent, from 0
+ *   32  u64  key                  number, from 0               largest packet number received
+ *   40  u64  offset in region     u32 offset, u32 total        messages that may be sent, in all
  *   48  u64  0                    0                            u32 delay, u32 marked
  *
- *   ACK's payload is a bitmap of DPDK_ACK_BYTES: bit i is packet number "largest - i".
+ *   ACK's payload is a bitmap of DPDK_ACK_BYTES: bit i, from the lowest of the first byte, is
+ *   packet number "largest - 511 + i".
  *   PROBE (24 to 55 are 0) has any payload of zeros: signs of life, and path MTU.
  *   CLOSE (24 to 55 are 0) has none.
  *
@@ -50,6 +51,7 @@
 /* An MTU of 9216 with IPv4. */
 #define DPDK_DATAGRAM_MAX 9188u
 #define DPDK_ACK_BYTES    64u
+#define DPDK_NONCE_SIZE   16u
 
 enum dpdk_kind {
     DPDK_KIND_OPEN = 1,
@@ -66,7 +68,7 @@ enum dpdk_kind {
  * authenticated, since the secret is known at accept only. */
 struct dpdk_open {
     uint32_t id, incarnation; /* of the dialling end */
-    uint8_t nonce[16];
+    uint8_t nonce[DPDK_NONCE_SIZE];
     uint16_t port;
     uint16_t max_length;
     uint32_t wire_version; /* GW_WIRE_VERSION of the sender; another one is to be refused by name */
@@ -81,7 +83,7 @@ struct dpdk_name {
     uint32_t id, incarnation;
 };
 
-/* -EPROTO: not a datagram of this version and shape. */
+/* -EPROTO, without a message, since anybody may send anything: not of this version and shape. */
 int gw_dpdk_name_decode(const void *datagram, uint32_t length, struct dpdk_name *out);
 int gw_dpdk_open_decode(const void *datagram, uint32_t length, struct dpdk_open *out);
 /* The refusal of an OPEN, DPDK_DATAGRAM_MIN bytes. Nobody can authenticate it, since the secret is

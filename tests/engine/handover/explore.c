@@ -4,7 +4,7 @@
  * invariant may break, every world must have a way to a settled one when everything works again,
  * and every world before COMMITTED a way to a running source by means of the source's host alone.
  * Then the same with machines that are wrong on purpose, each of which must be found out. Usage:
- * explore [-v]
+ * explore [-v | --mutation NUMBER]
  */
 #include <errno.h>
 #include <stdio.h>
@@ -307,6 +307,8 @@ int main(int argc, char **argv)
 
     /* The simulator draws from the same worlds in every check. */
     has_all = getenv("GODWIT_CHECK_ALL") != NULL && *getenv("GODWIT_CHECK_ALL") != '\0';
+    if (argc == 3 && strcmp(argv[1], "--mutation") == 0)
+        return find_out((enum mutation)atoi(argv[2]), true);
     for (int i = 1; i < argc; i++) {
         is_verbose = is_verbose || strcmp(argv[i], "-v") == 0;
         has_all = has_all || strcmp(argv[i], "--all") == 0;

@@ -46,12 +46,60 @@ void world_mutate(enum mutation mutation, struct gw_handover_actions *actions)
     case NO_SWAP_BACK:
         leave_out(actions, GW_ACT_SWAP_BACK);
         break;
+    case RUNNING_BEFORE_NAMES:
+        leave_out(actions, GW_ACT_KEEP_NAMES);
+        break;
     case NO_RENAME:
         leave_out(actions, GW_ACT_RENAME_IMAGES);
         break;
     default:
         break;
     }
+}
+
+void world_simplify(struct world *world)
+{
+    const enum gw_handover_state at = (enum gw_handover_state)world->source.state;
+
+    if (world->source.is_fenced) {
+        world->guard = GUARD_NONE;
+        world->are_disks_null = world->are_names_changed = 0;
+        world->to_source = 0;
+        world->source.journal = world->source.ghost = world->source.durable = GW_HANDOVER_NONE;
+        world->was_committed = world->has_promised = 0;
+    }
+    if (world->target.is_fenced) {
+        world->to_target = 0;
+        world->are_names_kept = 0;
+        world->target.durable = GW_HANDOVER_NONE;
+        world->target.journal = world->target.ghost = GW_HANDOVER_NONE;
+        world->is_reinstalled = 0;
+    }
+    if (world->source.vmm == VMM_ENDED)
+        world->are_disks_null = 0;
+    if (world->source.is_alive && at != GW_HANDOVER_HANDED_OVER && at != GW_HANDOVER_DONE)
+        world->source.target_running = world->source.taken_back = 0;
+    if (world->source.is_alive && at == GW_HANDOVER_DONE && !world->source.busy)
+        world->source.clean = world->source.taken_back = world->source.target_running = 0;
+    if (world->source.is_alive && (gw_handover_is_decided(at) || at == GW_HANDOVER_IN_DOUBT ||
+                                   at == GW_HANDOVER_COMMITTED || at == GW_HANDOVER_TARGET_LOST))
+        world->guard = GUARD_NONE;
+}
+
+const char *world_broken(const struct world *world, bool is_guest_paused)
+{
+    const struct agent *source = &world->source;
+    const int runners =
+        (source->vmm == VMM_RUNNING) + world->has_second + (world->target.vmm == VMM_RUNNING);
+
+    if (runners > 1)
+        return "two runners";
+    if (is_guest_paused && runners > 0)
+        return "a VM that its owner had paused runs";
+    if (!is_guest_paused && source->is_alive && source->vmm == VMM_PAUSED &&
+        (source->state == GW_HANDOVER_RESUMED || source->state == GW_HANDOVER_CLOSED))
+        return "the source says that it resumed, and its guest is paused";
+    return NULL;
 }
 
 bool world_is_settled(const struct world *world)
@@ -98,7 +146,7 @@ bool world_must_run_again(const struct world *world)
     if (!source->is_alive)
         return source->journal == GW_HANDOVER_COPYING || source->journal == GW_HANDOVER_UNDOING ||
                source->journal == GW_HANDOVER_RESUMED || source->journal == GW_HANDOVER_NONE;
-    return (source->state >= GW_HANDOVER_COPYING && source->state <= GW_HANDOVER_RENAMED) ||
+    return (source->state >= GW_HANDOVER_COPYING && source->state <= GW_HANDOVER_CHECKING) ||
            source->state == GW_HANDOVER_UNDOING;
 }
 
@@ -131,6 +179,8 @@ const char *world_mutation_name(enum mutation mutation)
         [NO_SWAP_BACK] = "the undo leaves the disks out",
         [FAILED_COMMIT_TRUSTED] = "a failed COMMITTED record is taken for none",
         [NO_RENAME] = "the images keep their names",
+        [RUNNING_BEFORE_NAMES] = "the final names are not on the disk when the move ends",
+        [OWNER_NOT_SYNCED] = "OWNER does not outlive its host",
         [DOUBT_RESUMES] = "the source resumes when it has waited long enough",
     };
 

@@ -150,7 +150,7 @@ static enum gw_handover_event mutate_event(const struct run *run, struct gw_hand
         return GW_EVENT_RESOLVE_SOURCE;
     if (mutation == FAILED_COMMIT_TRUSTED && event == GW_EVENT_FAILED &&
         handover->state == GW_HANDOVER_COMMITTING)
-        handover->state = GW_HANDOVER_RENAMED;
+        handover->state = GW_HANDOVER_CHECKING;
     return event;
 }
 
@@ -175,12 +175,17 @@ static void step(struct run *run, enum gw_journal_side side, enum gw_handover_ev
 static void record_is_made(struct run *run, struct agent *agent, enum gw_handover_state state)
 {
     agent->journal = (uint8_t)state;
+    if (gw_handover_needs_sync(state) &&
+        !(run->options->mutation == OWNER_NOT_SYNCED && state == GW_HANDOVER_OWNER))
+        agent->durable = (uint8_t)state;
     agent->ghost = GW_HANDOVER_NONE;
     agent->has_record = 1;
     if (state == GW_HANDOVER_COMMITTED)
         run->world.was_committed = 1;
     if (state == GW_HANDOVER_OWNER)
         run->world.has_owned = 1;
+    if ((state == GW_HANDOVER_RUNNING || state == GW_HANDOVER_LOST) && !run->world.are_names_kept)
+        breaks(run, "a power cut may take the names of images that nobody looks after any more");
     if (state == GW_HANDOVER_ABORTED || state == GW_HANDOVER_NEVER_RAN ||
         state == GW_HANDOVER_YIELDED)
         run->world.has_promised = 1;
@@ -233,6 +238,8 @@ static bool try_source(struct run *run, enum gw_handover_action action, enum res
             world->are_disks_null = 1;
         return result == FAILED || is_alive;
     case GW_ACT_SWAP_BACK:
+        if (has_effect && is_alive && world->are_names_changed)
+            breaks(run, "disks are brought back from images that have other names");
         if (has_effect && is_alive)
             world->are_disks_null = 0;
         return result == FAILED || is_alive;
@@ -286,6 +293,10 @@ static bool try_target(struct run *run, enum gw_handover_action action, enum res
         if (run->world.has_run)
             breaks(run, "images that the guest wrote to are deleted");
         return result != FAILED_YET_DONE;
+    case GW_ACT_KEEP_NAMES:
+        if (result == OK)
+            run->world.are_names_kept = 1;
+        return result != FAILED_YET_DONE;
     case GW_ACT_ANNOUNCE:
         return result == OK;
     default:
@@ -334,6 +345,7 @@ static void crash(struct run *run, enum gw_journal_side side)
 
     memset(agent, 0, sizeof(*agent));
     agent->journal = kept.journal;
+    agent->durable = kept.durable;
     agent->ghost = kept.ghost;
     agent->vmm = kept.vmm;
     /* The agent keeps it with the record's detail. */
@@ -396,15 +408,15 @@ static bool guard_acts(struct run *run)
         return false;
     switch (world->guard) {
     case GUARD_STOPPED:
+        world->are_names_changed = 0;
+        world->guard = GUARD_UNNAMED;
+        break;
+    case GUARD_UNNAMED:
         if (world->source.vmm != VMM_ENDED)
             world->are_disks_null = 0;
         world->guard = GUARD_UNSWAPPED;
         break;
     case GUARD_UNSWAPPED:
-        world->are_names_changed = 0;
-        world->guard = GUARD_UNNAMED;
-        break;
-    case GUARD_UNNAMED:
         if (world->source.vmm != VMM_ENDED && !run->options->is_guest_paused)
             source_continues(run);
         world->guard = GUARD_NONE;
@@ -423,50 +435,13 @@ static void start(struct run *run, const struct world *world, const struct optio
     run->broken = NULL;
 }
 
-/* What can make no difference any more is forgotten, so that worlds that differ in it only are one.
- */
-static void simplify(struct world *world)
-{
-    const enum gw_handover_state at = (enum gw_handover_state)world->source.state;
-
-    if (world->source.is_fenced) {
-        world->guard = GUARD_NONE;
-        world->are_disks_null = world->are_names_changed = 0;
-        world->to_source = 0;
-        world->source.journal = world->source.ghost = GW_HANDOVER_NONE;
-        world->was_committed = world->has_promised = 0;
-    }
-    if (world->target.is_fenced) {
-        world->to_target = 0;
-        world->target.journal = world->target.ghost = GW_HANDOVER_NONE;
-        world->is_reinstalled = 0;
-    }
-    if (world->source.vmm == VMM_ENDED)
-        world->are_disks_null = 0;
-    if (world->source.is_alive && at != GW_HANDOVER_HANDED_OVER && at != GW_HANDOVER_DONE)
-        world->source.target_running = world->source.taken_back = 0;
-    if (world->source.is_alive && at == GW_HANDOVER_DONE && !world->source.busy)
-        world->source.clean = world->source.taken_back = world->source.target_running = 0;
-    if (world->source.is_alive && (gw_handover_is_decided(at) || at == GW_HANDOVER_IN_DOUBT ||
-                                   at == GW_HANDOVER_COMMITTED || at == GW_HANDOVER_TARGET_LOST))
-        world->guard = GUARD_NONE;
-}
-
 static void check(struct run *run)
 {
-    const struct world *world = &run->world;
-    const struct agent *source = &world->source;
-    const int runners =
-        (source->vmm == VMM_RUNNING) + world->has_second + (world->target.vmm == VMM_RUNNING);
+    const char *broken = world_broken(&run->world, run->options->is_guest_paused);
 
-    if (runners > 1)
-        breaks(run, "two runners");
-    if (run->options->is_guest_paused && runners > 0)
-        breaks(run, "a VM that its owner had paused runs");
-    if (!run->options->is_guest_paused && source->is_alive && source->vmm == VMM_PAUSED &&
-        (source->state == GW_HANDOVER_RESUMED || source->state == GW_HANDOVER_CLOSED))
-        breaks(run, "the source says that it resumed, and its guest is paused");
-    simplify(&run->world);
+    if (broken != NULL)
+        breaks(run, broken);
+    world_simplify(&run->world);
 }
 
 struct emit {
@@ -572,6 +547,17 @@ static void take_ups(struct emit *emit)
     }
 }
 
+/* The target's host: what was written and not synced may be there afterwards, or not. */
+static void cut_power(struct run *run, bool is_written)
+{
+    struct agent *target = &run->world.target;
+
+    crash(run, GW_SIDE_TARGET);
+    target->vmm = VMM_ENDED;
+    if (!is_written)
+        target->journal = target->durable;
+}
+
 static void crashes(struct emit *emit)
 {
     const struct world *from = emit->from;
@@ -591,8 +577,15 @@ static void crashes(struct emit *emit)
         run = begin(emit);
         run->world.is_reinstalled = 1;
         run->world.target.journal = run->world.target.ghost = GW_HANDOVER_NONE;
+        run->world.target.durable = GW_HANDOVER_NONE;
         run->world.target.vmm = VMM_ENDED;
         end(emit, BAD, "target is installed anew");
+    }
+    if (!from->target.is_fenced) {
+        cut_power(begin(emit), true);
+        end(emit, BAD, "target loses power");
+        cut_power(begin(emit), false);
+        end(emit, BAD, "target loses power, and what was not synced");
     }
     take_ups(emit);
     if (from->source.vmm != VMM_ENDED) {
@@ -660,6 +653,11 @@ static void local_events(struct emit *emit)
 {
     const struct agent *source = &emit->from->source, *target = &emit->from->target;
 
+    if (source->vmm == VMM_PAUSED && source->state >= GW_HANDOVER_STOPPED &&
+        source->state <= GW_HANDOVER_WAITING && !emit->options->is_guest_paused) {
+        begin(emit)->world.source.vmm = VMM_RUNNING;
+        end(emit, BAD, "somebody continues the guest");
+    }
     if (source->is_alive && source->state != GW_HANDOVER_NONE) {
         if (emit->from->has_session)
             event(emit, GW_SIDE_SOURCE, GW_EVENT_CONVERGED, GOOD);

@@ -19,8 +19,8 @@ enum guard {
     GUARD_ARMED,
     GUARD_STOPPED,
     GUARD_COMMITTING,
-    GUARD_UNSWAPPED,
-    GUARD_UNNAMED
+    GUARD_UNNAMED,
+    GUARD_UNSWAPPED
 };
 
 /* One host's agent: what it knows, what it has promised, what it is doing. */
@@ -29,6 +29,7 @@ struct agent {
     uint8_t is_alive, is_fenced, has_record;
     uint8_t contradicted, taken_back;
     uint8_t journal; /* enum gw_handover_state; NONE without a record */
+    uint8_t durable; /* what it may be after a power cut */
     uint8_t ghost;   /* a record that failed and may yet be found after a restart; NONE: none is */
     uint8_t vmm;     /* enum power */
     uint8_t count, position, list[GW_ACTIONS_MAX];
@@ -38,7 +39,8 @@ struct world {
     struct agent source, target;
     uint8_t guard;
     uint8_t are_disks_null, are_names_changed;
-    uint8_t has_second; /* a supervisor started the source's VM again from its images */
+    uint8_t are_names_kept; /* the target's images' final ones are on the disk */
+    uint8_t has_second;     /* a supervisor started the source's VM again from its images */
     uint8_t is_cut, has_session;
     uint8_t is_reinstalled;
     uint32_t to_source, to_target; /* sets of messages, 1 << event */
@@ -59,6 +61,8 @@ enum mutation {
     NO_SWAP_BACK,
     FAILED_COMMIT_TRUSTED,
     NO_RENAME,
+    RUNNING_BEFORE_NAMES,
+    OWNER_NOT_SYNCED,
     DOUBT_RESUMES,
     MUTATION_COUNT
 };
@@ -107,6 +111,10 @@ void world_part(const struct world *world, const struct options *options, enum p
                 visit *each, void *context);
 /* Both sides know how it ended, or show that a person must decide. */
 bool world_is_settled(const struct world *world);
+/* What must never be, in any world; NULL when it holds. */
+const char *world_broken(const struct world *world, bool is_guest_paused);
+/* Forgets what can make no difference any more, so that worlds that differ in it only are one. */
+void world_simplify(struct world *world);
 /* Where two run and the agents have reached each other, both show it. */
 bool world_is_shown(const struct world *world);
 bool world_source_runs(const struct world *world);
