@@ -25,8 +25,8 @@
 
 const char *rig_name(enum rig_kind kind)
 {
-    static const char *const names[] = {"loop", "tcp", "faulty loop", "faulty tcp",
-                                        "verbs", "dpdk"};
+    static const char *const names[] = {"loop",       "tcp",   "faulty loop",
+                                        "faulty tcp", "verbs", "dpdk"};
 
     return names[kind];
 }
@@ -66,8 +66,7 @@ static void open_dpdk(const char *variable, struct gw_transport **out)
 
         assert(equals);
         *equals = '\0';
-        items[options.count++] =
-            (struct gw_transport_option){.name = word, .value = equals + 1};
+        items[options.count++] = (struct gw_transport_option){.name = word, .value = equals + 1};
     }
     must(gw_transport_new("dpdk", &options, out));
 }

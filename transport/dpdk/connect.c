@@ -79,8 +79,7 @@ static int new_channel(const struct gw_channel_options *options, const struct dp
         .secret = options->secret,
         .secret_length = options->secret_length,
         .port = poller->endpoint.udp_port,
-        .max_length =
-            gw_dpdk_port_max_length(&transport_of(poller)->port, flow->local.is_ipv6),
+        .max_length = gw_dpdk_port_max_length(&transport_of(poller)->port, flow->local.is_ipv6),
         .now_ns = gw_clock_ns(),
     };
     if (getrandom(core->nonce, sizeof(core->nonce), 0) != sizeof(core->nonce) ||
@@ -167,8 +166,7 @@ int gw_dpdk_connect(struct gw_transport *base, const struct gw_connect_options *
 {
     struct dpdk_transport *transport = gw_dpdk_transport_of(base);
     struct dpdk_poller *poller = gw_dpdk_poller_of(options->channel.poller);
-    uint64_t deadline_ns =
-        gw_clock_ns() + (uint64_t)options->channel.timeout_ms * GW_NS_PER_MS;
+    uint64_t deadline_ns = gw_clock_ns() + (uint64_t)options->channel.timeout_ms * GW_NS_PER_MS;
     struct dpdk_flow flow = {.peer_port = (uint16_t)gw_address_port(&options->peer)};
     struct dpdk_core_options core;
     struct dpdk_channel *channel;

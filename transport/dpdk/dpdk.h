@@ -73,11 +73,11 @@ struct dpdk_port {
     struct dpdk_mac mac;
     unsigned mtu;
     unsigned queue_count;
-    unsigned checksums;      /* enum dpdk_checksum: what the NIC computes */
-    uint64_t offload_flags;  /* of a datagram's mbuf, for that */
-    bool verifies_ipv4;      /* the NIC does, on arrival */
-    bool is_kernels;         /* the kernel has the same interface, addresses and UDP ports */
-    char interface[64];      /* the kernel's name of it, or "" */
+    unsigned checksums;     /* enum dpdk_checksum: what the NIC computes */
+    uint64_t offload_flags; /* of a datagram's mbuf, for that */
+    bool verifies_ipv4;     /* the NIC does, on arrival */
+    bool is_kernels;        /* the kernel has the same interface, addresses and UDP ports */
+    char interface[64];     /* the kernel's name of it, or "" */
     struct rte_mempool *pool;
     struct dpdk_queue queues[DPDK_QUEUES_MAX];
 };
@@ -100,8 +100,8 @@ struct dpdk_neighbors {
 struct dpdk_endpoint {
     uint16_t udp_port;
     bool is_poller;
-    int reserve_fd;         /* keeps the kernel from using that port, or -1 */
-    int wake_fd;            /* an eventfd */
+    int reserve_fd;          /* keeps the kernel from using that port, or -1 */
+    int wake_fd;             /* an eventfd */
     _Atomic bool is_waiting; /* for the eventfd */
     struct rte_ring *inbox;
 };

@@ -78,8 +78,9 @@ static int explain(const struct dpdk_settings *settings, bool is_huge, unsigned 
     switch (rte_errno) {
     case EACCES:
     case EPERM:
-        return gw_fail(-ENODEV, "dpdk: this process may not use the device: run it as root, or give "
-                                "it CAP_NET_RAW, CAP_IPC_LOCK and /dev/vfio");
+        return gw_fail(-ENODEV,
+                       "dpdk: this process may not use the device: run it as root, or give "
+                       "it CAP_NET_RAW, CAP_IPC_LOCK and /dev/vfio");
     case ENOMEM:
         return gw_fail(-ENODEV, "dpdk: no %u MiB of %s for DPDK: %s", memory_mib,
                        is_huge ? "huge pages" : "memory",

@@ -81,12 +81,13 @@ static int enter(struct dpdk_transport *transport, struct dpdk_endpoint *endpoin
     while (place < DPDK_ENDPOINTS_MAX && atomic_load(&transport->endpoints[place]))
         place++;
     if (place == DPDK_ENDPOINTS_MAX)
-        error = gw_fail(-EMFILE, "dpdk: more than %u pollers and listeners", DPDK_ENDPOINTS_MAX - 1);
+        error =
+            gw_fail(-EMFILE, "dpdk: more than %u pollers and listeners", DPDK_ENDPOINTS_MAX - 1);
     if (!error && endpoint->udp_port == 0)
         error = find_port(transport, &endpoint->udp_port);
     if (!error && atomic_load(&transport->endpoint_of[endpoint->udp_port]) != 0)
-        error = gw_fail(-EADDRINUSE, "dpdk: UDP port %u is in use on this port",
-                        endpoint->udp_port);
+        error =
+            gw_fail(-EADDRINUSE, "dpdk: UDP port %u is in use on this port", endpoint->udp_port);
     if (!error) {
         atomic_store(&transport->endpoints[place], endpoint);
         atomic_store(&transport->endpoint_of[endpoint->udp_port], (uint8_t)place);
@@ -157,8 +158,7 @@ static void hand_over(struct dpdk_endpoint *endpoint, const struct dpdk_arrival 
         rte_pktmbuf_mtod_offset(arrival->mbuf, uint8_t *, arrival->frame.payload);
     struct dpdk_poller *poller =
         endpoint->is_poller ? gw_container_of(endpoint, struct dpdk_poller, endpoint) : NULL;
-    bool is_setup =
-        poller && gw_dpdk_is_setup(poller, datagram, arrival->frame.payload_length);
+    bool is_setup = poller && gw_dpdk_is_setup(poller, datagram, arrival->frame.payload_length);
 
     if (rte_ring_enqueue(is_setup ? poller->setup_inbox : endpoint->inbox, arrival->mbuf) != 0)
         rte_pktmbuf_free(arrival->mbuf); /* as on a network that is full: it is sent again */

@@ -9,9 +9,9 @@
 #include "common/clock.h"
 #include "transport/dpdk/dpdk.h"
 
-#define ASK_EVERY_NS (200 * GW_NS_PER_MS)
-#define ASK_FOR_NS   (5 * GW_NS_PER_S)
-#define FRESH_NS     (60 * GW_NS_PER_S)
+#define ASK_EVERY_NS  (200 * GW_NS_PER_MS)
+#define ASK_FOR_NS    (5 * GW_NS_PER_S)
+#define FRESH_NS      (60 * GW_NS_PER_S)
 #define LINK_EVERY_NS (20l * 1000000)
 
 void gw_dpdk_neighbors_init(struct dpdk_neighbors *neighbors)
@@ -140,8 +140,7 @@ static bool is_on_network(const struct dpdk_local *local, const struct dpdk_host
 {
     unsigned bits = local->prefix_bits, bytes = bits / 8;
 
-    if (local->host.is_ipv6 != host->is_ipv6 ||
-        memcmp(local->host.bytes, host->bytes, bytes) != 0)
+    if (local->host.is_ipv6 != host->is_ipv6 || memcmp(local->host.bytes, host->bytes, bytes) != 0)
         return false;
     return bits % 8 == 0 ||
            ((local->host.bytes[bytes] ^ host->bytes[bytes]) >> (8 - bits % 8)) == 0;

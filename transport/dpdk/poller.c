@@ -141,15 +141,14 @@ static unsigned take_from_inbox(struct dpdk_poller *poller, uint64_t now_ns)
 
     for (unsigned burst = 0; burst < INBOX_BURSTS; burst++) {
         void *mbufs[DPDK_BURST];
-        unsigned got =
-            rte_ring_dequeue_burst(poller->endpoint.inbox, mbufs, DPDK_BURST, NULL);
+        unsigned got = rte_ring_dequeue_burst(poller->endpoint.inbox, mbufs, DPDK_BURST, NULL);
 
         for (unsigned i = 0; i < got; i++) {
             struct dpdk_arrival arrival = {.mbuf = mbufs[i]};
 
             gw_dpdk_frame_read(rte_pktmbuf_mtod(arrival.mbuf, uint8_t *),
-                               rte_pktmbuf_data_len(arrival.mbuf),
-                               !transport->port.verifies_ipv4, &arrival.frame);
+                               rte_pktmbuf_data_len(arrival.mbuf), !transport->port.verifies_ipv4,
+                               &arrival.frame);
             gw_dpdk_take_in(poller, DPDK_SLOT_OPEN, &arrival, now_ns);
         }
         total += got;
@@ -199,8 +198,8 @@ static void flush(struct dpdk_poller *poller)
 {
     struct dpdk_transport *transport = gw_dpdk_transport_of(poller->base.transport);
     unsigned queue = poller->place % transport->port.queue_count;
-    unsigned sent = gw_dpdk_port_send(&transport->port, queue, poller->unsent,
-                                      poller->unsent_count);
+    unsigned sent =
+        gw_dpdk_port_send(&transport->port, queue, poller->unsent, poller->unsent_count);
 
     poller->unsent_count -= sent;
     memmove(poller->unsent, poller->unsent + sent,
@@ -250,8 +249,7 @@ static void set_timer(struct dpdk_poller *poller, uint64_t now_ns)
     struct itimerspec timer = {0};
 
     for (unsigned i = 0; i < poller->channel_count; i++)
-        deadline_ns = gw_min(deadline_ns,
-                             gw_dpdk_core_deadline(poller->channels[i]->core, now_ns));
+        deadline_ns = gw_min(deadline_ns, gw_dpdk_core_deadline(poller->channels[i]->core, now_ns));
     if (poller->unsent_count)
         deadline_ns = now_ns;
     if (deadline_ns != UINT64_MAX) {
@@ -294,10 +292,12 @@ int gw_dpdk_arm(struct gw_poller *base)
     if (poller->polls_since_arm == NOT_ARMED)
         atomic_fetch_add(&transport->waiting_count, 1);
     poller->polls_since_arm = 0;
+    gw_dpdk_unwake(poller->endpoint.wake_fd);
     atomic_store(&poller->endpoint.is_waiting, true);
     leave_queues(poller);
     set_timer(poller, gw_clock_ns());
-    if (!rte_ring_empty(poller->endpoint.inbox))
+    if (!rte_ring_empty(poller->endpoint.inbox) ||
+        atomic_load(&poller->changes) != poller->seen_changes)
         gw_dpdk_wake(poller->endpoint.wake_fd);
     return poller->epoll_fd;
 }

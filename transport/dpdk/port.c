@@ -33,8 +33,8 @@ static bool shares_with_kernel(const char *driver)
 static unsigned choose_queues(const struct dpdk_settings *settings,
                               const struct rte_eth_dev_info *info)
 {
-    unsigned most = (unsigned)gw_min(gw_min(info->max_rx_queues, info->max_tx_queues),
-                                     DPDK_QUEUES_MAX);
+    unsigned most =
+        (unsigned)gw_min(gw_min(info->max_rx_queues, info->max_tx_queues), DPDK_QUEUES_MAX);
     unsigned wanted = settings->queues;
 
     /* A virtual device has what its parameters say, and its other end must say the same. */
@@ -51,8 +51,7 @@ static int make_pool(struct dpdk_port *port, int socket)
 
     room = (unsigned)gw_align_up(gw_max(room, RTE_MBUF_DEFAULT_BUF_SIZE), 64);
     snprintf(name, sizeof(name), "godwit-%u", port->id);
-    port->pool =
-        rte_pktmbuf_pool_create(name, count, POOL_CACHE, 0, (uint16_t)room, socket);
+    port->pool = rte_pktmbuf_pool_create(name, count, POOL_CACHE, 0, (uint16_t)room, socket);
     if (!port->pool)
         return gw_fail(-ENODEV,
                        "dpdk: no memory for %u buffers of %u bytes: a larger [dpdk] memory, or "
@@ -174,8 +173,7 @@ static int bring_up(struct dpdk_settings *settings, struct dpdk_port *port)
     struct rte_ether_addr mac;
     int error;
 
-    if (rte_eth_dev_info_get(port->id, &info) != 0 ||
-        rte_eth_macaddr_get(port->id, &mac) != 0)
+    if (rte_eth_dev_info_get(port->id, &info) != 0 || rte_eth_macaddr_get(port->id, &mac) != 0)
         return gw_fail(-ENODEV, "dpdk: the device says nothing of itself");
     snprintf(port->driver, sizeof(port->driver), "%s", info.driver_name);
     port->is_kernels = shares_with_kernel(port->driver);

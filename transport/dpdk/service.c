@@ -12,10 +12,10 @@
 #include "common/clock.h"
 #include "transport/dpdk/dpdk.h"
 
-#define LOOK_MIN_NS  (50 * 1000ull)           /* while somebody waits and something came lately */
-#define LOOK_MAX_NS  (1 * GW_NS_PER_MS)       /* while somebody waits */
-#define LOOK_IDLE_NS (5 * GW_NS_PER_MS)       /* for listeners and neighbours */
-#define UNREAD_NS    (1 * GW_NS_PER_MS)       /* a poller that has not looked that long is away */
+#define LOOK_MIN_NS  (50 * 1000ull)     /* while somebody waits and something came lately */
+#define LOOK_MAX_NS  (1 * GW_NS_PER_MS) /* while somebody waits */
+#define LOOK_IDLE_NS (5 * GW_NS_PER_MS) /* for listeners and neighbours */
+#define UNREAD_NS    (1 * GW_NS_PER_MS) /* a poller that has not looked that long is away */
 
 static bool is_unread(const struct dpdk_queue *queue, uint64_t now_ns)
 {

@@ -72,8 +72,7 @@ static void fill(struct dpdk_channel *channel, const struct dpdk_port *port, str
 unsigned gw_dpdk_make(struct dpdk_channel *channel, uint64_t now_ns, struct rte_mbuf **out,
                       unsigned max)
 {
-    const struct dpdk_port *port =
-        &gw_dpdk_transport_of(channel->poller->base.transport)->port;
+    const struct dpdk_port *port = &gw_dpdk_transport_of(channel->poller->base.transport)->port;
     uint32_t headers = gw_dpdk_headers_size(&channel->flow);
     unsigned made = 0;
 
