@@ -764,7 +764,8 @@ void gw_serve_vm_end(struct gw_serve *serve, struct gw_error *why)
     serve->keeps_parts = vm->is_begun && switchover->machine.state == GW_HANDOVER_RECEIVING &&
                          serve->can_keep && serve->partial.is_kept && gw_partial_is_loss(why->code);
     vm->steps.keeps_parts = serve->keeps_parts;
-    if (vm->is_begun && switchover->cause.code && (!why->code || !gw_serve_is_heard(serve)))
+    /* It came first: what ended the conversation only followed. */
+    if (vm->is_begun && switchover->cause.code)
         *why = switchover->cause;
     join_memories(vm);
     close_state(vm);

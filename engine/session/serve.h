@@ -161,8 +161,8 @@ bool gw_serve_vm_may_wait(const struct gw_serve *serve);
 /* The control session is another one, or NULL. */
 void gw_serve_vm_set_control(struct gw_serve *serve, struct gw_control *control);
 /* The control session ended: what was not prepared is undone, what was prepared waits. Frees vm.
- * why (code 0: the source took its leave) becomes what failed here, where the end of the link only
- * followed from it. */
+ * why is what ended the session (code 0: the source took its leave), and becomes what had ended the
+ * attempt before. */
 void gw_serve_vm_end(struct gw_serve *serve, struct gw_error *why);
 
 #endif
