@@ -60,6 +60,12 @@ static struct gw_connect_options options_of(struct rig *rig, int timeout_ms)
     return options;
 }
 
+/* A timeout that will be waited for; a port finds its link and its neighbour first. */
+static int patience_of(const struct rig *rig)
+{
+    return rig->kind == RIG_DPDK ? 3000 : 100;
+}
+
 static void start_dialing(struct rig *rig, int timeout_ms, struct dialing *dialing)
 {
     memset(dialing, 0, sizeof(*dialing));
@@ -161,7 +167,7 @@ MEET(no_request_times_out)
 
 MEET(connect_that_nobody_answers_times_out)
 {
-    struct gw_connect_options options = options_of(rig, 100);
+    struct gw_connect_options options = options_of(rig, patience_of(rig));
     struct gw_channel *channel;
 
     cr_assert_eq(gw_connect(rig->transport, &options, &channel), -ETIMEDOUT);
@@ -234,8 +240,7 @@ MEET(peer_that_gave_up_before_accept)
     struct gw_message message;
     int error;
 
-    /* A port finds its link and its neighbour first. */
-    start_dialing(rig, rig->kind == RIG_DPDK ? 3000 : 100, &dialing);
+    start_dialing(rig, patience_of(rig), &dialing);
     go(&dialing);
     cr_assert_eq(gw_next_request(rig->listener, 5000, &request), 0);
     pthread_join(dialing.thread, NULL);

@@ -216,7 +216,8 @@ void gw_dpdk_thread_enter(void);
 int gw_dpdk_kernel_mtu(const char *interface, unsigned *out);
 int gw_dpdk_kernel_addresses(const char *interface, struct dpdk_settings *settings);
 /* Takes the UDP port of that address from the kernel (0: any that is free), so that it answers
- * nothing and gives it to nobody; *fd keeps it. -EADDRINUSE. */
+ * nothing and gives it to nobody; *fd keeps it. -EADDRINUSE. Nothing to do for an address that the
+ * kernel does not have. */
 int gw_dpdk_kernel_reserve(const struct dpdk_host *host, uint16_t *port, int *fd);
 
 /* ---- port.c ---- */

@@ -67,6 +67,29 @@ static unsigned long free_huge_mib(void)
     return total;
 }
 
+/* ---- what DPDK says ---- */
+
+static ssize_t log_line(void *unused, const char *text, size_t size)
+{
+    int length = (int)(size && text[size - 1] == '\n' ? size - 1 : size);
+
+    if (length > 0)
+        gw_log(GW_LOG_INFO, "dpdk: %.*s", length, text);
+    return (ssize_t)size;
+}
+
+/* Its lines are for who asks for detail: what matters is in the errors of this back end. */
+static void divert_log(void)
+{
+    cookie_io_functions_t functions = {.write = log_line};
+    FILE *stream = fopencookie(NULL, "w", functions);
+
+    if (!stream)
+        return;
+    setvbuf(stream, NULL, _IOLBF, 512);
+    rte_openlog_stream(stream);
+}
+
 static void leave_thread(void *unused)
 {
     rte_thread_unregister();
@@ -109,7 +132,6 @@ static int run_init(const struct dpdk_settings *settings)
     arguments[count++] = (char *)"-m";
     arguments[count++] = memory;
     arguments[count++] = (char *)"--no-telemetry";
-    arguments[count++] = (char *)"--log-level=lib.eal:error";
     if (is_huge) {
         arguments[count++] = (char *)"--in-memory";
     } else {
@@ -130,7 +152,7 @@ static int run_init(const struct dpdk_settings *settings)
                "dpdk: no %u MiB of huge pages are free: without them a NIC needs an IOMMU "
                "(echo 512 > /proc/sys/vm/nr_hugepages)",
                memory_mib);
-    rte_log_set_global_level(RTE_LOG_WARNING);
+    divert_log();
     return rte_eal_init(count, arguments) < 0 ? explain(settings, is_huge, memory_mib) : 0;
 }
 

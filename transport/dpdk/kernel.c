@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -18,17 +19,19 @@
 
 int gw_dpdk_kernel_mtu(const char *interface, unsigned *out)
 {
-    char path[128];
-    FILE *file;
-    int found;
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct ifreq request = {0};
+    int error = 0;
 
-    snprintf(path, sizeof(path), "/sys/class/net/%s/mtu", interface);
-    file = fopen(path, "re");
-    if (!file)
-        return gw_fail(-ENODEV, "dpdk: this host has no interface %s", interface);
-    found = fscanf(file, "%u", out);
-    fclose(file);
-    return found == 1 ? 0 : gw_fail(-EIO, "dpdk: %s cannot be read", path);
+    snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", interface);
+    if (fd < 0)
+        return gw_fail_errno(-errno, "dpdk: socket");
+    if (strlen(interface) >= sizeof(request.ifr_name) || ioctl(fd, SIOCGIFMTU, &request) != 0)
+        error = gw_fail(-ENODEV, "dpdk: this host has no interface %s", interface);
+    close(fd);
+    if (!error)
+        *out = (unsigned)request.ifr_mtu;
+    return error;
 }
 
 static unsigned count_bits(const struct sockaddr *mask, bool is_ipv6)
@@ -136,6 +139,9 @@ int gw_dpdk_kernel_reserve(const struct dpdk_host *host, uint16_t *port, int *fd
         int error = -errno;
 
         close(socket_fd);
+        /* An address that it does not have: it hears nothing of it, and answers nothing. */
+        if (error == -EADDRNOTAVAIL)
+            return 0;
         return gw_fail_errno(error, "dpdk: UDP %s",
                              gw_address_format(&address, text, sizeof(text)));
     }

@@ -4,6 +4,7 @@
 #include <net/if.h>
 #include <rte_cycles.h>
 #include <rte_ip.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,13 +44,23 @@ static unsigned choose_queues(const struct dpdk_settings *settings,
     return (unsigned)gw_max(gw_min(wanted, most), 1);
 }
 
-static int make_pool(struct dpdk_port *port, int socket)
+/* Bytes of a buffer: the MTU and headers. af_packet wants room for a whole frame of its ring. */
+static unsigned choose_room(const struct dpdk_settings *settings, const struct dpdk_port *port)
 {
     unsigned room = RTE_PKTMBUF_HEADROOM + ROOM_FOR_HEADER + port->mtu;
+    char frame[16];
+
+    if (gw_dpdk_devargs_get(settings->devargs, "framesz", frame, sizeof(frame)))
+        room = (unsigned)gw_max(room, RTE_PKTMBUF_HEADROOM + strtoul(frame, NULL, 10));
+    return (unsigned)gw_align_up(gw_max(room, RTE_MBUF_DEFAULT_BUF_SIZE), 64);
+}
+
+static int make_pool(const struct dpdk_settings *settings, struct dpdk_port *port, int socket)
+{
+    unsigned room = choose_room(settings, port);
     unsigned count = port->queue_count * 2 * DPDK_DESCRIPTORS + POOL_SPARE - 1;
     char name[RTE_MEMPOOL_NAMESIZE];
 
-    room = (unsigned)gw_align_up(gw_max(room, RTE_MBUF_DEFAULT_BUF_SIZE), 64);
     snprintf(name, sizeof(name), "godwit-%u", port->id);
     port->pool = rte_pktmbuf_pool_create(name, count, POOL_CACHE, 0, (uint16_t)room, socket);
     if (!port->pool)
@@ -88,8 +99,10 @@ static int configure(const struct rte_eth_dev_info *info, struct dpdk_port *port
         configuration.rx_adv_conf.rss_conf.rss_hf = hash;
     }
     choose_offloads(info, &configuration, port);
-    /* The kernel's interface has its MTU; drivers of such would set it once more. */
-    configuration.rxmode.mtu = port->is_kernels ? 0 : port->mtu;
+    /* The kernel's interface has its MTU; drivers of such would set it once more. memif says 1500
+     * and carries whatever its buffers hold. */
+    configuration.rxmode.mtu =
+        port->is_kernels || strcmp(port->driver, "net_memif") == 0 ? 0 : port->mtu;
     error = rte_eth_dev_configure(port->id, (uint16_t)port->queue_count,
                                   (uint16_t)port->queue_count, &configuration);
     if (error && port->mtu > DEFAULT_MTU)
@@ -187,7 +200,7 @@ static int bring_up(struct dpdk_settings *settings, struct dpdk_port *port)
     if (!error && settings->local_count == 0)
         error = gw_fail(-EINVAL, "dpdk: the port has no address: [dpdk] address = 192.0.2.1/24");
     if (!error)
-        error = make_pool(port, socket);
+        error = make_pool(settings, port, socket);
     if (!error)
         error = configure(&info, port);
     if (!error)
@@ -197,7 +210,28 @@ static int bring_up(struct dpdk_settings *settings, struct dpdk_port *port)
     return error;
 }
 
-int gw_dpdk_port_open(struct dpdk_settings *settings, struct dpdk_port *port)
+/* Drivers write to sockets whose other end may have gone (vhost). */
+static void block_pipe(sigset_t *before)
+{
+    sigset_t pipe;
+
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe, before);
+}
+
+static void unblock_pipe(const sigset_t *before)
+{
+    sigset_t pipe;
+
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    if (!sigismember(before, SIGPIPE))
+        sigtimedwait(&pipe, NULL, &(struct timespec){0});
+    pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
+static int open_port(struct dpdk_settings *settings, struct dpdk_port *port)
 {
     char interface[64];
     unsigned mtu = settings->mtu;
@@ -220,14 +254,28 @@ int gw_dpdk_port_open(struct dpdk_settings *settings, struct dpdk_port *port)
     return error;
 }
 
+int gw_dpdk_port_open(struct dpdk_settings *settings, struct dpdk_port *port)
+{
+    sigset_t before;
+    int error;
+
+    block_pipe(&before);
+    error = open_port(settings, port);
+    unblock_pipe(&before);
+    return error;
+}
+
 void gw_dpdk_port_close(struct dpdk_port *port)
 {
     struct gw_error kept;
+    sigset_t before;
 
     gw_error_take(0, &kept);
+    block_pipe(&before);
     rte_eth_dev_stop(port->id);
     gw_dpdk_device_close(port->id);
     rte_mempool_free(port->pool);
+    unblock_pipe(&before);
     gw_error_raise(&kept);
 }
 

@@ -5,7 +5,7 @@
  * looks, often while somebody waits and things happen, seldom otherwise.
  */
 #include <pthread.h>
-#include <sched.h>
+#include <signal.h>
 #include <sys/prctl.h>
 #include <time.h>
 
@@ -65,7 +65,13 @@ static void *run(void *argument)
 
 int gw_dpdk_service_start(struct dpdk_transport *transport)
 {
-    int error = pthread_create(&transport->thread, NULL, run, transport);
+    sigset_t all, before;
+    int error;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    error = pthread_create(&transport->thread, NULL, run, transport);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 
     return error ? gw_fail_errno(-error, "dpdk: thread for the port") : 0;
 }
