@@ -183,6 +183,16 @@ static int add_text(struct gw_texts *list, const struct list_option *option, con
     return 0;
 }
 
+/* The one transport option that has a name of its own. */
+static int set_provider(struct gw_agent_options *options, const char *value)
+{
+    char text[80];
+
+    if (snprintf(text, sizeof(text), "fabric.provider=%s", value) >= (int)sizeof(text))
+        return gw_fail(-EINVAL, "provider: '%.32s...' is too long", value);
+    return gw_agent_options_set(options, "transport-option", text);
+}
+
 int gw_agent_options_set(struct gw_agent_options *options, const char *name, const char *value)
 {
     if (strcmp(name, "allow-bench") == 0)
@@ -191,6 +201,8 @@ int gw_agent_options_set(struct gw_agent_options *options, const char *name, con
         return set_flag(&options->allow_volatile_state, name, value);
     if (!value || !*value)
         return gw_fail(-EINVAL, "%s has no value", name);
+    if (strcmp(name, "provider") == 0)
+        return set_provider(options, value);
     if (strcmp(name, "reconnect-timeout") == 0)
         return set_seconds(&options->reconnect_s, name, value, GW_RECONNECT_MAX_S);
     if (strcmp(name, "limits") == 0)

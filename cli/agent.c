@@ -50,6 +50,7 @@ static const struct gw_usage_option options[] = {
     {"transport", "NAME", "use this transport (repeatable, best first); auto: all that work here"},
     {"transport-option", "TRANSPORT.NAME=VALUE",
      "an option of a transport, such as dpdk.devargs=0000:3b:00.0 (repeatable)"},
+    {"provider", "NAME", "the libfabric provider of transport fabric: verbs, tcp, ..."},
     {"psk", "FILE", "pre-shared key, see godwit key"},
     {"cert", "FILE", "this host's certificate (PEM), with --key"},
     {"key", "FILE", "the private key of --cert (PEM)"},

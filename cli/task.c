@@ -194,7 +194,7 @@ int gw_task_take(struct gw_task *task, const char *name, const char *value)
         return gw_task_set_text(task, "congestion", value);
     if (strcmp(name, "transport") == 0)
         return take_transport(task, value);
-    if (strcmp(name, "transport-option") == 0)
+    if (strcmp(name, "transport-option") == 0 || strcmp(name, "provider") == 0)
         return gw_agent_options_set(&task->credentials, name, value);
     if (strcmp(name, "reconnect-timeout") == 0)
         return take_reconnect(task, value);

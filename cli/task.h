@@ -40,6 +40,8 @@ struct gw_task {
         {"transport", "NAME", "tcp, ...: this one only (several with commas); auto"},              \
         {"transport-option", "TRANSPORT.NAME=VALUE",                                               \
          "for a command that runs without an agent; an agent has its own (repeatable)"},           \
+        {"provider", "NAME",                                                                       \
+         "for transport fabric, in a command without an agent: verbs, tcp, ..."},                  \
         {"reconnect-timeout", "SECONDS",                                                           \
          "how long a lost link is dialled again; the agent's, 300; 0 gives up at once"},           \
         {"stall-timeout", "SECONDS",                                                               \

@@ -102,17 +102,23 @@ static void unlink_all(const json_t *paths)
                strerror(errno));
 }
 
+/* What only its QEMU needed. */
+static void remove_folders(const struct gw_target_steps *steps)
+{
+    unlink_all(json_object_get(steps->detail, "ram"));
+    if (text_of(steps, "ram_dir")[0])
+        rmdir(text_of(steps, "ram_dir"));
+    if (text_of(steps, "run_dir")[0])
+        gw_folder_remove(text_of(steps, "run_dir"));
+}
+
 static int discard(struct gw_target_steps *steps)
 {
     unlink_images(steps);
     /* These names have the epoch in them: they are nobody else's. */
     if (!steps->keeps_parts)
         unlink_all(json_object_get(steps->detail, "parts"));
-    unlink_all(json_object_get(steps->detail, "ram"));
-    if (text_of(steps, "ram_dir")[0])
-        rmdir(text_of(steps, "ram_dir"));
-    if (text_of(steps, "run_dir")[0])
-        gw_folder_remove(text_of(steps, "run_dir"));
+    remove_folders(steps);
     return 0;
 }
 
@@ -162,6 +168,7 @@ static int set_aside(struct gw_target_steps *steps)
         if (error)
             return error;
     }
+    remove_folders(steps);
     return 0;
 }
 

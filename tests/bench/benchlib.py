@@ -160,11 +160,11 @@ class Lab:
 class Agent:
     """godwit's agent on one side."""
 
-    def __init__(self, lab, side, trusted=True, ram_dir=None, env=None):
+    def __init__(self, lab, side, trusted=True, ram_dir=None, env=None, storage=None):
         self.lab, self.side = lab, side
         self.last_job = None
         self.folder = lab.path('agent-' + side, 'x')[:-2]
-        self.storage = os.path.join(self.folder, 'storage')
+        self.storage = storage or os.path.join(self.folder, 'storage')
         self.socket = os.path.join(self.folder, 'admin')
         # The journal must not lie on tmpfs.
         self.state = '/var/tmp/godwit-bench-%d-%s' % (os.getpid(), side)

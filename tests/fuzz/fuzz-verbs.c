@@ -10,7 +10,8 @@
 #include <string.h>
 
 #include "common/error.h"
-#include "transport/verbs/credit.h"
+#include "transport/rdma/credit.h"
+#include "transport/rdma/header.h"
 #include "transport/verbs/wire.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -42,26 +43,26 @@ static void fuzz_answer(const uint8_t *data, size_t size)
 /* Each message: its length in two bytes, then so many bytes. */
 static void fuzz_messages(const uint8_t *data, size_t size)
 {
-    struct verbs_credit credit;
+    struct gw_credit credit;
 
-    gw_verbs_credit_init(&credit);
+    gw_credit_init(&credit);
     while (size > 2) {
         uint32_t length = (uint32_t)(data[0] | data[1] << 8);
-        struct verbs_header header;
+        struct gw_send_header header;
 
         data += 2;
         size -= 2;
         length = length < size ? length : (uint32_t)size;
-        if (gw_verbs_header_decode(data, length, &header))
+        if (gw_send_header_decode(data, length, &header))
             return;
-        assert(header.length == length - VERBS_HEADER_SIZE && header.length <= GW_MESSAGE_MAX);
-        if (gw_verbs_credit_take(&credit, header.credits, header.type == VERBS_MESSAGE))
+        assert(header.length == length - GW_SEND_HEADER_SIZE && header.length <= GW_MESSAGE_MAX);
+        if (gw_credit_take(&credit, header.credits, header.type == GW_SEND_MESSAGE))
             return;
-        assert(credit.may_send <= VERBS_RECEIVES && credit.peer_may_send <= VERBS_RECEIVES);
-        if (header.type == VERBS_MESSAGE && header.length % 2) {
-            gw_verbs_credit_freed(&credit);
-            if (gw_verbs_credit_is_due(&credit))
-                gw_verbs_credit_give(&credit);
+        assert(credit.may_send <= GW_RECEIVES && credit.peer_may_send <= GW_RECEIVES);
+        if (header.type == GW_SEND_MESSAGE && header.length % 2) {
+            gw_credit_freed(&credit);
+            if (gw_credit_is_due(&credit))
+                gw_credit_give(&credit);
         } else if (credit.may_send) {
             credit.may_send--;
         }

@@ -72,15 +72,15 @@ class Networked(Ready):
 
     def target_monitor(self):
         """Follows the events at the target, on the owner's monitor there."""
-        paths = guestctl.wait_for(lambda: glob.glob(os.path.join(self.world.target.state, 'vm', '*', 'qmp-user')), 30,
+        paths = guestctl.wait_for(lambda: glob.glob(os.path.join(self.world.target.state, 'vm', '*', 'qmp-user')), lib.PATIENCE_S,
                                   'the target\'s QEMU')
         self.monitor = Monitor(paths[0])
 
     def resumed_at(self):
-        return guestctl.wait_for(lambda: self.monitor.stamps('RESUME'), 10, 'RESUME')[0]
+        return guestctl.wait_for(lambda: self.monitor.stamps('RESUME'), lib.PATIENCE_S, 'RESUME')[0]
 
 
-@lib.scenario(timeout=180)
+@lib.scenario()
 def network_is_told_after_cont():
     with Networked() as ready:
         move = ready.go_to('memory')
@@ -88,7 +88,7 @@ def network_is_told_after_cont():
         ready.world.source.limit_rate(None)
         result = move.result().expect('done')
         at = ready.resumed_at()
-        guestctl.wait_for(lambda: len(ready.frames) >= 3, 10, 'three frames')
+        guestctl.wait_for(lambda: len(ready.frames) >= 3, lib.PATIENCE_S, 'three frames')
         first = ready.frames[0][0]
         lib.check(first >= at, 'a frame %.3f ms before the guest ran', (at - first) * 1e3)
         lib.check(first < at + 1, 'the first frame came %.1f s after RESUME', first - at)
@@ -96,11 +96,11 @@ def network_is_told_after_cont():
         ready.world.assert_moved()
 
 
-@lib.scenario(timeout=240)
+@lib.scenario()
 def aborted_target_is_silent():
     """The target has loaded the state and stands PREPARED; then the source takes the guest back. Not one frame
     comes from the target; one that comes from its bridge is heard (the control)."""
-    with Networked(held=True) as ready:
+    with Networked() as ready:
         world = ready.world
         ready.hold_commit()
         move = world.start_move()
@@ -109,17 +109,17 @@ def aborted_target_is_silent():
         world.source.stop_agent(kill=True)
         move.result()
         world.source.start_agent()
-        world.assert_no_debris(timeout=60)
+        world.assert_no_debris()
         world.assert_still_on_source()
         lib.check(not ready.frames, '%d frames of a move that was given up', len(ready.frames))
         world.target.inside('ip', 'link', 'add', 'port0', 'type', 'veth', 'peer', 'name', 'port1')
         world.target.inside('ip', 'link', 'set', 'port1', 'master', 'br0', 'up')
         world.target.inside('ip', 'link', 'set', 'port0', 'up')
         world.target.inside(sys.executable, os.path.abspath(__file__), 'send', 'port0')
-        guestctl.wait_for(lambda: ready.frames, 10, 'the control\'s frame')
+        guestctl.wait_for(lambda: ready.frames, lib.PATIENCE_S, 'the control\'s frame')
 
 
-@lib.scenario(timeout=180)
+@lib.scenario()
 def clock_is_right_after_a_long_pause():
     """The real-time clock goes on by the host's, however long the pause; the ticks that the guest counts stand still
     meanwhile, so that they show that there was a pause."""

@@ -104,7 +104,7 @@ def vm_without_shared_ram_is_refused(how):
     with lib.World(guest=guest, **SIZE) as world:
         world.start_agents()
         world.start_guest()
-        before = world.source_state()
+        before = world.listing()
         world.assert_refused(world.move(), 'blocked', 'shared?', 'memory-backend-file')
         world.assert_nothing_happened(before)
 
@@ -122,7 +122,7 @@ def migration_blocker_is_named():
                                                  'memory-backend-ram,id=shm,size=1M']})) as world:
         world.start_agents()
         world.start_guest()
-        before = world.source_state()
+        before = world.listing()
         world.assert_refused(world.move(), 'blocked', 'ivshmem')
         world.assert_nothing_happened(before)
 
@@ -144,7 +144,7 @@ def wrong_monitor_is_refused():
         world.assert_refused(move(chatter(stack, world, b'{"hello": 1}\r\n')), 'blocked', 'not QMP')
         silent = chatter(stack, world, b'')
         world.assert_refused(move(silent), 'blocked', 'silent|another|answer|busy')
-        before = world.source_state()
+        before = world.listing()
         busy = socket.socket(socket.AF_UNIX)
         stack.callback(busy.close)
         busy.connect(good)
@@ -181,7 +181,7 @@ def no_agent_at_the_target():
         world.stack.callback(world.source.stop_agent)
         world.source.start_agent()
         world.start_guest()
-        before = world.source_state()
+        before = world.listing()
         world.assert_refused(world.move(), 'failed', '10.77.0.2', 'agent|refused')
         world.assert_refused(world.move('--to', '10.77.0.9'), 'failed', '10.77.0.9')
         world.assert_refused(world.move('--to', 'no-such-host.invalid'), 'failed',
@@ -194,7 +194,7 @@ def own_address_is_refused():
     with lib.World(**SIZE) as world:
         world.start_agents()
         world.start_guest()
-        before = world.source_state()
+        before = world.listing()
         world.assert_refused(world.move('--to', world.source.address), 'failed', 'same agent|itself')
         path = make_image(world, 'disk.raw')
         world.assert_refused(copy(world, path, world.source.address + ':copy.raw'), 'failed',
@@ -231,7 +231,7 @@ def other_wire_version_is_refused():
         world.stack.callback(world.source.stop_agent)
         world.source.start_agent()
         world.start_guest()
-        before = world.source_state()
+        before = world.listing()
         start_other_version(world)
         world.assert_refused(world.move(), 'failed', 'wire version 99, this side', 'same godwit')
         world.assert_nothing_happened(before)

@@ -10,7 +10,6 @@ import sys
 import failures
 import lib
 
-WAIT_S = 60
 
 
 def agent_of(host):
@@ -26,9 +25,6 @@ def doubts(host):
 class Doubt(failures.Ready):
     """A move that was cut off at the commit: the source is committed, the target has heard nothing."""
 
-    def __init__(self, **options):
-        super().__init__(held=True, **options)
-
     def cut_at_commit(self):
         world = self.world
         self.hold_commit()
@@ -36,7 +32,7 @@ class Doubt(failures.Ready):
         self.await_commit()
         self.wait_doubt(world.target)
         world.source.set_link('down')
-        world.source.holder.release()
+        world.source.release()
         result = move.result(timeout=120)
         world.assert_refused(result, 'in doubt')
         self.ticks_before = max(numbers['n'] for kind, numbers in world.guest.serial.lines()
@@ -44,7 +40,7 @@ class Doubt(failures.Ready):
         return result
 
     def wait_doubt(self, host):
-        lib.guestctl.wait_for(lambda: doubts(host), WAIT_S, 'a move in doubt', 0.5)
+        lib.guestctl.wait_for(lambda: doubts(host), lib.PATIENCE_S, 'a move in doubt', 0.5)
         [one] = doubts(host)
         return one
 
@@ -54,7 +50,7 @@ class Doubt(failures.Ready):
         lib.check(command in one['commands'], 'status does not say %r: %s', command, one)
         return host.command('resolve', one['epoch'][:12], '--keep', keep, '--yes', *extra).result()
 
-    def wait_settled(self, host, timeout=WAIT_S):
+    def wait_settled(self, host, timeout=lib.PATIENCE_S):
         lib.guestctl.wait_for(lambda: not agent_of(host)[1]['in_doubt'], timeout,
                               'the end of the doubt on %s' % host.side, 1)
 
@@ -86,7 +82,7 @@ def refusals(ready):
     lib.check(ready.world.guest.qmp('query-status')['status'] != 'running', 'the source runs')
 
 
-@lib.scenario(timeout=300)
+@lib.scenario()
 def source_is_kept_and_the_target_learns_it():
     """The target is cut off for good right after COMMITTED; the source is kept; the guest counts on.
     The target comes back later, learns it, and never runs."""
@@ -105,13 +101,13 @@ def source_is_kept_and_the_target_learns_it():
         one = ready.wait_doubt(world.target)
         lib.check(one['state'] == 'PREPARED', 'the target is %s', one['state'])
         world.source.set_link('up')
-        world.assert_no_debris(timeout=WAIT_S)
+        world.assert_listing(ready.before)
         ready.wait_settled(world.source)
         ready.wait_settled(world.target)
         world.assert_still_on_source()
 
 
-@lib.scenario(timeout=300)
+@lib.scenario()
 def target_is_kept_and_the_source_learns_it():
     """The source host seems lost; the target is kept, and runs; the source, back again, gives up."""
     with Doubt() as ready:
@@ -127,7 +123,7 @@ def target_is_kept_and_the_source_learns_it():
         ready.wait_settled(world.target)
 
 
-@lib.scenario(timeout=300)
+@lib.scenario()
 def contradiction_is_shown_and_settled():
     """Both hosts were told to keep the VM, and nobody fenced anything: once they reach each other both
     show it, and a word on one of them ends it."""
@@ -139,7 +135,7 @@ def contradiction_is_shown_and_settled():
         world.source.set_link('up')
         for host in (world.source, world.target):
             lib.guestctl.wait_for(lambda h=host: [d for d in doubts(h) if d['contradicted']],
-                                  WAIT_S, 'a contradiction on ' + host.side, 1)
+                                  lib.PATIENCE_S, 'a contradiction on ' + host.side, 1)
             status, _ = agent_of(host)
             lib.check(status == lib.EXIT['in doubt'], 'status ends with %d', status)
         result = ready.resolve(world.target, 'source')
@@ -153,7 +149,7 @@ def contradiction_is_shown_and_settled():
                   'the images of a guest that ran are not set aside: %s', names)
 
 
-@lib.scenario(timeout=300)
+@lib.scenario()
 def resolved_without_an_agent():
     """The source's agent does not run: the word is given to its state folder."""
     with Doubt() as ready:

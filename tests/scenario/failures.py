@@ -7,35 +7,29 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
-import hold
 import lib
 
 SIZE = {'memory_mib': 160, 'disk_mib': 128, 'fill_mib': 32, 'image_format': 'vhdx'}
-SLOW_MBIT = 100
 PHASES = ['disks', 'memory', 'handover']
 
 
 class Ready:
     """A world with agents and a guest, and a move that has come to a phase and stays there for
     seconds: disks and memory on a slow wire, the handover with the target's QEMU held still, so that
-    it never says that it has the state. held: the source's agent can be stopped at a log line."""
+    it never says that it has the state."""
 
-    def __init__(self, target=(), held=False, **options):
-        self.world = lib.World(**dict(SIZE, **options))
-        self.source_options = ['--verbose', '--verbose'] if held else []
+    def __init__(self, target=(), **options):
+        self.world = lib.World(**dict(dict(SIZE, held='a'), **options))
         self.target_options = target
         self.held = None
 
     def __enter__(self):
         world = self.world.__enter__()
         try:
-            if self.source_options:
-                world.source.holder = hold.Holder()
-            world.start_agents(source=self.source_options, target=self.target_options)
+            world.start_agents(target=self.target_options)
             world.start_guest()
-            self.before = world.source_state()
+            self.before = world.listing()
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
@@ -46,24 +40,23 @@ class Ready:
 
     def go_to(self, phase, *extra):
         world = self.world
-        # Slow enough that the phase before is seen.
-        world.source.limit_rate(SLOW_MBIT)
-        move = world.start_move('--progress', *extra)
-        if phase == 'handover':
-            lib.check(move.wait_phase('memory'), 'the move ended before its memory')
-            self.hold_target_vmm()
-            world.source.limit_rate(None)
-        lib.check(move.wait_phase(phase), 'the move ended before phase %s: %s', phase,
-                  move.result().error if move.process.poll() is not None else '')
+        if phase != 'handover':
+            return world.go_to(phase, *extra)
+        world.source.hold('STOPPING')
+        # The pause is given up after five times its limit, but no sooner than a test has done its part.
+        move = world.start_move('--progress', '--max-pause', '30000', *extra)
+        world.source.await_held('STOPPING', move)
+        self.hold_target_vmm()
+        world.source.go_on_to('WAITING', move)
+        world.source.release()
         return move
 
     def hold_commit(self):
         """The next move stops right before COMMITTED is journalled: the target is PREPARED by then."""
-        self.world.source.holder.hold(r': source is COMMITTING$')
+        self.world.source.hold('COMMITTING')
 
     def await_commit(self):
-        lib.check(self.world.source.holder.wait(90), 'the move did not come to its commitment: %s',
-                  self.world.source.agent_log())
+        self.world.source.await_held('COMMITTING')
 
     def hold_target_vmm(self):
         self.held = self.target_vmm()
@@ -94,7 +87,7 @@ def can_still_move(ready):
 
 # ------------------------------------------------------------------------------------------ refused
 
-@lib.scenario(timeout=180)
+@lib.scenario()
 def target_refuses():
     """Every refusal names its cause, on one guest that notices none of them; then it moves."""
     with Ready() as ready:
@@ -126,7 +119,7 @@ def make_bridge(host, name, address=None):
     host.inside('ip', 'link', 'set', name, 'up')
 
 
-@lib.scenario(timeout=180)
+@lib.scenario()
 def unknown_bridge_is_refused_and_mapped():
     if not os.path.exists('/dev/net/tun'):
         raise lib.Skip('there is no /dev/net/tun')
@@ -136,7 +129,7 @@ def unknown_bridge_is_refused_and_mapped():
         world.source.inside('ip', 'tuntap', 'add', 'tap0', 'mode', 'tap')
         world.source.inside('ip', 'link', 'set', 'tap0', 'master', 'br0', 'up')
         world.start_guest()
-        before = world.source_state()
+        before = world.listing()
         make_bridge(world.target, 'br1')
         world.assert_refused(world.move(), 'blocked', 'br0')
         world.assert_nothing_happened(before)
@@ -150,7 +143,7 @@ def unknown_bridge_is_refused_and_mapped():
 
 @lib.scenario(sample=1, what=['storage', 'memory', 'storage while it moves'])
 def target_is_full(what):
-    with lib.World(**SIZE) as world:
+    with lib.World(**dict(SIZE, held='a')) as world:
         folder = world.target.storage if what.startswith('storage') else '/dev/shm'
         size = {'storage': '8m', 'memory': '64m', 'storage while it moves': '96m'}[what]
         if what.startswith('storage'):
@@ -161,14 +154,12 @@ def target_is_full(what):
             subprocess.run(['nsenter', '-t', str(world.target.agent.pid), '-m', 'mount', '-o',
                             'remount,size=' + size, folder], check=True)
         world.start_guest()
-        before = world.source_state()
+        before = world.listing()
         if what != 'storage while it moves':
             world.assert_refused(world.move(), 'blocked', 'MiB|space', folder)
             world.assert_nothing_happened(before)
             return
-        world.source.limit_rate(SLOW_MBIT)
-        move = world.start_move('--progress')
-        lib.check(move.wait_phase('disks'), 'the move ended before its disks')
+        move = world.go_to('disks')
         filler = os.path.join(folder, 'filler')
         # Piece by piece: the move takes its own share meanwhile.
         with open(filler, 'wb', buffering=0) as handle:
@@ -220,7 +211,7 @@ def target_agent_dies(phase):
         world.assert_source_clean(ready.before)
         ready.release()
         world.target.start_agent()
-        world.assert_no_debris(timeout=30)
+        world.assert_listing(ready.before)
         world.assert_still_on_source()
 
 
@@ -234,13 +225,12 @@ def source_agent_dies(phase):
         result = move.result()
         lib.check(result.status != lib.EXIT['done'], 'the command says done')
         world.assert_still_on_source()
-        drives = world.source_state()['drives']
-        lib.check(drives == ready.before['drives'], 'the guest runs on %s', drives)
+        drives = world.source_state()['qemu drives']
+        lib.check(drives == ready.before['qemu drives'], 'the guest runs on %s', drives)
         ready.release()
         world.source.limit_rate(None)
         world.source.start_agent()
-        world.assert_source_clean(ready.before, timeout=40)
-        world.assert_no_debris(timeout=40)
+        world.assert_listing(ready.before)
         world.assert_still_on_source()
 
 
@@ -252,20 +242,16 @@ def cancelled(phase, paused):
         world = ready.world
         if paused == 'paused':
             world.guest.qmp('stop')
-            ready.before = world.source_state()
+            ready.before = world.listing()
         move = ready.go_to(phase)
-        began = time.monotonic()
         cancel = world.source.command('cancel', world.source.running_job()).result()
         lib.check(cancel.status == 0, 'cancel ended with %d: %s', cancel.status, cancel.errors)
-        world.assert_refused(move.result(), 'failed', 'cancel')
-        lib.check(time.monotonic() - began < 15, 'it took %.1f s to cancel',
-                  time.monotonic() - began)
+        world.assert_refused(move.result(lib.PATIENCE_S), 'failed', 'cancel')
         ready.release()
-        world.assert_source_clean(ready.before)
+        world.assert_listing(ready.before)
         if paused == 'paused':
             world.guest.qmp('cont')
         world.assert_still_on_source()
-        world.assert_no_debris()
 
 
 @lib.scenario()
@@ -293,12 +279,10 @@ def cut_data_channel_is_replaced(phase, secrecy):
         world.source.cut_connection(data_port(world, ports))
         after = world.source.connections()
         lib.check(set(ports) - set(after), 'nothing was cut')
-        time.sleep(0.5)
+        world.source.wait_log('replaced')
         world.source.limit_rate(None)
-        result = move.result().expect('done')
+        move.result().expect('done')
         world.assert_moved()
-        lib.check('replaced' in world.source.agent_log(), 'no channel was replaced: %s',
-                  result.detail)
 
 
 def data_port(world, ports):
@@ -313,7 +297,7 @@ def data_port(world, ports):
     return max(ports, key=lambda port: sent.get(port, 0))
 
 
-@lib.scenario(sample=1, timeout=180, phase=PHASES)
+@lib.scenario(sample=1, phase=PHASES)
 def link_is_lost_for_good(phase):
     with Ready() as ready:
         world = ready.world
@@ -324,42 +308,42 @@ def link_is_lost_for_good(phase):
         world.assert_source_clean(ready.before)
         ready.release()
         world.source.set_link('up')
-        world.assert_no_debris(timeout=60)
+        world.assert_listing(ready.before)
 
 
-@lib.scenario(timeout=240)
+@lib.scenario()
 def source_agent_dies_between_the_names_and_the_stop():
     """The images have other names and the guest still runs: it runs on, and the guard gives the names
     back."""
-    with Ready(held=True) as ready:
+    with Ready() as ready:
         world = ready.world
         names = world.source.storage_files()
         world.source.holder.hold(r': RENAME_IMAGES: done')
         move = world.start_move()
-        lib.check(world.source.holder.wait(90), 'no image was renamed: %s', world.source.agent_log())
+        world.source.await_held('RENAME_IMAGES', move)
         tick = world.guest.serial.wait_tick()
         world.guest.serial.wait_tick(least=tick['n'] + 1)
         lib.check(world.source.storage_files() != names, 'the images still have their names')
         world.source.stop_agent(kill=True)
         lib.check(move.result().status != lib.EXIT['done'], 'the command says done')
-        lib.guestctl.wait_for(lambda: world.source.storage_files() == names, 30, 'the images\' names')
+        lib.guestctl.wait_for(lambda: world.source.storage_files() == names, lib.PATIENCE_S,
+                              'the images\' names')
         world.source.start_agent()
-        world.assert_source_clean(ready.before, timeout=40)
-        world.assert_no_debris(timeout=40)
+        world.assert_listing(ready.before)
         world.assert_still_on_source()
 
 
-@lib.scenario(timeout=240)
+@lib.scenario()
 def link_is_cut_at_the_commit():
     """From COMMITTED on nobody resumes by a guess: the command ends in doubt, status shows it, cancel is
     refused, and the agents settle it once the link is back: exactly one guest runs."""
-    with Ready(held=True) as ready:
+    with Ready() as ready:
         world = ready.world
         ready.hold_commit()
         move = world.start_move('--progress')
         ready.await_commit()
         world.source.set_link('down')
-        world.source.holder.release()
+        world.source.release()
         job = world.source.running_job()
         cancel = world.source.command('cancel', job).result()
         result = move.result(timeout=120)

@@ -70,7 +70,7 @@ class Faulty(Ready):
         return move
 
 
-@lib.scenario(timeout=180, sample=2, operation=sorted(FAULTS), when=['first pass', 'round', 'pause'])
+@lib.scenario(sample=2, operation=sorted(FAULTS), when=['first pass', 'round', 'pause'])
 def storage_fails(operation, when):
     side, number, words = FAULTS[operation]
     with Faulty(side, held='a') as ready:
@@ -115,7 +115,7 @@ def data_block(path, first):
     raise lib.Failure('%s is empty' % path)
 
 
-@lib.scenario(timeout=180, what=['memory', 'disk'])
+@lib.scenario(what=['memory', 'disk'])
 def changed_byte_is_found(what):
     """One byte of the target changes once it has arrived; nothing sends it again. --verify finds it while
     both QEMUs stand still, before anything is committed."""
@@ -137,7 +137,7 @@ def changed_byte_is_found(what):
                     (name for name in world.target.storage_files() if name.endswith('.part')), 'none'))
             folder = '/proc/%d/root/dev/shm' % world.target.agent.pid
             return os.path.join(folder, world.target.shared_memory_files()[0], 'ram0')
-        guestctl.wait_for(lambda: block_of(target(), offset) == wanted, 60, 'the block at the target', 0.02)
+        guestctl.wait_for(lambda: block_of(target(), offset) == wanted, lib.PATIENCE_S, 'the block at the target', 0.02)
         time.sleep(0.2)
         flip(target(), offset)
         world.source.limit_rate(None)

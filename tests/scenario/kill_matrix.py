@@ -5,6 +5,7 @@ move is stopped exactly at the state by holding the log line that says it (hold.
 import atexit
 import contextlib
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -15,8 +16,6 @@ import lib
 
 SIZE = {'memory_mib': 64, 'disk_mib': 32, 'fill_mib': 4, 'trusted': True, 'image_format': 'vhdx', 'held': 'ab',
         'workload': {'pages_per_tick': 50, 'writes_per_tick': 8, 'reads_per_tick': 2}}
-HELD_S = 60
-SETTLED_S = 60
 # What both journals say in the end (None: nothing of that move).
 FINAL = {'S': ({'CLOSED', None}, {'DISCARDED', None}),
          'N': ({'CLOSED', None}, {'DISCARDED', None}),
@@ -75,6 +74,7 @@ class Case:
         self.arena, self.world, self.victim, self.state = arena, arena.world, victim, state
         self.move = None
         self.is_cut = False
+        self.word = None  # of a person: godwit resolve
         self.dead = set()
         self.known = epochs(self.world)
 
@@ -126,18 +126,35 @@ class Case:
         self.kill_qemu('TQ')
         self.go_on_to(self.state, 'OWNING')
 
-    def lost_owner(self):
+    def lost_owner(self, state=None):
         """A second life of the target's agent that finds its QEMU gone, which the first may have
         continued."""
+        state = state or self.state
         target = self.world.target
         self.stop_at('OWNER')
         target.agent.kill()
         self.kill_qemu('TQ')
         target.stop_agent()
         target.holder.release()
-        self.host_of(self.state).hold(self.state)
+        self.host_of(state).hold(state)
         target.start_agent()
-        self.host_of(self.state).await_held(self.state, self.move)
+        self.host_of(state).await_held(state, self.move)
+
+    def kept_at_the_source(self):
+        """A person tells the target, whose owner is lost, that the source keeps the VM."""
+        target = self.world.target
+        self.lost_owner('LOST')
+        target.release()
+        [epoch] = epochs(self.world) - self.known
+        lib.guestctl.wait_for(lambda: final_state(target, epoch, 1) == 'LOST', lib.PATIENCE_S, 'LOST')
+        target.hold(self.state)
+        # An agent that has the move in hand at that moment wants to be told again.
+        deadline = time.monotonic() + lib.PATIENCE_S
+        while not target.holder.wait(1):
+            lib.check(time.monotonic() < deadline, 'the word was not taken: %s', target.agent_log()[-1000:])
+            if not self.word or self.word.process.poll() is not None:
+                self.word = target.command('resolve', epoch, '--keep', 'source', '--yes')
+                self.world.stack.callback(self.word.end)
 
     # ---------------------------------------------------------------------------- what happens
 
@@ -179,7 +196,6 @@ class Case:
         """Everything goes on; what died starts again; the command's result."""
         for host in self.world.hosts.values():
             host.holder.release()
-        mender = None
         if self.is_cut:
             deadline = time.monotonic() + 2
             while self.move.process.poll() is None and time.monotonic() < deadline:
@@ -188,7 +204,7 @@ class Case:
         if self.victim == 'TA':
             time.sleep(0.2)
             self.world.target.start_agent()
-        result = self.move.result(90)
+        result = self.move.result()
         if self.victim == 'SA':
             self.check_guard()
             self.world.source.start_agent()
@@ -200,7 +216,7 @@ class Case:
                                   'SWAPPING', 'SWAPPED', 'WAITING', 'CHECKING',
                                   'RECEIVING', 'LOADING', 'PLACING', 'PREPARING', 'PREPARED')
         if is_early:
-            self.world.guest.serial.wait_tick(timeout=20)
+            self.world.guest.serial.wait_tick(timeout=lib.PATIENCE_S)
 
     def outcome(self, result):
         wanted = kill_table.expected(self.victim, self.state)
@@ -210,7 +226,7 @@ class Case:
 
     def is_taken(self):
         """The target has it, or will: for a row that leaves it open."""
-        lib.guestctl.wait_for(lambda: self.final()[0] in ('DONE', 'CLOSED', None), SETTLED_S,
+        lib.guestctl.wait_for(lambda: self.final()[0] in ('DONE', 'CLOSED', None), lib.PATIENCE_S,
                               'a settled source')
         return self.final()[0] == 'DONE'
 
@@ -233,7 +249,7 @@ class Case:
         else:
             allowed = {'S': {'failed'}, 'N': {'failed'}, 'X': {'done'}, 'D': {'in doubt'}}[outcome]
             if outcome in 'SN' and kill_table.TABLE[self.state][1] in (
-                    'cut at the commit', 'owner without QEMU'):
+                    'cut at the commit', 'owner without QEMU', 'kept at the source'):
                 allowed.add('in doubt')
         result.expect('|'.join(sorted(allowed)))
         if 'done' not in allowed:
@@ -246,7 +262,7 @@ class Case:
             states = self.final()
             return states[0] in allowed[0] and states[1] in allowed[1]
         try:
-            lib.guestctl.wait_for(settled, SETTLED_S, 'settled journals', 0.2)
+            lib.guestctl.wait_for(settled, lib.PATIENCE_S, 'settled journals', 0.2)
         except lib.guestctl.GuestError:
             raise lib.Failure('the journals hold %s, expected %s' % (self.final(), allowed)) from None
 
@@ -256,7 +272,7 @@ class Case:
             def is_right():
                 [agent] = host.command('status').result().events[-1]['agents']
                 return bool(agent['in_doubt']) == (outcome == 'D')
-            lib.guestctl.wait_for(is_right, 20, 'what status of %s shows' % host.side, 0.5)
+            lib.guestctl.wait_for(is_right, lib.PATIENCE_S, 'what status of %s shows' % host.side, 0.5)
 
     def check_one_runner(self):
         """The guest's own count never went on at both: what the target printed began behind what
@@ -269,6 +285,8 @@ class Case:
 
     def check_guest(self, outcome):
         world = self.world
+        if self.word and outcome != 'D':
+            self.remove_what_is_aside()
         if outcome == 'S':
             world.assert_still_on_source(ticks=2)
             world.assert_listing(self.arena.listing)
@@ -276,12 +294,12 @@ class Case:
             world.assert_moved()
             self.check_one_runner()
         elif outcome == 'N':
-            lib.guestctl.wait_for(lambda: not world.guest.is_running(), 10, 'a killed QEMU\'s end')
-            world.assert_no_debris(timeout=30)
+            lib.guestctl.wait_for(lambda: not world.guest.is_running(), lib.PATIENCE_S, 'a killed QEMU\'s end')
+            world.assert_no_debris()
             names = world.source.storage_files()
             lib.check(names == ['web1-0.vhdx'], 'the source\'s images are %s', names)
         elif outcome == 'X':
-            lib.guestctl.wait_for(lambda: not world.guest.is_running(), 20, 'the source\'s end')
+            lib.guestctl.wait_for(lambda: not world.guest.is_running(), lib.PATIENCE_S, 'the source\'s end')
             lib.check(world.target.storage_files() == ['web1-0.vhdx'], 'the target has %s',
                       world.target.storage_files())
         else:
@@ -289,12 +307,22 @@ class Case:
             lib.check('SQ' in self.dead or
                       world.guest.qmp('query-status')['status'] != 'running', 'the source runs')
 
+    def remove_what_is_aside(self):
+        """The guest may have written to the images at the target: they stay, under other names."""
+        storage = self.world.target.storage
+        lib.guestctl.wait_for(lambda: os.listdir(storage) and all(
+            re.fullmatch(r'web1-0\.vhdx\.godwit-[0-9a-f]{32}', name) for name in os.listdir(storage)),
+                              lib.PATIENCE_S, 'images that are set aside')
+        for name in os.listdir(storage):
+            os.unlink(os.path.join(storage, name))
+
     def run(self):
         ways = {'plain': self.plain, 'cancelled': self.cancelled,
                 'source without QEMU': self.source_without_qemu,
                 'cut at the commit': self.cut_at_the_commit,
                 'failing journal': self.failing_journal,
-                'owner without QEMU': self.owner_without_qemu, 'lost owner': self.lost_owner}
+                'owner without QEMU': self.owner_without_qemu, 'lost owner': self.lost_owner,
+                'kept at the source': self.kept_at_the_source}
         ways[kill_table.TABLE[self.state][1]]()
         self.strike()
         result = self.settle()
@@ -309,8 +337,6 @@ class Case:
 def kill(victim, state):
     for fault in kill_table.faults():
         raise lib.Failure(fault)
-    if kill_table.TABLE[state][1] == 'kept at the source':
-        raise lib.Skip('no command says it yet: godwit resolve')
     ARENA.ready()
     try:
         outcome = Case(ARENA, victim, state).run()
@@ -323,7 +349,7 @@ def kill(victim, state):
 
 lib.SAMPLES['kill'] = 10
 for one in kill_table.cases():
-    lib.SCENARIOS['kill[%s,%s]' % one] = (kill, {'victim': one[0], 'state': one[1]}, 240, 'kill')
+    lib.SCENARIOS['kill[%s,%s]' % one] = (kill, {'victim': one[0], 'state': one[1]}, 400, 'kill')
 
 
 if __name__ == '__main__':

@@ -22,7 +22,8 @@ The rules behind the rows:
  3 From CHECKING on the source listens to nobody until COMMITTED is recorded: a link or a target
    agent that dies there no longer stops it, and the target, prepared, ends the doubt by running (T).
  4 At COMMITTING the last look at the source's QEMU is behind it: its death changes nothing any more.
- 5 Behind COMMITTED a target whose QEMU died before `cont` says NEVER_RAN, and the source takes it
+ 5 A person's word that was not recorded was not said: both sides still show it (TA at YIELDING).
+ 6 Behind COMMITTED a target whose QEMU died before `cont` says NEVER_RAN, and the source takes it
    back (S); one that may have continued it says LOST (D): so does an agent that finds OWNER in its
    journal and no QEMU (TA at GIVING_UP).
 """
@@ -71,7 +72,7 @@ TABLE = {
     'GIVING_UP':     ('b', 'owner without QEMU', 'S D N - S'),
     'NEVER_RAN':     ('b', 'owner without QEMU', 'S S N - S'),
     'LOST':          ('b', 'lost owner', 'D D D - D'),
-    'YIELDING':      ('b', 'kept at the source', 'S S N - S'),
+    'YIELDING':      ('b', 'kept at the source', 'S D N - S'),
     'YIELDED':       ('b', 'kept at the source', 'S S N - S'),
     'DISCARDED':     ('b', 'cancelled', 'S S N - S'),
 }

@@ -8,33 +8,24 @@ import signal
 import sys
 import time
 
-import hold
 import lib
 
 SIZE = {'memory_mib': 96, 'disk_mib': 64, 'fill_mib': 32, 'image_format': 'vhdx'}
-SLOW_MBIT = 80
 CUT_S = 3
 
 
 class Ready(contextlib.ExitStack):
-    """A world with agents and a guest; held: its source's agent stops at a log line."""
+    """A world with agents and a guest."""
 
-    def __init__(self, held=False, agents=(), **options):
+    def __init__(self, agents=(), **options):
         super().__init__()
-        self.world = self.enter_context(lib.World(**dict(SIZE, **options)))
-        if held:
-            self.world.source.holder = hold.Holder()
-        verbose = ['--verbose', '--verbose'] if held else ['--verbose']
-        self.world.start_agents(*[verbose + list(agents)] * 2)
+        self.world = self.enter_context(lib.World(**dict(SIZE, held='a', **options)))
+        self.world.start_agents(agents, agents)
         self.world.start_guest()
-        self.before = self.world.source_state()
+        self.before = self.world.listing()
 
     def go_to(self, phase, *extra):
-        self.world.source.limit_rate(SLOW_MBIT)
-        move = self.world.start_move('--progress', *extra)
-        lib.check(move.wait_phase(phase), 'the move ended before phase %s: %s', phase,
-                  move.result().error if move.process.poll() is not None else '')
-        return move
+        return self.world.go_to(phase, *extra)
 
     def cut(self, is_told=True):
         """Both ways. is_told: this side's sockets are gone as well; the other side learns nothing."""
@@ -46,7 +37,7 @@ class Ready(contextlib.ExitStack):
         self.world.source.set_link('up')
 
 
-def wait_note(move, word, timeout=30):
+def wait_note(move, word, timeout=lib.PATIENCE_S):
     event = move.wait_event(
         lambda event: word in ((event.get('progress') or {}).get('note') or ''), timeout)
     if not event:
@@ -54,7 +45,7 @@ def wait_note(move, word, timeout=30):
     return event['progress']
 
 
-@lib.scenario(sample=1, timeout=180, phase=['disks', 'memory'], secrecy=['clear', 'sealed'])
+@lib.scenario(sample=1, phase=['disks', 'memory'], secrecy=['clear', 'sealed'])
 def a_link_comes_back(phase, secrecy):
     """The guest runs meanwhile; then the move goes on from where it was."""
     with Ready(trusted=secrecy == 'clear') as ready:
@@ -74,7 +65,7 @@ def a_link_comes_back(phase, secrecy):
         lib.check('its source is back' in world.target.agent_log(), 'nobody was back: %s', result.detail)
 
 
-@lib.scenario(timeout=180)
+@lib.scenario()
 def a_silent_link_is_found():
     """Nothing is reset, packets just vanish; the guest is slowed down at that time, and stands still for
     no dead link."""
@@ -82,9 +73,7 @@ def a_silent_link_is_found():
         world = ready.world
         move = ready.go_to('memory')
         ready.cut(is_told=False)
-        began = time.monotonic()
-        wait_note(move, 'the link is down', 40)
-        lib.check(time.monotonic() - began < 25, 'found after %.1f s', time.monotonic() - began)
+        wait_note(move, 'the link is down')
         world.guest.serial.wait_tick()
         ready.mend()
         world.source.limit_rate(None)
@@ -92,7 +81,7 @@ def a_silent_link_is_found():
         world.assert_moved()
 
 
-@lib.scenario(timeout=180)
+@lib.scenario()
 def a_link_that_stays_away():
     with Ready() as ready:
         world = ready.world
@@ -102,10 +91,10 @@ def a_link_that_stays_away():
         world.assert_source_clean(ready.before)
         world.assert_still_on_source()
         ready.mend()
-        world.assert_no_debris(timeout=20)
+        world.assert_listing(ready.before)
 
 
-@lib.scenario(timeout=180)
+@lib.scenario()
 def a_target_that_forgot():
     """Its agent was killed and is back: it has nothing to go on with and says so."""
     with Ready() as ready:
@@ -119,18 +108,24 @@ def a_target_that_forgot():
         world.assert_nothing_happened(ready.before)
 
 
-@lib.scenario(timeout=120)
+def wait_bytes(command):
+    """Until the first bytes of a copy have arrived; on a slow wire the others take long."""
+    lib.check(command.wait_event(lambda event: (event.get('progress') or {}).get('bytes_done', 0) > 0),
+              'it ended before its first bytes: %s', command.events[-1:])
+
+
+@lib.scenario()
 def a_copy_goes_on():
     with Ready() as ready:
         world = ready.world
         path = os.path.join(world.source.storage, 'plain.raw')
         with open(path, 'wb') as handle:
             handle.write(os.urandom(32 * lib.MIB))
-        world.source.limit_rate(SLOW_MBIT)
+        world.source.limit_rate(lib.SLOW_MBIT)
         copy = world.source.command('copy', '--progress', '--verify', '--psk', world.psk, path,
                                     world.target.address + ':')
         world.stack.callback(copy.end)
-        lib.check(copy.wait_phase('disks'), 'the copy ended')
+        wait_bytes(copy)
         ready.cut()
         wait_note(copy, 'the link is down')
         ready.mend()
@@ -148,32 +143,26 @@ def ticks_on(serial):
         return False
 
 
-@lib.scenario(sample=1, timeout=120, state=['STOPPED', 'SWAPPED'])
+@lib.scenario(sample=1, state=['STOPPED', 'SWAPPED'])
 def the_pause_waits_for_no_dead_peer(state):
     """The link vanishes without a word exactly in the pause: the guest goes on at once, long before the
     transport knows."""
-    with Ready(held=True) as ready:
+    with Ready() as ready:
         world = ready.world
-        holder = world.source.holder
-        holder.hold(r': source is %s$' % state)
+        world.source.hold(state)
         move = world.start_move('--progress', '--max-pause', '300')
-        lib.check(holder.wait(60), 'the move did not come to %s', state)
+        world.source.await_held(state, move)
         ready.cut(is_told=False)
         lib.check(not ticks_on(world.guest.serial), 'there is no pause')
-        began = time.monotonic()
-        holder.release()
-        lib.guestctl.wait_for(lambda: 'CONT: done' in world.source.agent_log(), 30,
-                              'a guest that goes on', 0.05)
-        waited = time.monotonic() - began
-        lib.check(waited < 9, 'the guest stood still for %.1f s', waited)
+        world.source.release()
+        world.source.wait_log('CONT: done')
         world.assert_refused(move.result(), 'failed', 'did not answer|takes nothing')
         world.assert_still_on_source(ticks=2)
         ready.mend()
-        world.assert_source_clean(ready.before)
-        world.assert_no_debris(timeout=40)
+        world.assert_listing(ready.before)
 
 
-@lib.scenario(timeout=120)
+@lib.scenario()
 def a_source_that_is_held_still():
     """Its agent does not answer for longer than a sign of life may be late, and then goes on."""
     with Ready() as ready:

@@ -10,7 +10,6 @@ import socket
 import sys
 import threading
 
-import hold
 import lib
 
 SIZE = {'memory_mib': 96, 'disk_mib': 96, 'fill_mib': 32}
@@ -57,19 +56,17 @@ def where(path):
 @lib.scenario(image_format=['raw', 'vhdx'])
 def syncs_of_the_pause(image_format):
     """At most four, and none of those that the promises rest on is missing."""
-    with lib.World(image_format=image_format, **SIZE) as world:
-        for host in world.hosts.values():
-            host.holder = hold.Holder()
+    with lib.World(image_format=image_format, held='ab', **SIZE) as world:
         world.options['guest'] = {'extra': ['-qmp', 'unix:%s/own,server=on,wait=off' % world.source.folder]}
-        world.start_agents(*[['--verbose', '--verbose']] * 2)
+        world.start_agents()
         world.start_guest()
         near = Monitor(os.path.join(world.source.folder, 'own'))
-        world.source.holder.hold(r': source is STOPPING$')
+        world.source.hold('STOPPING')
         move = world.start_move()
-        lib.check(world.source.holder.wait(90), 'the move did not come to its pause')
+        world.source.await_held('STOPPING', move)
         [path] = glob.glob(os.path.join(world.target.state, 'vm', '*', 'qmp-user'))
         far = Monitor(path)
-        world.source.holder.release()
+        world.source.release()
         move.result().expect('done')
         world.assert_moved()
         begin, end = near.stamps('STOP')[-1], far.stamps('RESUME')[0]

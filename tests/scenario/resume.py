@@ -4,14 +4,13 @@
 disk all the while, also while an agent is dead; in the end it checks every block itself."""
 import os
 import sys
-import time
 
 import lib
 
 SIZE = {'memory_mib': 64, 'disk_mib': 192, 'fill_mib': 96, 'image_format': 'raw', 'trusted': True,
         'workload': {'pages_per_tick': 20, 'writes_per_tick': 6, 'reads_per_tick': 1,
-                     'write_range_mib': 64}}
-SLOW_MBIT = 120
+                     'write_range_mib': 64}, 'held': 'a'}
+SLOW_MBIT = 60
 WHO = ['source agent', 'target agent', 'link']
 
 
@@ -44,12 +43,13 @@ class Lost:
     def lose(self):
         world = self.world
         world.source.limit_rate(SLOW_MBIT)
-        move = world.start_move('--progress', '--sync-every', '1', '--reconnect-timeout', '2')
-        lib.check(move.wait_phase('disks'), 'the move ended before its disks')
-        lib.guestctl.wait_for(lambda: self.kept('b') and self.kept('b')[0]['bytes'] > 30 << 20, 60,
+        if self.phase != 'disks':
+            world.source.hold(self.phase)
+        move = world.start_move('--sync-every', '1', '--reconnect-timeout', '2')
+        lib.guestctl.wait_for(lambda: self.kept('b') and self.kept('b')[0]['bytes'] > 30 << 20, lib.PATIENCE_S,
                               'durable bytes at the target', 0.2)
         if self.phase != 'disks':
-            lib.check(move.wait_phase(self.phase), 'the move ended before phase %s', self.phase)
+            world.source.await_held(self.phase, move)
         if self.who == 'source agent':
             world.source.stop_agent(kill=True)
         elif self.who == 'target agent':
@@ -60,7 +60,8 @@ class Lost:
             for host in world.hosts.values():
                 host.inside('ss', '-K', 'dport', '=', ':13560', check=False)
                 host.inside('ss', '-K', 'sport', '=', ':13560', check=False)
-        self.result = move.result(150)
+        world.source.release()
+        self.result = move.result()
         world.guest.serial.wait_tick()  # it writes on
         if self.who == 'source agent':
             world.source.start_agent()
@@ -76,7 +77,7 @@ class Lost:
         """Both agents agree that the move is given up."""
         for host in self.world.hosts.values():
             lib.guestctl.wait_for(lambda: not host.command('status').result()
-                                  .events[-1]['agents'][0]['in_doubt'], 40, 'a settled move', 0.5)
+                                  .events[-1]['agents'][0]['in_doubt'], lib.PATIENCE_S, 'a settled move', 0.5)
 
     def resume(self, *words):
         command = self.world.source.command('resume', *words)
@@ -84,7 +85,7 @@ class Lost:
         return command.result()
 
 
-@lib.scenario(sample=1, timeout=240, who=WHO, phase=['disks', 'memory'])
+@lib.scenario(sample=1, who=WHO, phase=['disks', 'memory'])
 def lost_move_is_resumed(who, phase):
     with Lost(who, phase) as lost:
         world = lost.world
@@ -113,7 +114,7 @@ def kept_bitmap(world):
     return found[0]
 
 
-@lib.scenario(timeout=240)
+@lib.scenario()
 def unconfirmed_bitmap_is_needed():
     """The negative control: what was collected and never confirmed is forgotten, and the guest finds at the
     target that its writes are lost."""
@@ -127,7 +128,7 @@ def unconfirmed_bitmap_is_needed():
         lib.check(not is_good, 'the guest lost nothing: the bitmap is not needed')
 
 
-@lib.scenario(timeout=240, sample=1, what=['partial image', 'bitmap'])
+@lib.scenario(sample=1, what=['partial image', 'bitmap'])
 def what_changed_is_not_resumed(what):
     with Lost('target agent') as lost:
         world = lost.world
@@ -147,7 +148,7 @@ def what_changed_is_not_resumed(what):
         world.assert_moved()
 
 
-@lib.scenario(timeout=240, sample=1, side=['a', 'b'])
+@lib.scenario(sample=1, side=['a', 'b'])
 def cancel_removes_what_is_kept(side):
     with Lost('target agent') as lost:
         world = lost.world
@@ -161,7 +162,7 @@ def cancel_removes_what_is_kept(side):
         world.assert_still_on_source()
 
 
-@lib.scenario(timeout=240)
+@lib.scenario()
 def new_move_takes_the_place_of_a_lost_one():
     with Lost('source agent') as lost:
         world = lost.world
@@ -172,7 +173,7 @@ def new_move_takes_the_place_of_a_lost_one():
         lib.check(not left, 'the target\'s storage keeps %s', left)
 
 
-@lib.scenario(timeout=120)
+@lib.scenario()
 def killed_copy_leaves_nothing():
     """The target's agent dies in the middle of a copy; the one that comes back removes the part."""
     with lib.World(**SIZE) as world:
@@ -184,9 +185,8 @@ def killed_copy_leaves_nothing():
         copy = world.source.command('copy', '--psk', world.psk, '--reconnect-timeout', '3', path,
                                     world.target.address + ':')
         world.stack.callback(copy.end)
-        lib.guestctl.wait_for(lambda: any(name.endswith('.part')
-                                          for name in world.target.storage_files()), 20, 'a part')
-        time.sleep(0.5)
+        lib.guestctl.wait_for(lambda: [name for name in world.target.storage_files() if name.endswith('.part')],
+                              lib.PATIENCE_S, 'a part')
         world.target.stop_agent(kill=True)
         copy.result().expect('failed')
         lib.check(world.target.storage_files(), 'there was nothing to remove')

@@ -251,7 +251,7 @@ CONTRACT(armed_descriptor_is_quiet_when_nothing_happens)
     /* Where the path's MTU is found out by trying, that takes some round trips. */
     for (int turn = 0; turn < 200 || gw_clock_ns() < settled_ns; turn++)
         rig_turn(rig);
-    if (rig->kind == RIG_FAULTY_LOOP || rig->kind == RIG_FAULTY_TCP)
+    if (rig_is_faulty(rig))
         return; /* faulty looks for commands every 20 ms */
     for (int i = 0; i < 4; i++) {
         int fd = gw_poller_arm(rig->far_poller);

@@ -23,23 +23,71 @@
         }                                                                                          \
     } while (0)
 
+static const struct {
+    const char *name, *back_end;
+    bool is_faulty;
+    bool is_on_device; /* its domains are opened by an address */
+} kinds[] = {
+    [RIG_LOOP] = {"loop", "loop", false, false},
+    [RIG_TCP] = {"tcp", "tcp", false, false},
+    [RIG_FAULTY_LOOP] = {"faulty loop", "loop", true, false},
+    [RIG_FAULTY_TCP] = {"faulty tcp", "tcp", true, false},
+    [RIG_VERBS] = {"verbs", "verbs", false, true},
+    [RIG_FABRIC] = {"fabric", "fabric", false, true},
+    [RIG_FAULTY_FABRIC] = {"faulty fabric", "fabric", true, true},
+    [RIG_DPDK] = {"dpdk", "dpdk", false, false},
+};
+
 const char *rig_name(enum rig_kind kind)
 {
-    static const char *const names[] = {"loop",       "tcp",   "faulty loop",
-                                        "faulty tcp", "verbs", "dpdk"};
+    return kinds[kind].name;
+}
 
-    return names[kind];
+bool rig_is_faulty(const struct rig *rig)
+{
+    return kinds[rig->kind].is_faulty;
+}
+
+static bool is_built(const char *back_end)
+{
+    for (size_t i = 0; gw_transport_makers[i]; i++)
+        if (strcmp(gw_transport_makers[i]->name, back_end) == 0)
+            return true;
+    return false;
 }
 
 int rig_kinds(const enum rig_kind **out)
 {
-    static const enum rig_kind everywhere[] = {RIG_LOOP, RIG_TCP, RIG_FAULTY_LOOP, RIG_FAULTY_TCP};
-    static const enum rig_kind verbs[] = {RIG_VERBS}, dpdk[] = {RIG_DPDK};
-    bool is_verbs = getenv("GODWIT_TEST_VERBS") != NULL;
-    bool is_dpdk = getenv("GODWIT_TEST_DPDK_NEAR") != NULL;
+    /* What a build may lack comes last. */
+    static const enum rig_kind everywhere[] = {RIG_LOOP,       RIG_TCP,    RIG_FAULTY_LOOP,
+                                               RIG_FAULTY_TCP, RIG_FABRIC, RIG_FAULTY_FABRIC};
+    static const enum rig_kind verbs[] = {RIG_VERBS}, fabric[] = {RIG_FABRIC}, dpdk[] = {RIG_DPDK};
+    bool is_verbs = getenv("GODWIT_TEST_VERBS"), is_fabric = getenv("GODWIT_TEST_FABRIC");
+    bool is_dpdk = getenv("GODWIT_TEST_DPDK_NEAR");
 
-    *out = is_verbs ? verbs : is_dpdk ? dpdk : everywhere;
-    return is_verbs || is_dpdk ? 1 : 4;
+    *out = is_fabric ? fabric : is_verbs ? verbs : is_dpdk ? dpdk : everywhere;
+    if (is_verbs || is_fabric || is_dpdk)
+        return 1;
+    return (int)GW_ARRAY_LENGTH(everywhere) - (is_built("fabric") ? 0 : 2);
+}
+
+void rig_free_address(enum rig_kind kind, struct gw_address *out)
+{
+    const char *device = getenv("GODWIT_TEST_VERBS");
+
+    must(gw_address_parse(kinds[kind].is_on_device && device ? device : "127.0.0.1", 0, out));
+}
+
+void rig_transport_new(enum rig_kind kind, struct gw_transport **out)
+{
+    const char *provider = getenv("GODWIT_TEST_FABRIC");
+    struct gw_transport_option item = {.name = "provider", .value = provider ? provider : "tcp"};
+    struct gw_transport_options options = {.items = &item, .count = 1};
+    bool is_fabric = strcmp(kinds[kind].back_end, "fabric") == 0;
+
+    must(gw_transport_new(kinds[kind].back_end, is_fabric ? &options : NULL, out));
+    if (kinds[kind].is_faulty)
+        must(gw_faulty_new(*out, out));
 }
 
 /* Opens dpdk with the options in an environment variable; see rig.h. */
@@ -75,16 +123,12 @@ static void open_dpdk(const char *variable, struct gw_transport **out)
 
 static void open_transports(struct rig *rig)
 {
-    static const char *const back_ends[] = {"loop", "tcp", "loop", "tcp", "verbs"};
-
     if (rig->kind == RIG_DPDK) {
         open_dpdk("GODWIT_TEST_DPDK_FAR", &rig->far_transport);
         open_dpdk("GODWIT_TEST_DPDK_NEAR", &rig->transport);
         return;
     }
-    must(gw_transport_new(back_ends[rig->kind], NULL, &rig->transport));
-    if (rig->kind == RIG_FAULTY_LOOP || rig->kind == RIG_FAULTY_TCP)
-        must(gw_faulty_new(rig->transport, &rig->transport));
+    rig_transport_new(rig->kind, &rig->transport);
     rig->far_transport = rig->transport;
 }
 
@@ -94,11 +138,6 @@ void rig_set_secret(struct gw_channel_options *options)
 
     options->secret = secret;
     options->secret_length = sizeof(secret);
-}
-
-void rig_free_address(enum rig_kind kind, struct gw_address *out)
-{
-    must(gw_address_parse(kind == RIG_VERBS ? getenv("GODWIT_TEST_VERBS") : "127.0.0.1", 0, out));
 }
 
 void rig_open(struct rig *rig, enum rig_kind kind)
@@ -111,7 +150,7 @@ void rig_open(struct rig *rig, enum rig_kind kind)
     rig_free_address(kind, &rig->address);
     must(gw_listen(rig->far_transport, &rig->address, &rig->listener));
     must(gw_listener_address(rig->listener, &rig->address));
-    local = kind == RIG_VERBS ? &rig->address : NULL;
+    local = kinds[kind].is_on_device ? &rig->address : NULL;
     must(gw_domain_open(rig->transport, local, &rig->near_domain));
     must(gw_domain_open(rig->far_transport, local, &rig->far_domain));
     must(gw_poller_open(rig->transport, &rig->near_poller));

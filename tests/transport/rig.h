@@ -3,8 +3,9 @@
  * rig: two ends in one test, near (connects) and far (accepts), over any back end, plain or
  * wrapped by faulty. Each end has its own domain and poller. What fails here aborts the test.
  * With GODWIT_TEST_VERBS=ADDRESS in the environment the back end is verbs alone, on the RDMA device
- * that has ADDRESS; both ends are on it. With GODWIT_TEST_DPDK_NEAR and _FAR it is dpdk alone: each
- * has the options of one port, NAME=VALUE with blanks between; {pid} is this process.
+ * that has ADDRESS; both ends are on it. With GODWIT_TEST_FABRIC=PROVIDER it is fabric alone with that
+ * provider, on the device of GODWIT_TEST_VERBS or on 127.0.0.1. With GODWIT_TEST_DPDK_NEAR and _FAR it is
+ * dpdk alone: each has the options of one port, NAME=VALUE with blanks between; {pid} is this process.
  * Threads: one; accepting is done by a short-lived helper thread.
  * Units: bytes, milliseconds.
  */
@@ -15,7 +16,16 @@
 
 #define RIG_WAIT_MS 20000
 
-enum rig_kind { RIG_LOOP, RIG_TCP, RIG_FAULTY_LOOP, RIG_FAULTY_TCP, RIG_VERBS, RIG_DPDK };
+enum rig_kind {
+    RIG_LOOP,
+    RIG_TCP,
+    RIG_FAULTY_LOOP,
+    RIG_FAULTY_TCP,
+    RIG_VERBS,
+    RIG_FABRIC,
+    RIG_FAULTY_FABRIC,
+    RIG_DPDK
+};
 
 /* Local memory that is registered for a test's writes. */
 struct rig_source {
@@ -50,6 +60,8 @@ struct rig_send {
 /* What this process tests, for parameters of tests. Returns how many. */
 int rig_kinds(const enum rig_kind **out);
 const char *rig_name(enum rig_kind kind);
+bool rig_is_faulty(const struct rig *rig);
+void rig_transport_new(enum rig_kind kind, struct gw_transport **out);
 /* The host's address of the back end, port 0. */
 void rig_free_address(enum rig_kind kind, struct gw_address *out);
 void rig_open(struct rig *rig, enum rig_kind kind);

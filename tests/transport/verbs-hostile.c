@@ -22,7 +22,8 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "tests/transport/rig.h"
-#include "transport/verbs/credit.h"
+#include "transport/rdma/credit.h"
+#include "transport/rdma/header.h"
 #include "transport/verbs/wire.h"
 
 /* A test with an open rig whose near and far are joined, and stay so. */
@@ -255,29 +256,29 @@ HOSTILE(message_that_is_too_long_ends_its_channel_alone)
     struct raw raw;
 
     raw_join(rig, &raw);
-    expect_death(rig, &raw, VERBS_HEADER_SIZE + GW_MESSAGE_MAX + 1, "more than 4096 bytes");
+    expect_death(rig, &raw, GW_SEND_HEADER_SIZE + GW_MESSAGE_MAX + 1, "more than 4096 bytes");
 }
 
 HOSTILE(credits_out_of_nothing_end_their_channel_alone)
 {
-    struct verbs_header header = {.type = VERBS_CREDIT, .credits = 1};
+    struct gw_send_header header = {.type = GW_SEND_CREDIT, .credits = 1};
     struct raw raw;
 
     raw_join(rig, &raw);
-    gw_verbs_header_encode(&header, raw.bytes);
-    expect_death(rig, &raw, VERBS_HEADER_SIZE, "more than were in use");
+    gw_send_header_encode(&header, raw.bytes);
+    expect_death(rig, &raw, GW_SEND_HEADER_SIZE, "more than were in use");
 }
 
 HOSTILE(messages_beyond_the_credits_end_their_channel_alone)
 {
-    struct verbs_header header = {.type = VERBS_MESSAGE};
+    struct gw_send_header header = {.type = GW_SEND_MESSAGE};
     struct raw raw;
 
     raw_join(rig, &raw);
-    gw_verbs_header_encode(&header, raw.bytes);
-    for (unsigned i = 0; i < VERBS_RECEIVES; i++)
-        raw_send(&raw, VERBS_HEADER_SIZE);
-    expect_death(rig, &raw, VERBS_HEADER_SIZE, "more messages than it had been allowed");
+    gw_send_header_encode(&header, raw.bytes);
+    for (unsigned i = 0; i < GW_RECEIVES; i++)
+        raw_send(&raw, GW_SEND_HEADER_SIZE);
+    expect_death(rig, &raw, GW_SEND_HEADER_SIZE, "more messages than it had been allowed");
 }
 
 HOSTILE(device_error_is_laid_to_the_peer_that_caused_it)

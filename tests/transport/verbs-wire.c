@@ -7,7 +7,8 @@
 
 #include "common/bytes.h"
 #include "common/error.h"
-#include "transport/verbs/credit.h"
+#include "transport/rdma/credit.h"
+#include "transport/rdma/header.h"
 #include "transport/verbs/wire.h"
 
 /* ---- requests and answers ---- */
@@ -91,11 +92,11 @@ Test(verbs_wire, reason_is_cut_and_made_printable)
 
 Test(verbs_wire, header_is_carried)
 {
-    struct verbs_header in = {VERBS_MESSAGE, 31, GW_MESSAGE_MAX, 1ull << 60}, out;
-    uint8_t bytes[VERBS_HEADER_SIZE];
+    struct gw_send_header in = {GW_SEND_MESSAGE, 31, GW_MESSAGE_MAX, 1ull << 60}, out;
+    uint8_t bytes[GW_SEND_HEADER_SIZE];
 
-    gw_verbs_header_encode(&in, bytes);
-    cr_assert_eq(gw_verbs_header_decode(bytes, VERBS_HEADER_SIZE + GW_MESSAGE_MAX, &out), 0);
+    gw_send_header_encode(&in, bytes);
+    cr_assert_eq(gw_send_header_decode(bytes, GW_SEND_HEADER_SIZE + GW_MESSAGE_MAX, &out), 0);
     cr_assert_eq(out.type, in.type);
     cr_assert_eq(out.credits, in.credits);
     cr_assert_eq(out.length, in.length);
@@ -104,23 +105,23 @@ Test(verbs_wire, header_is_carried)
 
 Test(verbs_wire, headers_that_mean_nothing_are_refused)
 {
-    struct verbs_header good = {VERBS_MESSAGE, 0, 10, 0}, out;
-    uint8_t bytes[VERBS_HEADER_SIZE];
+    struct gw_send_header good = {GW_SEND_MESSAGE, 0, 10, 0}, out;
+    uint8_t bytes[GW_SEND_HEADER_SIZE];
 
-    gw_verbs_header_encode(&good, bytes);
-    cr_assert_eq(gw_verbs_header_decode(bytes, 26, &out), 0);
+    gw_send_header_encode(&good, bytes);
+    cr_assert_eq(gw_send_header_decode(bytes, 26, &out), 0);
     for (uint32_t length = 0; length < 60; length++)
-        cr_assert(length == 26 || gw_verbs_header_decode(bytes, length, &out) == -EPROTO);
+        cr_assert(length == 26 || gw_send_header_decode(bytes, length, &out) == -EPROTO);
     bytes[1] = 1;
-    cr_assert_eq(gw_verbs_header_decode(bytes, 26, &out), -EPROTO);
+    cr_assert_eq(gw_send_header_decode(bytes, 26, &out), -EPROTO);
     bytes[1] = 0;
-    bytes[0] = VERBS_CREDIT; /* with a body */
-    cr_assert_eq(gw_verbs_header_decode(bytes, 26, &out), -EPROTO);
+    bytes[0] = GW_SEND_CREDIT; /* with a body */
+    cr_assert_eq(gw_send_header_decode(bytes, 26, &out), -EPROTO);
     bytes[0] = 3;
-    cr_assert_eq(gw_verbs_header_decode(bytes, 26, &out), -EPROTO);
-    bytes[0] = VERBS_MESSAGE;
+    cr_assert_eq(gw_send_header_decode(bytes, 26, &out), -EPROTO);
+    bytes[0] = GW_SEND_MESSAGE;
     gw_put_le32(bytes + 4, GW_MESSAGE_MAX + 1);
-    cr_assert_eq(gw_verbs_header_decode(bytes, GW_MESSAGE_MAX + 17, &out), -EPROTO);
+    cr_assert_eq(gw_send_header_decode(bytes, GW_MESSAGE_MAX + 17, &out), -EPROTO);
 }
 
 /* ---- credits ---- */
@@ -128,7 +129,7 @@ Test(verbs_wire, headers_that_mean_nothing_are_refused)
 /* One end of a simulated channel. What is on its way is a queue towards it; each entry has taken one
  * of its receives, as a device would do on arrival, and the receives must never run out. */
 struct end {
-    struct verbs_credit credit;
+    struct gw_credit credit;
     struct {
         unsigned credits;
         bool is_message;
@@ -152,12 +153,12 @@ static void act(struct end *end, struct end *other, unsigned what)
     if (what == 0 && end->wanted && end->credit.may_send) {
         end->credit.may_send--;
         end->wanted--;
-        deliver(other, gw_verbs_credit_give(&end->credit), true);
+        deliver(other, gw_credit_give(&end->credit), true);
     } else if (what == 1 && end->count) {
         bool is_message = end->queue[end->first].is_message;
 
-        cr_assert_eq(gw_verbs_credit_take(&end->credit, end->queue[end->first].credits, is_message),
-                     0, "%s", gw_error_message());
+        cr_assert_eq(gw_credit_take(&end->credit, end->queue[end->first].credits, is_message), 0,
+                     "%s", gw_error_message());
         end->first = (end->first + 1) % 64;
         end->count--;
         end->arrived += is_message;
@@ -169,23 +170,23 @@ static void act(struct end *end, struct end *other, unsigned what)
     } else if (what == 3 && end->held) {
         end->held--;
         end->receives++;
-        gw_verbs_credit_freed(&end->credit);
-    } else if (what == 4 && gw_verbs_credit_is_due(&end->credit)) {
-        deliver(other, gw_verbs_credit_give(&end->credit), false);
+        gw_credit_freed(&end->credit);
+    } else if (what == 4 && gw_credit_is_due(&end->credit)) {
+        deliver(other, gw_credit_give(&end->credit), false);
     }
 }
 
 Test(verbs_credit, receives_never_run_out_and_all_arrives)
 {
     for (unsigned seed = 1; seed <= 200; seed++) {
-        struct end ends[2] = {{.receives = VERBS_RECEIVES + VERBS_SPARE_RECEIVES, .wanted = 500},
-                              {.receives = VERBS_RECEIVES + VERBS_SPARE_RECEIVES, .wanted = 500}};
+        struct end ends[2] = {{.receives = GW_RECEIVES + GW_SPARE_RECEIVES, .wanted = 500},
+                              {.receives = GW_RECEIVES + GW_SPARE_RECEIVES, .wanted = 500}};
         unsigned state = seed, steps = 0;
 
         if (seed % 3 == 0)
             ends[1].wanted = 0; /* nothing to carry credits on */
-        gw_verbs_credit_init(&ends[0].credit);
-        gw_verbs_credit_init(&ends[1].credit);
+        gw_credit_init(&ends[0].credit);
+        gw_credit_init(&ends[1].credit);
         while (ends[0].got < (seed % 3 ? 500u : 0u) || ends[1].got < 500) {
             unsigned who, what;
 
@@ -201,14 +202,14 @@ Test(verbs_credit, receives_never_run_out_and_all_arrives)
 
 Test(verbs_credit, accounts_that_cannot_be_right_are_refused)
 {
-    struct verbs_credit credit;
+    struct gw_credit credit;
 
-    gw_verbs_credit_init(&credit);
-    cr_assert_eq(gw_verbs_credit_take(&credit, 1, true), -EPROTO);
-    for (unsigned i = 0; i < VERBS_RECEIVES; i++)
-        cr_assert_eq(gw_verbs_credit_take(&credit, 0, true), 0);
-    cr_assert_eq(gw_verbs_credit_take(&credit, 0, true), -EPROTO);
+    gw_credit_init(&credit);
+    cr_assert_eq(gw_credit_take(&credit, 1, true), -EPROTO);
+    for (unsigned i = 0; i < GW_RECEIVES; i++)
+        cr_assert_eq(gw_credit_take(&credit, 0, true), 0);
+    cr_assert_eq(gw_credit_take(&credit, 0, true), -EPROTO);
     credit.may_send = 0;
-    cr_assert_eq(gw_verbs_credit_take(&credit, VERBS_RECEIVES + 1, false), -EPROTO);
-    cr_assert_eq(gw_verbs_credit_take(&credit, VERBS_RECEIVES, false), 0);
+    cr_assert_eq(gw_credit_take(&credit, GW_RECEIVES + 1, false), -EPROTO);
+    cr_assert_eq(gw_credit_take(&credit, GW_RECEIVES, false), 0);
 }

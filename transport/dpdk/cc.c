@@ -9,21 +9,22 @@
 #define LEAST_UNITS 2u
 /* Swift's base target is 25 to 50 us above the hops, in hardware that stamps packets itself. Here
  * both ends are polled by software, and a burst of 32 full datagrams at 10 Gbit/s takes 40 us. */
-#define TARGET_NS       300000u
-#define QUEUE_NS        100000u /* above the path's own delay, where that is long */
-#define SCALING_NS      100000u /* Swift's fs_range: added for the smallest window */
-#define SCALING_UNITS   100u    /* and nothing from this window on */
-#define EXCESS_NUMBER   4u      /* Swift's beta: 4/5 of the excess */
-#define EXCESS_DENOM    5u
-#define LEAST_AGE_NS    (10 * GW_NS_PER_S)
-#define DRAIN_ROUNDS    2u
-#define LOSS_DATAGRAMS  1024u /* over so many loss is weighed */
-#define LOSS_SHARE      50u   /* 1/50: 2 % */
+#define TARGET_NS     300000u
+#define QUEUE_NS      100000u /* above the path's own delay, where that is long */
+#define SCALING_NS    100000u /* Swift's fs_range: added for the smallest window */
+#define SCALING_UNITS 100u    /* and nothing from this window on */
+#define EXCESS_NUMBER 4u      /* Swift's beta: 4/5 of the excess */
+#define EXCESS_DENOM  5u
+#define LEAST_AGE_NS  (10 * GW_NS_PER_S)
+#define DRAIN_ROUNDS  2u
+#define LOSS_DATAGRAMS                                                                             \
+    4096u                   /* over so many loss is weighed: 1 % hardly ever looks like 2 % there */
+#define LOSS_SHARE      50u /* 1/50: 2 % */
 #define SHARE_ONE       1024u
 #define SHARE_GAIN      16u /* DCTCP's g = 1/16 */
 #define START_SAMPLES   8u  /* HyStart++ (RFC 9406) looks at as many */
 #define CLEAR_ROUNDS    5u  /* TIMELY's N: after so many clear rounds the increase grows */
-#define QUEUE_SCORE_MAX 32u
+#define QUEUE_SCORE_MAX 64u
 #define QUEUE_SCORE     16u
 
 void gw_dpdk_cc_init(struct dpdk_cc *cc, uint32_t unit, uint64_t window_max)
@@ -189,6 +190,16 @@ static void note_queue(struct dpdk_cc *cc, bool is_queued)
         cc->is_competing = false;
 }
 
+/* A loss with a standing queue: once for all that was on its way then, which may be found lost in
+ * two rounds. CUBIC's factor (RFC 9438), since that is what most others there do. */
+static bool yields_to_loss(struct dpdk_cc *cc, bool is_queued)
+{
+    cc->has_yielded = cc->round_lost > 0 && is_queued && !cc->has_yielded;
+    if (cc->has_yielded)
+        set_window(cc, cc->window * 7 / 10);
+    return cc->has_yielded;
+}
+
 static void weigh_round(struct dpdk_cc *cc)
 {
     /* The lesser of two rounds: one late turn of a poller is not congestion. */
@@ -204,9 +215,9 @@ static void weigh_round(struct dpdk_cc *cc)
     if (cc->is_slow_start || delay == UINT64_MAX)
         return;
     note_queue(cc, is_queued);
-    if (cc->round_lost > 0 && is_queued)
-        set_window(cc, cc->window / 2);
-    else if (is_queued && !cc->is_competing)
+    if (yields_to_loss(cc, is_queued))
+        return;
+    if (is_queued && !cc->is_competing)
         decrease(cc, delay, target);
     else if (cc->was_limited && cc->round_marked == 0)
         increase(cc, delay);

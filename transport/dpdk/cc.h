@@ -42,7 +42,7 @@ struct dpdk_cc {
     uint32_t marked_share;          /* DCTCP's alpha, of 1024 */
     uint32_t clear_rounds;          /* in a row without a queue */
     uint32_t queue_score;           /* rounds with a standing queue, less those without */
-    bool is_competing;
+    bool is_competing, has_yielded;
     uint32_t drain_rounds; /* left of a pause that lets the queue drain, to see the path's delay */
 };
 

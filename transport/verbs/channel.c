@@ -8,9 +8,9 @@
 #include "common/memory.h"
 #include "transport/verbs/channel.h"
 
-#define HEADERS_SIZE  (VERBS_SEND_DEPTH * VERBS_HEADER_SIZE)
-#define SLOTS_SIZE    (VERBS_RECEIVES * GW_MESSAGE_MAX)
-#define RECEIVES_SIZE (VERBS_RECEIVE_DEPTH * (VERBS_HEADER_SIZE + GW_MESSAGE_MAX))
+#define HEADERS_SIZE  (VERBS_SEND_DEPTH * GW_SEND_HEADER_SIZE)
+#define SLOTS_SIZE    (GW_RECEIVES * GW_MESSAGE_MAX)
+#define RECEIVES_SIZE (VERBS_RECEIVE_DEPTH * (GW_SEND_HEADER_SIZE + GW_MESSAGE_MAX))
 
 uint64_t gw_verbs_channel_wr_id(const struct verbs_channel *channel)
 {
@@ -91,7 +91,7 @@ int gw_verbs_channel_new(const struct gw_channel_options *options, struct rdma_c
     channel->poller = gw_verbs_poller_of(options->poller);
     channel->number = options->number;
     gw_op_queue_init(&channel->sender.ops);
-    gw_verbs_credit_init(&channel->credit);
+    gw_credit_init(&channel->credit);
     error = gw_verbs_domain_bind(domain, id);
     if (!error)
         error = gw_verbs_poller_reserve(channel->poller, domain->device, channel);

@@ -9,7 +9,8 @@
 #ifndef GODWIT_TRANSPORT_VERBS_CHANNEL_H
 #define GODWIT_TRANSPORT_VERBS_CHANNEL_H
 
-#include "transport/verbs/credit.h"
+#include "transport/rdma/credit.h"
+#include "transport/rdma/header.h"
 #include "transport/verbs/verbs.h"
 #include "transport/verbs/wire.h"
 
@@ -42,7 +43,7 @@ struct verbs_sender {
     unsigned next_slot, busy_slots;
     uint64_t written;
     uint8_t *headers; /* one for each entry of the send queue */
-    uint8_t *slots;   /* VERBS_RECEIVES messages */
+    uint8_t *slots;   /* GW_RECEIVES messages */
 };
 
 struct verbs_receiver {
@@ -77,7 +78,7 @@ struct verbs_channel {
     unsigned activity, activity_before; /* counts what was posted and completed; at the last tick */
     _Atomic unsigned news;
     struct gw_error error; /* code 0 while it lives */
-    struct verbs_credit credit;
+    struct gw_credit credit;
     struct verbs_sender sender;
     struct verbs_receiver receiver;
     void *memory; /* of sender and receiver */

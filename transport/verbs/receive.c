@@ -5,7 +5,7 @@
 
 #include "transport/verbs/channel.h"
 
-#define BUFFER_SIZE (VERBS_HEADER_SIZE + GW_MESSAGE_MAX)
+#define BUFFER_SIZE (GW_SEND_HEADER_SIZE + GW_MESSAGE_MAX)
 
 static int post_receives(struct verbs_channel *channel, const uint8_t *buffers, unsigned count)
 {
@@ -55,17 +55,16 @@ void gw_verbs_receiver_repost(struct verbs_channel *channel)
     }
     /* Only now: the peer may use a credit at once. */
     for (; receiver->spent_messages; receiver->spent_messages--)
-        gw_verbs_credit_freed(&channel->credit);
+        gw_credit_freed(&channel->credit);
 }
 
 static int judge(struct verbs_channel *channel, const uint8_t *buffer, uint32_t length,
-                 struct verbs_header *header)
+                 struct gw_send_header *header)
 {
-    int error = gw_verbs_header_decode(buffer, length, header);
+    int error = gw_send_header_decode(buffer, length, header);
 
     if (!error)
-        error =
-            gw_verbs_credit_take(&channel->credit, header->credits, header->type == VERBS_MESSAGE);
+        error = gw_credit_take(&channel->credit, header->credits, header->type == GW_SEND_MESSAGE);
     if (!error && header->written < channel->receiver.written)
         error = gw_fail(-EPROTO, "the peer says that it has written less than before");
     return error;
@@ -74,7 +73,7 @@ static int judge(struct verbs_channel *channel, const uint8_t *buffer, uint32_t 
 void gw_verbs_receiver_take(struct verbs_channel *channel, unsigned buffer, uint32_t length)
 {
     struct verbs_receiver *receiver = &channel->receiver;
-    struct verbs_header header;
+    struct gw_send_header header;
     int error;
 
     if (receiver->is_deaf)
@@ -88,7 +87,7 @@ void gw_verbs_receiver_take(struct verbs_channel *channel, unsigned buffer, uint
     gw_verbs_count(&channel->info.bytes_received,
                    header.written - receiver->written + header.length);
     receiver->written = header.written;
-    if (header.type == VERBS_CREDIT) {
+    if (header.type == GW_SEND_CREDIT) {
         receiver->spent[receiver->spent_count++] = (uint8_t)buffer;
         return;
     }
@@ -126,7 +125,7 @@ int gw_verbs_recv(struct gw_channel *base, struct gw_message *out)
         return -EAGAIN;
     }
     buffer = receiver->arrived[receiver->first];
-    out->data = receiver->buffers + buffer * BUFFER_SIZE + VERBS_HEADER_SIZE;
+    out->data = receiver->buffers + buffer * BUFFER_SIZE + GW_SEND_HEADER_SIZE;
     out->length = receiver->lengths[buffer];
     receiver->has_lent = true;
     return 0;

@@ -93,30 +93,30 @@ static void add_write(struct verbs_channel *channel, struct chain *chain, struct
 }
 
 /* The header of the next work request, in memory that is this entry's of the send queue. */
-static struct ibv_sge write_header(struct verbs_channel *channel, enum verbs_message_type type,
+static struct ibv_sge write_header(struct verbs_channel *channel, enum gw_send_type type,
                                    uint32_t length)
 {
     struct verbs_sender *sender = &channel->sender;
-    struct verbs_header header = {.type = type,
-                                  .credits = gw_verbs_credit_give(&channel->credit),
-                                  .length = length,
-                                  .written = sender->written};
-    uint8_t *at = sender->headers + sender->next % sender->depth * VERBS_HEADER_SIZE;
+    struct gw_send_header header = {.type = type,
+                                    .credits = gw_credit_give(&channel->credit),
+                                    .length = length,
+                                    .written = sender->written};
+    uint8_t *at = sender->headers + sender->next % sender->depth * GW_SEND_HEADER_SIZE;
 
-    gw_verbs_header_encode(&header, at);
+    gw_send_header_encode(&header, at);
     return (struct ibv_sge){
-        .addr = (uintptr_t)at, .length = VERBS_HEADER_SIZE, .lkey = channel->mr->lkey};
+        .addr = (uintptr_t)at, .length = GW_SEND_HEADER_SIZE, .lkey = channel->mr->lkey};
 }
 
 static bool fits_inline(const struct verbs_channel *channel, uint32_t length)
 {
-    return VERBS_HEADER_SIZE + length <= channel->sender.inline_max;
+    return GW_SEND_HEADER_SIZE + length <= channel->sender.inline_max;
 }
 
 static void add_send(struct verbs_channel *channel, struct chain *chain, struct gw_send *send)
 {
     struct verbs_sender *sender = &channel->sender;
-    struct ibv_sge header = write_header(channel, VERBS_MESSAGE, send->length), body;
+    struct ibv_sge header = write_header(channel, GW_SEND_MESSAGE, send->length), body;
     struct ibv_send_wr *request;
     bool is_inline = fits_inline(channel, send->length);
 
@@ -132,7 +132,7 @@ static void add_send(struct verbs_channel *channel, struct chain *chain, struct 
         memcpy(slot, send->message, send->length);
         body.addr = (uintptr_t)slot;
         body.lkey = channel->mr->lkey;
-        sender->next_slot = (sender->next_slot + 1) % VERBS_RECEIVES;
+        sender->next_slot = (sender->next_slot + 1) % GW_RECEIVES;
         sender->busy_slots++;
     }
     request->sg_list[0] = header;
@@ -146,7 +146,7 @@ static void add_send(struct verbs_channel *channel, struct chain *chain, struct 
 
 static void add_credit(struct verbs_channel *channel, struct chain *chain)
 {
-    struct ibv_sge header = write_header(channel, VERBS_CREDIT, 0);
+    struct ibv_sge header = write_header(channel, GW_SEND_CREDIT, 0);
     struct ibv_send_wr *request = new_request(channel, chain, IBV_WR_SEND);
 
     if (fits_inline(channel, 0))
@@ -197,7 +197,7 @@ static bool add_op(struct verbs_channel *channel, struct chain *chain, struct gw
     }
     send = gw_container_of(op, struct gw_send, op);
     if (channel->credit.may_send == 0 ||
-        (!fits_inline(channel, send->length) && channel->sender.busy_slots == VERBS_RECEIVES))
+        (!fits_inline(channel, send->length) && channel->sender.busy_slots == GW_RECEIVES))
         return false;
     add_send(channel, chain, send);
     return true;
@@ -224,7 +224,7 @@ void gw_verbs_sender_run(struct verbs_channel *channel)
         return;
     while (channel->sender.waiting && post_chain(channel))
         ;
-    if (channel->error.code || !gw_verbs_credit_is_due(&channel->credit) ||
+    if (channel->error.code || !gw_credit_is_due(&channel->credit) ||
         room(&channel->sender, 1) == 0)
         return;
     add_credit(channel, &chain);

@@ -43,7 +43,7 @@
 #define VERBS_SEND_DEPTH     256u /* work requests in a send queue */
 #define VERBS_DEPTH_LEAST    128u /* so many a device must have: several times VERBS_SIGNAL_EVERY */
 #define VERBS_RESERVED_SENDS 3u   /* of them for a credit, a keepalive and the last of all */
-#define VERBS_RECEIVE_DEPTH  (VERBS_RECEIVES + VERBS_SPARE_RECEIVES)
+#define VERBS_RECEIVE_DEPTH  (GW_RECEIVES + GW_SPARE_RECEIVES)
 #define VERBS_INLINE_MAX     128u       /* bytes asked for; a device may give more or less */
 #define VERBS_SEND_BYTES     (8u << 20) /* in a send queue; a larger write goes alone */
 #define VERBS_SIGNAL_BYTES   (1u << 20)

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Encodes and decodes what wire.h draws. Whether credits add up is credit.h's to say. */
+/* Encodes and decodes what wire.h draws. */
 #include "transport/verbs/wire.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
 
-#include "common/bytes.h"
 #include "common/checked.h"
 #include "common/error.h"
 
@@ -80,31 +79,5 @@ int gw_verbs_answer_decode(const uint8_t *from, uint32_t length, struct verbs_an
 
         out->reason[i] = byte >= ' ' && byte != 0x7f ? (char)byte : '?';
     }
-    return 0;
-}
-
-void gw_verbs_header_encode(const struct verbs_header *header, uint8_t to[VERBS_HEADER_SIZE])
-{
-    to[0] = (uint8_t)header->type;
-    to[1] = 0;
-    gw_put_le16(to + 2, (uint16_t)header->credits);
-    gw_put_le32(to + 4, header->length);
-    gw_put_le64(to + 8, header->written);
-}
-
-int gw_verbs_header_decode(const uint8_t *from, uint32_t length, struct verbs_header *out)
-{
-    if (length < VERBS_HEADER_SIZE)
-        return gw_fail(-EPROTO, "the peer sent a message of %u bytes without a header", length);
-    if ((from[0] != VERBS_MESSAGE && from[0] != VERBS_CREDIT) || from[1] != 0)
-        return gw_fail(-EPROTO, "the peer sent a message of type %u, flags 0x%x", from[0], from[1]);
-    out->type = (enum verbs_message_type)from[0];
-    out->credits = gw_get_le16(from + 2);
-    out->length = gw_get_le32(from + 4);
-    out->written = gw_get_le64(from + 8);
-    if (out->length > GW_MESSAGE_MAX || out->length != length - VERBS_HEADER_SIZE ||
-        (out->type == VERBS_CREDIT && out->length != 0))
-        return gw_fail(-EPROTO, "the peer sent a message of %u bytes whose header says %u", length,
-                       out->length);
     return 0;
 }

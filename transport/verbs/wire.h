@@ -11,17 +11,7 @@
  * Devices fill up with zeroes to their own size. The first four bytes keep their places in every
  * version, and so does the whole answer.
  *
- * A SEND begins with a header:
- *    0  u8  type      1 message, 2 credit
- *    1  u8  0
- *    2  u16 credits   receives that are free again
- *    4  u32 length    of the message that follows, at most 4096; credit: 0
- *    8  u64 written   bytes of all writes that this side has posted before it
- *   16
- *
- * Each side has 32 receives for messages, and two for credits. A message needs a credit: both sides
- * begin with 32, and get them back in the headers of the other side's messages, or in a credit of
- * its own once 16 or more are free. A credit needs none, and never more than two are on their way.
+ * What a SEND begins with is in transport/rdma/header.h.
  *
  * Errors: -EPROTO with the field that is wrong. Everything here is pure.
  * Threads: any.
@@ -36,7 +26,6 @@
 
 #define VERBS_REQUEST_SIZE 56u  /* rdma_connect(3): all that a request may carry */
 #define VERBS_ANSWER_MAX   148u /* rdma_reject(3) */
-#define VERBS_HEADER_SIZE  16u
 
 struct verbs_request {
     unsigned version;      /* of the peer; the rest is there only when it is GW_WIRE_VERSION */
@@ -52,23 +41,11 @@ struct verbs_answer {
     char reason[GW_REASON_MAX]; /* printable */
 };
 
-enum verbs_message_type { VERBS_MESSAGE = 1, VERBS_CREDIT = 2 };
-
-struct verbs_header {
-    enum verbs_message_type type;
-    unsigned credits;
-    uint32_t length;
-    uint64_t written;
-};
-
 void gw_verbs_request_encode(const void *hello, uint32_t length, uint8_t to[VERBS_REQUEST_SIZE]);
 int gw_verbs_request_decode(const uint8_t *from, uint32_t length, struct verbs_request *out);
 /* Returns the length, at most VERBS_ANSWER_MAX; a longer reason is cut. */
 uint32_t gw_verbs_answer_encode(enum verbs_verdict verdict, const char *reason,
                                 uint8_t to[VERBS_ANSWER_MAX]);
 int gw_verbs_answer_decode(const uint8_t *from, uint32_t length, struct verbs_answer *out);
-void gw_verbs_header_encode(const struct verbs_header *header, uint8_t to[VERBS_HEADER_SIZE]);
-/* from holds length bytes that arrived as one message, header included. */
-int gw_verbs_header_decode(const uint8_t *from, uint32_t length, struct verbs_header *out);
 
 #endif

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A channel of the fabric back end: what it consists of, and what its files do for each other.
+ * fabric.h says how they work together.
+ *
+ * Errors, Order, Threads, Units: transport/transport.h; functions are the owner's unless they say
+ * otherwise.
+ */
+#ifndef GODWIT_TRANSPORT_FABRIC_CHANNEL_H
+#define GODWIT_TRANSPORT_FABRIC_CHANNEL_H
+
+#include "transport/fabric/fabric.h"
+#include "transport/fabric/wire.h"
+
+enum fabric_news {
+    FABRIC_NEWS_TICK = 1,
+    FABRIC_NEWS_DISCONNECTED = 2,
+};
+
+enum fabric_op_kind { FABRIC_OP_WRITE, FABRIC_OP_SEND };
+/* What an op's scratch holds. */
+enum fabric_scratch { FABRIC_KIND, FABRIC_SEQUENCE };
+
+/* A request that the provider has. Its address is the request's context, and a provider with
+ * FI_CONTEXT writes into it. */
+struct fabric_work {
+    struct fi_context2 context;
+    unsigned index; /* of a receive: which buffer */
+    bool is_receive;
+    bool is_complete, is_failed;
+};
+
+struct fabric_sender {
+    struct gw_op_queue ops;
+    struct gw_op *waiting; /* the first that the provider does not have */
+    unsigned waiting_count;
+    unsigned depth;
+    uint32_t next;      /* sequence number of the next work request */
+    uint32_t completed; /* all before it are complete */
+    uint32_t fence;     /* all writes have a smaller one */
+    uint64_t queued_bytes;
+    unsigned next_slot, busy_slots;
+    uint64_t written;
+    uint8_t *headers; /* of credits: one for each entry of works */
+    uint8_t *slots;   /* GW_RECEIVES headers with messages */
+    struct fabric_work works[FABRIC_SEND_DEPTH];
+};
+
+struct fabric_receiver {
+    uint8_t *buffers; /* FABRIC_RECEIVE_DEPTH, each a header and a message */
+    unsigned posted;  /* receives that the provider has */
+    bool is_deaf;     /* the peer broke the rules: nothing more is taken in */
+    bool has_lent;
+    unsigned first, count; /* of arrived; the first may be lent */
+    uint8_t arrived[FABRIC_RECEIVE_DEPTH];
+    uint32_t lengths[FABRIC_RECEIVE_DEPTH];
+    unsigned spent_count, spent_messages; /* to be posted again; those that held messages */
+    uint8_t spent[FABRIC_RECEIVE_DEPTH];
+    uint64_t written; /* as the peer's last header said */
+    struct fabric_work works[FABRIC_RECEIVE_DEPTH];
+};
+
+struct fabric_channel {
+    struct gw_channel base;
+    struct fabric_transport *transport;
+    struct fabric_domain *domain;
+    struct fabric_poller *poller;
+    struct gw_ring_link link;
+    struct fabric_channel *life_previous, *life_next; /* of transport.connected */
+    struct fid_eq *eq;
+    struct fid_cq *cq;
+    struct fid_ep *ep; /* NULL once closed */
+    int eq_fd, cq_fd;  /* -1 where there is nothing to wait on */
+    uint64_t write_flags;
+    bool is_connected, is_ended;
+    unsigned end_ticks;
+    _Atomic unsigned news;
+    struct gw_error error; /* code 0 while it lives */
+    struct gw_credit credit;
+    struct fabric_sender sender;
+    struct fabric_receiver receiver;
+    void *memory; /* of sender and receiver */
+    size_t memory_size;
+    struct fid_mr *mr; /* of memory; may be NULL */
+    struct gw_channel_info info;
+};
+
+static inline struct fabric_channel *gw_fabric_channel_of(struct gw_channel *base)
+{
+    return gw_container_of(base, struct fabric_channel, base);
+}
+
+/* Figures that any thread may ask for while the owner counts. */
+static inline void gw_fabric_count(uint64_t *counter, uint64_t more)
+{
+    __atomic_store_n(counter, *counter + more, __ATOMIC_RELAXED);
+}
+
+/* ---- absorb.c ---- */
+/* Takes what the completion queue holds, at most FABRIC_ABSORB_MAX; true when there may be more. */
+bool gw_fabric_absorb(struct fabric_channel *channel);
+
+/* ---- channel.c ---- */
+/* Everything but the connection. info is lent. */
+int gw_fabric_channel_new(const struct gw_channel_options *options, struct fi_info *info,
+                          struct fabric_channel **out);
+/* The event that connecting or accepting ends with, and what the peer said with it: 0, -ETIMEDOUT
+ * without a message, or the error that libfabric reports, positive. */
+int gw_fabric_channel_await(struct fabric_channel *channel, uint64_t deadline_ns,
+                            uint8_t data[FABRIC_CONNECT_DATA_MAX], uint32_t *length);
+/* Once it is connected: hands it to its poller and watches over it. */
+int gw_fabric_channel_start(struct fabric_channel *channel, const struct gw_address *local,
+                            const struct gw_address *peer);
+void gw_fabric_channel_free(struct fabric_channel *channel); /* not started, or closed */
+/* Notes the first cause of death, whose message is the thread's last gw_fail, and ends the endpoint.
+ * The peer is told. */
+void gw_fabric_channel_kill(struct fabric_channel *channel, int error);
+/* Requests came back undone and nobody has said why. */
+void gw_fabric_channel_kill_unexplained(struct fabric_channel *channel);
+void gw_fabric_channel_hear_news(struct fabric_channel *channel, unsigned news);
+/* The provider has nothing of this channel any more. */
+bool gw_fabric_channel_is_drained(const struct fabric_channel *channel);
+void gw_fabric_close(struct gw_channel *channel);
+void gw_fabric_info(struct gw_channel *channel, struct gw_channel_info *out);
+
+/* ---- send.c ---- */
+int gw_fabric_write(struct gw_channel *channel, struct gw_write *write);
+int gw_fabric_send(struct gw_channel *channel, struct gw_send *send);
+void gw_fabric_sender_run(struct fabric_channel *channel);    /* posts what has room */
+void gw_fabric_sender_finish(struct fabric_channel *channel); /* runs done() of what is finished */
+void gw_fabric_sender_cancel(struct fabric_channel *channel, int status); /* of everything */
+void gw_fabric_sender_advance(struct fabric_sender *sender); /* an entry of works is complete */
+
+/* ---- receive.c ---- */
+int gw_fabric_receiver_open(struct fabric_channel *channel); /* posts every receive */
+void gw_fabric_receiver_take(struct fabric_channel *channel, unsigned buffer, size_t length);
+void gw_fabric_receiver_repost(struct fabric_channel *channel);
+int gw_fabric_recv(struct gw_channel *channel, struct gw_message *out);
+
+#endif

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fabric: channels over connected endpoints of a libfabric provider (FI_EP_MSG). The inner header of
+ * the back end; wire.h says what is on the wire, docs/fabric.md which providers are for what.
+ *
+ *   library  libfabric itself, loaded by create and not before: it takes a fifth of a second and
+ *            other libraries with it
+ *   domain   a fid_domain on one device, with the fid_fabric that it needs
+ *   channel  an endpoint with an event queue and a completion queue of its own, and memory for its
+ *            messages
+ *   port     a passive endpoint with its event queue
+ *
+ * Posted ops wait in a list until the provider's queue, credits and message slots have room (send.c).
+ * Each work request is an entry of a ring, whose address is the request's context; requests may
+ * complete in any order, and done() runs in the order of posting. Completions are absorbed first
+ * (absorb.c), which only changes entries and lists; done() runs afterwards from gw_poll or gw_close.
+ *
+ * Order: the provider keeps messages behind writes (FI_ORDER_SAW, both ways). One that does not gets
+ * each write with FI_DELIVERY_COMPLETE, and a message waits here until all writes before it are
+ * complete (is_fenced).
+ *
+ * Death: the first cause is kept in channel->error; the endpoint is shut down, which tells the peer,
+ * and the channel is dead for its owner once everything posted has come back, or the endpoint was
+ * closed, so that memory given back by done() is no longer read.
+ *
+ * Port: a listener at port P is at P + 1 for the provider. Providers over TCP share its ports, and
+ * P is the tcp back end's.
+ *
+ * Threads, besides transport.h's: one thread of the transport (life.c) takes the events of connected
+ * endpoints, and once a second tells pollers to look after channels that end. It only sets bits in
+ * channel->news and wakes the poller.
+ * Locks: transport.lock (the list of connected channels; their event queues). Not on the data path.
+ */
+#ifndef GODWIT_TRANSPORT_FABRIC_FABRIC_H
+#define GODWIT_TRANSPORT_FABRIC_FABRIC_H
+
+#include <pthread.h>
+#include <rdma/fabric.h>
+#include <rdma/fi_cm.h>
+#include <rdma/fi_domain.h>
+#include <rdma/fi_endpoint.h>
+#include <rdma/fi_rma.h>
+#include <stdatomic.h>
+
+#include "common/checked.h"
+#include "common/error.h"
+#include "transport/rdma/credit.h"
+#include "transport/rdma/header.h"
+#include "transport/ring.h"
+#include "transport/transport.h"
+
+#define FABRIC_API            FI_VERSION(1, 17)
+#define FABRIC_PROVIDER_MAX   32u
+#define FABRIC_SEND_DEPTH     256u /* work requests of one channel */
+#define FABRIC_DEPTH_LEAST    32u
+#define FABRIC_RESERVED_SENDS 1u /* of them for a credit */
+#define FABRIC_RECEIVE_DEPTH  (GW_RECEIVES + GW_SPARE_RECEIVES)
+#define FABRIC_SEND_BYTES                                                                          \
+    (8u << 20)                   /* of writes in the provider's queue; a larger one goes alone */
+#define FABRIC_GATHER_MAX  32u   /* ops that wait for more (GW_POST_MORE) */
+#define FABRIC_REPOST_AT   8u    /* receives that are posted again together */
+#define FABRIC_ABSORB_MAX  1024u /* completions of one channel in one poll */
+#define FABRIC_TICK_MS     1000u
+#define FABRIC_TRYWAITS    3u
+#define FABRIC_FLUSH_TICKS 2u      /* then an endpoint that gives nothing back is closed */
+#define FABRIC_POLL_NS     200000u /* how long a sleep is, where a provider can wake nobody */
+
+/* The functions of libfabric that are not inline. */
+struct fabric_library {
+    void *handle;
+    int (*getinfo)(uint32_t version, const char *node, const char *service, uint64_t flags,
+                   const struct fi_info *hints, struct fi_info **info);
+    void (*freeinfo)(struct fi_info *info);
+    struct fi_info *(*dupinfo)(const struct fi_info *info);
+    int (*fabric)(struct fi_fabric_attr *attr, struct fid_fabric **fabric, void *context);
+    const char *(*strerror)(int errnum);
+};
+
+struct fabric_transport {
+    struct gw_transport base;
+    struct fabric_library library;
+    char provider[FABRIC_PROVIDER_MAX];
+    pthread_mutex_t lock;
+    struct fabric_channel *connected; /* all that life.c watches; a list */
+    int epoll_fd, wake_fd;            /* of the thread */
+    bool has_thread;
+    atomic_bool is_stopping;
+    pthread_t thread;
+};
+
+struct fabric_domain {
+    struct gw_domain base;
+    pthread_mutex_t lock; /* binding, which a first channel may do */
+    struct fi_info *info; /* NULL until an address decides */
+    struct fid_fabric *fabric;
+    struct fid_domain *domain;
+    bool is_fenced;
+};
+
+struct fabric_region {
+    struct gw_region base;
+    struct fid_mr *mr; /* NULL where only reading it locally needs none */
+};
+
+struct fabric_poller {
+    struct gw_poller base;
+    int epoll_fd, wake_fd;
+    int timer_fd; /* for providers without a descriptor to wait on */
+    atomic_bool has_news;
+    struct gw_ring channels;
+    bool is_armed, is_polling;
+};
+
+static inline struct fabric_transport *gw_fabric_transport_of(struct gw_transport *base)
+{
+    return gw_container_of(base, struct fabric_transport, base);
+}
+
+static inline struct fabric_domain *gw_fabric_domain_of(struct gw_domain *base)
+{
+    return gw_container_of(base, struct fabric_domain, base);
+}
+
+static inline struct fabric_poller *gw_fabric_poller_of(struct gw_poller *base)
+{
+    return gw_container_of(base, struct fabric_poller, base);
+}
+
+/* ---- library.c ---- */
+/* Loads libfabric and leaves the process's signal handlers as they are. -ENODEV. */
+int gw_fabric_library_load(struct fabric_library *out);
+/* gw_fail of what libfabric answered, a negative number: "fabric PROVIDER: WHAT: its text". */
+int gw_fabric_fail(const struct fabric_transport *transport, ssize_t answer, const char *format,
+                   ...) __attribute__((format(printf, 3, 4)));
+/* The errno that an answer of libfabric means, negative. */
+int gw_fabric_errno(ssize_t answer);
+
+/* ---- provider.c ---- */
+/* The provider that was asked for, or the first fast one; -ENODEV with the reason. */
+int gw_fabric_choose_provider(struct fabric_transport *transport, const char *wanted);
+/* How to reach peer, or to be reached at local (peer NULL), on the provider; port 0 is free. The
+ * caller frees it. -EHOSTUNREACH, -EADDRNOTAVAIL; -ENODEV with what makes a provider unfit. */
+int gw_fabric_find(const struct fabric_transport *transport, const struct gw_address *local,
+                   const struct gw_address *peer, struct fi_info **out);
+
+/* ---- domain.c ---- */
+int gw_fabric_open_domain(struct gw_transport *transport, const struct gw_address *local,
+                          struct gw_domain **out);
+void gw_fabric_close_domain(struct gw_domain *domain);
+/* Makes sure that the domain is on the device of info. */
+int gw_fabric_domain_bind(struct fabric_domain *domain, const struct fi_info *info);
+int gw_fabric_reg(struct gw_domain *domain, void *memory, uint64_t length, unsigned access,
+                  uint32_t only_channel, struct gw_region **out);
+void gw_fabric_unreg(struct gw_region *region);
+/* Registers memory for the device; *out is NULL where the provider needs none for this access. */
+int gw_fabric_register(struct fabric_domain *domain, const void *memory, uint64_t length,
+                       uint64_t access, struct fid_mr **out);
+
+/* ---- life.c ---- */
+int gw_fabric_life_start(struct fabric_transport *transport);
+void gw_fabric_life_stop(struct fabric_transport *transport);
+int gw_fabric_life_add(struct fabric_transport *transport, struct fabric_channel *channel);
+void gw_fabric_life_remove(struct fabric_transport *transport, struct fabric_channel *channel);
+
+/* ---- poll.c ---- */
+int gw_fabric_open_poller(struct gw_transport *transport, struct gw_poller **out);
+void gw_fabric_close_poller(struct gw_poller *poller);
+/* Hands the channel over to the poller's thread. */
+int gw_fabric_poller_start(struct fabric_poller *poller, struct fabric_channel *channel);
+void gw_fabric_poller_remove(struct fabric_poller *poller, struct fabric_channel *channel);
+void gw_fabric_poller_wake(struct fabric_poller *poller);
+int gw_fabric_poll(struct gw_poller *poller, struct gw_channel **ready, int max);
+int gw_fabric_arm(struct gw_poller *poller);
+
+/* ---- connect.c, listen.c ---- */
+int gw_fabric_connect(struct gw_transport *transport, const struct gw_connect_options *options,
+                      struct gw_channel **out);
+int gw_fabric_listen(struct gw_transport *transport, const struct gw_address *local,
+                     struct gw_listener **out);
+void gw_fabric_unlisten(struct gw_listener *listener);
+int gw_fabric_next_request(struct gw_listener *listener, int timeout_ms, struct gw_request **out);
+int gw_fabric_listener_address(struct gw_listener *listener, struct gw_address *out);
+int gw_fabric_accept(struct gw_request *request, const struct gw_channel_options *options,
+                     struct gw_channel **out);
+void gw_fabric_reject(struct gw_request *request, const char *reason);
+
+#endif

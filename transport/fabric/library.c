@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Loads libfabric when somebody wants it, and says what its errors mean. */
+#include <dlfcn.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "transport/fabric/fabric.h"
+
+/* Libraries that libfabric takes along (those of PSM) put handlers for SIGBUS, SIGSEGV, SIGTERM and
+ * others in place while they are loaded. Those signals are the program's. */
+static void keep_handlers(struct sigaction handlers[NSIG])
+{
+    for (int number = 1; number < NSIG; number++)
+        sigaction(number, NULL, &handlers[number]);
+}
+
+static void restore_handlers(const struct sigaction handlers[NSIG])
+{
+    struct sigaction now;
+
+    for (int number = 1; number < NSIG; number++)
+        if (sigaction(number, NULL, &now) == 0 && now.sa_handler != handlers[number].sa_handler)
+            sigaction(number, &handlers[number], NULL);
+}
+
+static int find_functions(struct fabric_library *library)
+{
+    const struct {
+        const char *name;
+        void *at;
+    } functions[] = {
+        {"fi_getinfo", &library->getinfo},   {"fi_freeinfo", &library->freeinfo},
+        {"fi_dupinfo", &library->dupinfo},   {"fi_fabric", &library->fabric},
+        {"fi_strerror", &library->strerror},
+    };
+
+    for (size_t i = 0; i < GW_ARRAY_LENGTH(functions); i++) {
+        void *found = dlsym(library->handle, functions[i].name);
+
+        if (!found)
+            return gw_fail(-ENODEV, "fabric: libfabric.so.1 has no %s", functions[i].name);
+        memcpy(functions[i].at, &found, sizeof(found));
+    }
+    return 0;
+}
+
+int gw_fabric_library_load(struct fabric_library *out)
+{
+    struct sigaction handlers[NSIG];
+
+    keep_handlers(handlers);
+    /* It stays: threads of its own outlive what was made of it. */
+    out->handle = dlopen("libfabric.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    restore_handlers(handlers);
+    if (!out->handle)
+        return gw_fail(-ENODEV,
+                       "fabric: libfabric cannot be loaded (%s): apt-get install libfabric1",
+                       dlerror());
+    return find_functions(out);
+}
+
+int gw_fabric_errno(ssize_t answer)
+{
+    /* Numbers below FI_ERRNO_OFFSET are errno's own. */
+    if (answer <= -FI_ERRNO_OFFSET)
+        return -EIO;
+    return answer < 0 ? (int)answer : -EIO;
+}
+
+int gw_fabric_fail(const struct fabric_transport *transport, ssize_t answer, const char *format,
+                   ...)
+{
+    char what[200];
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(what, sizeof(what), format, arguments);
+    va_end(arguments);
+    return gw_fail(gw_fabric_errno(answer), "fabric %s: %s: %s", transport->provider, what,
+                   transport->library.strerror((int)-answer));
+}

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The sending half of a channel: from the list of posted ops to requests of the provider, and back
+ * from the entries that are complete to done(). */
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "transport/fabric/channel.h"
+
+#define SLOT_SIZE (GW_SEND_HEADER_SIZE + GW_MESSAGE_MAX)
+
+static unsigned room(const struct fabric_sender *sender, unsigned reserved)
+{
+    unsigned used = sender->next - sender->completed;
+
+    return used + reserved < sender->depth ? sender->depth - used - reserved : 0;
+}
+
+static bool is_before(uint32_t a, uint32_t b)
+{
+    return (int32_t)(a - b) < 0;
+}
+
+static struct fabric_work *work_of(struct fabric_sender *sender, uint32_t sequence)
+{
+    return &sender->works[sequence % FABRIC_SEND_DEPTH];
+}
+
+/* ---- requests ---- */
+
+static struct fabric_work *next_work(struct fabric_sender *sender)
+{
+    struct fabric_work *work = work_of(sender, sender->next);
+
+    work->is_complete = work->is_failed = false;
+    return work;
+}
+
+/* What the provider answered to a request. False when it was not taken: later, or never. */
+static bool is_taken(struct fabric_channel *channel, ssize_t answer)
+{
+    if (answer == 0) {
+        channel->sender.next++;
+        return true;
+    }
+    if (answer != -FI_EAGAIN)
+        gw_fabric_channel_kill(channel,
+                               gw_fail(-EIO, "the provider does not take a request: %s",
+                                       channel->transport->library.strerror((int)-answer)));
+    return false;
+}
+
+static bool add_write(struct fabric_channel *channel, struct gw_write *write, uint64_t more)
+{
+    static const uint8_t nothing[1];
+    struct fabric_sender *sender = &channel->sender;
+    const struct fabric_region *region =
+        write->length ? gw_container_of(write->region, struct fabric_region, base) : NULL;
+    void *descriptor = region && region->mr ? fi_mr_desc(region->mr) : NULL;
+    struct iovec piece = {.iov_base = (void *)(uintptr_t)(write->length ? write->local : nothing),
+                          .iov_len = write->length};
+    struct fi_rma_iov target = {
+        .addr = write->remote_offset, .len = write->length, .key = write->remote_key};
+    struct fi_msg_rma message = {.msg_iov = &piece,
+                                 .desc = &descriptor,
+                                 .iov_count = 1,
+                                 .addr = FI_ADDR_UNSPEC,
+                                 .rma_iov = &target,
+                                 .rma_iov_count = 1};
+
+    message.context = &next_work(sender)->context;
+    write->op.scratch[FABRIC_SEQUENCE] = sender->next;
+    if (!is_taken(channel, fi_writemsg(channel->ep, &message, channel->write_flags | more)))
+        return false;
+    sender->fence = sender->next;
+    sender->written += write->length;
+    sender->queued_bytes += write->length;
+    gw_fabric_count(&channel->info.bytes_sent, write->length);
+    return true;
+}
+
+/* Posts length bytes that lie in the channel's own memory. */
+static bool post_bytes(struct fabric_channel *channel, uint8_t *bytes, size_t length, uint64_t more)
+{
+    void *descriptor = channel->mr ? fi_mr_desc(channel->mr) : NULL;
+    struct iovec piece = {.iov_base = bytes, .iov_len = length};
+    struct fi_msg message = {.msg_iov = &piece,
+                             .desc = &descriptor,
+                             .iov_count = 1,
+                             .addr = FI_ADDR_UNSPEC,
+                             .context = &next_work(&channel->sender)->context};
+
+    return is_taken(channel, fi_sendmsg(channel->ep, &message, FI_COMPLETION | more));
+}
+
+static void write_header(struct fabric_channel *channel, enum gw_send_type type, uint32_t length,
+                         uint8_t *at)
+{
+    struct gw_send_header header = {.type = type,
+                                    .credits = channel->credit.to_return,
+                                    .length = length,
+                                    .written = channel->sender.written};
+
+    gw_send_header_encode(&header, at);
+}
+
+static bool add_send(struct fabric_channel *channel, struct gw_send *send, uint64_t more)
+{
+    struct fabric_sender *sender = &channel->sender;
+    uint8_t *slot = sender->slots + (size_t)sender->next_slot * SLOT_SIZE;
+
+    write_header(channel, GW_SEND_MESSAGE, send->length, slot);
+    if (send->length)
+        memcpy(slot + GW_SEND_HEADER_SIZE, send->message, send->length);
+    send->op.scratch[FABRIC_SEQUENCE] = sender->next;
+    if (!post_bytes(channel, slot, GW_SEND_HEADER_SIZE + send->length, more))
+        return false;
+    gw_credit_give(&channel->credit);
+    channel->credit.may_send--;
+    sender->next_slot = (sender->next_slot + 1) % GW_RECEIVES;
+    sender->busy_slots++;
+    gw_fabric_count(&channel->info.bytes_sent, send->length);
+    gw_fabric_count(&channel->info.messages_sent, 1);
+    return true;
+}
+
+static void post_credit(struct fabric_channel *channel)
+{
+    struct fabric_sender *sender = &channel->sender;
+    uint8_t *at =
+        sender->headers + (size_t)(sender->next % FABRIC_SEND_DEPTH) * GW_SEND_HEADER_SIZE;
+
+    write_header(channel, GW_SEND_CREDIT, 0, at);
+    if (post_bytes(channel, at, GW_SEND_HEADER_SIZE, 0))
+        gw_credit_give(&channel->credit);
+}
+
+/* ---- from ops to requests ---- */
+
+static bool may_write(const struct fabric_sender *sender, const struct gw_write *write)
+{
+    /* What is queued deeper makes nothing faster, and must be undone when the channel ends. */
+    return sender->queued_bytes == 0 || sender->queued_bytes + write->length <= FABRIC_SEND_BYTES;
+}
+
+static bool may_send(const struct fabric_channel *channel)
+{
+    const struct fabric_sender *sender = &channel->sender;
+
+    return channel->credit.may_send > 0 && sender->busy_slots < GW_RECEIVES &&
+           !(channel->domain->is_fenced && is_before(sender->completed, sender->fence));
+}
+
+/* False when the op must wait. */
+static bool add_op(struct fabric_channel *channel, struct gw_op *op)
+{
+    struct fabric_sender *sender = &channel->sender;
+    uint64_t more = op->next ? FI_MORE : 0;
+
+    if (room(sender, FABRIC_RESERVED_SENDS) == 0)
+        return false;
+    if (op->scratch[FABRIC_KIND] == FABRIC_OP_WRITE) {
+        struct gw_write *write = gw_container_of(op, struct gw_write, op);
+
+        return may_write(sender, write) && add_write(channel, write, more);
+    }
+    return may_send(channel) && add_send(channel, gw_container_of(op, struct gw_send, op), more);
+}
+
+void gw_fabric_sender_run(struct fabric_channel *channel)
+{
+    struct fabric_sender *sender = &channel->sender;
+
+    while (!channel->error.code && sender->waiting && add_op(channel, sender->waiting)) {
+        sender->waiting = sender->waiting->next;
+        sender->waiting_count--;
+    }
+    if (!channel->error.code && gw_credit_is_due(&channel->credit) && room(sender, 0) > 0)
+        post_credit(channel);
+}
+
+/* ---- from completions to done() ---- */
+
+void gw_fabric_sender_advance(struct fabric_sender *sender)
+{
+    while (sender->completed != sender->next && work_of(sender, sender->completed)->is_complete)
+        sender->completed++;
+}
+
+static bool first_is_complete(const struct fabric_sender *sender)
+{
+    return sender->ops.first && sender->ops.first != sender->waiting &&
+           is_before((uint32_t)sender->ops.first->scratch[FABRIC_SEQUENCE], sender->completed);
+}
+
+static void finish_complete(struct fabric_channel *channel, int status_of_failed)
+{
+    struct fabric_sender *sender = &channel->sender;
+
+    while (first_is_complete(sender)) {
+        struct gw_op *op = gw_op_queue_take(&sender->ops);
+        bool is_failed = work_of(sender, (uint32_t)op->scratch[FABRIC_SEQUENCE])->is_failed;
+
+        if (op->scratch[FABRIC_KIND] == FABRIC_OP_WRITE)
+            sender->queued_bytes -= gw_container_of(op, struct gw_write, op)->length;
+        else
+            sender->busy_slots--;
+        op->done(op, is_failed ? status_of_failed : 0);
+    }
+}
+
+void gw_fabric_sender_finish(struct fabric_channel *channel)
+{
+    if (!channel->sender.ops.first)
+        return;
+    finish_complete(channel, channel->error.code);
+    if (channel->error.code && gw_fabric_channel_is_drained(channel))
+        gw_fabric_sender_cancel(channel, channel->error.code);
+}
+
+void gw_fabric_sender_cancel(struct fabric_channel *channel, int status)
+{
+    struct fabric_sender *sender = &channel->sender;
+
+    finish_complete(channel, status);
+    sender->waiting = NULL;
+    sender->waiting_count = 0;
+    gw_op_queue_end(&sender->ops, status);
+}
+
+/* ---- posting ---- */
+
+static int post(struct fabric_channel *channel, struct gw_op *op, enum fabric_op_kind kind,
+                unsigned flags)
+{
+    struct fabric_sender *sender = &channel->sender;
+
+    if (channel->error.code)
+        return gw_error_raise(&channel->error);
+    if (sender->ops.count == GW_CHANNEL_OPS_MAX)
+        return -EAGAIN;
+    op->scratch[FABRIC_KIND] = kind;
+    gw_op_queue_push(&sender->ops, op);
+    if (!sender->waiting)
+        sender->waiting = op;
+    sender->waiting_count++;
+    if (!(flags & GW_POST_MORE) || sender->waiting_count >= FABRIC_GATHER_MAX)
+        gw_fabric_sender_run(channel);
+    return 0;
+}
+
+int gw_fabric_write(struct gw_channel *channel, struct gw_write *write)
+{
+    return post(gw_fabric_channel_of(channel), &write->op, FABRIC_OP_WRITE, write->flags);
+}
+
+int gw_fabric_send(struct gw_channel *channel, struct gw_send *send)
+{
+    return post(gw_fabric_channel_of(channel), &send->op, FABRIC_OP_SEND, send->flags);
+}
