@@ -20,6 +20,9 @@
 #define WINDOWS_GOAL (GW_WINDOWS_MAX / 2)
 /* Pieces of the smallest size that could not be registered before no more is tried. */
 #define FAILURES_MAX 4u
+/* A range of which less than this part is dirty is not worth a registration: pinning a page costs about
+ * as much as copying it does. */
+#define WORTH_PART 4u
 /* How long lanes may take to join, or to hear of a window, before the copy goes on without. */
 #define PATIENCE_NS (2 * GW_NS_PER_S)
 /* How long a round waits at its end for windows that are being closed. */
@@ -31,6 +34,9 @@ enum state {
     STATE_OPEN,
     STATE_CLOSING,
 };
+
+/* What the walk does at a place. */
+enum step { STEP_NONE, STEP_ON, STEP_WAIT };
 
 struct item {
     struct gw_window window;
@@ -46,7 +52,7 @@ struct gw_windows {
     struct item items[GW_WINDOWS_MAX];
     unsigned count; /* oldest first */
     /* The walk: member is the volume of the round that is walked; what lies before position is
-     * settled or has an item. */
+     * settled or has an item. Windows of earlier rounds lie behind it, too. */
     unsigned member;
     bool is_walking;
     uint64_t position, horizon;
@@ -80,8 +86,12 @@ const char *gw_windows_note(const struct gw_windows *windows)
 
 static void set_note(struct gw_windows *windows, const char *volume, const char *reason)
 {
-    snprintf(windows->note, sizeof(windows->note), "memory %s goes through slots in part: %s",
-             volume, reason);
+    char note[sizeof(windows->note)];
+
+    snprintf(note, sizeof(note), "memory %s goes through slots in part: %s", volume, reason);
+    if (strcmp(note, windows->note) == 0)
+        return;
+    memcpy(windows->note, note, sizeof(note));
     gw_log(GW_LOG_WARNING, "%s", windows->note);
 }
 
@@ -116,8 +126,7 @@ static bool find_member(struct gw_windows *windows, uint16_t *index,
 
     for (; gw_round_member(windows->round, windows->member, index, volume, &is_first_pass);
          windows->member++)
-        if (is_first_pass && (*volume)->kind == GW_VOLUME_RAM && !(*volume)->needs_copy &&
-            !(*volume)->is_punched)
+        if ((*volume)->kind == GW_VOLUME_RAM && !(*volume)->needs_copy && !(*volume)->is_punched)
             return true;
     return false;
 }
@@ -142,12 +151,16 @@ void gw_windows_begin(struct gw_windows *windows, struct gw_round *round)
     if (gw_sender_window_use(windows->options.sender) == GW_WINDOWS_NONE)
         return;
     note_copied(windows);
+    if (gw_round_is_still(round))
+        return;
     for (; find_member(windows, &index, &volume); windows->member++) {
         gw_round_set_horizon(round, index, 0);
         ram_bytes += volume->size;
         windows->is_walking = true;
     }
-    choose_size(windows, ram_bytes);
+    /* What the limits made of it stays. */
+    if (windows->window_bytes == 0)
+        choose_size(windows, ram_bytes);
     windows->member = 0;
     windows->position = windows->horizon = 0;
     windows->is_target_full = false;
@@ -237,6 +250,8 @@ int gw_windows_answer(struct gw_windows *windows, uint32_t number, bool is_open,
         return gw_fail(-EPROTO, "the target answers about window %u, which nobody asked for",
                        number);
     if (is_open) {
+        gw_log(GW_LOG_DEBUG, "window %u: %llu bytes of memory are registered on both sides", number,
+               (unsigned long long)item->window.length);
         windows->failures = 0;
         set_state(item, STATE_TELLING);
         return 0;
@@ -288,73 +303,107 @@ bool gw_windows_is_settled(const struct gw_windows *windows)
 
 /* ---- the walk ---- */
 
-/* Closes the oldest window that the copy has left behind. Answers whether there is something to wait
- * for. */
-static bool make_room(struct gw_windows *windows)
-{
-    for (unsigned i = 0; i < windows->count; i++) {
-        struct item *item = &windows->items[i];
-        const struct gw_window *window = &item->window;
-
-        if (item->state == STATE_CLOSING)
-            return true;
-        if (item->state == STATE_OPEN &&
-            gw_round_position(windows->round, window->volume) >= window->offset + window->length) {
-            close_item(windows, item);
-            return true;
-        }
-    }
-    return windows->count > 0;
-}
-
+/* Those that the copy will come to before it comes to the walk. */
 static unsigned count_ahead(const struct gw_windows *windows, uint16_t volume)
 {
     uint64_t position = gw_round_position(windows->round, volume);
     unsigned count = 0;
 
-    for (unsigned i = 0; i < windows->count; i++)
-        count += windows->items[i].state != STATE_CLOSING &&
-                 windows->items[i].window.volume == volume &&
-                 windows->items[i].window.offset >= position;
+    for (unsigned i = 0; i < windows->count; i++) {
+        const struct item *item = &windows->items[i];
+
+        count += item->state != STATE_CLOSING && item->window.volume == volume &&
+                 item->window.offset >= position && item->window.offset < windows->position;
+    }
     return count;
 }
 
-/* The next run of data from position on that no window holds yet, as one window. False at the end
- * of the volume, when the walk stands at a place that needs none, which is behind it then. */
+static bool is_behind(const struct gw_windows *windows, const struct gw_window *window)
+{
+    return gw_round_position(windows->round, window->volume) >= window->offset + window->length;
+}
+
+/* Where a window comes in the walk, from now on. */
+static bool is_later(const struct gw_window *a, const struct gw_window *b)
+{
+    return a->volume != b->volume ? a->volume > b->volume : a->offset > b->offset;
+}
+
+/* Closes a window to make room: the oldest that the copy has left behind; when there is none, and none
+ * that the copy is about to leave, one of an earlier round that the copy comes to last. Answers
+ * whether there is something to wait for. */
+static bool make_room(struct gw_windows *windows, uint16_t volume)
+{
+    struct item *last = NULL;
+
+    if (count_in(windows, STATE_CLOSING) > 0)
+        return true;
+    for (unsigned i = 0; i < windows->count; i++) {
+        struct item *item = &windows->items[i];
+
+        if (item->state != STATE_OPEN)
+            continue;
+        if (is_behind(windows, &item->window)) {
+            close_item(windows, item);
+            return true;
+        }
+        if (!last || is_later(&item->window, &last->window))
+            last = item;
+    }
+    if (last && count_ahead(windows, volume) == 0)
+        close_item(windows, last);
+    return windows->count > 0;
+}
+
+/* Does the walk stand in a window? It steps over one; one that is being closed is waited for, because
+ * no range is registered twice. */
+static enum step step_over(struct gw_windows *windows, uint16_t index)
+{
+    for (unsigned i = 0; i < windows->count; i++) {
+        const struct item *item = &windows->items[i];
+
+        if (item->window.volume != index ||
+            windows->position - item->window.offset >= item->window.length)
+            continue;
+        if (item->state == STATE_CLOSING && gw_clock_ns() - item->since_ns < PATIENCE_NS)
+            return STEP_WAIT;
+        windows->position = item->window.offset + item->window.length;
+        return STEP_ON;
+    }
+    return STEP_NONE;
+}
+
+/* The next range from position on that is worth a window (STEP_NONE), or where the walk stands: at a
+ * place that needs none, which is behind it then (STEP_ON), or at one that it has to wait for. */
 static int next_run(struct gw_windows *windows, uint16_t index, struct gw_source_volume *volume,
                     struct gw_window *out)
 {
+    enum step step = step_over(windows, index);
     struct gw_extent extent;
-    uint64_t end;
+    uint64_t end, length;
     int error;
 
-    for (unsigned i = 0; i < windows->count; i++) {
-        const struct gw_window *window = &windows->items[i].window;
-
-        if (windows->items[i].state != STATE_CLOSING && window->volume == index &&
-            windows->position - window->offset < window->length) {
-            windows->position = window->offset + window->length;
-            return 0;
-        }
-    }
+    if (step != STEP_NONE)
+        return (int)step;
     error = volume->ops->next_extent(volume, windows->position, &extent);
     if (error)
         return error;
     end = extent.offset + extent.length;
     for (unsigned i = 0; i < windows->count; i++)
-        if (windows->items[i].state != STATE_CLOSING && windows->items[i].window.volume == index &&
+        if (windows->items[i].window.volume == index &&
             windows->items[i].window.offset > windows->position)
             end = gw_min(end, windows->items[i].window.offset);
     if (extent.kind != GW_EXTENT_DATA || end - windows->position < GW_WINDOW_MIN) {
         windows->position = end;
-        return 0;
+        return STEP_ON;
     }
-    *out = (struct gw_window){
-        .volume = index,
-        .offset = windows->position,
-        .length = gw_min(end - windows->position, windows->window_bytes),
-    };
-    return 1;
+    length = gw_min(end - windows->position, windows->window_bytes);
+    if (gw_round_covers(windows->round, index, windows->position, length) < length / WORTH_PART) {
+        windows->position += length;
+        return STEP_ON;
+    }
+    *out = (struct gw_window){.volume = index, .offset = windows->position, .length = length};
+    return STEP_NONE;
 }
 
 /* This piece goes through slots, and after a few of them all the rest. */
@@ -389,7 +438,7 @@ static int open_one(struct gw_windows *windows, const char *name, struct gw_wind
             : gw_sender_window_open(windows->options.sender, window);
 
     if (error == -ENOMEM) {
-        if (make_room(windows))
+        if (make_room(windows, window->volume))
             return 0;
         go_without(windows, name, window);
         return 1;
@@ -441,10 +490,10 @@ static int walk(struct gw_windows *windows)
         struct gw_window window;
 
         result = next_run(windows, index, volume, &window);
-        if (result > 0)
+        if (result == STEP_NONE)
             result = open_one(windows, volume->name, &window);
-        else if (result == 0)
-            result = 1;
+        else if (result == STEP_WAIT)
+            result = 0;
     }
     if (result >= 0 && windows->is_walking)
         raise_horizon(windows, index, volume->size);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * windows: which pieces of guest RAM are registered, and when, where a device places writes. It
- * walks the data of the first pass over RAM a little ahead of the copy and has it registered here
- * and at the target; lanes are held back until that is settled. What does not fit the pin limits
- * waits until a window behind the copy is closed; what cannot be had, and runs that are too short to
- * be worth it, goes through slots. Windows that fit stay open for the later rounds.
+ * walks the data that a round covers a little ahead of the copy and has it registered here and at
+ * the target; lanes are held back until that is settled. What does not fit the pin limits waits
+ * until a window behind the copy is closed; what cannot be had, runs that are too short to be worth
+ * it, and in later rounds ranges that are hardly dirty, goes through slots. Windows that fit stay
+ * open for the rounds after this one. With the guest stopped for the last round nothing is opened.
  *
  * Errors: 0 or -errno with a message. A window that cannot be had is no error; note says why.
  * Order: new → begin (each round, before the sender's) → step … until is_settled → end → free.
@@ -31,7 +32,7 @@ struct gw_windows;
 
 int gw_windows_new(const struct gw_windows_options *options, struct gw_windows **out);
 void gw_windows_free(struct gw_windows *windows); /* the sender keeps what is registered */
-/* Holds back the RAM of a first pass. */
+/* Holds back the RAM of a round with the guest running. */
 void gw_windows_begin(struct gw_windows *windows, struct gw_round *round);
 /* Does what can be done now. Called when the sender's events, an answer or time call for it. */
 int gw_windows_step(struct gw_windows *windows);

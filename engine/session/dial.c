@@ -24,5 +24,5 @@ int gw_dial_again(const struct gw_environment *environment, const char *peer,
     if (!peer || !environment->credentials)
         return gw_fail(-EACCES, "this agent has no key, or the move no address");
     error = gw_address_parse(peer, GW_DEFAULT_PORT, &address);
-    return error ? error : gw_transports_dial(&transports, &address, &options, out);
+    return error ? error : gw_transports_dial(&transports, &address, 1, &options, out);
 }

@@ -39,8 +39,30 @@ static void note_passed_over(struct gw_link *link, const char *what)
     pthread_mutex_unlock(&link->progress->lock);
 }
 
+/* The address that was asked for, then the target's others that a rail leads to. */
+static unsigned list_addresses(const struct gw_link *link, const struct gw_address *peer,
+                               struct gw_address out[1 + GW_RAILS_MAX])
+{
+    unsigned count = 0;
+
+    out[count++] = *peer;
+    for (unsigned i = 0; i < link->way_count; i++)
+        for (unsigned j = 0; j < link->ways[i].rail_count && count <= GW_RAILS_MAX; j++) {
+            const struct gw_address *other = &link->ways[i].rails[j].pair.peer;
+            bool is_known = false;
+
+            for (unsigned k = 0; k < count; k++)
+                is_known |= gw_address_same_host(&out[k], other);
+            if (!is_known)
+                out[count++] = *other;
+        }
+    return count;
+}
+
 int gw_link_dial(struct gw_link *link, const struct gw_address *peer, struct gw_control **out)
 {
+    struct gw_address addresses[1 + GW_RAILS_MAX];
+    unsigned count = list_addresses(link, peer, addresses);
     const struct gw_environment *environment = link->environment;
     struct gw_control_options options = {
         .credentials = environment->credentials,
@@ -51,7 +73,7 @@ int gw_link_dial(struct gw_link *link, const struct gw_address *peer, struct gw_
     };
 
     memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);
-    return gw_transports_dial(&link->transports, peer, &options, out);
+    return gw_transports_dial(&link->transports, addresses, count, &options, out);
 }
 
 /* ---- ways ---- */

@@ -21,6 +21,7 @@
 #include "transport/link/rails.h"
 
 #define GW_CONNECT_TIMEOUT_MS 10000
+#define GW_REDIAL_TIMEOUT_MS  5000 /* in the place of one that is lost: somebody waits */
 #define GW_CHANNELS_DEFAULT   2u
 #define GW_CHANNELS_MAX       16u /* per rail */
 
@@ -55,6 +56,7 @@ struct gw_link {
 int gw_link_init(struct gw_link *link, const struct gw_environment *environment,
                  struct gw_progress *progress, const char *names);
 void gw_link_free(struct gw_link *link); /* takes zeroed memory too */
+/* Where peer is not reached, the other addresses are dialled that the ways lead to. */
 int gw_link_dial(struct gw_link *link, const struct gw_address *peer, struct gw_control **out);
 
 /* transports: the target's, from its reply to the offer: what it listens with, and where. */

@@ -197,6 +197,25 @@ static void note_path(struct gw_move *move)
     pthread_mutex_unlock(&move->progress->lock);
 }
 
+/* The last look at the link while the guest runs. What has been lost is made anew here, and what
+ * became dirty meanwhile goes before the pause; what is lost in the pause ends the move. */
+static int look_at_link(struct gw_move *move)
+{
+    unsigned before;
+    int error;
+
+    do {
+        before = move->source->mends;
+        gw_log(GW_LOG_DEBUG, "move of %s: what is left fits the pause", move->request->qmp_path);
+        error = gw_source_mend_channels(move->source);
+        if (!error)
+            error = hook_sync(move);
+        if (!error && before != move->source->mends)
+            error = gw_precopy_converge(move->precopy);
+    } while (!error && before != move->source->mends);
+    return error;
+}
+
 static int copy_all(struct gw_move *move)
 {
     int error = 0;
@@ -215,7 +234,9 @@ static int copy_all(struct gw_move *move)
     if (!error)
         error = gw_precopy_first_pass(move->precopy, GW_VOLUME_RAM);
     note_path(move);
-    return error ? error : gw_precopy_converge(move->precopy);
+    if (!error)
+        error = gw_precopy_converge(move->precopy);
+    return error ? error : look_at_link(move);
 }
 
 /* ---- the handover ---- */

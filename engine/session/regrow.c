@@ -12,11 +12,10 @@
 #include "engine/session/partial.h"
 #include "engine/session/source.h"
 
-#define DIAL_TIMEOUT_MS 3000
-#define BACKOFF_MIN_MS  200
-#define BACKOFF_MAX_MS  5000
-#define NOTE_EVERY_MS   1000
-#define IDLE_MAX        16 /* regrowths without a byte between them */
+#define BACKOFF_MIN_MS 200
+#define BACKOFF_MAX_MS 5000
+#define NOTE_EVERY_MS  1000
+#define IDLE_MAX       16 /* regrowths without a byte between them */
 
 struct regrowth {
     struct gw_source *source;
@@ -47,12 +46,24 @@ static void note_down(const struct regrowth *regrowth, const char *why)
 static void note_up(const struct regrowth *regrowth)
 {
     struct gw_progress *progress = regrowth->source->progress;
+    const struct gw_transports *transports = &regrowth->source->link.transports;
+    const char *name = gw_control_transport(regrowth->source->control)->ops->name;
     double seconds = (double)(gw_clock_ns() - regrowth->lost_ns) / 1e9;
+    const char *reason = NULL, *better = NULL;
+    char passed[192] = "";
 
-    gw_log(GW_LOG_WARNING, "the link is up again after %.1f s", seconds);
+    for (unsigned i = 0; i < transports->count && !reason; i++) {
+        if (transports->list[i]->ops->name == name)
+            break;
+        better = transports->list[i]->ops->name;
+        reason = gw_transports_reason(transports, better);
+    }
+    if (reason)
+        snprintf(passed, sizeof(passed), "; %s is passed over: %.150s", better, reason);
+    gw_log(GW_LOG_WARNING, "the link is up again over %s after %.1f s%s", name, seconds, passed);
     pthread_mutex_lock(&progress->lock);
     snprintf(progress->data.note, sizeof(progress->data.note),
-             "the link was down for %.1f s and is up again", seconds);
+             "the link was down for %.1f s and is up again over %s%s", seconds, name, passed);
     pthread_mutex_unlock(&progress->lock);
 }
 
@@ -82,9 +93,7 @@ static int dial(struct regrowth *regrowth)
     int error;
 
     source->link.is_rejoining = true;
-    source->link.timeout_ms = DIAL_TIMEOUT_MS;
     error = gw_link_dial(&source->link, &source->peer, &control);
-    source->link.timeout_ms = GW_CONNECT_TIMEOUT_MS;
     if (error)
         return error;
     error = check_peer(gw_control_peer(source->control), gw_control_peer(control));
@@ -264,6 +273,7 @@ int gw_source_heal(struct gw_source *source, int error)
     if (error)
         return error;
     source->may_regrow = true;
+    source->mends++;
     note_up(&regrowth);
     return 0;
 }

@@ -259,6 +259,7 @@ int gw_source_open_channels(struct gw_source *source, const json_t *accepted)
 
     if (!error)
         error = gw_link_open_channels(&source->link, source->control, source->sender, &opened);
+    source->link.timeout_ms = GW_REDIAL_TIMEOUT_MS;
     if (!error)
         note_channels(source);
     return error;
@@ -278,6 +279,7 @@ static int replace_channel(struct gw_source *source, uint32_t number, const char
     json_decref(request);
     if (error)
         return error;
+    source->mends++;
     error = gw_message_number(reply, "applied", INT64_MAX, &applied);
     json_decref(reply);
     if (!error)
@@ -500,6 +502,14 @@ int gw_source_run_round(struct gw_source *source, struct gw_round *round)
     source->rounds_ns += gw_clock_ns() - started;
     gw_source_update_progress(source);
     return error;
+}
+
+int gw_source_mend_channels(struct gw_source *source)
+{
+    struct watch watch = {0};
+    int result = take_events(source, &watch);
+
+    return result < 0 ? gw_source_heal(source, result) : 0;
 }
 
 int gw_source_send_digests(struct gw_source *source, struct gw_source_volume *const *volumes,

@@ -37,6 +37,7 @@ struct gw_source {
      * and the migration goes on (regrow.c). */
     bool may_regrow;
     bool is_given_up;        /* the link was lost and did not come back */
+    unsigned mends;          /* channels replaced and links regrown so far */
     unsigned idle_regrowths; /* in a row, without a byte between them */
     uint64_t moved_at_regrowth;
     bool is_finishing;      /* "finish" was said; the answer may take its time */
@@ -81,6 +82,8 @@ int gw_source_heal(struct gw_source *source, int error);
 void gw_source_set_limit(struct gw_source *source, int limit_ms);
 /* Sends the round and returns when every byte of it is in the target's volumes. */
 int gw_source_run_round(struct gw_source *source, struct gw_round *round);
+/* Between rounds: replaces the channels that have died since the last one. */
+int gw_source_mend_channels(struct gw_source *source);
 /* -ECANCELED once somebody asked for it. */
 int gw_source_check_cancel(struct gw_source *source);
 void gw_source_update_progress(struct gw_source *source);

@@ -114,6 +114,22 @@ uint64_t gw_round_position(struct gw_round *round, uint16_t index)
     return position;
 }
 
+uint64_t gw_round_covers(struct gw_round *round, uint16_t index, uint64_t offset, uint64_t length)
+{
+    const struct member *member = member_of(round, index);
+    uint64_t granularity = member->volume->granularity, end = offset + length, bytes = 0;
+    uint64_t first = offset / granularity, count;
+
+    if (!member->dirty)
+        return length;
+    /* Lent until the end of the round, and nobody changes it. */
+    while (gw_bitmap_next_run(member->dirty, first, &first, &count) && first * granularity < end) {
+        bytes += gw_min((first + count) * granularity, end) - gw_max(first * granularity, offset);
+        first += count;
+    }
+    return bytes;
+}
+
 void gw_round_set_still(struct gw_round *round)
 {
     round->is_still = true;

@@ -48,6 +48,9 @@ bool gw_round_is_still(const struct gw_round *round);
 /* The volumes of the round in the order in which they were added. False when there are no more. */
 bool gw_round_member(struct gw_round *round, unsigned position, uint16_t *index,
                      struct gw_source_volume **volume, bool *is_first_pass);
+/* How much of these bytes of the volume the round covers, whatever has been claimed of it: the dirty
+ * granules, or in a first pass all. */
+uint64_t gw_round_covers(struct gw_round *round, uint16_t index, uint64_t offset, uint64_t length);
 /* Nothing at or behind horizon is claimed yet, of the volume and of those after it; UINT64_MAX lifts
  * that, and is how a round begins. It only grows. Returns true when that shows that the
  * round is done, as gw_round_applied does; of both together only one call ever does. */

@@ -37,6 +37,7 @@
 struct settings {
     bool is_sender, is_plain, is_stable, is_scattered, is_latency;
     const char *transport;
+    const char *provider; /* of transport fabric */
     unsigned channels, seconds, record;
     uint32_t size;
     const char *congestion;
@@ -120,8 +121,12 @@ static void report(const struct settings *settings, const char *how, uint64_t by
 
 static void open_side(struct side *side, const struct settings *settings)
 {
+    const struct gw_transport_option provider = {.name = "provider", .value = settings->provider};
+    const struct gw_transport_options options = {.items = &provider,
+                                                 .count = provider.value ? 1 : 0};
+
     side->settings = settings;
-    if (gw_transport_new(settings->transport, NULL, &side->transport) != 0 ||
+    if (gw_transport_new(settings->transport, &options, &side->transport) != 0 ||
         gw_domain_open(side->transport, NULL, &side->domain) != 0 ||
         gw_poller_open(side->transport, &side->poller) != 0)
         die("open");
@@ -538,22 +543,17 @@ static int usage(void)
     fprintf(stderr,
             "usage: transport-blast listen|send ADDRESS:PORT [--channels N] [--size BYTES]\n"
             "       [--seconds N] [--record WRITES] [--copy] [--scattered] [--plain]\n"
-            "       [--congestion NAME] [--transport NAME] [--latency]\n");
+            "       [--congestion NAME] [--transport NAME] [--provider NAME] [--latency]\n");
     return 2;
 }
 
 static const struct option long_options[] = {
-    {"channels", required_argument, NULL, 'c'},
-    {"size", required_argument, NULL, 's'},
-    {"seconds", required_argument, NULL, 't'},
-    {"record", required_argument, NULL, 'r'},
-    {"congestion", required_argument, NULL, 'C'},
-    {"copy", no_argument, NULL, 'y'},
-    {"scattered", no_argument, NULL, 'x'},
-    {"plain", no_argument, NULL, 'p'},
-    {"transport", required_argument, NULL, 'T'},
-    {"latency", no_argument, NULL, 'l'},
-    {0},
+    {"channels", required_argument, NULL, 'c'},   {"size", required_argument, NULL, 's'},
+    {"seconds", required_argument, NULL, 't'},    {"record", required_argument, NULL, 'r'},
+    {"congestion", required_argument, NULL, 'C'}, {"copy", no_argument, NULL, 'y'},
+    {"scattered", no_argument, NULL, 'x'},        {"plain", no_argument, NULL, 'p'},
+    {"transport", required_argument, NULL, 'T'},  {"provider", required_argument, NULL, 'P'},
+    {"latency", no_argument, NULL, 'l'},          {0},
 };
 
 static bool parse(int argc, char **argv, struct settings *settings)
@@ -590,6 +590,9 @@ static bool parse(int argc, char **argv, struct settings *settings)
             break;
         case 'T':
             settings->transport = optarg;
+            break;
+        case 'P':
+            settings->provider = optarg;
             break;
         case 'l':
             settings->is_latency = true;

@@ -10,96 +10,19 @@ counters, and the memory that the guest has written.
   rdma_move.py              in this machine: boots the lab
   rdma_move.py inside WHAT  in a host
 """
-import hashlib
 import json
 import os
 import random
 import subprocess
 import sys
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-BINARY = os.environ.get('GODWIT_BIN', os.path.join(ROOT, 'build', 'cli', 'godwit'))
-sys.dont_write_bytecode = True
-for folder in ('scripts/lab.d', 'tests/guest'):
-    sys.path.insert(0, os.path.join(ROOT, folder))
+from labmoves import NETWORK, Machines, check, digest, paths, run_main, say
 
-NETWORK = '10.99.0.0/16'
-MEMORY_MIB = 96
 PIN_LIMIT_MIB = 8  # for windows; two lanes' rings are 16 more
 MTU = 4096
-SKIP = 77
-
-
-def say(text):
-    print(text, flush=True)
 
 
 # ------------------------------------------------------------------------------- in a host of the lab
-
-def godwit(*words):
-    answer = subprocess.run([BINARY, *words], capture_output=True, text=True, check=False)
-    if answer.returncode:
-        sys.exit('godwit %s: status %d\n%s%s' % (words[0], answer.returncode, answer.stderr[-3000:],
-                                                  answer.stdout[-3000:]))
-    return [json.loads(line) for line in answer.stdout.splitlines() if line.startswith('{')][-1]
-
-
-def port_counter(name):
-    with open('/sys/class/infiniband/rxe0/ports/1/hw_counters/' + name) as handle:
-        return int(handle.read())
-
-
-def inside_guest():
-    """Starts the guest, which fills its memory, and leaves it running."""
-    import guestctl
-    import guestimage
-    os.makedirs('/tmp/vm/disks')
-    path = '/tmp/vm/disks/web1.vhdx'
-    guestimage.make_image(path, 32 << 20, 'vhdx', False, os.environ['GODWIT_GUEST_BOOT'], 2, None, seed=11,
-                          span_mib=MEMORY_MIB // 2, pages_per_tick=10, writes_per_tick=2, reads_per_tick=1,
-                          write_range_mib=8)
-    guest = guestctl.Guest('/tmp/vm/guest', name='web1', memory_mib=MEMORY_MIB,
-                           disks=[{'path': path, 'format': 'vhdx'}])
-    guest.start()
-    # One emulated processor for all: what moves the guest goes first.
-    os.setpriority(os.PRIO_PROCESS, guest.pid, 15)
-    guest.wait_ready(200)
-    guest.serial.wait_tick(120)
-
-
-def inside_verify(serial_path):
-    """The guest's own check, where it is now."""
-    import guestctl
-    serial = guestctl.Serial('/tmp', serial_path, 'moved-%d' % os.getpid())
-    serial.start()
-    try:
-        tick = serial.wait_tick(200)
-        is_good, numbers, faults = serial.verify(200)
-    finally:
-        serial.stop()
-    if not is_good or tick['bad'] or serial.boots():
-        sys.exit('the guest found faults: %s %s' % (faults[:3], tick))
-    print(json.dumps(numbers))
-
-
-def inside_move(qmp, to, *more):
-    before = port_counter('sent_pkts')
-    ended = godwit('move', '--json', '--psk', '/run/lab/lab.psk', '--qmp', qmp, '--to', to, '--transport', 'verbs',
-                   '--tracker', 'softdirty', '--max-pause', '4000', '--no-throttle', *more)
-    ended['sent_pkts'] = port_counter('sent_pkts') - before
-    print(json.dumps(ended))
-
-
-def digest(path):
-    """SHA-256 of what is in an image, by qemu-img."""
-    raw = '/tmp/digest.raw'
-    subprocess.run(['qemu-img', 'convert', '-O', 'raw', path, raw], check=True)
-    with open(raw, 'rb') as handle:
-        value = hashlib.file_digest(handle, 'sha256').hexdigest()
-    os.unlink(raw)
-    return value
-
 
 def inside_image(path):
     """A VHDX with data and holes."""
@@ -112,66 +35,14 @@ def inside_image(path):
     print(json.dumps({'digest': digest(path)}))
 
 
-def inside_digest(path):
-    print(json.dumps({'digest': digest(path)}))
-
-
-def inside_copy(*words):
-    print(json.dumps(godwit('copy', '--json', '--psk', '/run/lab/lab.psk', '--transport', 'verbs', *words)))
-
-
-def inside_received():
-    """What this host's agent says of the newest move that it received."""
-    [agent] = godwit('status', '--json')['agents']
-    jobs = [job for job in agent['jobs'] if job['kind'] == 'serve']
-    print(json.dumps(jobs[-1]['progress']))
-
-
-def inside_left():
-    """What the device still has: queue pairs and regions of agents that have nothing to do."""
-    answer = subprocess.run(['rdma', '-j', 'resource', 'show'], capture_output=True, text=True, check=True)
-    print(json.dumps({'left': json.loads(answer.stdout)[0]}))
-
-
 # ------------------------------------------------------------------------------------- in this machine
 
-class Machines:
-    """Two hosts with an agent each."""
-
-    def __init__(self, lab):
-        self.lab = lab
-        self.agents = []
-
-    def start_agent(self, host, *more):
-        words = [BINARY, 'agent', '--listen', '10.99.0.%d' % (host + 1), '--transport', 'verbs', '--psk',
-                 '/run/lab/lab.psk', '--storage', '/tmp/storage', '--state', '/tmp/state', '--socket',
-                 '/run/godwit.sock', '--allow-volatile-state', *more]
-        self.lab.run(host, BINARY + ' --version; ls ' + os.path.dirname(os.path.dirname(BINARY)) + '/*/*guard*')
-        self.agents.append(self.lab.start(host, 'mkdir -p /tmp/storage /tmp/state; ulimit -l unlimited; ' + ' '.join(words)))
-
-    def inside(self, host, *words, timeout=400):
-        done = self.lab.run(host, 'GODWIT_SOCKET=/run/godwit.sock GODWIT_GUEST_BOOT=%s GODWIT_BIN=%s python3 %s inside %s' % (
-            os.environ.get('GODWIT_GUEST_BOOT', os.path.join(ROOT, 'build/tests/guest/guest.bin')), BINARY,
-            os.path.abspath(__file__), ' '.join(words)), timeout=timeout)
-        if done.status:
-            for agent in self.agents:
-                say('--- agent\n' + agent.err[-3000:])
-            sys.exit('%s on host %d: status %s\n%s\n%s' % (words[0], host, done.status, done.out[-4000:],
-                                                          done.err[-4000:]))
-        lines = [line for line in done.out.splitlines() if line.startswith('{')]
-        return json.loads(lines[-1]) if lines else {}
+def sent_packets(lab):
+    """By the device's own count."""
+    return int(lab.run(0, 'cat /sys/class/infiniband/rxe0/ports/1/hw_counters/sent_pkts', is_checked=True).out)
 
 
-def check(condition, text, *values):
-    if not condition:
-        sys.exit(text % values)
-
-
-def paths(ended):
-    return {one['name']: one for one in ended['progress']['paths']}
-
-
-def check_clear(ended):
+def check_clear(ended, packets):
     """No byte of the guest's memory was copied but for what is named."""
     ram = paths(ended)['ram0']
     first = ended['detail']['first_ram_pass']['bytes']
@@ -180,8 +51,8 @@ def check_clear(ended):
     check(ram['sealed_bytes'] == 0 and ram['copied_bytes'] == ram['slot_bytes'], 'counted: %s', ram)
     # Runs that are too short for a window, and what became data since. (tests/engine/path has exact figures.)
     check(ram['slot_bytes'] < first // 10, 'copied %d of %d bytes', ram['slot_bytes'], first)
-    check(ended['sent_pkts'] * MTU >= ram['direct_bytes'], 'the device sent %d packets for %d bytes',
-          ended['sent_pkts'], ram['direct_bytes'])
+    check(packets * MTU >= ram['direct_bytes'], 'the device sent %d packets for %d bytes', packets,
+          ram['direct_bytes'])
 
 
 def check_received(ended, progress):
@@ -209,56 +80,36 @@ def check_rolled(ended):
     check(ram['direct_bytes'] > 2 * (PIN_LIMIT_MIB << 20) > 0, 'windows did not roll: %s', ram)
 
 
-def main():
-    from godwit_lab import Lab, LabError
-    try:
-        lab = Lab(hosts=2, memory=1400)
-        with lab:
-            run(lab)
-    except LabError as error:
-        say('skipped: %s' % error)
-        return SKIP
-    return 0
-
-
 def run(lab):
-    key = subprocess.run([BINARY, 'key', 'lab'], capture_output=True, check=True).stdout
-    for host in range(2):
-        path = os.path.join(lab.share(host), 'lab.psk')
-        with open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), 'wb') as handle:
-            handle.write(key)
-    machines = Machines(lab)
-    machines.start_agent(0)
-    machines.start_agent(1, '--trusted-network', NETWORK)
-    # What is read through 9p for the first time is slow; a move's own limits are not what is tested.
-    warm = lab.start(1, 'echo quit | qemu-system-x86_64 -M pc -cpu max -S -nodefaults -display none -device '
-                        'virtio-blk-pci,drive=n -blockdev null-co,node-name=n,size=1M -monitor stdio')
-    machines.inside(0, 'guest')
+    machines = Machines(lab, __file__)
+    for host, more in ((0, ()), (1, ('--trusted-network', NETWORK))):
+        machines.start_agent(host, '--listen', '10.99.0.%d' % (host + 1), '--transport', 'verbs', *more)
+    warm = machines.warm(1)
+    guest = machines.inside(0, 'guest')
     warm.wait(100)
-    ended = machines.inside(0, 'move', '/tmp/vm/guest/qmp', '10.99.0.2', '--trusted-network', NETWORK)
-    check_clear(ended)
-    check_received(ended, machines.inside(1, 'received'))
+    move = ['--transport', 'verbs', '--trusted-network', NETWORK]
+    before = sent_packets(lab)
+    ended = machines.inside(0, 'move', guest['qmp'], '10.99.0.2', *move)
+    check_clear(ended, sent_packets(lab) - before)
+    check_received(ended, machines.inside(1, 'progress', 'serve'))
     there = ended['detail']['target']
     machines.inside(1, 'verify', there['chardevs']['serial0'])
     parts = choose()
     say('parts: clear move, %s' % ', '.join(parts))
     if 'sealed move' in parts:
         # Back again, to an agent that trusts no network.
-        ended = machines.inside(1, 'move', there['qmp'], '10.99.0.1', '--trusted-network', NETWORK)
+        ended = machines.inside(1, 'move', there['qmp'], '10.99.0.1', *move)
         check_sealed(ended)
         back = ended['detail']['target']
         machines.inside(0, 'verify', back['chardevs']['serial0'])
     if 'small limit' in parts:
-        ended = machines.inside(0, 'move', back['qmp'], '10.99.0.2', '--trusted-network', NETWORK,
+        ended = machines.inside(0, 'move', back['qmp'], '10.99.0.2', *move,
                                 '--pin-limit', '%dM' % (PIN_LIMIT_MIB + 16))
         check_rolled(ended)
         machines.inside(1, 'verify', ended['detail']['target']['chardevs']['serial0'])
     if 'copies' in parts:
         copy_image(machines)
-    for host in range(2):
-        left = machines.inside(host, 'left')['left']
-        # The device's own queue pair is there without us.
-        check(left['mr'] == 0 and left['qp'] <= 1, 'host %d: %s', host, left)
+    machines.check_nothing_left()
 
 
 def choose():
@@ -271,18 +122,17 @@ def choose():
 
 
 def copy_image(machines):
-    digest = machines.inside(0, 'image', '/tmp/storage/one.vhdx')['digest']
-    ended = machines.inside(0, 'copy', '--trusted-network', NETWORK, '/tmp/storage/one.vhdx', '10.99.0.2:two.vhdx')
+    wanted = machines.inside(0, 'image', '/tmp/storage/one.vhdx')['digest']
+    ended = machines.inside(0, 'copy', '--transport', 'verbs', '--trusted-network', NETWORK, '/tmp/storage/one.vhdx',
+                            '10.99.0.2:two.vhdx')
     check(ended['progress']['path'] == 'slots', 'a clear copy went by %s', ended['progress']['path'])
-    check(machines.inside(1, 'digest', '/tmp/storage/two.vhdx')['digest'] == digest, 'the clear copy differs')
-    ended = machines.inside(1, 'copy', '--verify', '/tmp/storage/two.vhdx', '10.99.0.1:three.vhdx')
+    check(machines.inside(1, 'digest', '/tmp/storage/two.vhdx')['digest'] == wanted, 'the clear copy differs')
+    ended = machines.inside(1, 'copy', '--transport', 'verbs', '--verify', '/tmp/storage/two.vhdx',
+                            '10.99.0.1:three.vhdx')
     check(ended['progress']['path'] == 'sealed', 'a sealed copy went by %s', ended['progress']['path'])
-    check(machines.inside(0, 'digest', '/tmp/storage/three.vhdx')['digest'] == digest, 'the sealed copy differs')
+    check(machines.inside(0, 'digest', '/tmp/storage/three.vhdx')['digest'] == wanted, 'the sealed copy differs')
     say('copies: clear and sealed, equal')
 
 
 if __name__ == '__main__':
-    if len(sys.argv) > 2 and sys.argv[1] == 'inside':
-        globals()['inside_' + sys.argv[2]](*sys.argv[3:])
-        sys.exit(0)
-    sys.exit(main())
+    sys.exit(run_main(globals(), run))

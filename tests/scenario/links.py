@@ -17,10 +17,10 @@ CUT_S = 3
 class Ready(contextlib.ExitStack):
     """A world with agents and a guest."""
 
-    def __init__(self, agents=(), **options):
+    def __init__(self, target=(), **options):
         super().__init__()
         self.world = self.enter_context(lib.World(**dict(SIZE, held='a', **options)))
-        self.world.start_agents(agents, agents)
+        self.world.start_agents([], target)
         self.world.start_guest()
         self.before = self.world.listing()
 
@@ -63,6 +63,21 @@ def a_link_comes_back(phase, secrecy):
         result = move.result().expect('done')
         world.assert_moved()
         lib.check('its source is back' in world.target.agent_log(), 'nobody was back: %s', result.detail)
+
+
+@lib.scenario(sample=1, timeout=120, phase=['phase memory$', 'what is left fits the pause$'])
+def one_of_two_wires_stays_away(phase):
+    """The one that the session is on, for good: the session goes on over the other one."""
+    with Ready(pairs=2, target=['--listen', '10.78.0.2']) as ready:
+        world = ready.world
+        world.source.holder.hold(phase)
+        move = world.start_move('--progress')
+        world.source.await_held(phase, move)
+        ready.cut()
+        world.source.release()
+        move.result().expect('done')
+        world.assert_moved()
+        lib.check('another address is dialled' in world.source.agent_log(), 'it came another way')
 
 
 @lib.scenario()

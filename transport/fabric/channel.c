@@ -11,7 +11,7 @@
 #include "transport/fabric/channel.h"
 
 #define MESSAGE_SIZE  (GW_SEND_HEADER_SIZE + GW_MESSAGE_MAX)
-#define HEADERS_SIZE  (FABRIC_SEND_DEPTH * GW_SEND_HEADER_SIZE)
+#define HEADERS_SIZE  (FABRIC_SEND_DEPTH * FABRIC_SMALL_SIZE)
 #define SLOTS_SIZE    (GW_RECEIVES * MESSAGE_SIZE)
 #define RECEIVES_SIZE (FABRIC_RECEIVE_DEPTH * MESSAGE_SIZE)
 #define EVENT_SIZE    (sizeof(struct fi_eq_cm_entry) + 256)

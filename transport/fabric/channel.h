@@ -12,6 +12,9 @@
 #include "transport/fabric/fabric.h"
 #include "transport/fabric/wire.h"
 
+/* A message without a body of the owner's: credit, ask, tell. */
+#define FABRIC_SMALL_SIZE (GW_SEND_HEADER_SIZE + GW_SEND_TELL_SIZE)
+
 enum fabric_news {
     FABRIC_NEWS_TICK = 1,
     FABRIC_NEWS_DISCONNECTED = 2,
@@ -41,7 +44,11 @@ struct fabric_sender {
     uint64_t queued_bytes;
     unsigned next_slot, busy_slots;
     uint64_t written;
-    uint8_t *headers; /* of credits: one for each entry of works */
+    uint64_t asked;           /* the key that the peer was asked for, or 0 */
+    struct fabric_place tell; /* to be told; key 0: nothing */
+    unsigned next_place;
+    struct fabric_place places[FABRIC_PLACES];
+    uint8_t *headers; /* of all but messages: one for each entry of works */
     uint8_t *slots;   /* GW_RECEIVES headers with messages */
     struct fabric_work works[FABRIC_SEND_DEPTH];
 };
@@ -130,6 +137,10 @@ void gw_fabric_sender_run(struct fabric_channel *channel);    /* posts what has 
 void gw_fabric_sender_finish(struct fabric_channel *channel); /* runs done() of what is finished */
 void gw_fabric_sender_cancel(struct fabric_channel *channel, int status); /* of everything */
 void gw_fabric_sender_advance(struct fabric_sender *sender); /* an entry of works is complete */
+
+/* The peer asks for a region of this side, or tells of one of its own. -EPROTO. */
+int gw_fabric_sender_take_ask(struct fabric_channel *channel, const uint8_t *body);
+int gw_fabric_sender_take_tell(struct fabric_channel *channel, const uint8_t *body);
 
 /* ---- receive.c ---- */
 int gw_fabric_receiver_open(struct fabric_channel *channel); /* posts every receive */

@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 
 #include "transport/fabric/channel.h"
+#include "transport/rdma/writable.h"
 
 #define KEY_ATTEMPTS 8
 
@@ -29,6 +31,7 @@ static int open_fids(struct fabric_domain *domain, const struct fi_info *info)
         return gw_fabric_fail(transport, answer, "the device %s cannot be opened",
                               domain->info->domain_attr->name);
     domain->is_fenced = !(keeps & FI_ORDER_SAW);
+    domain->has_addresses = (domain->info->domain_attr->mr_mode & FI_MR_VIRT_ADDR) != 0;
     return 0;
 }
 
@@ -120,9 +123,9 @@ static int explain(const struct fabric_domain *domain, int answer, uint64_t leng
 }
 
 /* Keys of godwit's choice cannot be guessed, as far as the provider's size of keys lets them. */
-static uint64_t choose_key(const struct fi_info *info)
+static uint64_t choose_key(size_t bytes)
 {
-    size_t bits = gw_min(info->domain_attr->mr_key_size, sizeof(uint64_t)) * 8;
+    size_t bits = gw_min(bytes, sizeof(uint64_t)) * 8;
     uint64_t key = 0;
 
     while (key == 0) {
@@ -134,8 +137,8 @@ static uint64_t choose_key(const struct fi_info *info)
     return key;
 }
 
-int gw_fabric_register(struct fabric_domain *domain, const void *memory, uint64_t length,
-                       uint64_t access, struct fid_mr **out)
+static int try_register(struct fabric_domain *domain, const void *memory, uint64_t length,
+                        uint64_t access, struct fid_mr **out)
 {
     const struct fi_info *info = domain->info;
     bool has_our_key = !(info->domain_attr->mr_mode & FI_MR_PROV_KEY);
@@ -145,15 +148,81 @@ int gw_fabric_register(struct fabric_domain *domain, const void *memory, uint64_
     if (!(access & FI_REMOTE_WRITE) && !(info->domain_attr->mr_mode & FI_MR_LOCAL))
         return 0;
     for (int i = 0; answer == -FI_ENOKEY && i < KEY_ATTEMPTS; i++)
-        answer = fi_mr_reg(domain->domain, memory, length, access, 0,
-                           has_our_key ? choose_key(info) : 0, 0, out, NULL);
+        answer =
+            fi_mr_reg(domain->domain, memory, length, access, 0,
+                      has_our_key ? choose_key(info->domain_attr->mr_key_size) : 0, 0, out, NULL);
+    return answer;
+}
+
+int gw_fabric_register(struct fabric_domain *domain, const void *memory, uint64_t length,
+                       uint64_t access, struct fid_mr **out)
+{
+    int answer = try_register(domain, memory, length, access, out);
+
     return answer ? explain(domain, answer, length) : 0;
+}
+
+static int register_region(struct fabric_domain *domain, struct fabric_region *region)
+{
+    bool is_remote = region->base.access & GW_ACCESS_REMOTE_WRITE;
+    uint64_t access = FI_WRITE | (is_remote ? FI_REMOTE_WRITE : 0);
+    uint64_t length = region->base.length;
+    int answer = try_register(domain, region->base.memory, length, access, &region->mr);
+
+    region->local = region->base.memory;
+    /* Before Linux 6.2 even memory that is only read must be writable. */
+    if (answer == -FI_EFAULT && !is_remote &&
+        gw_rdma_map_writable(region->base.memory, length, &region->alias, &region->alias_size) ==
+            0) {
+        region->local = (char *)region->alias + ((uintptr_t)region->base.memory & 4095);
+        answer = try_register(domain, region->local, length, access, &region->mr);
+    }
+    return answer ? explain(domain, answer, length) : 0;
+}
+
+/* What the peer names the region by. */
+static void enter(struct fabric_domain *domain, struct fabric_region *region)
+{
+    if (!domain->has_addresses) {
+        region->base.key = fi_mr_key(region->mr);
+        return;
+    }
+    region->base.key = choose_key(sizeof(region->base.key));
+    region->next = domain->regions;
+    if (region->next)
+        region->next->previous = region;
+    domain->regions = region;
+}
+
+static void leave(struct fabric_domain *domain, struct fabric_region *region)
+{
+    if (region->previous)
+        region->previous->next = region->next;
+    else if (domain->regions == region)
+        domain->regions = region->next;
+    if (region->next)
+        region->next->previous = region->previous;
+}
+
+bool gw_fabric_domain_place(struct fabric_domain *domain, uint64_t key, struct fabric_place *out)
+{
+    struct fabric_region *region;
+
+    pthread_mutex_lock(&domain->lock);
+    for (region = domain->regions; region && region->base.key != key;)
+        region = region->next;
+    if (region)
+        *out = (struct fabric_place){key, (uintptr_t)region->base.memory, fi_mr_key(region->mr)};
+    pthread_mutex_unlock(&domain->lock);
+    return region != NULL;
 }
 
 static void region_free(struct fabric_region *region)
 {
     if (region->mr)
         fi_close(&region->mr->fid);
+    if (region->alias)
+        munmap(region->alias, region->alias_size);
     free(region);
 }
 
@@ -164,33 +233,36 @@ int gw_fabric_reg(struct gw_domain *base, void *memory, uint64_t length, unsigne
 {
     struct fabric_domain *domain = gw_fabric_domain_of(base);
     struct fabric_region *region = calloc(1, sizeof(*region));
-    uint64_t wanted = FI_WRITE;
     int error;
 
     if (!region)
         return gw_fail(-ENOMEM, "fabric: no memory for a region");
     region->base =
         (struct gw_region){.domain = base, .memory = memory, .length = length, .access = access};
-    if (access & GW_ACCESS_REMOTE_WRITE)
-        wanted |= FI_REMOTE_WRITE;
     pthread_mutex_lock(&domain->lock);
     if (!domain->domain)
         error = gw_fail(-EINVAL, "fabric: memory of a domain that is on no device yet: open it "
                                  "with a local address, or connect first");
     else
-        error = gw_fabric_register(domain, memory, length, wanted, &region->mr);
+        error = register_region(domain, region);
+    if (!error && (access & GW_ACCESS_REMOTE_WRITE))
+        enter(domain, region);
     pthread_mutex_unlock(&domain->lock);
     if (error) {
         region_free(region);
         return error;
     }
-    if (access & GW_ACCESS_REMOTE_WRITE)
-        region->base.key = fi_mr_key(region->mr);
     *out = &region->base;
     return 0;
 }
 
 void gw_fabric_unreg(struct gw_region *base)
 {
-    region_free(gw_container_of(base, struct fabric_region, base));
+    struct fabric_domain *domain = gw_fabric_domain_of(base->domain);
+    struct fabric_region *region = gw_container_of(base, struct fabric_region, base);
+
+    pthread_mutex_lock(&domain->lock);
+    leave(domain, region);
+    pthread_mutex_unlock(&domain->lock);
+    region_free(region);
 }

@@ -19,6 +19,10 @@
  * each write with FI_DELIVERY_COMPLETE, and a message waits here until all writes before it are
  * complete (is_fenced).
  *
+ * Regions: where a provider counts from 0, a region's key is the provider's. Where it wants addresses
+ * (FI_MR_VIRT_ADDR) an address and a key do not fit into 64 bits: the key is then a random number,
+ * and the side that writes asks for address and key when it first meets it on a channel (ask, tell).
+ *
  * Death: the first cause is kept in channel->error; the endpoint is shut down, which tells the peer,
  * and the channel is dead for its owner once everything posted has come back, or the endpoint was
  * closed, so that memory given back by done() is no longer read.
@@ -53,8 +57,9 @@
 #define FABRIC_PROVIDER_MAX   32u
 #define FABRIC_SEND_DEPTH     256u /* work requests of one channel */
 #define FABRIC_DEPTH_LEAST    32u
-#define FABRIC_RESERVED_SENDS 1u /* of them for a credit */
-#define FABRIC_RECEIVE_DEPTH  (GW_RECEIVES + GW_SPARE_RECEIVES)
+#define FABRIC_RESERVED_SENDS 3u /* of them for a credit, an ask and a tell */
+#define FABRIC_RECEIVE_DEPTH  (GW_RECEIVES + GW_SPARE_RECEIVES + 2u) /* for an ask and a tell */
+#define FABRIC_PLACES         64u /* regions of the peer whose addresses a channel remembers */
 #define FABRIC_SEND_BYTES                                                                          \
     (8u << 20)                   /* of writes in the provider's queue; a larger one goes alone */
 #define FABRIC_GATHER_MAX  32u   /* ops that wait for more (GW_POST_MORE) */
@@ -95,11 +100,23 @@ struct fabric_domain {
     struct fid_fabric *fabric;
     struct fid_domain *domain;
     bool is_fenced;
+    bool has_addresses;            /* writes name addresses, not offsets (FI_MR_VIRT_ADDR) */
+    struct fabric_region *regions; /* that the peer may write, where has_addresses; a list */
 };
 
 struct fabric_region {
     struct gw_region base;
     struct fid_mr *mr; /* NULL where only reading it locally needs none */
+    char *local;       /* memory, or its alias: what the provider reads */
+    void *alias;       /* another mapping of the same pages (transport/rdma/writable.h), or NULL */
+    uint64_t alias_size;
+    struct fabric_region *previous, *next; /* of domain.regions */
+};
+
+/* Where a region lies for a provider that wants addresses. */
+struct fabric_place {
+    uint64_t key; /* gw_region.key; 0: none */
+    uint64_t address, device_key;
 };
 
 struct fabric_poller {
@@ -152,6 +169,8 @@ int gw_fabric_domain_bind(struct fabric_domain *domain, const struct fi_info *in
 int gw_fabric_reg(struct gw_domain *domain, void *memory, uint64_t length, unsigned access,
                   uint32_t only_channel, struct gw_region **out);
 void gw_fabric_unreg(struct gw_region *region);
+/* False for a key that no region has now. */
+bool gw_fabric_domain_place(struct fabric_domain *domain, uint64_t key, struct fabric_place *out);
 /* Registers memory for the device; *out is NULL where the provider needs none for this access. */
 int gw_fabric_register(struct fabric_domain *domain, const void *memory, uint64_t length,
                        uint64_t access, struct fid_mr **out);

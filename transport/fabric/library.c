@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "transport/fabric/fabric.h"
@@ -51,6 +52,9 @@ int gw_fabric_library_load(struct fabric_library *out)
 {
     struct sigaction handlers[NSIG];
 
+    /* Its cache of registrations (fi_mr(3)) keeps what was ended registered, and open for all kinds of
+     * access: a key would go on being good. Only the environment turns it off. */
+    setenv("FI_MR_CACHE_MAX_COUNT", "0", true);
     keep_handlers(handlers);
     /* It stays: threads of its own outlive what was made of it. */
     out->handle = dlopen("libfabric.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);

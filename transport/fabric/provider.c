@@ -10,8 +10,8 @@
 #include "transport/fabric/channel.h"
 
 /* What godwit can do when a provider asks for it; the rest keeps a provider away (fi_domain(3)). */
-#define MR_MODES       (FI_MR_LOCAL | FI_MR_ALLOCATED | FI_MR_PROV_KEY)
-#define MR_MODES_ASKED (MR_MODES | FI_MR_VIRT_ADDR | FI_MR_ENDPOINT | FI_MR_RAW)
+#define MR_MODES       (FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY)
+#define MR_MODES_ASKED (MR_MODES | FI_MR_ENDPOINT | FI_MR_RAW)
 #define CAPABILITIES                                                                               \
     (FI_MSG | FI_SEND | FI_RECV | FI_RMA | FI_WRITE | FI_REMOTE_WRITE | FI_LOCAL_COMM |            \
      FI_REMOTE_COMM)
@@ -46,8 +46,6 @@ static const char *find_fault(const struct fi_info *info, char text[160])
                  domain->mr_key_size);
     else if (domain->mr_mode & FI_MR_ENDPOINT)
         snprintf(text, 160, "it registers memory for one channel at a time (FI_MR_ENDPOINT)");
-    else if (domain->mr_mode & FI_MR_VIRT_ADDR)
-        snprintf(text, 160, "it wants the peer's addresses for writes (FI_MR_VIRT_ADDR)");
     else if (domain->mr_mode & ~MR_MODES)
         snprintf(text, 160, "it wants memory registered in a way that godwit does not know (0x%x)",
                  (unsigned)domain->mr_mode);

@@ -65,6 +65,22 @@ static int judge(struct fabric_channel *channel, const uint8_t *buffer, size_t l
     return error;
 }
 
+static void take_small(struct fabric_channel *channel, enum gw_send_type type,
+                       const uint8_t *buffer)
+{
+    const uint8_t *body = buffer + GW_SEND_HEADER_SIZE;
+    int error = 0;
+
+    if (type == GW_SEND_ASK)
+        error = gw_fabric_sender_take_ask(channel, body);
+    else if (type == GW_SEND_TELL)
+        error = gw_fabric_sender_take_tell(channel, body);
+    if (error) {
+        channel->receiver.is_deaf = true;
+        gw_fabric_channel_kill(channel, error);
+    }
+}
+
 void gw_fabric_receiver_take(struct fabric_channel *channel, unsigned buffer, size_t length)
 {
     struct fabric_receiver *receiver = &channel->receiver;
@@ -80,10 +96,12 @@ void gw_fabric_receiver_take(struct fabric_channel *channel, unsigned buffer, si
         return;
     }
     gw_fabric_count(&channel->info.bytes_received,
-                    header.written - receiver->written + header.length);
+                    header.written - receiver->written +
+                        (header.type == GW_SEND_MESSAGE ? header.length : 0));
     receiver->written = header.written;
-    if (header.type == GW_SEND_CREDIT) {
+    if (header.type != GW_SEND_MESSAGE) {
         receiver->spent[receiver->spent_count++] = (uint8_t)buffer;
+        take_small(channel, header.type, receiver->buffers + buffer * BUFFER_SIZE);
         return;
     }
     gw_fabric_count(&channel->info.messages_received, 1);

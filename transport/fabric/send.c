@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "transport/fabric/channel.h"
 
 #define SLOT_SIZE (GW_SEND_HEADER_SIZE + GW_MESSAGE_MAX)
@@ -50,17 +51,33 @@ static bool is_taken(struct fabric_channel *channel, ssize_t answer)
     return false;
 }
 
-static bool add_write(struct fabric_channel *channel, struct gw_write *write, uint64_t more)
+/* What is written from: its place as the provider knows it. An empty write has none, and some providers
+ * look at its descriptor all the same. */
+static struct iovec source_of(const struct fabric_channel *channel, const struct gw_write *write,
+                              void **descriptor)
 {
-    static const uint8_t nothing[1];
+    const struct fabric_region *region;
+    struct fid_mr *mr = channel->mr;
+    char *from = channel->memory;
+
+    if (write->length) {
+        region = gw_container_of(write->region, struct fabric_region, base);
+        mr = region->mr;
+        from = region->local + ((const char *)write->local - (const char *)region->base.memory);
+    }
+    *descriptor = mr ? fi_mr_desc(mr) : NULL;
+    return (struct iovec){.iov_base = from, .iov_len = write->length};
+}
+
+static bool add_write(struct fabric_channel *channel, struct gw_write *write,
+                      const struct fabric_place *place, uint64_t more)
+{
     struct fabric_sender *sender = &channel->sender;
-    const struct fabric_region *region =
-        write->length ? gw_container_of(write->region, struct fabric_region, base) : NULL;
-    void *descriptor = region && region->mr ? fi_mr_desc(region->mr) : NULL;
-    struct iovec piece = {.iov_base = (void *)(uintptr_t)(write->length ? write->local : nothing),
-                          .iov_len = write->length};
-    struct fi_rma_iov target = {
-        .addr = write->remote_offset, .len = write->length, .key = write->remote_key};
+    void *descriptor;
+    struct iovec piece = source_of(channel, write, &descriptor);
+    struct fi_rma_iov target = {.addr = place->address + write->remote_offset,
+                                .len = write->length,
+                                .key = place->device_key};
     struct fi_msg_rma message = {.msg_iov = &piece,
                                  .desc = &descriptor,
                                  .iov_count = 1,
@@ -124,15 +141,71 @@ static bool add_send(struct fabric_channel *channel, struct gw_send *send, uint6
     return true;
 }
 
-static void post_credit(struct fabric_channel *channel)
+/* A message of the back end's own, with a body of so many numbers. */
+static bool post_small(struct fabric_channel *channel, enum gw_send_type type,
+                       const uint64_t *numbers, uint32_t count)
 {
     struct fabric_sender *sender = &channel->sender;
-    uint8_t *at =
-        sender->headers + (size_t)(sender->next % FABRIC_SEND_DEPTH) * GW_SEND_HEADER_SIZE;
+    uint8_t *at = sender->headers + (size_t)(sender->next % FABRIC_SEND_DEPTH) * FABRIC_SMALL_SIZE;
 
-    write_header(channel, GW_SEND_CREDIT, 0, at);
-    if (post_bytes(channel, at, GW_SEND_HEADER_SIZE, 0))
-        gw_credit_give(&channel->credit);
+    if (room(sender, 0) == 0)
+        return false;
+    write_header(channel, type, count * 8, at);
+    for (uint32_t i = 0; i < count; i++)
+        gw_put_le64(at + GW_SEND_HEADER_SIZE + i * 8, numbers[i]);
+    if (!post_bytes(channel, at, GW_SEND_HEADER_SIZE + count * 8, 0))
+        return false;
+    gw_credit_give(&channel->credit);
+    return true;
+}
+
+/* ---- where the peer's regions lie ---- */
+
+/* NULL while the peer has not told it. */
+static const struct fabric_place *find_place(struct fabric_channel *channel, uint64_t key)
+{
+    struct fabric_sender *sender = &channel->sender;
+
+    for (unsigned i = 0; i < FABRIC_PLACES; i++)
+        if (sender->places[i].key == key)
+            return &sender->places[i];
+    if (!sender->asked && post_small(channel, GW_SEND_ASK, &key, 1))
+        sender->asked = key;
+    return NULL;
+}
+
+int gw_fabric_sender_take_tell(struct fabric_channel *channel, const uint8_t *body)
+{
+    struct fabric_sender *sender = &channel->sender;
+    struct fabric_place place = {gw_get_le64(body), gw_get_le64(body + 8), gw_get_le64(body + 16)};
+
+    if (!sender->asked || place.key != sender->asked)
+        return gw_fail(-EPROTO, "the peer told of a region that it was not asked for");
+    sender->asked = 0;
+    sender->places[sender->next_place] = place;
+    sender->next_place = (sender->next_place + 1) % FABRIC_PLACES;
+    return 0;
+}
+
+int gw_fabric_sender_take_ask(struct fabric_channel *channel, const uint8_t *body)
+{
+    struct fabric_sender *sender = &channel->sender;
+
+    if (sender->tell.key)
+        return gw_fail(-EPROTO, "the peer asked again before it was told");
+    if (!gw_fabric_domain_place(channel->domain, gw_get_le64(body), &sender->tell))
+        return gw_fail(-EPROTO, "the peer wants to write outside of what it had been given: no "
+                                "region has its key");
+    return 0;
+}
+
+static void tell(struct fabric_channel *channel)
+{
+    struct fabric_place *place = &channel->sender.tell;
+    uint64_t numbers[] = {place->key, place->address, place->device_key};
+
+    if (post_small(channel, GW_SEND_TELL, numbers, GW_ARRAY_LENGTH(numbers)))
+        place->key = 0;
 }
 
 /* ---- from ops to requests ---- */
@@ -151,19 +224,27 @@ static bool may_send(const struct fabric_channel *channel)
            !(channel->domain->is_fenced && is_before(sender->completed, sender->fence));
 }
 
+static bool try_write(struct fabric_channel *channel, struct gw_write *write, uint64_t more)
+{
+    struct fabric_place direct = {.key = write->remote_key, .device_key = write->remote_key};
+    const struct fabric_place *place = &direct;
+
+    if (!may_write(&channel->sender, write))
+        return false;
+    if (channel->domain->has_addresses)
+        place = find_place(channel, write->remote_key);
+    return place && add_write(channel, write, place, more);
+}
+
 /* False when the op must wait. */
 static bool add_op(struct fabric_channel *channel, struct gw_op *op)
 {
-    struct fabric_sender *sender = &channel->sender;
     uint64_t more = op->next ? FI_MORE : 0;
 
-    if (room(sender, FABRIC_RESERVED_SENDS) == 0)
+    if (room(&channel->sender, FABRIC_RESERVED_SENDS) == 0)
         return false;
-    if (op->scratch[FABRIC_KIND] == FABRIC_OP_WRITE) {
-        struct gw_write *write = gw_container_of(op, struct gw_write, op);
-
-        return may_write(sender, write) && add_write(channel, write, more);
-    }
+    if (op->scratch[FABRIC_KIND] == FABRIC_OP_WRITE)
+        return try_write(channel, gw_container_of(op, struct gw_write, op), more);
     return may_send(channel) && add_send(channel, gw_container_of(op, struct gw_send, op), more);
 }
 
@@ -171,12 +252,14 @@ void gw_fabric_sender_run(struct fabric_channel *channel)
 {
     struct fabric_sender *sender = &channel->sender;
 
+    if (sender->tell.key && !channel->error.code)
+        tell(channel);
     while (!channel->error.code && sender->waiting && add_op(channel, sender->waiting)) {
         sender->waiting = sender->waiting->next;
         sender->waiting_count--;
     }
-    if (!channel->error.code && gw_credit_is_due(&channel->credit) && room(sender, 0) > 0)
-        post_credit(channel);
+    if (!channel->error.code && gw_credit_is_due(&channel->credit))
+        post_small(channel, GW_SEND_CREDIT, NULL, 0);
 }
 
 /* ---- from completions to done() ---- */

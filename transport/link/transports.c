@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/checked.h"
 #include "common/error.h"
 #include "common/log.h"
 
@@ -36,6 +37,35 @@ struct gw_transport *gw_transports_find(const struct gw_transports *transports, 
     return NULL;
 }
 
+/* The place of that back end's reason, or passed_count. */
+static unsigned find_reason(const struct gw_transports *transports, const char *name)
+{
+    unsigned i = 0;
+
+    while (i < transports->passed_count &&
+           strncmp(transports->passed[i].name, name, GW_TRANSPORT_NAME_MAX - 1) != 0)
+        i++;
+    return i;
+}
+
+const char *gw_transports_reason(const struct gw_transports *transports, const char *name)
+{
+    unsigned found = find_reason(transports, name);
+
+    return found < transports->passed_count ? transports->passed[found].reason : NULL;
+}
+
+static void forget_reason(struct gw_transports *transports, const char *name)
+{
+    unsigned found = find_reason(transports, name);
+
+    if (found == transports->passed_count)
+        return;
+    transports->passed_count--;
+    memmove(&transports->passed[found], &transports->passed[found + 1],
+            (transports->passed_count - found) * sizeof(transports->passed[0]));
+}
+
 bool gw_transports_has_data(const struct gw_transports *transports,
                             const struct gw_transport *transport)
 {
@@ -47,15 +77,12 @@ bool gw_transports_has_data(const struct gw_transports *transports,
 
 void gw_transports_pass_over(struct gw_transports *transports, const char *name)
 {
-    struct gw_passed_over *entry = NULL;
+    unsigned found = find_reason(transports, name);
+    struct gw_passed_over *entry = &transports->passed[found];
 
-    for (unsigned i = 0; i < transports->passed_count; i++)
-        if (strncmp(transports->passed[i].name, name, sizeof(entry->name) - 1) == 0)
-            entry = &transports->passed[i];
-    if (!entry && transports->passed_count < GW_TRANSPORTS_MAX)
-        entry = &transports->passed[transports->passed_count++];
-    if (!entry)
+    if (found == GW_TRANSPORTS_MAX)
         return;
+    transports->passed_count = (unsigned)gw_max(transports->passed_count, found + 1);
     snprintf(entry->name, sizeof(entry->name), "%s", name);
     snprintf(entry->reason, sizeof(entry->reason), "%s", gw_error_message());
 }
@@ -254,10 +281,9 @@ static int choose_named(const char *name, void *context)
     }
     if (!found && !find_maker(name))
         return refuse_name(name);
-    for (unsigned i = 0; !found && i < choice->all->passed_count; i++)
-        if (strcmp(choice->all->passed[i].name, name) == 0)
-            return gw_fail(-ENODEV, "transport %s cannot be used here: %s", name,
-                           choice->all->passed[i].reason);
+    if (!found && gw_transports_reason(choice->all, name))
+        return gw_fail(-ENODEV, "transport %s cannot be used here: %s", name,
+                       gw_transports_reason(choice->all, name));
     if (!found || !gw_transports_has_data(choice->all, found))
         return gw_fail(-ENODEV, "transport %s is not in use here: the agent's --transport names it",
                        name);
@@ -293,8 +319,26 @@ int gw_transports_choose(const struct gw_transports *all, const char *names,
     return error;
 }
 
-int gw_transports_dial(struct gw_transports *transports, const struct gw_address *peer,
-                       const struct gw_control_options *options, struct gw_control **out)
+static int dial_each(struct gw_transport *transport, const struct gw_address *peers,
+                     unsigned peer_count, const struct gw_control_options *options,
+                     struct gw_control **out)
+{
+    int error = gw_fail(-EINVAL, "no address to dial");
+
+    for (unsigned i = 0; i < peer_count; i++) {
+        if (i > 0)
+            gw_log(GW_LOG_INFO, "another address is dialled: %s", gw_error_message());
+        error = gw_control_connect(transport, &peers[i], options, out);
+        /* Who was refused for what it is would be refused at the other address, too. */
+        if (!error || error == -EACCES)
+            break;
+    }
+    return error;
+}
+
+int gw_transports_dial(struct gw_transports *transports, const struct gw_address *peers,
+                       unsigned peer_count, const struct gw_control_options *options,
+                       struct gw_control **out)
 {
     int error = gw_fail(-ENODEV, "no transport to dial with");
     unsigned last = 0;
@@ -307,8 +351,9 @@ int gw_transports_dial(struct gw_transports *transports, const struct gw_address
 
         if (transports->list[i]->ops->carries_no_control)
             continue;
-        error = gw_control_connect(transports->list[i], peer, options, out);
-        /* Who was refused for what it is would be refused the other way, too. */
+        error = dial_each(transports->list[i], peers, peer_count, options, out);
+        if (!error)
+            forget_reason(transports, name);
         if (!error || error == -EACCES || i == last)
             return error;
         gw_transports_pass_over(transports, name);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Devices in use, and the domains on them. librdmacm opens a context per device and closes it with
- * the last identifier on it, so each device in use keeps an identifier that is bound to one of its
- * addresses and does nothing else. */
+/* Devices in use, and the domains on them. librdmacm opens one context per device, for all its
+ * identifiers; each device keeps an identifier that is bound to one of its addresses and does nothing
+ * else, so that the context stays what it is. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "transport/verbs/verbs.h"
 
@@ -16,8 +18,9 @@ void gw_verbs_address_of(const struct sockaddr *from, struct gw_address *out)
     memcpy(&out->storage, from, out->length);
 }
 
-/* An identifier on the device that has this address. */
-static int bind_keeper(const struct gw_address *address, struct rdma_cm_id **out)
+/* An identifier on the device that has this address. events: where its removal is told, or NULL. */
+static int bind_keeper(struct rdma_event_channel *events, const struct gw_address *address,
+                       struct rdma_cm_id **out)
 {
     struct gw_address any_port = *address;
     char text[GW_ADDRESS_TEXT_MAX];
@@ -26,7 +29,7 @@ static int bind_keeper(const struct gw_address *address, struct rdma_cm_id **out
 
     gw_address_set_port(&any_port, 0);
     gw_address_format(&any_port, text, sizeof(text));
-    if (rdma_create_id(NULL, &id, NULL, RDMA_PS_TCP) != 0)
+    if (rdma_create_id(events, &id, NULL, RDMA_PS_TCP) != 0)
         return gw_fail_errno(-errno, "verbs: no connection identifier");
     if (rdma_bind_addr(id, (struct sockaddr *)&any_port.storage) != 0)
         error = errno == ENODEV || errno == EADDRNOTAVAIL
@@ -50,7 +53,7 @@ static int device_new(struct verbs_transport *transport, struct ibv_context *con
 
     if (!device)
         return gw_fail(-ENOMEM, "verbs: no memory for a device");
-    error = bind_keeper(address, &device->keeper);
+    error = bind_keeper(transport->life, address, &device->keeper);
     if (!error && device->keeper->verbs != context)
         error = gw_fail(-ENODEV, "verbs: the device changed while it was opened");
     if (!error && (error = ibv_query_device(context, &device->attributes)) != 0)
@@ -82,6 +85,9 @@ int gw_verbs_device_get(struct verbs_transport *transport, struct ibv_context *c
         device = device->next;
     if (!device)
         error = device_new(transport, context, address, &device);
+    else if (device->is_removed)
+        error = gw_fail(-ENODEV, "verbs: the device %s was removed",
+                        ibv_get_device_name(context->device));
     if (!error) {
         device->users++;
         *out = device;
@@ -90,26 +96,65 @@ int gw_verbs_device_get(struct verbs_transport *transport, struct ibv_context *c
     return error;
 }
 
+/* librdmacm never closes the context of a device that was the only one (it looks for those that are
+ * gone when it looks for another: sync_devices_list in cma.c, rdma-core 44), and the kernel keeps a
+ * soft-RoCE device until its files are closed. So they are, under librdmacm's hands, which asks a
+ * context nothing any more that no identifier is on. Before the keeper goes: the context may go with
+ * it. */
+static void let_go(const struct ibv_context *context)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+    if (null < 0)
+        return;
+    dup3(null, context->cmd_fd, O_CLOEXEC);
+    dup3(null, context->async_fd, O_CLOEXEC);
+    close(null);
+}
+
+static void device_free(struct verbs_transport *transport, struct verbs_device *device)
+{
+    gw_verbs_life_remove_device(transport, device);
+    if (device->is_removed)
+        let_go(device->context);
+    rdma_destroy_id(device->keeper);
+    free(device);
+}
+
+void gw_verbs_devices_sweep(struct verbs_transport *transport, bool all)
+{
+    struct verbs_device **at = &transport->devices, *gone = NULL;
+
+    pthread_mutex_lock(&transport->lock);
+    while (*at) {
+        struct verbs_device *device = *at;
+
+        if (!all && (device->users > 0 || !device->is_removed)) {
+            at = &device->next;
+            continue;
+        }
+        *at = device->next;
+        device->next = gone;
+        gone = device;
+    }
+    pthread_mutex_unlock(&transport->lock);
+    /* Without the lock: an identifier goes when its events were acknowledged. */
+    while (gone) {
+        struct verbs_device *device = gone;
+
+        gone = device->next;
+        device_free(transport, device);
+    }
+}
+
 void gw_verbs_device_put(struct verbs_transport *transport, struct verbs_device *device)
 {
-    struct verbs_device **at = &transport->devices;
-
     if (!device)
         return;
     pthread_mutex_lock(&transport->lock);
-    if (--device->users == 0) {
-        while (*at != device)
-            at = &(*at)->next;
-        *at = device->next;
-        gw_verbs_life_remove_device(transport, device);
-    } else {
-        device = NULL;
-    }
+    device->users--;
     pthread_mutex_unlock(&transport->lock);
-    if (!device)
-        return;
-    rdma_destroy_id(device->keeper);
-    free(device);
+    gw_verbs_devices_sweep(transport, false);
 }
 
 /* ---- domains ---- */
@@ -135,7 +180,7 @@ static int bind_to(struct verbs_domain *domain, struct ibv_context *context,
 static int bind_to_address(struct verbs_domain *domain, const struct gw_address *local)
 {
     struct rdma_cm_id *id;
-    int error = bind_keeper(local, &id);
+    int error = bind_keeper(NULL, local, &id);
 
     if (error)
         return error;

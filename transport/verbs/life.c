@@ -39,9 +39,12 @@ static void take_connection_events(struct verbs_transport *transport)
         for (channel = transport->connected; news && channel; channel = channel->life_next)
             if (channel->id == event->id)
                 tell(channel, news);
+        for (struct verbs_device *device = transport->devices; device; device = device->next)
+            device->is_removed |= news == VERBS_NEWS_REMOVED && device->keeper == event->id;
         pthread_mutex_unlock(&transport->lock);
         rdma_ack_cm_event(event);
     }
+    gw_verbs_devices_sweep(transport, false);
 }
 
 /* ---- devices ---- */
@@ -87,9 +90,11 @@ static void take_device_events(struct verbs_transport *transport, const struct v
             if (news)
                 tell(channel, news);
         }
+        at->is_removed |= event.event_type == IBV_EVENT_DEVICE_FATAL;
         ibv_ack_async_event(&event);
     }
     pthread_mutex_unlock(&transport->lock);
+    gw_verbs_devices_sweep(transport, false);
 }
 
 int gw_verbs_life_add_device(struct verbs_transport *transport, struct verbs_device *device)

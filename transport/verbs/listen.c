@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The listening side. A request comes whole, with its private data, so nobody has to be waited for;
- * how many wait is the kernel's to bound. */
+ * how many wait is the kernel's to bound. An address goes with its device, and is listened on again
+ * when one has it. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,10 +10,14 @@
 #include "common/log.h"
 #include "transport/verbs/channel.h"
 
+#define RETRY_NS GW_NS_PER_S
+
 struct verbs_listener {
     struct gw_listener base;
     struct rdma_event_channel *events;
-    struct rdma_cm_id *id;
+    struct rdma_cm_id *id;   /* NULL while no device has the address */
+    struct gw_address bound; /* with the port */
+    uint64_t tried_ns;       /* to get it back */
 };
 
 struct request {
@@ -29,15 +34,48 @@ static int start_listening(struct verbs_listener *listener, const struct gw_addr
 {
     struct gw_address address = *local;
     char text[GW_ADDRESS_TEXT_MAX];
+    struct rdma_cm_id *id;
+    int error;
 
     gw_address_format(local, text, sizeof(text));
-    if (rdma_create_id(listener->events, &listener->id, NULL, RDMA_PS_TCP) != 0)
+    if (rdma_create_id(listener->events, &id, NULL, RDMA_PS_TCP) != 0)
         return gw_fail_errno(-errno, "verbs: no connection identifier");
-    if (rdma_bind_addr(listener->id, (struct sockaddr *)&address.storage) != 0 ||
-        rdma_listen(listener->id, VERBS_BACKLOG) != 0)
-        return errno == ENODEV ? gw_fail(-ENODEV, "verbs: no RDMA device has the address %s", text)
-                               : gw_fail_errno(-errno, "verbs: cannot listen on %s", text);
+    if (rdma_bind_addr(id, (struct sockaddr *)&address.storage) != 0 ||
+        rdma_listen(id, VERBS_BACKLOG) != 0) {
+        error = errno == ENODEV ? gw_fail(-ENODEV, "verbs: no RDMA device has the address %s", text)
+                                : gw_fail_errno(-errno, "verbs: cannot listen on %s", text);
+        rdma_destroy_id(id);
+        return error;
+    }
+    listener->id = id;
+    gw_verbs_address_of(rdma_get_local_addr(id), &listener->bound);
+    gw_address_set_port(&listener->bound, ntohs(rdma_get_src_port(id)));
     return 0;
+}
+
+/* The device that has the address was removed. One that listens on all addresses stays. */
+static void lose_device(struct verbs_listener *listener)
+{
+    char text[GW_ADDRESS_TEXT_MAX];
+
+    gw_log(GW_LOG_WARNING,
+           "verbs: the RDMA device of %s was removed; it is listened on again when there is one",
+           gw_address_format(&listener->bound, text, sizeof(text)));
+    rdma_destroy_id(listener->id);
+    listener->id = NULL;
+}
+
+/* Once a second at most. */
+static void try_again(struct verbs_listener *listener)
+{
+    char text[GW_ADDRESS_TEXT_MAX];
+
+    if (listener->id || gw_clock_ns() - listener->tried_ns < RETRY_NS)
+        return;
+    listener->tried_ns = gw_clock_ns();
+    if (start_listening(listener, &listener->bound) == 0)
+        gw_log(GW_LOG_WARNING, "verbs: %s is listened on again",
+               gw_address_format(&listener->bound, text, sizeof(text)));
 }
 
 int gw_verbs_listen(struct gw_transport *transport, const struct gw_address *local,
@@ -76,8 +114,7 @@ int gw_verbs_listener_address(struct gw_listener *base, struct gw_address *out)
 {
     struct verbs_listener *listener = listener_of(base);
 
-    gw_verbs_address_of(rdma_get_local_addr(listener->id), out);
-    gw_address_set_port(out, ntohs(rdma_get_src_port(listener->id)));
+    *out = listener->bound;
     return 0;
 }
 
@@ -145,6 +182,7 @@ int gw_verbs_next_request(struct gw_listener *base, int timeout_ms, struct gw_re
     struct verbs_listener *listener = listener_of(base);
     uint64_t deadline_ns = gw_clock_ns() + (uint64_t)timeout_ms * GW_NS_PER_MS;
 
+    try_again(listener);
     for (;;) {
         struct request *request = NULL;
         struct rdma_cm_event *event, copy;
@@ -165,6 +203,8 @@ int gw_verbs_next_request(struct gw_listener *base, int timeout_ms, struct gw_re
         rdma_ack_cm_event(event);
         if (copy.event == RDMA_CM_EVENT_CONNECT_REQUEST)
             request = make_request(listener, &copy);
+        else if (copy.event == RDMA_CM_EVENT_DEVICE_REMOVAL && copy.id == listener->id)
+            lose_device(listener);
         if (request) {
             *out = &request->base;
             return 0;

@@ -63,6 +63,8 @@ static int judge(struct verbs_channel *channel, const uint8_t *buffer, uint32_t 
 {
     int error = gw_send_header_decode(buffer, length, header);
 
+    if (!error && header->type > GW_SEND_CREDIT)
+        error = gw_fail(-EPROTO, "the peer sent a message of type %u", header->type);
     if (!error)
         error = gw_credit_take(&channel->credit, header->credits, header->type == GW_SEND_MESSAGE);
     if (!error && header->written < channel->receiver.written)

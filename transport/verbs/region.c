@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include "transport/rdma/writable.h"
 #include "transport/verbs/verbs.h"
 
 #define HUGE_PAGE ((uint64_t)2 << 20)
@@ -42,7 +43,7 @@ static int register_memory(struct verbs_domain *domain, struct verbs_region *reg
     cause = region->mr ? 0 : errno;
     /* Before Linux 6.2 even memory that is only read must be writable. */
     if (cause == EFAULT && !(region->base.access & GW_ACCESS_REMOTE_WRITE) &&
-        gw_verbs_map_writable(memory, region->base.length, &region->alias, &region->alias_size) ==
+        gw_rdma_map_writable(memory, region->base.length, &region->alias, &region->alias_size) ==
             0) {
         memory = (char *)region->alias + ((uintptr_t)memory & 4095);
         region->mr =

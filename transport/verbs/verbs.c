@@ -13,6 +13,7 @@ static void destroy(struct gw_transport *base)
 {
     struct verbs_transport *transport = gw_verbs_transport_of(base);
 
+    gw_verbs_devices_sweep(transport, true);
     gw_verbs_life_stop(transport);
     pthread_mutex_destroy(&transport->lock);
     free(transport);

@@ -71,13 +71,15 @@
 #define VERBS_TICK_MS     1000u
 #define VERBS_FLUSH_TICKS 2u /* then a queue pair that does not flush is destroyed as it is */
 
+/* Stays in the list when nobody uses it any more, until it is removed or the transport ends. */
 struct verbs_device {
     struct verbs_device *next;
     struct ibv_context *context;
     struct rdma_cm_id
-        *keeper; /* bound to an address of the device, so that its context stays open */
+        *keeper; /* bound to an address of the device, so that its context stays in use */
     struct ibv_device_attr attributes;
     unsigned users;
+    bool is_removed; /* it is going: nobody begins to use it */
 };
 
 struct verbs_transport {
@@ -105,7 +107,7 @@ struct verbs_region {
     struct gw_region base;
     struct ibv_mr *mr;
     uint64_t start; /* the device's address of memory's first byte */
-    void *alias;    /* another mapping of the same pages, see writable.c, or NULL */
+    void *alias;    /* another mapping of the same pages, see transport/rdma/writable.h, or NULL */
     uint64_t alias_size;
 };
 
@@ -160,6 +162,8 @@ static inline struct verbs_transport *gw_verbs_transport_of(struct gw_transport 
 int gw_verbs_device_get(struct verbs_transport *transport, struct ibv_context *context,
                         const struct gw_address *address, struct verbs_device **out);
 void gw_verbs_device_put(struct verbs_transport *transport, struct verbs_device *device);
+/* Frees the devices that are removed and have no users; all: every one. */
+void gw_verbs_devices_sweep(struct verbs_transport *transport, bool all);
 int gw_verbs_open_domain(struct gw_transport *transport, const struct gw_address *local,
                          struct gw_domain **out);
 void gw_verbs_close_domain(struct gw_domain *domain);
@@ -167,12 +171,10 @@ void gw_verbs_close_domain(struct gw_domain *domain);
 int gw_verbs_domain_bind(struct verbs_domain *domain, struct rdma_cm_id *id);
 void gw_verbs_address_of(const struct sockaddr *from, struct gw_address *out);
 
-/* ---- region.c, writable.c ---- */
+/* ---- region.c ---- */
 int gw_verbs_reg(struct gw_domain *domain, void *memory, uint64_t length, unsigned access,
                  uint32_t only_channel, struct gw_region **out);
 void gw_verbs_unreg(struct gw_region *region);
-/* Maps the pages of a read-only mapping once more, writable. -errno when that cannot be. */
-int gw_verbs_map_writable(const void *memory, uint64_t length, void **alias, uint64_t *alias_size);
 
 /* ---- life.c ---- */
 int gw_verbs_life_start(struct verbs_transport *transport);

@@ -321,9 +321,61 @@ Test(windows, without_room_memory_goes_through_slots)
     tear_down(&bench);
 }
 
-/* Rounds after the first: what lies in an open window goes straight into place, also what became
- * data since; nothing is registered any more. */
-static void later_rounds_register_nothing(const char *transport)
+/* Rounds after the first, with less room than there is memory: windows of the round before make way
+ * for those that are needed, as often as it takes. */
+static void windows_roll_in_later_rounds(const char *transport)
+{
+    uint64_t limit = RINGS + 24 * MIB;
+    struct gw_faulty_rdma_report report;
+    struct gw_bitmap dirty;
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){transport, true, limit, NO_LIMIT});
+    cr_assert_eq(gw_bitmap_init(&dirty, SIZE / PAGE), 0);
+    gw_bitmap_set_range(&dirty, 0, SIZE / PAGE);
+    for (unsigned round = 1; round <= 3; round++) {
+        cr_assert_eq(run_round(&bench, round > 1 ? &dirty : NULL, false), 0, "%s",
+                     gw_error_message());
+        cr_assert(is_same(&bench));
+        /* The comparison has read the holes, which are data from then on. */
+        cr_assert_eq(sent(&bench).slots, bench.short_bytes, "round %u", round);
+        cr_assert_geq(sent(&bench).direct, round * bench.long_bytes);
+        for (uint64_t at = 5 * PAGE; at < SIZE; at += 16 * MIB)
+            bench.guest.memory[at] ^= bench.guest.memory[at] ? 0xff : 0;
+    }
+    cr_assert_eq(bench.rig.deaths, 0);
+    gw_faulty_rdma_get(bench.rig.faulty, &report);
+    cr_assert_leq(report.pinned_max, limit);
+    gw_bitmap_free(&dirty);
+    tear_down(&bench);
+}
+EACH_TRANSPORT(windows_roll_in_later_rounds)
+
+/* Where little is dirty it is not worth a registration. */
+Test(windows, hardly_dirty_ranges_go_through_slots)
+{
+    uint64_t limit = RINGS + 24 * MIB;
+    struct gw_faulty_rdma_report before, after;
+    struct gw_bitmap dirty;
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){"loop", true, limit, NO_LIMIT});
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    gw_faulty_rdma_get(bench.rig.faulty, &before);
+    cr_assert_eq(gw_bitmap_init(&dirty, SIZE / PAGE), 0);
+    for (uint64_t page = 0; page < SIZE / PAGE; page += 16)
+        gw_bitmap_set_range(&dirty, page, 1);
+    cr_assert_eq(run_round(&bench, &dirty, false), 0, "%s", gw_error_message());
+    gw_faulty_rdma_get(bench.rig.faulty, &after);
+    cr_assert_eq(after.registrations, before.registrations);
+    cr_assert_gt(sent(&bench).slots, bench.short_bytes);
+    gw_bitmap_free(&dirty);
+    tear_down(&bench);
+}
+
+/* The last round: what lies in an open window goes straight into place, also what became data since;
+ * nothing is registered any more. */
+static void the_pause_registers_nothing(const char *transport)
 {
     struct gw_faulty_rdma_report before, after;
     struct gw_volume_stats first, last;
@@ -356,7 +408,7 @@ static void later_rounds_register_nothing(const char *transport)
     gw_bitmap_free(&dirty);
     tear_down(&bench);
 }
-EACH_TRANSPORT(later_rounds_register_nothing)
+EACH_TRANSPORT(the_pause_registers_nothing)
 
 /* Channels die, with windows rolling: what they held is given up with them. */
 static void dead_channels_leave_their_windows(const char *transport)

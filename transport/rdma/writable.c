@@ -3,8 +3,11 @@
  * refuses pages of a shared file that is mapped read-only. The same pages mapped once more, writable,
  * by the same process that may write the file, are what it takes; nothing ever writes to that mapping.
  */
+#include "transport/rdma/writable.h"
+
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -12,7 +15,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "transport/verbs/verbs.h"
+#include "common/checked.h"
 
 #define PAGE 4096u
 
@@ -94,7 +97,7 @@ static int map_parts(FILE *maps, uint64_t begin, uint64_t end, char *alias)
     return covered < end ? -EFAULT : 0;
 }
 
-int gw_verbs_map_writable(const void *memory, uint64_t length, void **alias, uint64_t *alias_size)
+int gw_rdma_map_writable(const void *memory, uint64_t length, void **alias, uint64_t *alias_size)
 {
     uint64_t begin = gw_align_down((uintptr_t)memory, PAGE);
     uint64_t end = gw_align_up((uintptr_t)memory + length, PAGE);
