@@ -384,6 +384,18 @@ class Report:
             print('  ' + note)
 
 
+def interleave(rounds, contenders):
+    """Runs each contender once a round; {name: [what it returned, ...]}. Every round begins with another one:
+    whoever runs after one that freed much memory gets pages that a virtual machine's host need not give first."""
+    found = {name: [] for name in contenders}
+    names = list(contenders)
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            found[name].append(contenders[name]())
+    return found
+
+
 def random_file(path, size_bytes, data_bytes):
     """A file of size_bytes whose first data_bytes are random; the rest is a hole."""
     with open(path, 'wb') as out, open('/dev/urandom', 'rb') as noise:

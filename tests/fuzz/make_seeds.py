@@ -85,10 +85,35 @@ def chain(folder):
     put(folder, 'chain', 'alone', struct.pack('<BBHB8s', 0, 5, 0, 8, struct.pack('<II', 1 << 20, 0)))
 
 
+def dpdk_header(kind, fields=(0, 0, 0, 0), part=0, parts=1, number=0):
+    # Version, names, length and tag are put in by the target, as are number and key where they are 0.
+    return struct.pack('<BBBBIIIQQQQQQ', 1, kind, part, parts, 1, 2, 0, number, *fields, 0)
+
+
+def dpdk(folder):
+    # Records of fuzz-dpdk.c: length, flags (1 marked, 2 padded by 64, the rest milliseconds), datagram.
+    def script(mode, *datagrams):
+        return bytes([mode]) + b''.join(struct.pack('<HB', len(data), flags) + data for flags, data in datagrams)
+
+    write, message, ack, probe, close = 4, 5, 6, 7, 8
+    one = (0, dpdk_header(write, (0, 0, 8, 0)) + b'bytes of a write')
+    told = (0, dpdk_header(message, (1, 0, 7 << 32, 0)) + b'message')
+    parts = [(0, dpdk_header(write, (2, 0, 1000 * i, 0), i, 3) + bytes(1000)) for i in (2, 0, 1)]
+    acked = (4, dpdk_header(ack, (1, 2, 140, 50000)) + b'\0' * 63 + b'\xc0')
+    end = (0, dpdk_header(close))
+    for mode in (1, 2):
+        put(folder, 'dpdk', 'write-%d' % mode, script(mode, one, told, (1, dpdk_header(probe)), acked, end))
+        put(folder, 'dpdk', 'parts-%d' % mode, script(mode, *parts, told, one, acked))
+        put(folder, 'dpdk', 'late-%d' % mode, script(mode, told, (252, dpdk_header(probe)), one, acked, told))
+    setup = struct.pack('<II16sHHI', 5, 6, b'nonce of a core!', 4791, 8972, 2)
+    put(folder, 'dpdk', 'open', b'\0' + (struct.pack('<BBBBIIIQ', 1, 1, 0, 1, 0, 0, 1168, 0) + setup + bytes(8) +
+                                         struct.pack('<I5s', 5, b'hello')).ljust(1232, b'\0'))
+
+
 def main():
     folder = sys.argv[1]
     os.makedirs(folder, exist_ok=True)
-    for make in (vhd, locators, logs, vhdx, chain):
+    for make in (vhd, locators, logs, vhdx, chain, dpdk):
         make(folder)
     with open(os.path.join(folder, 'done'), 'w') as file:
         file.write('')

@@ -278,7 +278,7 @@ static double alone(uint64_t seed, uint32_t loss, uint16_t max_length, uint64_t 
 static void test_alone(uint64_t seed)
 {
     static const uint16_t lengths[] = {1472, 8972};
-    static const uint64_t delays[] = {5000, 20000, 100000, 1000000};
+    static const uint64_t delays[] = {20000, 1000000};
 
     for (unsigned i = 0; i < 2; i++) {
         for (unsigned j = 0; j < GW_ARRAY_LENGTH(delays); j++) {
