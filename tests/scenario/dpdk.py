@@ -94,7 +94,6 @@ def faulty_ports_are_named():
         ('dpdk.mtu=100000', "mtu = '100000' is not a number from 1280 to 9216"),
         ('dpdk.address=10.0.0.1', 'has no prefix: write it as 192.0.2.1/24'),
         ('dpdk.mtu=9200', 'the interface has 9000: ip link set wire1 mtu 9200'),
-        ('dpdk.memory=64', 'a larger [dpdk] memory'),
     ]
     with lib.World(pairs=2, **SIZE) as world:
         world.make_key()
