@@ -9,17 +9,92 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "agent/options.h"
+#include "agent/paths.h"
+#include "agent/state.h"
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/topology.h"
 
 struct here {
     struct gw_environment environment;
+    char folder[PATH_MAX]; /* environment.state_dir */
     struct gw_topology *topology;
     struct gw_job_request *request;
     struct gw_progress progress;
     struct gw_result result;
     int ended_fds[2]; /* a pipe whose writing end closes when the copy has ended */
 };
+
+#define FOLDER_NAME "copies"
+
+static void close_state(struct gw_environment *environment)
+{
+    gw_attended_free(environment->attended);
+    environment->attended = NULL;
+    environment->state_dir = NULL;
+}
+
+static int open_state(struct gw_environment *environment, char *folder)
+{
+    char home[PATH_MAX], notes[PATH_MAX];
+    int error = gw_path_state_home(home, sizeof(home));
+
+    if (!error)
+        error = gw_path_join(home, FOLDER_NAME, folder, PATH_MAX);
+    if (!error)
+        error = gw_path_join(folder, "partial", notes, sizeof(notes));
+    if (!error)
+        error = gw_path_make_folder(notes);
+    if (!error)
+        error = gw_instance_load(folder, environment->instance_id);
+    if (!error)
+        error = gw_attended_new(&environment->attended);
+    if (!error)
+        error = gw_attended_share(environment->attended, notes);
+    if (error) {
+        close_state(environment);
+        return error;
+    }
+    environment->state_dir = folder;
+    environment->keep_partial_hours = GW_KEEP_PARTIAL;
+    return 0;
+}
+
+int gw_here_state_open(struct gw_here_state *out)
+{
+    const struct gw_transports_wanted any = {.names = NULL};
+    int error;
+
+    memset(out, 0, sizeof(*out));
+    error = gw_transports_open(&any, &out->environment.transports);
+    if (error)
+        return error;
+    error = open_state(&out->environment, out->folder);
+    if (error)
+        gw_transports_close(&out->environment.transports);
+    return error;
+}
+
+void gw_here_state_close(struct gw_here_state *state)
+{
+    close_state(&state->environment);
+    gw_transports_close(&state->environment.transports);
+}
+
+/* A copy that cannot be noted is made all the same. */
+static int prepare(struct here *here, const struct gw_here_options *options)
+{
+    if (options->keeps && open_state(&here->environment, here->folder) == 0) {
+        gw_partials_tidy(&here->environment, true);
+        return 0;
+    }
+    if (options->keeps)
+        gw_log(GW_LOG_INFO, "should the copy be lost, it starts over: %s", gw_error_message());
+    if (getrandom(here->environment.instance_id, GW_ID_SIZE, 0) != GW_ID_SIZE)
+        return gw_fail_errno(-errno, "random number");
+    return 0;
+}
 
 static void *run_thread(void *argument)
 {
@@ -50,8 +125,6 @@ static int run(struct here *here, const struct gw_here_options *options)
     pthread_t thread;
     int error;
 
-    if (getrandom(here->environment.instance_id, GW_ID_SIZE, 0) != GW_ID_SIZE)
-        return gw_fail_errno(-errno, "random number");
     if (pipe2(here->ended_fds, O_CLOEXEC) != 0)
         return gw_fail_errno(-errno, "pipe");
     error = pthread_create(&thread, NULL, run_thread, here);
@@ -89,6 +162,8 @@ int gw_here_run(const struct gw_here_options *options, struct gw_result *out,
         error = gw_topology_new(NULL, &here.topology);
     here.environment.topology = here.topology;
     if (!error)
+        error = prepare(&here, options);
+    if (!error)
         error = gw_progress_init(&here.progress);
     if (!error) {
         error = run(&here, options);
@@ -99,6 +174,7 @@ int gw_here_run(const struct gw_here_options *options, struct gw_result *out,
     }
     if (!error)
         *out = here.result;
+    close_state(&here.environment);
     gw_transports_close(&here.environment.transports);
     gw_topology_free(here.topology);
     gw_job_request_free(here.request);

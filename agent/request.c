@@ -25,10 +25,11 @@ static const char *const move_keys[] = {
 };
 
 static const char *const copy_keys[] = {
-    "request",     "source",           "source_format", "to",         "target",      "format",
-    "preallocate", "dynamic",          "size",          "block_size", "sector_size", "new_id",
-    "flatten",     "parents",          "verify",        "channels",   "congestion",  "transport",
-    "credentials", "trusted_networks", "reconnect_s",   "stall_s",    NULL,
+    "request",     "source",      "source_format", "to",           "target",
+    "format",      "preallocate", "dynamic",       "size",         "block_size",
+    "sector_size", "new_id",      "flatten",       "parents",      "verify",
+    "channels",    "congestion",  "transport",     "credentials",  "trusted_networks",
+    "reconnect_s", "stall_s",     "resume",        "sync_every_s", NULL,
 };
 
 static const char *const credential_keys[] = {"psk", "cert", "key", "ca", "fingerprints", NULL};
@@ -366,6 +367,11 @@ static int parse_copy(struct gw_job_request *request)
         error = parse_format(copy->source_format, true);
     if (!error)
         error = get_peer(request, &copy->peer);
+    if (!error)
+        error = get_text(text, "resume", &copy->resume);
+    if (!error)
+        error = get_number(text, "sync_every_s", SYNC_EVERY_MAX, &copy->sync_interval_s);
+    copy->text = text;
     copy->is_remote = request->peer[0] != '\0';
     if (!error && (!copy->is_remote || json_string_length(json_object_get(text, "target"))))
         error = need_text(text, "target", &copy->target_path);

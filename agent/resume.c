@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Finds what is kept of a lost move. Whether it can be gone on with is the engine's to say. */
+/* Finds what is kept of a lost move or copy. Whether it can be gone on with is the engine's to say. */
 #include "agent/resume.h"
 
 #include <errno.h>
 #include <string.h>
 
+#include "agent/run.h"
 #include "common/error.h"
 #include "engine/handover/handover.h"
+#include "engine/session/attended.h"
 #include "engine/session/partial.h"
 
 struct search {
@@ -41,18 +43,20 @@ static int find(const struct gw_environment *environment, struct search *search)
         return 0;
     gw_partial_free(&search->found);
     if (search->matches > 1)
-        return gw_fail(-EINVAL, "more than one lost move fits: say which, see godwit status");
+        return gw_fail(-EINVAL, "more than one fits: say which, see godwit resume --list");
     return gw_fail(-ENOENT,
-                   "nothing is kept here of a move%s%.64s: see godwit status; start over with "
-                   "godwit move",
-                   search->which ? " " : "", search->which ? search->which : "");
+                   "nothing is kept here%s%.64s: see godwit resume --list; start over with godwit "
+                   "move or godwit copy",
+                   search->which ? " of " : "", search->which ? search->which : "");
 }
 
 static int check_settled(const struct gw_environment *environment, const char *epoch)
 {
     struct gw_journal_entry entry;
     enum gw_handover_state state = GW_HANDOVER_NONE;
-    int error = gw_journal_find(environment->journal, epoch, GW_SIDE_SOURCE, &entry);
+    int error = environment->journal
+                    ? gw_journal_find(environment->journal, epoch, GW_SIDE_SOURCE, &entry)
+                    : -ENOENT; /* no VM was ever moved from here */
 
     if (error)
         return error == -ENOENT ? 0 : error;
@@ -86,14 +90,43 @@ int gw_resume_request(const struct gw_environment *environment, const char *whic
     return error;
 }
 
+static void cancel(const struct gw_environment *environment, void *context)
+{
+    gw_partial_cancel(environment, context);
+}
+
+/* The other host is told with the credentials that the request had, if it had its own. */
+static void cancel_found(const struct gw_environment *environment, struct gw_partial *found)
+{
+    json_t *text = json_object_get(found->detail, "request");
+    struct gw_job_request *request;
+
+    if (text && gw_job_request_parse(text, &request) == 0) {
+        int error = gw_request_call(environment, request, cancel, found);
+
+        gw_job_request_free(request);
+        if (!error)
+            return;
+    }
+    gw_partial_cancel(environment, found);
+}
+
 int gw_resume_cancel(const struct gw_environment *environment, const char *which)
 {
     struct search search = {.which = which};
+    enum gw_journal_side side;
     int error = find(environment, &search);
 
     if (error)
         return error;
-    gw_partial_cancel(environment, &search.found);
+    side = search.found.side;
+    error = gw_attend(environment->attended, search.found.epoch, side);
+    if (error) {
+        error = gw_fail(-EBUSY, "%.12s is under way", search.found.epoch);
+    } else {
+        cancel_found(environment, &search.found);
+        gw_unattend(environment->attended, search.found.epoch, side);
+    }
     gw_partial_free(&search.found);
-    return 0;
+    return error;
 }

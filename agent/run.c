@@ -106,6 +106,19 @@ void gw_request_run(const struct gw_environment *base, const struct gw_job_reque
     gw_credentials_free(dressed.own);
 }
 
+int gw_request_call(const struct gw_environment *base, const struct gw_job_request *request,
+                    void (*call)(const struct gw_environment *environment, void *context),
+                    void *context)
+{
+    struct dressed dressed;
+    int error = dress(base, request, &dressed);
+
+    if (!error)
+        call(&dressed.environment, context);
+    gw_credentials_free(dressed.own);
+    return error;
+}
+
 void gw_result_free(struct gw_result *result)
 {
     json_decref(result->detail);

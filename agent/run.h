@@ -26,6 +26,10 @@ struct gw_result {
 /* base is lent; the request's own credentials and networks replace or join the base's. */
 void gw_request_run(const struct gw_environment *base, const struct gw_job_request *request,
                     struct gw_progress *progress, struct gw_result *out);
+/* Calls with base as the request's run would have it. */
+int gw_request_call(const struct gw_environment *base, const struct gw_job_request *request,
+                    void (*call)(const struct gw_environment *environment, void *context),
+                    void *context);
 /* Keeps the outcome of a run that returned error, with the thread's message. Takes over detail. */
 void gw_result_take(struct gw_outcome *outcome, int error, struct gw_result *out);
 void gw_result_free(struct gw_result *result);

@@ -57,10 +57,10 @@ static int write_instance(const char *path, const uint8_t *id)
     return 0;
 }
 
-static int read_instance(struct gw_state *state)
+int gw_instance_load(const char *folder, uint8_t *id)
 {
     char path[PATH_MAX];
-    int fd, error = gw_path_join(state->folder, INSTANCE_NAME, path, sizeof(path));
+    int fd, error = gw_path_join(folder, INSTANCE_NAME, path, sizeof(path));
     ssize_t got;
 
     if (error)
@@ -69,16 +69,16 @@ static int read_instance(struct gw_state *state)
     if (fd < 0 && errno != ENOENT)
         return gw_fail_errno(-errno, "state %s", path);
     if (fd >= 0) {
-        got = read(fd, state->instance_id, GW_ID_SIZE);
+        got = read(fd, id, GW_ID_SIZE);
         close(fd);
         if (got != GW_ID_SIZE)
             return gw_fail(-EUCLEAN, "state %s is damaged: %zd bytes, not %u", path, got,
                            GW_ID_SIZE);
         return 0;
     }
-    if (getrandom(state->instance_id, GW_ID_SIZE, 0) != GW_ID_SIZE)
+    if (getrandom(id, GW_ID_SIZE, 0) != GW_ID_SIZE)
         return gw_fail_errno(-errno, "random number");
-    return write_instance(path, state->instance_id);
+    return write_instance(path, id);
 }
 
 int gw_state_open(const char *folder, bool allow_volatile, struct gw_state *out)
@@ -94,7 +94,7 @@ int gw_state_open(const char *folder, bool allow_volatile, struct gw_state *out)
     if (!error)
         error = take_lock(out);
     if (!error)
-        error = read_instance(out);
+        error = gw_instance_load(out->folder, out->instance_id);
     if (!error)
         error = gw_path_join(out->folder, JOURNAL_NAME, path, sizeof(path));
     if (!error)

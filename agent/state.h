@@ -24,6 +24,8 @@ struct gw_state {
     int lock_fd;
 };
 
+/* The instance id kept in a folder, made when there is none. */
+int gw_instance_load(const char *folder, uint8_t *id);
 /* Creates what is missing. allow_volatile: a journal on tmpfs is accepted. */
 int gw_state_open(const char *folder, bool allow_volatile, struct gw_state *out);
 void gw_state_close(struct gw_state *state);

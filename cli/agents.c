@@ -22,6 +22,19 @@ static bool is_in_doubt(const json_t *item)
     return json_is_true(json_object_get(item, "is_in_doubt"));
 }
 
+void gw_agents_print_kept(const json_t *item)
+{
+    bool is_source = strcmp(text_of(item, "side"), "source") == 0;
+    bool is_copy = strcmp(text_of(item, "kind"), "copy") == 0;
+
+    printf("  kept: %s %.12s of %s%s%s (%s), %.1f MiB of its disks%s\n", is_copy ? "copy" : "move",
+           text_of(item, "epoch"), text_of(item, "vm"), *text_of(item, "peer") ? " to " : "",
+           text_of(item, "peer"), text_of(item, "side"),
+           (double)json_integer_value(json_object_get(item, "bytes")) / (1 << 20),
+           is_source ? ": godwit resume goes on with it, godwit cancel removes it"
+                     : ": its source may go on with it");
+}
+
 void gw_agents_print_doubt(const json_t *item)
 {
     const json_t *command;

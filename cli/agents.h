@@ -15,6 +15,8 @@
 int gw_agents_ask(const char *socket_path, json_t *agents);
 /* How many moves are in doubt in all these answers. */
 unsigned gw_agents_doubts(const json_t *agents);
+/* One element of an answer's "partials". */
+void gw_agents_print_kept(const json_t *item);
 /* One element of an answer's "in_doubt". */
 void gw_agents_print_doubt(const json_t *item);
 

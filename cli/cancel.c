@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "agent/client.h"
+#include "agent/here.h"
+#include "agent/resume.h"
 #include "cli/command.h"
 #include "common/error.h"
 
@@ -65,6 +67,19 @@ static int ask(struct gw_client *client, void *context)
     return cancel->has_answer ? 1 : 0;
 }
 
+/* What a copy left that ran in a command of its own. -ENOENT. */
+static int cancel_here(const char *job)
+{
+    struct gw_here_state state;
+    int error = gw_here_state_open(&state);
+
+    if (error)
+        return -ENOENT;
+    error = gw_resume_cancel(&state.environment, job);
+    gw_here_state_close(&state);
+    return error;
+}
+
 static int run(struct context *cancel)
 {
     struct gw_client *client;
@@ -80,6 +95,11 @@ static int run(struct context *cancel)
         error = gw_client_each_private(ask, cancel);
     if (error < 0 && error != -ENOENT)
         return error;
+    if (!cancel->has_answer && !cancel->socket) {
+        error = cancel_here(cancel->job);
+        if (error != -ENOENT)
+            return error;
+    }
     if (!cancel->has_answer)
         return gw_fail(-ENOENT, "no migration '%.16s' runs here: see godwit status", cancel->job);
     return cancel->code ? gw_fail(-EIO, "%s", cancel->text) : 0;

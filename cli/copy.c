@@ -58,6 +58,8 @@ static int take(void *context, const char *name, const char *value)
         return gw_task_set_size(&copy->task, "sector_size", value);
     if (strcmp(name, "parent") == 0)
         return set_parent(&copy->task, value);
+    if (strcmp(name, "sync-every") == 0)
+        return gw_task_set_number(&copy->task, "sync_every_s", value);
     if (strcmp(name, "port") == 0) {
         copy->port = value;
         return 0;
@@ -77,6 +79,8 @@ static const struct gw_usage_option options[] = {
     {"new-id", NULL, "a VHDX gets new identifiers; else it keeps the source's"},
     {"flatten", NULL, "make one image of a differencing disk, not a copy of each file"},
     {"parent", "OLD=NEW", "a parent of the source that lies elsewhere on this host (repeatable)"},
+    {"sync-every", "SECONDS",
+     "what a loss can cost, at most: how often the target makes all of it durable; 10"},
     {"port", "N", "the agent's port on HOST; 13560"},
     GW_TASK_OPTIONS,
 };

@@ -182,6 +182,7 @@ int gw_follow_here(const struct gw_task *task)
         .request = task->request,
         .settings = task->credentials.settings.items,
         .setting_count = task->credentials.settings.count,
+        .keeps = true,
         .tick = tick,
         .context = &here,
     };

@@ -9,7 +9,7 @@
 const struct gw_command gw_commands[] = {
     {"agent", gw_command_agent, "one per host: listens, admits peers, runs and queues migrations"},
     {"move", gw_command_move, "moves a running VM to another host: disks, memory, handover"},
-    {"resume", gw_command_resume, "goes on with a move that was lost"},
+    {"resume", gw_command_resume, "goes on with a move or a copy that was lost"},
     {"copy", gw_command_copy, "copies a disk image that no VM uses, to a host or on this one"},
     {"inspect", gw_command_inspect, "what is in a disk image, and what is wrong with it"},
     {"status", gw_command_status, "what runs, what waits, what is in doubt"},

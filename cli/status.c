@@ -127,13 +127,7 @@ static void print_agent(const json_t *answer, bool shows_ended)
     }
     if (!active)
         puts("  nothing runs");
-    json_array_foreach(json_object_get(answer, "partials"), i, item)
-        printf("  kept: move %.12s of %s (%s), %.1f MiB of its disks%s\n", text_of(item, "epoch"),
-               text_of(item, "vm"), text_of(item, "side"),
-               (double)json_integer_value(json_object_get(item, "bytes")) / (1 << 20),
-               strcmp(text_of(item, "side"), "source") == 0
-                   ? ": godwit resume goes on with it, godwit cancel removes it"
-                   : ": its source may go on with it");
+    json_array_foreach(json_object_get(answer, "partials"), i, item) gw_agents_print_kept(item);
     json_array_foreach(json_object_get(answer, "in_doubt"), i, item) gw_agents_print_doubt(item);
 }
 

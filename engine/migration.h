@@ -78,6 +78,9 @@ struct gw_environment {
 struct gw_attended;
 int gw_attended_new(struct gw_attended **out);
 void gw_attended_free(struct gw_attended *attended);
+/* Other processes have migrations noted in the same state folder: what this one has in hand is locked
+ * there, in files of that folder. Before anything is attended. */
+int gw_attended_share(struct gw_attended *attended, const char *folder);
 
 /* The sessions of a process that receives, which a source whose link was lost may rejoin. */
 struct gw_rejoins;
@@ -139,6 +142,9 @@ struct gw_copy_request {
     bool flatten;         /* a differencing disk becomes one image; else its chain is copied */
     struct gw_mapping parents[GW_DISKS_MAX]; /* --parent OLD=NEW */
     unsigned parent_count;
+    const char *resume;       /* epoch of an earlier attempt to go on with, or NULL */
+    unsigned sync_interval_s; /* between two checkpoints; 0: 10 */
+    json_t *text; /* what was asked, as a later attempt asks it again; NULL: nothing is kept */
     struct gw_link_request link;
 };
 

@@ -179,7 +179,7 @@ int gw_image_open(const struct gw_image_open_options *options, struct gw_image *
 
 bool gw_image_can_continue(enum gw_image_format format)
 {
-    return format == GW_IMAGE_RAW;
+    return format == GW_IMAGE_RAW || format == GW_IMAGE_VHDX;
 }
 
 int gw_image_create(const struct gw_image_create_options *options, struct gw_image **out)

@@ -87,7 +87,9 @@ struct gw_image_create_options {
     const uint8_t *data_id;        /* what children name as their parent, likewise */
     bool is_direct;
     /* path is an unfinished image of an earlier create with the same options, which is gone on
-     * with. -ENOTSUP for a format that cannot (gw_image_can_continue). */
+     * with; it may be in the state that a crash left. What was written to it need not be there: the
+     * caller compares. -ENOTSUP for a format that cannot (gw_image_can_continue); -EUCLEAN: its
+     * tables cannot be relied on. A failure leaves the file. */
     bool is_continued;
     /* The caller gives the finished file another name, and makes that durable: finish leaves the
      * folder alone. */

@@ -226,6 +226,14 @@ void gw_precopy_resume(struct gw_precopy *precopy, uint16_t index, uint64_t copi
     }
 }
 
+struct gw_bitmap *gw_precopy_dirty(struct gw_precopy *precopy, uint16_t index)
+{
+    for (unsigned i = 0; i < precopy->count; i++)
+        if (precopy->members[i].index == index)
+            return &precopy->members[i].dirty;
+    return NULL;
+}
+
 uint64_t gw_precopy_copied(const struct gw_precopy *precopy, uint16_t index)
 {
     for (unsigned i = 0; i < precopy->count; i++)

@@ -78,10 +78,13 @@ void gw_precopy_free(struct gw_precopy *precopy);
 /* A volume whose tracker is armed already. index as in the sender. */
 int gw_precopy_add(struct gw_precopy *precopy, uint16_t index, struct gw_source_volume *volume);
 
-/* An earlier attempt had copied that much, from the start: the first pass begins there. What was
- * written since comes with the first collect. */
+/* An earlier attempt had copied that much, from the start: the first pass begins there. What of that
+ * is not as it should be is the caller's to mark (gw_precopy_dirty). */
 void gw_precopy_resume(struct gw_precopy *precopy, uint16_t index, uint64_t copied);
 /* That much, from the start, has been sent once; what became dirty since is with the tracker. */
+/* What is to be sent again of a volume, a bit for each of its granules: more may be added before the
+ * first pass. */
+struct gw_bitmap *gw_precopy_dirty(struct gw_precopy *precopy, uint16_t index);
 uint64_t gw_precopy_copied(const struct gw_precopy *precopy, uint16_t index);
 /* First pass over the volumes of that kind that have had none, then rounds over every volume that
  * has, until the next one would be small. */

@@ -3,21 +3,28 @@
 #include "engine/session/attended.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "common/error.h"
 
 struct item {
     char epoch[GW_EPOCH_TEXT_MAX];
     enum gw_journal_side side;
+    int lock_fd; /* -1: this process has the folder for itself */
 };
 
 struct gw_attended {
     pthread_mutex_t lock; /* protects items; leaf */
     struct item items[GW_ATTENDED_MAX];
     unsigned count;
+    char *folder; /* of the locks that several processes see, or NULL */
 };
 
 int gw_attended_new(struct gw_attended **out)
@@ -36,6 +43,7 @@ void gw_attended_free(struct gw_attended *attended)
     if (!attended)
         return;
     pthread_mutex_destroy(&attended->lock);
+    free(attended->folder);
     free(attended);
 }
 
@@ -45,6 +53,61 @@ static struct item *find(struct gw_attended *attended, const char *epoch, enum g
         if (attended->items[i].side == side && strcmp(attended->items[i].epoch, epoch) == 0)
             return &attended->items[i];
     return NULL;
+}
+
+int gw_attended_share(struct gw_attended *attended, const char *folder)
+{
+    attended->folder = strdup(folder);
+    return attended->folder ? 0 : gw_fail(-ENOMEM, "no memory for the table of copies");
+}
+
+static int lock_path(const struct gw_attended *attended, const struct item *item, char *out)
+{
+    int length =
+        snprintf(out, PATH_MAX, "%s/%s.%d.lock", attended->folder, item->epoch, (int)item->side);
+
+    return length < PATH_MAX ? 0 : gw_fail(-ENAMETOOLONG, "the state folder has too long a name");
+}
+
+/* Whoever had the lock before may have removed the file between our opening and locking it. */
+static bool is_named(int fd, const char *path)
+{
+    struct stat ours, named;
+
+    return fstat(fd, &ours) == 0 && stat(path, &named) == 0 && ours.st_dev == named.st_dev &&
+           ours.st_ino == named.st_ino;
+}
+
+/* The lock goes with the process, however it ends. */
+static int take_lock(const struct gw_attended *attended, struct item *item)
+{
+    char path[PATH_MAX];
+    int error;
+
+    item->lock_fd = -1;
+    if (!attended->folder)
+        return 0;
+    error = lock_path(attended, item, path);
+    if (error)
+        return error;
+    item->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (item->lock_fd < 0)
+        return gw_fail_errno(-errno, "cannot make %s", path);
+    if (flock(item->lock_fd, LOCK_EX | LOCK_NB) == 0 && is_named(item->lock_fd, path))
+        return 0;
+    close(item->lock_fd);
+    return gw_fail(-EBUSY, "migration %s is another process's", item->epoch);
+}
+
+static void drop_lock(const struct gw_attended *attended, const struct item *item)
+{
+    char path[PATH_MAX];
+
+    if (item->lock_fd < 0)
+        return;
+    if (lock_path(attended, item, path) == 0)
+        unlink(path);
+    close(item->lock_fd);
 }
 
 int gw_attend(struct gw_attended *attended, const char *epoch, enum gw_journal_side side)
@@ -57,10 +120,12 @@ int gw_attend(struct gw_attended *attended, const char *epoch, enum gw_journal_s
     } else if (attended->count == GW_ATTENDED_MAX) {
         error = gw_fail(-EBUSY, "more than %u moves at once", GW_ATTENDED_MAX);
     } else {
-        struct item *item = &attended->items[attended->count++];
+        struct item *item = &attended->items[attended->count];
 
         snprintf(item->epoch, sizeof(item->epoch), "%s", epoch);
         item->side = side;
+        error = take_lock(attended, item);
+        attended->count += !error;
     }
     pthread_mutex_unlock(&attended->lock);
     return error;
@@ -72,6 +137,8 @@ void gw_unattend(struct gw_attended *attended, const char *epoch, enum gw_journa
 
     pthread_mutex_lock(&attended->lock);
     item = find(attended, epoch, side);
+    if (item)
+        drop_lock(attended, item);
     if (item)
         *item = attended->items[--attended->count];
     pthread_mutex_unlock(&attended->lock);

@@ -14,6 +14,7 @@
 #include "common/checked.h"
 #include "common/error.h"
 #include "engine/session/content.h"
+#include "engine/session/parts.h"
 #include "engine/volume/disk.h"
 #include "engine/volume/layered.h"
 #include "engine/volume/nbd.h"
@@ -142,6 +143,9 @@ static int describe(const struct gw_copy_request *request, const struct gw_endpo
     };
     memcpy(out->foreign, source->foreign, sizeof(out->foreign));
     snprintf(out->name, sizeof(out->name), "%s", source->volume->name);
+    gw_part_source(request->source_path,
+                   source->foreign[0] ? source->foreign : gw_image_format_name(info->format),
+                   out->source, sizeof(out->source));
     error =
         set_file_name(gw_nbd_is_uri(request->source_path) ? "disk.raw" : request->source_path, out);
     if (!error &&
@@ -239,6 +243,7 @@ static int plan_file(const struct gw_copy_request *request, struct gw_image *ima
     offered->kind = GW_VOLUME_DISK;
     offered->format = GW_IMAGE_RAW;
     offered->size = patched->size;
+    gw_part_source(gw_image_path(image), "raw", offered->source, sizeof(offered->source));
     offered->data_bytes = gw_source_data_bytes(patched);
     snprintf(offered->name, sizeof(offered->name), "%s", name);
     if (snprintf(offered->target, sizeof(offered->target), "%s%s%s", folder,

@@ -12,6 +12,7 @@
 #include "common/fault.h"
 #include "common/clock.h"
 #include "common/memory.h"
+#include "engine/session/compare.h"
 #include "engine/session/message.h"
 #include "engine/session/verify.h"
 #include "engine/volume/location.h"
@@ -190,25 +191,108 @@ static int compare(struct gw_source_volume *volume, const struct gw_local_option
     return gw_fail(-EBADMSG, "%s: what was written differs from the source", options->path);
 }
 
+/* A pass of all threads over one round. */
+static int run_round(struct local *local)
+{
+    int error = run_threads(local);
+
+    atomic_store(&local->is_failed, false);
+    return error;
+}
+
+/* What is there and is not as the source has it is written again. */
+static int mend(struct local *local, const struct gw_local_options *options)
+{
+    struct gw_source_volume *volume = local->source, *view;
+    struct gw_bitmap different;
+    uint64_t bytes = 0;
+    int error;
+
+    volume->granularity = GW_COMPARE_GRANULE;
+    error =
+        gw_bitmap_init(&different, (volume->size + GW_COMPARE_GRANULE - 1) / GW_COMPARE_GRANULE);
+    if (error)
+        return error;
+    error = local->target->ops->view(local->target, &view);
+    if (!error) {
+        error = gw_compare_volumes(volume, view, options->durable, &different, &bytes);
+        view->ops->close(view);
+    }
+    if (!error && bytes > 0)
+        error = gw_round_new(&local->round);
+    if (!error && bytes > 0)
+        error = gw_round_add(local->round, 0, volume, &different);
+    if (!error && bytes > 0)
+        error = run_round(local);
+    gw_round_free(local->round);
+    local->round = NULL;
+    gw_bitmap_free(&different);
+    if (options->resent_bytes)
+        *options->resent_bytes += bytes;
+    return error;
+}
+
+/* What is left from position, or as much as fits until the next checkpoint. */
+static int copy_part(struct local *local, const struct gw_local_options *options,
+                     uint64_t *position)
+{
+    int error = gw_round_new(&local->round);
+
+    if (error)
+        return error;
+    if (options->sync_interval_ns)
+        gw_round_set_deadline(local->round, gw_clock_ns() + options->sync_interval_ns);
+    error = gw_round_add_rest(local->round, 0, local->source, *position);
+    if (!error)
+        error = run_round(local);
+    if (!error)
+        *position = gw_min(gw_round_position(local->round, 0), local->source->size);
+    gw_round_free(local->round);
+    local->round = NULL;
+    return error;
+}
+
+static int copy_all(struct local *local, const struct gw_local_options *options)
+{
+    uint64_t position = options->durable;
+    int error = position > 0 ? mend(local, options) : 0;
+
+    while (!error && position < local->source->size) {
+        error = copy_part(local, options, &position);
+        if (error || !options->sync_interval_ns || position == local->source->size)
+            continue;
+        /* The data first: a record of what is not there would be a lie. */
+        error = local->target->ops->sync(local->target);
+        if (!error)
+            error = options->checkpoint(options->context, position);
+    }
+    return error;
+}
+
+static int make_target(const struct gw_local_options *options, struct gw_target_volume **out)
+{
+    char epoch[2 * GW_ID_SIZE + 1];
+    uint8_t id[GW_ID_SIZE];
+    int error = options->epoch ? 0 : gw_id_random(id);
+
+    if (error)
+        return error;
+    if (!options->epoch)
+        gw_id_format(id, epoch);
+    return gw_endpoint_make(options->offered, options->path,
+                            options->epoch ? options->epoch : epoch, out);
+}
+
 int gw_local_copy(struct gw_source_volume *volume, const struct gw_local_options *options,
                   struct gw_progress *progress, json_t *detail)
 {
     struct local local = {.source = volume, .progress = progress};
-    char epoch[2 * GW_ID_SIZE + 1];
-    uint8_t id[GW_ID_SIZE];
-    int error = gw_id_random(id);
+    int error = make_target(options, &local.target);
 
-    gw_id_format(id, epoch);
-    if (!error)
-        error = gw_endpoint_make(options->offered, options->path, epoch, &local.target);
     if (error)
         return error;
     pthread_mutex_init(&local.lock, NULL);
-    error = gw_round_new(&local.round);
-    if (!error)
-        error = gw_round_add(local.round, 0, volume, NULL);
-    if (!error)
-        error = run_threads(&local);
+    error = copy_all(&local, options);
     if (!error)
         error = volume->ops->unchanged(volume);
     if (!error)
@@ -218,7 +302,6 @@ int gw_local_copy(struct gw_source_volume *volume, const struct gw_local_options
     if (error)
         local.target->ops->abort(local.target);
     local.target->ops->close(local.target);
-    gw_round_free(local.round);
     pthread_mutex_destroy(&local.lock);
     json_object_set_new(detail, "path", json_string("local"));
     return error;

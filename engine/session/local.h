@@ -16,8 +16,16 @@ struct gw_local_options {
     const struct gw_offered_volume *offered;
     const char *path;
     bool verify;
+    const char *epoch;      /* of the image's name until it is finished; NULL: a new one */
+    uint64_t durable;       /* where offered is continued: what is there, from the start */
+    uint64_t *resent_bytes; /* grows by what of that differs from the source; NULL: nobody asks */
+    /* Called every so often, or never when that is 0: that much, from the start, is durable now. */
+    uint64_t sync_interval_ns;
+    int (*checkpoint)(void *context, uint64_t durable);
+    void *context;
 };
 
+/* -EUCLEAN before anything was written: an unfinished image cannot be gone on with. */
 int gw_local_copy(struct gw_source_volume *volume, const struct gw_local_options *options,
                   struct gw_progress *progress, json_t *detail);
 

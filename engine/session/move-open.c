@@ -142,6 +142,9 @@ static int offer_disk(const struct gw_move *move, unsigned index, json_t **out)
         snprintf(offered.target, sizeof(offered.target), "%s", path);
     else if (folder)
         snprintf(offered.target, sizeof(offered.target), "%s/", folder);
+    /* A running VM has no other identity: what its disk holds is compared. */
+    snprintf(offered.source, sizeof(offered.source), "disk %s of the VM %s", disk->name,
+             move->vm->name);
     *out = gw_offer_volume(&offered);
     return 0;
 }

@@ -30,18 +30,7 @@ int gw_move_load_older(struct gw_move *move)
     if (error || !move->older.is_kept)
         return gw_fail(-ESTALE,
                        "move %.12s left nothing to go on from: start over with godwit move", epoch);
-    if ((pid_t)json_integer_value(json_object_get(move->older.detail, "pid")) !=
-        gw_qmp_pid(move->qmp))
-        return gw_fail(-ESTALE,
-                       "move %.12s cannot be gone on with: the VM's QEMU was started again since; "
-                       "start over with godwit move",
-                       epoch);
     return 0;
-}
-
-static const char *tag_of(const struct gw_move *move)
-{
-    return move->older.detail ? text_of(move->older.detail, "tag") : NULL;
 }
 
 struct search {
@@ -49,25 +38,24 @@ struct search {
     char found[GW_EPOCH_TEXT_MAX];
 };
 
-/* An earlier attempt with the same QEMU, which this one takes the place of. */
+/* An earlier attempt with the same VM, which this one takes the place of. */
 static int drop_same(const struct gw_partial *partial, void *context)
 {
     struct search *search = context;
     const struct gw_move *move = search->move;
 
     if (partial->side != GW_SIDE_SOURCE || !partial->is_kept ||
-        (pid_t)json_integer_value(json_object_get(partial->detail, "pid")) != move->vm->pid)
+        strcmp(text_of(partial->detail, "qmp"), move->request->qmp_path) != 0)
         return 0;
     snprintf(search->found, sizeof(search->found), "%s", partial->epoch);
     gw_partial_forget(move->environment, partial->epoch, GW_SIDE_SOURCE);
-    return gw_disk_tracker_clean(move->qmp, false);
+    return gw_disk_tracker_clean(move->qmp);
 }
 
 int gw_move_begin_partial(struct gw_move *move)
 {
     struct search search = {.move = move};
-    const char *tag = tag_of(move);
-    char own[GW_PARTIAL_TAG_SIZE], peer[GW_ADDRESS_TEXT_MAX];
+    char peer[GW_ADDRESS_TEXT_MAX];
     json_t *disks = json_array();
 
     if (!move->older.detail) {
@@ -79,7 +67,6 @@ int gw_move_begin_partial(struct gw_move *move)
         }
         snprintf(move->instead, sizeof(move->instead), "%s", search.found);
     }
-    snprintf(own, sizeof(own), "%.12s", move->source->epoch);
     gw_address_format(&move->request->peer, peer, sizeof(peer));
     snprintf(move->partial.epoch, sizeof(move->partial.epoch), "%s", move->source->epoch);
     move->partial.side = GW_SIDE_SOURCE;
@@ -89,15 +76,13 @@ int gw_move_begin_partial(struct gw_move *move)
 
         move->can_keep |=
             gw_image_format_parse(disk->format, &format) == 0 && gw_image_can_continue(format);
-        json_array_append_new(
-            disks, json_pack("{s:s,s:s,s:i}", "name", disk->name, "node", disk->node, "copied", 0));
+        json_array_append_new(disks, json_pack("{s:s,s:i}", "name", disk->name, "copied", 0));
     }
     move->can_keep &= move->environment->keep_partial_hours > 0;
     move->partial.detail =
-        json_pack("{s:s,s:s,s:i,s:O,s:s,s:s,s:O*,s:o,s:s*}", "vm", move->vm->name, "qmp",
+        json_pack("{s:s,s:s,s:s,s:i,s:O,s:s,s:O*,s:o}", "kind", "move", "vm", move->vm->name, "qmp",
                   move->request->qmp_path, "pid", (int)move->vm->pid, "settings", move->settings,
-                  "tag", tag ? tag : own, "peer", peer, "request", move->request->text, "disks",
-                  disks, "resumes", move->older.detail ? move->older.epoch : NULL);
+                  "peer", peer, "request", move->request->text, "disks", disks);
     if (!move->partial.detail)
         return gw_fail(-ENOMEM, "no memory for a move");
     return gw_partial_write(move->environment, &move->partial);
@@ -105,14 +90,10 @@ int gw_move_begin_partial(struct gw_move *move)
 
 int gw_move_open_tracker(struct gw_move *move, unsigned index)
 {
-    const struct gw_vm_disk *disk = &move->vm->disks[index];
-    struct gw_disk_tracker_options options = {
-        .index = index, .socket_dir = move->socket_dir, .resumed_tag = tag_of(move)};
-    int error = gw_disk_tracker_open(move->qmp, disk, &options, &move->trackers[index]);
+    struct gw_disk_tracker_options options = {.index = index, .socket_dir = move->socket_dir};
 
-    if (!error && move->can_keep)
-        error = gw_disk_tracker_keep(move->trackers[index], text_of(move->partial.detail, "tag"));
-    return error;
+    return gw_disk_tracker_open(move->qmp, &move->vm->disks[index], &options,
+                                &move->trackers[index]);
 }
 
 void gw_move_offer_partial(const struct gw_move *move, json_t *offer)
@@ -152,14 +133,29 @@ int gw_move_take_kept(struct gw_move *move, const json_t *accepted)
     }
     if (error)
         return error;
-    json_object_set_new(
-        move->out->detail, "resumed",
-        json_pack("{s:s,s:I}", "epoch", move->older.epoch, "kept_bytes", (json_int_t)all));
+    move->kept_bytes = all;
     /* From here on the target knows this attempt only. */
     move->partial.is_kept = all > 0;
     error = gw_partial_write(move->environment, &move->partial);
     if (!error)
         gw_partial_forget(move->environment, move->older.epoch, GW_SIDE_SOURCE);
+    return error;
+}
+
+int gw_move_compare_kept(struct gw_move *move)
+{
+    uint64_t bytes = 0;
+    int error = 0;
+
+    if (!move->older.detail)
+        return 0;
+    for (unsigned i = 0; !error && i < move->vm->disk_count; i++)
+        if (move->kept[i] > 0)
+            error = gw_source_compare(move->source, i, move->volumes[i], move->kept[i],
+                                      gw_precopy_dirty(move->precopy, (uint16_t)i), &bytes);
+    json_object_set_new(move->out->detail, "resumed",
+                        json_pack("{s:s,s:I,s:I}", "epoch", move->older.epoch, "kept_bytes",
+                                  (json_int_t)move->kept_bytes, "resent_bytes", (json_int_t)bytes));
     return error;
 }
 
@@ -199,12 +195,10 @@ int gw_move_take_synced(struct gw_move *move, const json_t *synced)
 
     if (error || !is_kept || !move->can_keep)
         return error;
-    for (unsigned i = 0; !error && i < move->vm->disk_count; i++) {
-        error = gw_disk_tracker_confirm(move->trackers[i]);
+    for (unsigned i = 0; i < move->vm->disk_count; i++)
         set_copied(move, i, copied_of(move, i));
-    }
     move->partial.is_kept = true;
-    return error ? error : gw_partial_write(move->environment, &move->partial);
+    return gw_partial_write(move->environment, &move->partial);
 }
 
 void gw_move_decide_keep(struct gw_move *move, int error)
@@ -214,9 +208,6 @@ void gw_move_decide_keep(struct gw_move *move, int error)
     move->steps.keeps = is_lost && (move->partial.is_kept || move->older.detail != NULL) &&
                         !gw_source_steps_is_gone(&move->steps);
     move->switchover.keeps = move->steps.keeps;
-    for (unsigned i = 0; move->steps.keeps && move->vm && i < move->vm->disk_count; i++)
-        if (move->trackers[i])
-            gw_disk_tracker_leave(move->trackers[i]);
 }
 
 void gw_move_close_partial(struct gw_move *move)

@@ -178,7 +178,7 @@ int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action a
     case GW_ACT_SWAP_BACK:
         return gw_disk_undo_run(steps->qmp, json_object_get(steps->detail, "undo"));
     case GW_ACT_CLEAN_SOURCE:
-        if (gw_disk_tracker_clean(steps->qmp, steps->keeps))
+        if (gw_disk_tracker_clean(steps->qmp))
             gw_log(GW_LOG_WARNING, "cleaning the source's QEMU: %s", gw_error_message());
         if (gw_vm_restore_settings(steps->qmp, json_object_get(steps->detail, "settings")))
             gw_log(GW_LOG_WARNING, "setting the source's QEMU back: %s", gw_error_message());

@@ -222,6 +222,9 @@ static int copy_all(struct gw_move *move)
 
     if (move->vm->disk_count > 0) {
         set_phase(move, GW_PHASE_DISKS);
+        error = gw_move_compare_kept(move);
+    }
+    if (!error && move->vm->disk_count > 0) {
         error = gw_precopy_first_pass(move->precopy, GW_VOLUME_DISK);
     }
     if (error)

@@ -94,6 +94,7 @@ struct gw_move {
     struct gw_partial partial, older;
     char instead[GW_EPOCH_TEXT_MAX]; /* an older attempt that this one takes the place of, or "" */
     uint64_t kept[GW_VM_DISKS_MAX];  /* bytes of each disk that the target has of older */
+    uint64_t kept_bytes;             /* of all */
 };
 
 /* Connects to QEMU, describes the VM, checks it. -EPERM with move->reasons when something blocks.
@@ -111,6 +112,10 @@ int gw_move_begin_partial(struct gw_move *move);
 int gw_move_open_tracker(struct gw_move *move, unsigned index);
 void gw_move_offer_partial(const struct gw_move *move, json_t *offer);
 int gw_move_take_kept(struct gw_move *move, const json_t *accepted);
+/* Between the opening of the trackers and the first pass: what the target has of older is compared with
+ * the disks, and what differs is dirty. Whatever the guest writes from now on is, too, so a granule
+ * that it writes meanwhile may well differ for no reason, and never is equal for none. */
+int gw_move_compare_kept(struct gw_move *move);
 uint64_t gw_move_sync_interval_ns(const struct gw_move *move);
 json_t *gw_move_sync_request(const struct gw_move *move);
 int gw_move_take_synced(struct gw_move *move, const json_t *synced);

@@ -38,13 +38,14 @@ json_t *gw_offer_volume(const struct gw_offered_volume *volume)
         gw_id_format(volume->disk_id, id);
     if (volume->has_data_id)
         gw_id_format(volume->data_id, data_id);
-    return json_pack(
-        "{s:s,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:i,s:i,s:i,s:s,s:s}", "kind", is_ram ? "ram" : "disk",
-        "name", volume->name, "file", volume->file_name, "target", volume->target, "size",
-        (json_int_t)volume->size, "data", (json_int_t)volume->data_bytes, "format",
-        is_ram ? "" : gw_offer_format(volume), "fixed", volume->is_fixed, "block_size",
-        (int)volume->block_size, "logical_sector", (int)volume->logical_sector_size,
-        "physical_sector", (int)volume->physical_sector_size, "disk_id", id, "data_id", data_id);
+    return json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:s,s:b,s:i,s:i,s:i,s:s,s:s,s:s}", "kind",
+                     is_ram ? "ram" : "disk", "name", volume->name, "file", volume->file_name,
+                     "target", volume->target, "size", (json_int_t)volume->size, "data",
+                     (json_int_t)volume->data_bytes, "format",
+                     is_ram ? "" : gw_offer_format(volume), "fixed", volume->is_fixed, "block_size",
+                     (int)volume->block_size, "logical_sector", (int)volume->logical_sector_size,
+                     "physical_sector", (int)volume->physical_sector_size, "disk_id", id, "data_id",
+                     data_id, "source", volume->source);
 }
 
 static int copy_text(const json_t *object, const char *member, char *out, size_t size)
@@ -63,7 +64,7 @@ static int copy_text(const json_t *object, const char *member, char *out, size_t
 static int parse_disk(const json_t *object, struct gw_offered_volume *out)
 {
     uint64_t block = 0, logical = 0, physical = 0;
-    const char *format, *id;
+    const char *format, *id, *source;
     int error = gw_message_text(object, "format", &format);
 
     if (!error &&
@@ -89,6 +90,11 @@ static int parse_disk(const json_t *object, struct gw_offered_volume *out)
         out->has_data_id = true;
         error = gw_id_parse(id, out->data_id);
     }
+    if (!error)
+        error = gw_message_optional_text(object, "source", &source);
+    if (!error && source &&
+        snprintf(out->source, sizeof(out->source), "%s", source) >= (int)sizeof(out->source))
+        error = gw_fail(-EPROTO, "volume %s: 'source' is too long", out->name);
     out->block_size = (uint32_t)block;
     out->logical_sector_size = (uint32_t)logical;
     out->physical_sector_size = (uint32_t)physical;

@@ -12,6 +12,7 @@
 
 #include "engine/image/image.h"
 #include "engine/migration.h"
+#include "engine/volume/checkpoint.h"
 #include "engine/volume/volume.h"
 
 #define GW_VOLUME_SIZE_MAX (64ull << 40) /* bytes: the largest VHDX */
@@ -27,6 +28,10 @@ struct gw_offered_volume {
     char foreign[16];            /* a format that goes through NBD at both ends ("qcow2"), or "" */
     bool is_fixed;
     bool is_continued; /* the target's own: an unfinished image of an earlier attempt is there */
+    uint64_t already_bytes; /* the target's own: what that image takes */
+    /* What tells the source's content from every other, as text: it is compared when an attempt goes
+     * on with an earlier one, and else means nothing. */
+    char source[GW_CHECKPOINT_SOURCE_MAX];
     bool is_name_journalled; /* the target's own, see gw_disk_target_options */
     uint32_t block_size, logical_sector_size, physical_sector_size;
     bool has_disk_id, has_data_id;

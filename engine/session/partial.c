@@ -21,6 +21,7 @@
 #include "engine/session/attended.h"
 #include "engine/session/dial.h"
 #include "engine/session/message.h"
+#include "engine/session/parts.h"
 #include "engine/session/storage.h"
 #include "engine/session/target-steps.h"
 #include "engine/vmm/qemu/disks.h"
@@ -143,10 +144,17 @@ void gw_partial_free(struct gw_partial *partial)
 void gw_partial_forget(const struct gw_environment *environment, const char *epoch,
                        enum gw_journal_side side)
 {
+    struct gw_partial partial = {.detail = NULL};
+    const json_t *disk;
     char path[PATH_MAX];
+    size_t index;
 
-    if (environment->state_dir && path_of(environment, epoch, side, path) == 0)
-        unlink(path);
+    if (!environment->state_dir || path_of(environment, epoch, side, path))
+        return;
+    if (gw_partial_read(environment, epoch, side, &partial) == 0)
+        json_array_foreach(json_object_get(partial.detail, "disks"), index, disk) gw_part_end(disk);
+    gw_partial_free(&partial);
+    unlink(path);
 }
 
 /* "EPOCH.source": false for any other name. */
@@ -201,23 +209,13 @@ static const char *text_of(const json_t *object, const char *member)
     return text ? text : "";
 }
 
-/* A name with the epoch in it is nobody else's. */
 static void unlink_parts(const struct gw_partial *partial)
 {
     const json_t *disk;
-    char ending[64];
     size_t index;
 
-    snprintf(ending, sizeof(ending), ".godwit-%s.part", partial->epoch);
     json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
-    {
-        const char *part = text_of(disk, "part");
-        size_t length = strlen(part);
-
-        if (length > strlen(ending) && strcmp(part + length - strlen(ending), ending) == 0 &&
-            unlink(part) && errno != ENOENT)
-            gw_log(GW_LOG_WARNING, "%s could not be removed: %s", part, strerror(errno));
-    }
+        gw_part_unlink(disk, partial->epoch);
 }
 
 /* The QEMU of an offer that was never answered, which no journal knows, and its folders. They have
@@ -240,18 +238,6 @@ static void end_launched(const struct gw_partial *partial)
     gw_folder_remove(ram_dir);
 }
 
-/* A resumed attempt that ended before it began anew leaves the bitmaps to the one before. */
-static bool is_needed(const struct gw_environment *environment, const struct gw_partial *partial)
-{
-    struct gw_partial older = {.detail = NULL};
-    const char *resumes = text_of(partial->detail, "resumes");
-    bool is_there =
-        resumes[0] && gw_partial_read(environment, resumes, GW_SIDE_SOURCE, &older) == 0;
-
-    gw_partial_free(&older);
-    return is_there;
-}
-
 static void clean_vmm(const struct gw_environment *environment, const struct gw_partial *partial)
 {
     pid_t pid = (pid_t)json_integer_value(json_object_get(partial->detail, "pid"));
@@ -266,7 +252,7 @@ static void clean_vmm(const struct gw_environment *environment, const struct gw_
     if (gw_qmp_open(text_of(partial->detail, "qmp"), &qmp))
         return; /* it has ended, and its bitmaps with it */
     if (gw_qmp_pid(qmp) == pid &&
-        (gw_disk_tracker_clean(qmp, is_needed(environment, partial)) ||
+        (gw_disk_tracker_clean(qmp) ||
          gw_vm_restore_settings(qmp, json_object_get(partial->detail, "settings"))))
         gw_log(GW_LOG_WARNING, "cleaning the QEMU of %s: %s", text_of(partial->detail, "vm"),
                gw_error_message());
@@ -275,9 +261,8 @@ static void clean_vmm(const struct gw_environment *environment, const struct gw_
 
 void gw_partial_drop(const struct gw_environment *environment, const struct gw_partial *partial)
 {
-    if (partial->side == GW_SIDE_TARGET)
-        unlink_parts(partial);
-    else
+    unlink_parts(partial);
+    if (json_object_get(partial->detail, "qmp"))
         clean_vmm(environment, partial);
     gw_partial_forget(environment, partial->epoch, partial->side);
 }
@@ -288,8 +273,11 @@ void gw_partial_cancel(const struct gw_environment *environment, const struct gw
     struct gw_control *control;
 
     gw_partial_drop(environment, partial);
-    if (partial->side == GW_SIDE_TARGET)
-        return; /* its source learns of it when it asks */
+    /* Its source learns of it when it asks; a copy on one host has no other side; and of a copy that
+     * had nothing to keep the other side keeps nothing. */
+    if (partial->side == GW_SIDE_TARGET || !text_of(partial->detail, "peer")[0] ||
+        (!partial->is_kept && strcmp(text_of(partial->detail, "kind"), "copy") == 0))
+        return;
     if (gw_dial_again(environment, json_string_value(json_object_get(partial->detail, "peer")),
                       &control)) {
         gw_log(GW_LOG_WARNING, "move %s: the target keeps its part until it is too old: %s",
@@ -303,49 +291,6 @@ void gw_partial_cancel(const struct gw_environment *environment, const struct gw
         json_decref(frame.message);
     gw_message_send_type(control, "bye");
     gw_control_close(control);
-}
-
-json_t *gw_partial_stamp(const char *path)
-{
-    json_t *identity = gw_target_steps_identity(path);
-    struct stat status;
-
-    if (!json_is_object(identity) || stat(path, &status)) {
-        json_decref(identity);
-        return json_null();
-    }
-    json_object_set_new(identity, "size", json_integer((json_int_t)status.st_size));
-    json_object_set_new(identity, "changed",
-                        json_integer((json_int_t)((uint64_t)status.st_mtim.tv_sec * GW_NS_PER_S +
-                                                  (uint64_t)status.st_mtim.tv_nsec)));
-    return identity;
-}
-
-void gw_partial_seal(struct gw_partial *partial)
-{
-    json_t *disk;
-    size_t index;
-
-    json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
-        json_object_set_new(disk, "stamp", gw_partial_stamp(text_of(disk, "part")));
-}
-
-int gw_partial_check(const struct gw_partial *partial)
-{
-    const json_t *disk;
-    size_t index;
-
-    json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
-    {
-        json_t *stamp = gw_partial_stamp(text_of(disk, "part"));
-        bool is_same = json_is_object(stamp) && json_equal(stamp, json_object_get(disk, "stamp"));
-
-        json_decref(stamp);
-        if (json_integer_value(json_object_get(disk, "copied")) > 0 && !is_same)
-            return gw_fail(-ESTALE, "the partial image %s is gone or was changed",
-                           text_of(disk, "part"));
-    }
-    return 0;
 }
 
 bool gw_partial_is_loss(int error)
@@ -374,9 +319,10 @@ static enum known ask_journal(const struct gw_environment *environment,
 {
     enum gw_handover_state state = GW_HANDOVER_NONE;
     struct gw_journal_entry entry;
+    /* Who has no journal has never moved a VM. */
     int error = environment->journal
                     ? gw_journal_find(environment->journal, partial->epoch, partial->side, &entry)
-                    : -EIO;
+                    : -ENOENT;
 
     if (error)
         return error == -ENOENT ? UNKNOWN : OPEN;
@@ -425,11 +371,15 @@ static int describe(const struct gw_partial *partial, void *context)
     if (!partial->is_kept)
         return 0;
     json_array_foreach(json_object_get(partial->detail, "disks"), index, disk) bytes +=
-        json_integer_value(json_object_get(disk, "copied"));
+        json_object_get(disk, "journal") ? (json_int_t)gw_part_durable(disk)
+                                         : json_integer_value(json_object_get(disk, "copied"));
     json_array_append_new(
-        list, json_pack("{s:s,s:s,s:s,s:I,s:I}", "epoch", partial->epoch, "side",
-                        side_names[partial->side], "vm", text_of(partial->detail, "vm"), "bytes",
-                        bytes, "changed_ms", (json_int_t)(partial->changed_ns / GW_NS_PER_MS)));
+        list,
+        json_pack("{s:s,s:s,s:s,s:s,s:s,s:I,s:I}", "epoch", partial->epoch, "side",
+                  side_names[partial->side], "kind", text_of(partial->detail, "kind"), "vm",
+                  text_of(partial->detail, "vm"), "peer",
+                  partial->side == GW_SIDE_SOURCE ? text_of(partial->detail, "peer") : "", "bytes",
+                  bytes, "changed_ms", (json_int_t)(partial->changed_ns / GW_NS_PER_MS)));
     return 0;
 }
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * partial: what a migration that has not ended leaves on this host, each in a small file of its own,
+ * partial: what a migration that has not ended, a move or a copy, leaves on this host, each in a small file of its own,
  * STATE/partial/EPOCH.source or EPOCH.target: so that a restarted agent removes it, or a later
  * attempt goes on from it. docs/handover.md, "Going on where it stopped".
  *
- * detail on the source: "vm", "qmp", "pid", "settings", "tag" (of the bitmaps in QEMU), "peer",
- *   "request" (what was asked), "disks" [{"name", "node", "copied"}], "resumes" (an older epoch)
- * detail on the target: "vm", "peer" (instance), "was" (an older epoch), "disks" [{"name", "path",
- *   "part", "format", "size", "copied", "identity", "stamp"}]
+ * detail on the source: "kind" ("move", "copy"), "vm" (or the image's path), "peer" (empty for a copy
+ *   on one host), "request" (what was asked), "disks" [{"name", "copied"}, or parts.h on one host];
+ *   of a move also "qmp", "pid", "settings"
+ * detail on the target: "kind", "vm" (or the image's name), "peer" (instance), "disks" (parts.h)
  *
  * Errors: 0 or -errno with a message.
  * Threads: any; one writer per epoch and side.
@@ -17,8 +17,6 @@
 #define GODWIT_ENGINE_SESSION_PARTIAL_H
 
 #include "engine/migration.h"
-
-#define GW_PARTIAL_TAG_SIZE 13u /* of the bitmaps of one move: 12 digits of its epoch */
 
 struct gw_partial {
     char epoch[GW_EPOCH_TEXT_MAX];
@@ -46,13 +44,6 @@ void gw_partial_drop(const struct gw_environment *environment, const struct gw_p
 
 /* As drop, and asks the other host to do the same, if it can be reached. */
 void gw_partial_cancel(const struct gw_environment *environment, const struct gw_partial *partial);
-
-/* What tells the file at path from every other, or JSON null; and its size and time of change. */
-json_t *gw_partial_stamp(const char *path);
-/* Notes size and time of change of every partial image, once nobody writes to them any more. */
-void gw_partial_seal(struct gw_partial *partial);
-/* Is each image with "copied" bytes still the file that was sealed? -ESTALE. */
-int gw_partial_check(const struct gw_partial *partial);
 
 /* The link or the other agent was lost, as opposed to what would fail again. */
 bool gw_partial_is_loss(int error);

@@ -102,21 +102,15 @@ static void report(const struct gw_switchover *switchover, struct gw_recovered *
     out->cause = switchover->cause;
 }
 
-/* Are all bitmaps of that move still in QEMU, and something at the target that they complete? */
-static bool is_kept(const struct gw_environment *environment, const char *epoch, struct gw_qmp *qmp)
+/* Is something at the target that a later attempt can go on with? */
+static bool is_kept(const struct gw_environment *environment, const char *epoch)
 {
     struct gw_partial partial = {.detail = NULL};
-    bool is_there = qmp && gw_partial_read(environment, epoch, GW_SIDE_SOURCE, &partial) == 0 &&
-                    partial.is_kept;
-    const json_t *disk;
-    size_t index;
+    bool is_kept =
+        gw_partial_read(environment, epoch, GW_SIDE_SOURCE, &partial) == 0 && partial.is_kept;
 
-    json_array_foreach(json_object_get(partial.detail, "disks"), index, disk) is_there =
-        is_there &&
-        gw_disk_tracker_is_kept(qmp, json_string_value(json_object_get(disk, "node")) ?: "",
-                                json_string_value(json_object_get(partial.detail, "tag")) ?: "");
     gw_partial_free(&partial);
-    return is_there;
+    return is_kept;
 }
 
 static void recover_source(const struct gw_environment *environment,
@@ -140,7 +134,7 @@ static void recover_source(const struct gw_environment *environment,
         gw_qmp_close(steps.qmp);
         steps.qmp = NULL;
     }
-    steps.keeps = is_kept(environment, entry->epoch, steps.qmp);
+    steps.keeps = steps.qmp && is_kept(environment, entry->epoch);
     prepare(environment, entry, &switchover);
     switchover.keeps = steps.keeps;
     switchover.act = act_source;
@@ -167,17 +161,12 @@ static void recover_source(const struct gw_environment *environment,
     json_decref(switchover.peer_times);
 }
 
-/* Partial images of an agent that died stay for a later attempt, if all of them are there: from now
- * on nobody writes to them. */
+/* Partial images of an agent that died stay for a later attempt. */
 static bool keep_parts(const struct gw_environment *environment, const char *epoch,
                        struct gw_partial *partial)
 {
-    if (gw_partial_read(environment, epoch, GW_SIDE_TARGET, partial) || !partial->is_kept)
-        return false;
-    /* Sealed before, in an earlier life; the files must still be those. */
-    if (!json_object_get(json_array_get(json_object_get(partial->detail, "disks"), 0), "stamp"))
-        gw_partial_seal(partial);
-    return gw_partial_check(partial) == 0 && gw_partial_write(environment, partial) == 0;
+    return gw_partial_read(environment, epoch, GW_SIDE_TARGET, partial) == 0 && partial->is_kept &&
+           gw_partial_write(environment, partial) == 0;
 }
 
 static void recover_target(const struct gw_environment *environment,

@@ -20,24 +20,51 @@ struct made {
     char warning[GW_SPACE_WARNING_MAX];
 };
 
-static int make_disk(struct gw_serve *serve, struct gw_space *space,
-                     struct gw_offered_volume *offered, struct made *made,
-                     struct gw_target_volume **out)
+/* An image that was taken over, or, when its tables cannot be relied on, a new one. */
+static int make_image(struct gw_serve *serve, unsigned volume, struct made *made,
+                      struct gw_target_volume **out)
 {
+    struct gw_offered_volume *offered = &serve->offered[volume];
+    int error = gw_endpoint_make(offered, made->path, serve->epoch, out);
+
+    if (error != -EUCLEAN || !offered->is_continued)
+        return error;
+    snprintf(made->warning, sizeof(made->warning), "%s: it starts over: %.180s", offered->name,
+             gw_error_message());
+    gw_serve_drop_part(serve, volume);
+    offered->is_continued = false;
+    return gw_endpoint_make(offered, made->path, serve->epoch, out);
+}
+
+static int make_disk(struct gw_serve *serve, struct gw_space *space, unsigned volume,
+                     struct made *made)
+{
+    struct gw_offered_volume *offered = &serve->offered[volume], needed;
+    struct gw_serve_part part = {.durable = 0};
+    bool is_uri;
     char name[256];
-    uint64_t copied = 0;
     int error;
 
     gw_endpoint_name(offered, name, sizeof(name));
     error = gw_storage_resolve(serve->environment, offered->target, name, made->path);
-    if (!error && !gw_nbd_is_uri(made->path))
-        error = gw_space_add(space, offered, made->path, made->warning);
-    if (!error && !gw_nbd_is_uri(made->path))
-        error = gw_serve_note_disk(serve, offered, made->path, &copied);
-    offered->is_continued = copied > 0;
+    is_uri = gw_nbd_is_uri(made->path);
+    if (!error && !is_uri) {
+        gw_serve_look_for_part(serve, volume, made->path, &part);
+        needed = *offered;
+        needed.already_bytes = part.allocated;
+        error = gw_space_add(space, &needed, made->path, made->warning);
+        if (part.reason[0])
+            snprintf(made->warning, sizeof(made->warning), "%s", part.reason);
+    }
+    if (!error && !is_uri)
+        error = gw_serve_note_disk(serve, volume, made->path, &part.durable);
+    offered->is_continued = part.durable > 0;
     offered->is_name_journalled = serve->vm != NULL;
-    json_array_append_new(serve->kept, json_integer((json_int_t)copied));
-    return error ? error : gw_endpoint_make(offered, made->path, serve->epoch, out);
+    if (!error)
+        error = make_image(serve, volume, made, &serve->volumes[volume]);
+    json_array_append_new(serve->kept,
+                          json_integer(offered->is_continued ? (json_int_t)part.durable : 0));
+    return error;
 }
 
 int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names)
@@ -50,32 +77,33 @@ int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *n
     if (!error)
         error = gw_serve_begin_partial(serve, offer);
     for (size_t i = 0; !error && i < json_array_size(list); i++) {
-        struct gw_offered_volume offered;
+        struct gw_offered_volume *offered = &serve->offered[i];
         struct made made = {.path = "dropped"};
         json_t *told = NULL;
 
-        error = gw_offer_parse_volume(json_array_get(list, i), &offered);
+        error = gw_offer_parse_volume(json_array_get(list, i), offered);
         serve->volume_count = (unsigned)i + 1;
-        if (error || offered.kind == GW_VOLUME_RAM)
+        if (error || offered->kind == GW_VOLUME_RAM)
             continue;
         if (serve->environment->drop_disks) {
-            error = gw_null_target_create(offered.name, offered.size, &serve->volumes[i]);
+            error = gw_null_target_create(offered->name, offered->size, &serve->volumes[i]);
         } else {
-            error = make_disk(serve, &space, &offered, &made, &serve->volumes[i]);
+            error = make_disk(serve, &space, (unsigned)i, &made);
         }
         if (!error) {
             serve->paths[i] = strdup(made.path);
             if (!serve->paths[i])
                 error = gw_fail(-ENOMEM, "no memory for a path");
-            serve->formats[i] = offered.format;
-            memcpy(serve->foreign[i], offered.foreign, sizeof(serve->foreign[i]));
+            serve->formats[i] = offered->format;
+            memcpy(serve->foreign[i], offered->foreign, sizeof(serve->foreign[i]));
         }
         if (!error)
-            told = json_pack("{s:s,s:s}", "name", offered.name, "path", made.path);
+            told = json_pack("{s:s,s:s}", "name", offered->name, "path", made.path);
         if (told && made.warning[0])
             json_object_set_new(told, "warning", json_string(made.warning));
         if (!error && json_array_append_new(names, told))
-            error = gw_fail(-EILSEQ, "the path of %s on this host is not UTF-8 text", offered.name);
+            error =
+                gw_fail(-EILSEQ, "the path of %s on this host is not UTF-8 text", offered->name);
     }
     return error;
 }
@@ -145,6 +173,8 @@ int gw_serve_finish(struct gw_serve *serve)
     for (unsigned i = 0; !error && i < serve->volume_count; i++)
         if (serve->volumes[i])
             error = verify(serve, i);
+    if (!error)
+        gw_serve_end_journals(serve);
     return error;
 }
 

@@ -2,15 +2,24 @@
 /* What the receiving side notes of its unfinished images, and how a later session goes on from them. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/checked.h"
+#include "common/clock.h"
 #include "common/error.h"
 #include "common/log.h"
-#include "engine/handover/renames.h"
+#include "engine/session/compare.h"
 #include "engine/session/offer.h"
+#include "engine/session/parts.h"
 #include "engine/session/serve.h"
+
+/* How long the session of a lost attempt may take to end once it is released: a sync may be under
+ * way. */
+#define RELEASE_TIMEOUT_S 60u
+#define RELEASE_LOOK_NS   (20 * GW_NS_PER_MS)
 
 static const char *text_of(const json_t *object, const char *member)
 {
@@ -24,6 +33,28 @@ static void peer_of(const struct gw_serve *serve, char *out /* 33 bytes */)
     gw_id_format(gw_control_peer(serve->control)->instance_id, out);
 }
 
+static int gone(void)
+{
+    return gw_fail(-ESTALE, "the target has nothing of that attempt (any more)");
+}
+
+/* The lost attempt's own session may still wait for its source, which is this one. */
+static int take_up(struct gw_serve *serve, const char *epoch)
+{
+    const struct gw_environment *environment = serve->environment;
+    uint64_t deadline = gw_clock_ns() + RELEASE_TIMEOUT_S * GW_NS_PER_S;
+    const struct timespec look = {.tv_nsec = (long)RELEASE_LOOK_NS};
+    int error;
+
+    if (environment->rejoins)
+        gw_rejoins_release(environment->rejoins, epoch, gw_control_peer(serve->control));
+    while ((error = gw_attend(environment->attended, epoch, GW_SIDE_TARGET)) == -EBUSY &&
+           gw_clock_ns() < deadline)
+        nanosleep(&look, NULL);
+    serve->is_older_attended = !error;
+    return error;
+}
+
 /* An earlier attempt of this very source: another peer is told nothing of it. */
 static int find_older(struct gw_serve *serve, const char *epoch)
 {
@@ -34,88 +65,154 @@ static int find_older(struct gw_serve *serve, const char *epoch)
     if (!error)
         error = gw_partial_read(serve->environment, epoch, GW_SIDE_TARGET, &serve->older);
     peer_of(serve, peer);
-    if (error || !serve->older.is_kept || strcmp(text_of(serve->older.detail, "peer"), peer) != 0)
-        return gw_fail(-ESTALE, "the target has nothing of that move (any more): start over with "
-                                "godwit move");
-    error = gw_attend(serve->environment->attended, epoch, GW_SIDE_TARGET);
-    serve->is_older_attended = !error;
-    return error ? error : gw_partial_check(&serve->older);
+    if (error || strcmp(text_of(serve->older.detail, "peer"), peer) != 0) {
+        gw_partial_free(&serve->older);
+        return gone();
+    }
+    error = take_up(serve, epoch);
+    gw_partial_free(&serve->older);
+    /* As that session has left it. */
+    if (!error && gw_partial_read(serve->environment, epoch, GW_SIDE_TARGET, &serve->older))
+        return gone();
+    return error || serve->older.is_kept ? error : gone();
+}
+
+void gw_serve_drop_copy(struct gw_serve *serve, const char *epoch)
+{
+    if (find_older(serve, epoch) == 0)
+        gw_partial_drop(serve->environment, &serve->older);
+    if (serve->is_older_attended)
+        gw_unattend(serve->environment->attended, epoch, GW_SIDE_TARGET);
+    serve->is_older_attended = false;
+    gw_partial_free(&serve->older);
+}
+
+/* A move attends to itself: its VM may be there longer than the session. */
+static int attend(struct gw_serve *serve, bool is_copy)
+{
+    int error;
+
+    if (!is_copy || !serve->environment->attended)
+        return 0;
+    error = gw_attend(serve->environment->attended, serve->epoch, GW_SIDE_TARGET);
+    serve->is_attended = !error;
+    return error;
+}
+
+static int read_wishes(const struct gw_serve *serve, const json_t *offer, const char **resume,
+                       const char **instead, bool *wants_keep)
+{
+    int error = gw_message_bool(offer, "keep", wants_keep);
+
+    if (!error)
+        error = gw_message_optional_text(offer, "resume", resume);
+    if (!error)
+        error = gw_message_optional_text(offer, "instead", instead);
+    if (!error && (*resume || *instead) && !serve->environment->attended)
+        error = gw_fail(-ENOTSUP, "this agent has no state folder and keeps nothing");
+    return error;
 }
 
 int gw_serve_begin_partial(struct gw_serve *serve, const json_t *offer)
 {
     const struct gw_environment *environment = serve->environment;
-    const char *resume, *instead;
+    const json_t *first = json_array_get(json_object_get(offer, "volumes"), 0);
+    const char *kind = text_of(offer, "kind"), *resume, *instead;
+    bool wants_keep, is_copy = strcmp(kind, "copy") == 0;
     char peer[2 * GW_ID_SIZE + 1];
-    bool wants_keep;
-    int error = gw_message_bool(offer, "keep", &wants_keep);
+    int error = read_wishes(serve, offer, &resume, &instead, &wants_keep);
 
     if (!error)
-        error = gw_message_optional_text(offer, "resume", &resume);
-    if (!error)
-        error = gw_message_optional_text(offer, "instead", &instead);
+        error = attend(serve, is_copy);
     if (error)
         return error;
     peer_of(serve, peer);
+    serve->offered = calloc(GW_VOLUMES_MAX, sizeof(*serve->offered));
+    if (!serve->offered)
+        return gw_fail(-ENOMEM, "no memory for the volumes of an offer");
     serve->can_keep = wants_keep && environment->keep_partial_hours > 0 && environment->state_dir;
     snprintf(serve->partial.epoch, sizeof(serve->partial.epoch), "%s", serve->epoch);
     serve->partial.side = GW_SIDE_TARGET;
     serve->partial.detail =
-        json_pack("{s:s,s:s,s:[]}", "vm", text_of(json_object_get(offer, "vm"), "name"), "peer",
-                  peer, "disks");
+        json_pack("{s:s,s:s,s:s,s:[]}", "kind", kind, "vm",
+                  is_copy ? text_of(first, "file") : text_of(json_object_get(offer, "vm"), "name"),
+                  "peer", peer, "disks");
     /* The source starts over: what it had here is of no use. */
     if (instead && find_older(serve, instead) == 0)
         gw_partial_drop(environment, &serve->older);
-    if (instead || !resume)
+    serve->wants_resume = !instead && resume;
+    if (!serve->wants_resume)
         return 0;
     error = find_older(serve, resume);
-    if (error == -ESTALE && serve->older.detail)
-        gw_partial_drop(environment, &serve->older);
     serve->is_resumed = !error;
-    return error;
+    /* A copy starts over then, and says so for each disk. Of a move its owner decides. */
+    if (error == -ESTALE && is_copy)
+        return 0;
+    return error == -ESTALE
+               ? gw_fail(-ESTALE, "the target has nothing of that move (any more): start over with "
+                                  "godwit move")
+               : error;
 }
 
-/* The older attempt's entry of the same disk, with bytes in it that are worth something. */
-static json_t *find_disk(const struct gw_serve *serve, const struct gw_offered_volume *offered,
-                         const char *path)
+/* Takes the unfinished image of the older attempt for this one, or says why not. */
+static int take_part(struct gw_serve *serve, unsigned volume, const json_t *entry,
+                     uint64_t *durable)
 {
-    json_t *disk;
-    size_t index;
-
-    if (!serve->is_resumed || !gw_image_can_continue(offered->format) || offered->foreign[0])
-        return NULL;
-    json_array_foreach(
-        json_object_get(serve->older.detail, "disks"), index,
-        disk) if (strcmp(text_of(disk, "name"), offered->name) == 0 &&
-                  strcmp(text_of(disk, "path"), path) == 0 &&
-                  strcmp(text_of(disk, "format"), gw_offer_format(offered)) == 0 &&
-                  (uint64_t)json_integer_value(json_object_get(disk, "size")) == offered->size &&
-                  json_integer_value(json_object_get(disk, "copied")) > 0) return disk;
-    return NULL;
-}
-
-int gw_serve_note_disk(struct gw_serve *serve, const struct gw_offered_volume *offered,
-                       const char *path, uint64_t *copied)
-{
-    json_t *disks = json_object_get(serve->partial.detail, "disks");
-    json_t *older = find_disk(serve, offered, path);
-    char part[4096];
+    const struct gw_offered_volume *offered = &serve->offered[volume];
+    json_t *older = gw_part_find(json_object_get(serve->older.detail, "disks"), volume,
+                                 offered->name, text_of(entry, "path"));
     int error;
 
-    *copied = older ? (uint64_t)json_integer_value(json_object_get(older, "copied")) : 0;
-    if (gw_rename_is_device(path))
+    if (!serve->is_resumed || *durable == 0 || !older)
         return 0;
-    if (snprintf(part, sizeof(part), "%s.godwit-%s.part", path, serve->epoch) >= (int)sizeof(part))
-        return gw_fail(-ENAMETOOLONG, "%s: the name is too long", path);
-    if (json_array_append_new(
-            disks, json_pack("{s:s,s:s,s:s,s:s,s:I,s:I}", "name", offered->name, "path", path,
-                             "part", part, "format", gw_offer_format(offered), "size",
-                             (json_int_t)offered->size, "copied", (json_int_t)*copied)))
-        return gw_fail(-EILSEQ, "the path of %s on this host is not UTF-8 text", offered->name);
+    error = gw_part_take_over(older, entry);
+    if (error == -ENOENT)
+        *durable = 0; /* somebody removed it this moment: it is made anew */
+    return error == -ENOENT ? 0 : error;
+}
+
+void gw_serve_look_for_part(struct gw_serve *serve, unsigned volume, const char *path,
+                            struct gw_serve_part *out)
+{
+    json_t *older = NULL;
+
+    *out = (struct gw_serve_part){.durable = 0};
+    if (!serve->wants_resume)
+        return;
+    if (serve->is_resumed)
+        older = gw_part_find(json_object_get(serve->older.detail, "disks"), volume,
+                             serve->offered[volume].name, path);
+    gw_part_check(older, &serve->offered[volume], &out->durable, out->reason);
+    if (out->durable > 0)
+        out->allocated = gw_part_allocated(older);
+}
+
+int gw_serve_note_disk(struct gw_serve *serve, unsigned volume, const char *path, uint64_t *durable)
+{
+    const struct gw_offered_volume *offered = &serve->offered[volume];
+    json_t *entry;
+    int error;
+
+    if (!serve->environment->state_dir)
+        return 0;
+    error = gw_part_entry_new(serve->environment, serve->epoch, volume, offered, path, &entry);
+    if (error)
+        return error;
+    json_array_append_new(json_object_get(serve->partial.detail, "disks"), entry);
     /* The note first: a file without one would stay for ever. */
-    serve->partial.is_kept |= older != NULL;
+    serve->partial.is_kept |= *durable > 0;
     error = gw_partial_write(serve->environment, &serve->partial);
-    return error || !older ? error : gw_rename_file(text_of(older, "part"), part);
+    return error ? error : take_part(serve, volume, entry, durable);
+}
+
+void gw_serve_drop_part(struct gw_serve *serve, unsigned volume)
+{
+    const json_t *disks = json_object_get(serve->partial.detail, "disks"), *entry;
+    size_t index;
+
+    json_array_foreach((json_t *)disks, index,
+                       entry) if (json_integer_value(json_object_get(entry, "volume")) ==
+                                  (json_int_t)volume) gw_part_unlink(entry, serve->epoch);
 }
 
 int gw_serve_note_vm(struct gw_serve *serve, const char *run_dir, const char *ram_dir)
@@ -134,9 +231,40 @@ void gw_serve_end_older(struct gw_serve *serve)
     serve->is_older_attended = false;
 }
 
+int gw_serve_compare(struct gw_serve *serve, const json_t *message)
+{
+    struct gw_compare_piece *piece;
+    struct gw_source_volume *view;
+    uint64_t index, offset, end;
+    int error = gw_message_number(message, "volume", GW_VOLUMES_MAX - 1, &index);
+
+    if (!error)
+        error = gw_message_number(message, "end", INT64_MAX, &end);
+    if (!error)
+        error = gw_message_number(message, "offset", INT64_MAX, &offset);
+    if (error)
+        return error;
+    if (!serve->is_resumed || !serve->volumes[index] || end > serve->volumes[index]->size ||
+        offset >= end || offset % GW_COMPARE_GRANULE)
+        return gw_fail(-EPROTO, "the source compares what is not there");
+    piece = calloc(1, sizeof(*piece));
+    if (!piece)
+        return gw_fail(-ENOMEM, "no memory to compare with");
+    error = serve->volumes[index]->ops->view(serve->volumes[index], &view);
+    if (!error) {
+        error = gw_compare_read(view, offset, end, piece);
+        view->ops->close(view);
+    }
+    if (!error)
+        error = gw_message_send(serve->control, gw_compare_encode(piece));
+    free(piece);
+    return error;
+}
+
 int gw_serve_take_copied(struct gw_serve *serve, const json_t *message, bool *is_kept)
 {
     json_t *disks = json_object_get(serve->partial.detail, "disks"), *list, *disk;
+    bool was_kept = serve->partial.is_kept;
     size_t index;
     int error;
 
@@ -148,32 +276,75 @@ int gw_serve_take_copied(struct gw_serve *serve, const json_t *message, bool *is
         return error;
     json_array_foreach(disks, index, disk)
     {
-        json_int_t size = json_integer_value(json_object_get(disk, "size"));
-        json_int_t copied = json_integer_value(json_array_get(list, index));
+        size_t volume = (size_t)json_integer_value(json_object_get(disk, "volume"));
+        json_int_t copied = json_integer_value(json_array_get(list, volume));
+        uint64_t size = serve->offered[volume].size;
 
-        if (copied < 0 || copied > size)
-            return gw_fail(-EPROTO, "%lld bytes of disk %s were copied, which has %lld",
-                           (long long)copied, text_of(disk, "name"), (long long)size);
-        json_object_set_new(disk, "copied", json_integer(copied));
-        serve->partial.is_kept |= copied > 0;
+        if (copied < 0 || (uint64_t)copied > size)
+            return gw_fail(-EPROTO, "%lld bytes of disk %s were copied, which has %llu",
+                           (long long)copied, text_of(disk, "name"), (unsigned long long)size);
+        error = copied > 0 ? gw_part_note(disk, &serve->offered[volume], (uint64_t)copied) : 0;
+        if (error)
+            return error;
+        serve->partial.is_kept |= copied > 0 && gw_part_durable(disk) > 0;
     }
-    error = gw_partial_write(serve->environment, &serve->partial);
+    /* Its time tells how old it is. */
+    if (serve->partial.is_kept)
+        error = gw_partial_write(serve->environment, &serve->partial);
+    if (!was_kept && serve->partial.is_kept && !error)
+        gw_log(GW_LOG_DEBUG, "migration %s can be gone on with from now on", serve->epoch);
     *is_kept = !error && serve->partial.is_kept;
     return error;
 }
 
+void gw_serve_end_journals(struct gw_serve *serve)
+{
+    const json_t *entry;
+    size_t index;
+
+    json_array_foreach(json_object_get(serve->partial.detail, "disks"), index, entry)
+        gw_part_end(entry);
+}
+
+bool gw_serve_gives_back(const struct gw_serve *serve)
+{
+    return serve->is_resumed && !serve->is_accepted && serve->is_attended;
+}
+
+static void give_back(struct gw_serve *serve)
+{
+    const json_t *entry;
+    size_t index;
+
+    json_array_foreach(json_object_get(serve->partial.detail, "disks"), index, entry)
+    {
+        unsigned volume = (unsigned)json_integer_value(json_object_get(entry, "volume"));
+        const json_t *older = gw_part_find(json_object_get(serve->older.detail, "disks"), volume,
+                                           text_of(entry, "name"), text_of(entry, "path"));
+
+        if (!serve->offered[volume].is_continued || !older || gw_part_take_over(entry, older))
+            gw_part_unlink(entry, serve->epoch);
+    }
+    serve->is_resumed = false;
+}
+
 void gw_serve_close_partial(struct gw_serve *serve)
 {
+    if (gw_serve_gives_back(serve))
+        give_back(serve);
     gw_serve_end_older(serve);
     if (serve->keeps_parts) {
-        gw_partial_seal(&serve->partial);
         if (gw_partial_write(serve->environment, &serve->partial))
             gw_log(GW_LOG_WARNING, "%s", gw_error_message());
     } else if (serve->partial.detail) {
         gw_partial_forget(serve->environment, serve->partial.epoch, GW_SIDE_TARGET);
     }
+    if (serve->is_attended)
+        gw_unattend(serve->environment->attended, serve->epoch, GW_SIDE_TARGET);
     gw_partial_free(&serve->partial);
     gw_partial_free(&serve->older);
     json_decref(serve->kept);
     serve->kept = NULL;
+    free(serve->offered);
+    serve->offered = NULL;
 }

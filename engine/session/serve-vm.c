@@ -645,9 +645,9 @@ static int reopen(struct gw_serve *serve, const char *epoch)
 }
 
 /* The source gave up for good: no later attempt will go on from what an earlier session left. */
-static bool is_useless(const struct gw_serve *serve, const json_t *message)
+static bool is_given_up(const json_t *message)
 {
-    return !serve->vm->vm && !json_is_true(json_object_get(message, "keep")) &&
+    return !json_is_true(json_object_get(message, "keep")) &&
            strcmp(json_string_value(json_object_get(message, "message")) ?: "",
                   gw_handover_event_name(GW_EVENT_ABORT)) == 0;
 }
@@ -678,6 +678,8 @@ int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
         return gw_fail(-EPROTO, "a handover in the session of a copy");
     if (!serve->vm) {
         error = reopen(serve, epoch);
+        if (error == -ENOENT && is_given_up(message))
+            gw_serve_drop_copy(serve, epoch);
         if (error == -ENOENT)
             return gw_message_send(serve->control,
                                    json_pack("{s:s,s:s,s:s}", "type", "handover", "message",
@@ -686,7 +688,7 @@ int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
         if (error)
             return error;
     }
-    if (is_useless(serve, message))
+    if (!serve->vm->vm && is_given_up(message))
         drop_note(serve, epoch, true);
     error = gw_switchover_hear(&serve->vm->switchover, gw_control_peer(serve->control)->instance_id,
                                message);

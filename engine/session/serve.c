@@ -444,6 +444,8 @@ static int take_message(struct gw_serve *serve, const json_t *message)
         return gw_serve_window(serve, message);
     if (gw_message_is(message, "digests"))
         return gw_serve_take_digests(serve, message);
+    if (gw_message_is(message, "compare"))
+        return gw_serve_compare(serve, message);
     if (gw_message_is(message, "sync"))
         return take_sync(serve, message);
     if (gw_message_is(message, "finish") && !serve->vm)
@@ -568,7 +570,11 @@ int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw
     gw_serve_free_path(serve);
     if (serve->vm)
         gw_serve_vm_end(serve, &why);
-    gw_serve_drop_volumes(serve, serve->is_finished);
+    else
+        serve->keeps_parts = serve->can_keep && serve->partial.is_kept && !serve->is_finished &&
+                             gw_partial_is_loss(why.code);
+    gw_serve_drop_volumes(serve,
+                          serve->is_finished || serve->keeps_parts || gw_serve_gives_back(serve));
     gw_serve_close_partial(serve);
     result = serve->is_finished ? 0 : gw_error_raise(&why);
     if (result)

@@ -16,6 +16,7 @@
 #include "engine/session/message.h"
 #include "engine/session/offer.h"
 #include "engine/session/partial.h"
+#include "engine/session/parts.h"
 #include "engine/session/verify.h"
 #include "engine/worker/bench-lane.h"
 #include "engine/worker/path.h"
@@ -78,10 +79,13 @@ struct gw_serve {
     struct gw_serve_vm *vm; /* a move */
     /* The unfinished images, noted for a restart or a later attempt (serve-partial.c). */
     struct gw_partial partial, older;
-    json_t *kept;    /* answer to the offer: bytes of each volume that are here already */
-    bool can_keep;   /* both sides want to */
-    bool is_resumed; /* it goes on with older */
+    struct gw_offered_volume *offered; /* GW_VOLUMES_MAX, as parsed */
+    json_t *kept;      /* answer to the offer: bytes of each volume that are here already */
+    bool can_keep;     /* both sides want to */
+    bool wants_resume; /* the source asked for it */
+    bool is_resumed;   /* it goes on with older */
     bool is_older_attended;
+    bool is_attended; /* a copy */
     bool keeps_parts; /* the session is over, and they stay */
 
     /* A measurement, in place of a migration. */
@@ -133,17 +137,37 @@ bool gw_serve_is_verified(const struct gw_serve *serve); /* the source told dige
 int gw_serve_take_digests(struct gw_serve *serve, const json_t *message);
 void gw_serve_drop_volumes(struct gw_serve *serve, bool keep);
 
-/* serve-partial.c: begin reads what the offer says of earlier attempts (-ESTALE: it cannot go on);
- * note_disk comes before each image is made, and *copied is what is there of it already. */
+/* serve-partial.c: begin reads what the offer says of earlier attempts. */
 int gw_serve_begin_partial(struct gw_serve *serve, const json_t *offer);
-int gw_serve_note_disk(struct gw_serve *serve, const struct gw_offered_volume *offered,
-                       const char *path, uint64_t *copied);
+/* What an earlier attempt left of a volume; reason is why it starts over, although it was asked to go
+ * on, or empty. */
+struct gw_serve_part {
+    uint64_t durable, allocated;
+    char reason[GW_PART_REASON_MAX];
+};
+void gw_serve_look_for_part(struct gw_serve *serve, unsigned volume, const char *path,
+                            struct gw_serve_part *out);
+/* Before the image is made: it is noted, and what durable says is there is given its new name. */
+int gw_serve_note_disk(struct gw_serve *serve, unsigned volume, const char *path,
+                       uint64_t *durable);
+/* The image that was taken over cannot be gone on with after all. */
+void gw_serve_drop_part(struct gw_serve *serve, unsigned volume);
+/* A copy of an earlier session, that is told to be given up for good: what is kept of it goes, if it is
+ * this peer's. */
+void gw_serve_drop_copy(struct gw_serve *serve, const char *epoch);
+/* The message "compare": answers with digests of what is there. */
+int gw_serve_compare(struct gw_serve *serve, const json_t *message);
 /* Before a QEMU is started that no journal knows of yet: its folders. */
 int gw_serve_note_vm(struct gw_serve *serve, const char *run_dir, const char *ram_dir);
 /* Every image is made: nothing of the older attempt is needed any more. */
 void gw_serve_end_older(struct gw_serve *serve);
 /* After a sync: that much is durable. *is_kept: a later attempt may go on from there. */
 int gw_serve_take_copied(struct gw_serve *serve, const json_t *message, bool *is_kept);
+/* The images are finished. */
+void gw_serve_end_journals(struct gw_serve *serve);
+/* Before the volumes are dropped: do the images of the older attempt go back to it? Of a copy that goes
+ * on and was refused, so that it can be tried again. */
+bool gw_serve_gives_back(const struct gw_serve *serve);
 void gw_serve_close_partial(struct gw_serve *serve);
 
 /* serve-vm.c: the target's QEMU, made ready for the offer; what the source is told goes into reply.

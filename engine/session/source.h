@@ -91,6 +91,9 @@ void gw_source_update_progress(struct gw_source *source);
  * finishes. */
 int gw_source_send_digests(struct gw_source *source, struct gw_source_volume *const *volumes,
                            unsigned count);
+/* What the target has of a volume, up to end, beside what the volume holds (compare.h). Between rounds. */
+int gw_source_compare(struct gw_source *source, unsigned index, struct gw_source_volume *volume,
+                      uint64_t end, struct gw_bitmap *different, uint64_t *bytes);
 /* Adds "stats" to detail: bytes, CPU seconds by stage. */
 void gw_source_report(struct gw_source *source, json_t *detail);
 

@@ -117,7 +117,7 @@ static int add_file(struct gw_space *space, const struct gw_offered_volume *offe
     struct gw_space_place *place;
     struct statvfs free_space;
     struct stat info;
-    uint64_t available;
+    uint64_t available, needed;
     int error;
 
     if (fstat(folder, &info) || fstatvfs(folder, &free_space))
@@ -127,8 +127,9 @@ static int add_file(struct gw_space *space, const struct gw_offered_volume *offe
         return error;
     available = gw_min((uint64_t)free_space.f_bavail * free_space.f_frsize, quotas_left(folder));
     place = find_place(space, info.st_dev);
-    place->needed += offered->is_fixed ? offered->size : offered->data_bytes;
-    place->grown += offered->size;
+    needed = offered->is_fixed ? offered->size : offered->data_bytes;
+    place->needed += needed - gw_min(needed, offered->already_bytes);
+    place->grown += offered->size - gw_min(offered->size, offered->already_bytes);
     return check_room(place, offered, path, available, warning);
 }
 

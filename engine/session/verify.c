@@ -103,8 +103,7 @@ static int read_location(const struct gw_location *from, uint8_t *into)
     return gw_location_read(from, into);
 }
 
-static int read_granule(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
-                        uint8_t *into)
+int gw_verify_read(struct gw_source_volume *volume, uint64_t offset, uint64_t length, uint8_t *into)
 {
     uint64_t moved = 0;
     int error = 0;
@@ -144,7 +143,7 @@ static int walk(struct gw_source_volume *volume, struct digest *digest, uint8_t 
             offset += gw_max(gw_align_down(left, GW_VERIFY_GRANULE), length);
             continue;
         }
-        error = read_granule(volume, offset, length, buffer);
+        error = gw_verify_read(volume, offset, length, buffer);
         if (!error)
             add(digest, offset / GW_VERIFY_GRANULE, buffer, length);
         offset += length;

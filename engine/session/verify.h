@@ -21,6 +21,9 @@
 
 /* Reads all of it; nothing may write to it meanwhile. */
 int gw_verify_source(struct gw_source_volume *volume, uint8_t *digest);
+/* The bytes of a range into a buffer, which has room for length and 4096 more. */
+int gw_verify_read(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
+                   uint8_t *into);
 int gw_verify_memory(const void *memory, uint64_t size, uint8_t *digest);
 
 #endif

@@ -19,6 +19,7 @@
 struct disk_source {
     struct gw_source_volume volume;
     struct gw_image *image;
+    bool is_lent; /* the image */
     const struct gw_disk_dirty *dirty;
     bool is_sectored; /* read by call */
     void *mapping;    /* of the whole file, or NULL */
@@ -128,7 +129,8 @@ static void close_source(struct gw_source_volume *volume)
 
     if (disk->mapping)
         munmap(disk->mapping, disk->mapping_size);
-    gw_image_close(disk->image);
+    if (!disk->is_lent)
+        gw_image_close(disk->image);
     free(disk);
 }
 
@@ -192,6 +194,26 @@ int gw_disk_source_open(const struct gw_disk_source_options *options, struct gw_
     };
     snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", options->name);
     map_file(disk, options->path);
+    *out = &disk->volume;
+    return 0;
+}
+
+int gw_disk_source_view(const char *name, struct gw_image *image, struct gw_source_volume **out)
+{
+    struct disk_source *disk = calloc(1, sizeof(*disk));
+
+    if (!disk)
+        return gw_fail(-ENOMEM, "no memory for a volume");
+    disk->image = image;
+    disk->is_lent = true;
+    disk->volume = (struct gw_source_volume){
+        .ops = &ops,
+        .kind = GW_VOLUME_DISK,
+        .size = gw_image_info(image)->virtual_size,
+        .granularity = GW_DISK_GRANULARITY,
+        .is_still = true,
+    };
+    snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", name);
     *out = &disk->volume;
     return 0;
 }

@@ -50,6 +50,11 @@ static int sync_image(struct gw_target_volume *volume)
     return gw_image_sync(of(volume)->image);
 }
 
+static int view(struct gw_target_volume *volume, struct gw_source_volume **out)
+{
+    return gw_disk_source_view(volume->name, of(volume)->image, out);
+}
+
 static int sync_folder(const char *path)
 {
     char copy[PATH_MAX];
@@ -105,6 +110,7 @@ static const struct gw_target_ops ops = {
     .write = write_bytes,
     .zero = zero,
     .sync = sync_image,
+    .view = view,
     .finish = finish,
     .abort = abort_target,
     .close = close_target,

@@ -32,6 +32,9 @@ struct gw_disk_source_options {
 
 int gw_disk_source_open(const struct gw_disk_source_options *options,
                         struct gw_source_volume **out);
+/* An open image as a volume, which is lent and stays open: for looking at an unfinished one. Only what
+ * next_extent calls data may be located. */
+int gw_disk_source_view(const char *name, struct gw_image *image, struct gw_source_volume **out);
 const struct gw_image_info *gw_disk_source_info(const struct gw_source_volume *volume);
 struct gw_image *gw_disk_source_image(struct gw_source_volume *volume); /* lent */
 

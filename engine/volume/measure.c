@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How much of a volume is allocated. */
+/* How much of a volume is allocated; and what volumes of every kind have in common. */
+#include <errno.h>
+
 #include "common/clock.h"
+#include "common/error.h"
 #include "engine/volume/volume.h"
 
 #define LIMIT_NS (100 * GW_NS_PER_MS)
@@ -21,4 +24,9 @@ uint64_t gw_source_data_bytes(struct gw_source_volume *volume)
             return (uint64_t)((double)total * (double)volume->size / (double)offset);
     }
     return total;
+}
+
+int gw_target_no_view(struct gw_target_volume *volume, struct gw_source_volume **out)
+{
+    return gw_fail(-ENOTSUP, "%s cannot be read back here", volume->name);
 }

@@ -114,6 +114,7 @@ static const struct gw_target_ops ops = {
     .write = write_bytes,
     .zero = zero,
     .sync = sync_export,
+    .view = gw_target_no_view,
     .finish = finish,
     .abort = abort_target,
     .close = close_target,

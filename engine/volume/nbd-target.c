@@ -170,6 +170,7 @@ static const struct gw_target_ops ops = {
     .write = write_bytes,
     .zero = zero,
     .sync = sync_image,
+    .view = gw_target_no_view,
     .finish = finish,
     .abort = abort_target,
     .close = close_target,

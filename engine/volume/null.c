@@ -44,6 +44,7 @@ static const struct gw_target_ops ops = {
     .write = drop,
     .zero = zero,
     .sync = nothing,
+    .view = gw_target_no_view,
     .finish = nothing,
     .abort = forget,
     .close = close_null,

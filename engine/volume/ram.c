@@ -314,6 +314,7 @@ static const struct gw_target_ops target_ops = {
     .write = target_write,
     .zero = target_zero,
     .sync = target_sync,
+    .view = gw_target_no_view,
     .finish = target_sync,
     .abort = target_abort,
     .close = target_close,

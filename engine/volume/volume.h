@@ -79,6 +79,9 @@ struct gw_target_ops {
     /* Makes the range read as zeroes. */
     int (*zero)(struct gw_target_volume *volume, uint64_t offset, uint64_t length);
     int (*sync)(struct gw_target_volume *volume);
+    /* What was written so far, to be read while nobody writes: the caller closes it before the
+     * volume. -ENOTSUP. */
+    int (*view)(struct gw_target_volume *volume, struct gw_source_volume **out);
     /* Turns a finished volume into one declared valid (the image's own switch, then its final
      * name). */
     int (*finish)(struct gw_target_volume *volume);
@@ -86,6 +89,9 @@ struct gw_target_ops {
     void (*abort)(struct gw_target_volume *volume);
     void (*close)(struct gw_target_volume *volume);
 };
+
+/* The view of a volume that has none. */
+int gw_target_no_view(struct gw_target_volume *volume, struct gw_source_volume **out);
 
 struct gw_target_volume {
     const struct gw_target_ops *ops;

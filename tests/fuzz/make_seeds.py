@@ -67,6 +67,24 @@ def vhdx(folder):
     put(folder, 'vhdx', 'log', struct.pack('<BHB16s', 0, 48, 16, b'log-guid-of-test'))
 
 
+def checkpoints(folder):
+    # The checksum is made right by the target.
+    source = b'raw /srv/a.raw, 4096 bytes'
+    payload = (struct.pack('<QQIII', 1 << 20, 1 << 30, 1 << 20, 512, 4096) + b'\0' + b'vhdx'.ljust(15, b'\0')
+               + struct.pack('<I', len(source)) + source)
+    slots = [(b'gwjourn1' + struct.pack('<IIQ', 1, len(payload), number) + bytes(16) + payload).ljust(8192, b'\0')
+             for number in (1, 2)]
+    put(folder, 'checkpoint', 'one', slots[0])
+    put(folder, 'checkpoint', 'two', slots[0] + slots[1])
+
+
+def unfinished(folder):
+    mib = 1 << 20
+    put(folder, 'unfinished', 'empty', bytes(64))
+    put(folder, 'unfinished', 'blocks', struct.pack('<4Q', 4 * mib | 6, 0, 6 * mib | 6, 2))
+    put(folder, 'unfinished', 'overlap', struct.pack('<2Q', 5 * mib | 6, 5 * mib | 6))
+
+
 def chain(folder):
     """The files that fuzz-chain.c changes, and records for them: which file, then as above."""
     files = os.path.join(folder, 'chain-files')
@@ -113,7 +131,7 @@ def dpdk(folder):
 def main():
     folder = sys.argv[1]
     os.makedirs(folder, exist_ok=True)
-    for make in (vhd, locators, logs, vhdx, chain, dpdk):
+    for make in (vhd, locators, logs, vhdx, chain, dpdk, checkpoints, unfinished):
         make(folder)
     with open(os.path.join(folder, 'done'), 'w') as file:
         file.write('')

@@ -6,13 +6,21 @@
 A fault is a line in the control file: OPERATION ERRNO [NAME] [from=BYTES]. The operation is read, write, sync
 or space (write and allocate); NAME is a part of the file's name; from= lets that many bytes of the operation
 pass first. Requests of QEMU are never failed: the guest's own I/O is not what is tested. An empty control file is
-a file system in order."""
+a file system in order. Two more lines: slow MILLISECONDS [NAME] makes each write take so long; lie NAME makes a
+sync say that it is done, and do nothing.
+
+With a fourth argument, a folder, it also knows what a loss of power leaves. There is, for each file that was ever
+synced, its content as of its last sync; and the names are those of the last sync of the folder. SIGUSR1 is the
+power going: the folder is filled with that, and the process ends. (Harder than a disk: nothing that was not
+synced survives.)"""
 import ctypes
 import errno
 import os
+import signal
 import stat
 import struct
 import sys
+import time
 
 ROOT_ID = 1
 HEADER = struct.Struct('<IIQQIIII')
@@ -44,6 +52,19 @@ class Faults:
         self.path = path
         self.passed = {}
 
+    def lines(self):
+        with open(self.path) as handle:
+            return [line.split() for line in handle.read().splitlines() if line]
+
+    def pause(self, name):
+        """As long as a write is to take."""
+        for words in self.lines():
+            if words[0] == 'slow' and (len(words) < 3 or words[2] in name):
+                time.sleep(int(words[1]) / 1000)
+
+    def lies(self, name):
+        return any(words[0] == 'lie' and words[1] in name for words in self.lines())
+
     def strike(self, operation, name, pid, length=0):
         """Raises what the control file says for this operation on this file."""
         with open(self.path) as handle:
@@ -72,8 +93,67 @@ def is_qemu(pid):
         return False
 
 
+class Durable:
+    """What would be there after a loss of power, of a folder without folders."""
+
+    def __init__(self, folder, kept):
+        self.folder, self.kept = folder, kept
+        self.files = {}   # inode: (descriptor of the copy, ranges written since the last sync)
+        self.names = {}
+        self.sync_names()
+        signal.signal(signal.SIGUSR1, self.lose_power)
+
+    def entry(self, fd):
+        inode = os.fstat(fd).st_ino
+        if inode not in self.files:
+            self.files[inode] = (None, [])
+        return inode
+
+    def written(self, fd, offset, length):
+        self.files[self.entry(fd)][1].append((offset, length))
+
+    def sync(self, fd):
+        inode = self.entry(fd)
+        copy, ranges = self.files[inode]
+        if copy is None:
+            copy = os.open(os.path.join(self.kept, '.%d' % inode), os.O_RDWR | os.O_CREAT)
+        size = os.fstat(fd).st_size
+        for offset, length in ranges:
+            if offset < size:
+                self.copy_range(fd, copy, offset, min(length, size - offset))
+        os.ftruncate(copy, size)
+        self.files[inode] = (copy, [])
+
+    @staticmethod
+    def copy_range(fd, copy, offset, length):
+        while length > 0:
+            piece = os.pread(fd, min(length, 1 << 20), offset)
+            if any(piece):
+                os.pwrite(copy, piece, offset)
+            else:
+                checked(LIBC.fallocate(copy, 3, offset, len(piece)))  # a hole
+            offset += len(piece)
+            length -= len(piece)
+
+    def sync_names(self):
+        self.names = {name: os.lstat(os.path.join(self.folder, name)).st_ino for name in os.listdir(self.folder)}
+
+    def lose_power(self, number, frame):
+        for name, inode in self.names.items():
+            path = os.path.join(self.kept, name)
+            if inode in self.files and self.files[inode][0] is not None:
+                os.link(os.path.join(self.kept, '.%d' % inode), path)
+            else:
+                open(path, 'w').close()  # its name alone was synced
+        for inode, (copy, _) in self.files.items():
+            if copy is not None:
+                os.unlink(os.path.join(self.kept, '.%d' % inode))
+        os._exit(0)
+
+
 class FaultFolder:
-    def __init__(self, device, folder, faults):
+    def __init__(self, device, folder, faults, durable=None):
+        self.durable = durable
         self.device, self.folder, self.faults = device, folder, faults
         self.paths = {ROOT_ID: ''}
         self.ids = {'': ROOT_ID}
@@ -155,13 +235,20 @@ class FaultFolder:
         handle, offset, size = struct.unpack_from('<QQI', body)
         for operation in ('write', 'space'):
             self.faults.strike(operation, self.handles[handle], pid, size)
+        self.faults.pause(self.handles[handle])
+        self.note(handle, offset, size)
         return struct.pack('<II', os.pwrite(handle, body[40:40 + size], offset), 0)
 
     def on_fallocate(self, node, body, pid):
         handle, offset, length, mode = struct.unpack_from('<QQQI', body)
         self.faults.strike('space', self.handles[handle], pid, length)
         checked(LIBC.fallocate(handle, mode, offset, length))
+        self.note(handle, offset, length)
         return b''
+
+    def note(self, handle, offset, length):
+        if self.durable:
+            self.durable.written(handle, offset, length)
 
     def on_lseek(self, node, body, pid):
         handle, offset, whence = struct.unpack_from('<QQI', body)
@@ -169,8 +256,16 @@ class FaultFolder:
 
     def on_fsync(self, node, body, pid):
         handle = struct.unpack_from('<Q', body)[0]
-        self.faults.strike('sync', self.handles[handle], pid)
-        os.fsync(handle)
+        name = self.handles[handle]
+        self.faults.strike('sync', name, pid)
+        if self.faults.lies(name):
+            return b''
+        if not self.durable:
+            os.fsync(handle)
+        elif name:
+            self.durable.sync(handle)
+        else:
+            self.durable.sync_names()
         return b''
 
     on_fsyncdir = on_fsync
@@ -266,13 +361,14 @@ class FaultFolder:
 
 
 def main():
-    """faultfs.py FOLDER MOUNTPOINT CONTROL: mounts, says so with a line, and serves until unmounted."""
-    folder, mountpoint, control = sys.argv[1:]
+    """faultfs.py FOLDER MOUNTPOINT CONTROL [KEPT]: mounts, says so with a line, and serves until unmounted."""
+    folder, mountpoint, control = sys.argv[1:4]
+    durable = Durable(folder, sys.argv[4]) if sys.argv[4:] else None
     device = os.open('/dev/fuse', os.O_RDWR | os.O_CLOEXEC)
     options = 'fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,max_read=%d' % (device, MAX_WRITE)
     checked(LIBC.mount(b'faultfs', mountpoint.encode(), b'fuse.faultfs', ctypes.c_ulong(6), options.encode()))
     print('mounted', flush=True)
-    FaultFolder(device, folder, Faults(control)).serve()
+    FaultFolder(device, folder, Faults(control), durable).serve()
 
 
 if __name__ == '__main__':

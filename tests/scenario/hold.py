@@ -74,6 +74,7 @@ class Holder:
         self.held = None        # (listener, id) of the write that waits
         self.is_held = threading.Event()
         self.sync_pattern = None
+        self.held_sync = None   # (pattern of the path, how many pass first) of the sync that holds next
         self.lines = []
         self.syncs = []         # (when by the wall clock, which system call, the file's path) of each
 
@@ -113,6 +114,9 @@ class Holder:
         os.close(listener)
 
     def judge(self, listener, number, pid, name, arguments):
+        if name != WRITE and self.holds_sync(pid, arguments[0], listener, number):
+            self.is_held.set()
+            return
         if name != WRITE:
             self.answer(listener, number, errno.EIO if self.takes_sync(pid, SYNCS[name], arguments[0]) else 0)
             return
@@ -148,6 +152,24 @@ class Holder:
             self.sync_pattern = None
             return True
 
+    def holds_sync(self, pid, fd, listener, number):
+        """Is this the sync that is to wait?"""
+        with self.lock:
+            if not self.held_sync:
+                return False
+            pattern, passing = self.held_sync
+            try:
+                path = os.readlink('/proc/%d/fd/%d' % (pid, fd))
+            except OSError:
+                return False
+            if not re.search(pattern, path):
+                return False
+            self.held_sync = (pattern, passing - 1) if passing else None
+            if passing:
+                return False
+            self.held = (listener, number)
+            return True
+
     def answer(self, listener, number, error=0):
         try:
             fcntl.ioctl(listener, SEND, bytearray(struct.pack('QqiI', number, 0, -error,
@@ -159,6 +181,12 @@ class Holder:
         """The next line that fits waits."""
         with self.lock:
             self.pattern = pattern
+        self.is_held.clear()
+
+    def hold_sync(self, pattern, passing=0):
+        """The next sync of a file whose path fits waits, before the kernel does it; passing: so many do not."""
+        with self.lock:
+            self.held_sync = (pattern, passing)
         self.is_held.clear()
 
     def fail_sync(self, pattern):

@@ -180,12 +180,17 @@ static void decrease(struct dpdk_cc *cc, uint64_t delay_ns, uint64_t target_ns)
 /* A queue that does not go away although this side gave way for many rounds is somebody else's. */
 static void note_queue(struct dpdk_cc *cc, bool is_queued)
 {
+    if (cc->queue_score == 0)
+        cc->window_before = cc->window;
     if (is_queued && cc->queue_score < QUEUE_SCORE_MAX)
         cc->queue_score++;
     if (!is_queued && cc->queue_score > 0)
         cc->queue_score--;
-    if (cc->queue_score >= QUEUE_SCORE)
+    if (cc->queue_score >= QUEUE_SCORE && !cc->is_competing) {
         cc->is_competing = true;
+        /* What was given away was taken by somebody else, or was never the cause. */
+        set_window(cc, gw_max(cc->window, cc->window_before / 2));
+    }
     if (cc->queue_score == 0)
         cc->is_competing = false;
 }

@@ -42,6 +42,7 @@ struct dpdk_cc {
     uint32_t marked_share;          /* DCTCP's alpha, of 1024 */
     uint32_t clear_rounds;          /* in a row without a queue */
     uint32_t queue_score;           /* rounds with a standing queue, less those without */
+    uint64_t window_before;         /* when queue_score was last 0 */
     bool is_competing, has_yielded;
     uint32_t drain_rounds; /* left of a pause that lets the queue drain, to see the path's delay */
 };

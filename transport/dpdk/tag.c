@@ -28,21 +28,21 @@ static_assert(DPDK_TAG_OFFSET % 8 == 0, "SipHash takes whole words");
 
 int gw_dpdk_tag_derive(const struct dpdk_tag_secret *secret, struct dpdk_tag_key *out)
 {
-    static const char salt[] = "godwit dpdk 1";
+    /* OpenSSL's parameters are not const. */
+    char digest[] = "SHA512", salt[] = "godwit dpdk 1";
     uint8_t bytes[KEY_BYTES], context[CONTEXT_MAX], key[GW_SECRET_MAX];
     EVP_KDF *kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
     EVP_KDF_CTX *derivation = kdf ? EVP_KDF_CTX_new(kdf) : NULL;
     OSSL_PARAM params[5];
+    const char *reason;
     int ok;
 
     assert(secret->secret_length <= sizeof(key) && secret->context_length <= sizeof(context));
-    /* OpenSSL's parameters are not const. */
     memcpy(key, secret->secret, secret->secret_length);
     memcpy(context, secret->context, secret->context_length);
-    params[0] = OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, (char[]){"SHA512"}, 0);
+    params[0] = OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0);
     params[1] = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, key, secret->secret_length);
-    params[2] = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SALT, (char[]){"godwit dpdk 1"},
-                                                  sizeof(salt) - 1);
+    params[2] = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SALT, salt, sizeof(salt) - 1);
     params[3] =
         OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, context, secret->context_length);
     params[4] = OSSL_PARAM_construct_end();
@@ -55,10 +55,10 @@ int gw_dpdk_tag_derive(const struct dpdk_tag_secret *secret, struct dpdk_tag_key
         out->nh[i] = gw_get_le32(bytes + 16 + (size_t)i * 4);
     OPENSSL_cleanse(bytes, sizeof(bytes));
     OPENSSL_cleanse(key, sizeof(key));
-    if (!ok)
-        return gw_fail(-EIO, "dpdk: OpenSSL derives no key (%s)",
-                       ERR_reason_error_string(ERR_peek_last_error()));
-    return 0;
+    if (ok)
+        return 0;
+    reason = ERR_reason_error_string(ERR_peek_last_error());
+    return gw_fail(-EIO, "dpdk: OpenSSL derives no key (%s)", reason ? reason : "no reason given");
 }
 
 static inline uint64_t rotate(uint64_t value, unsigned bits)

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/checked.h"
@@ -172,12 +173,20 @@ static int prepare_file(const struct gw_image_file *file,
     return rc;
 }
 
+/* A device is what it was, gone on with or not. */
+static enum gw_image_file_mode mode_of(const struct gw_image_create_options *options)
+{
+    struct stat status;
+
+    if (stat(options->path, &status) != 0)
+        return GW_FILE_CREATE;
+    return options->is_continued && S_ISREG(status.st_mode) ? GW_FILE_CONTINUE
+                                                            : GW_FILE_WRITE_DEVICE;
+}
+
 int gw_raw_create(const struct gw_image_create_options *options, struct gw_image **out)
 {
-    bool exists = access(options->path, F_OK) == 0;
-    enum gw_image_file_mode mode = options->is_continued ? GW_FILE_CONTINUE
-                                   : exists              ? GW_FILE_WRITE_DEVICE
-                                                         : GW_FILE_CREATE;
+    enum gw_image_file_mode mode = mode_of(options);
     struct gw_image_file file;
     struct raw *raw = NULL;
     int rc = gw_image_file_open(options->path, mode, options->is_direct, &file);
@@ -191,7 +200,7 @@ int gw_raw_create(const struct gw_image_create_options *options, struct gw_image
             rc = gw_fail(-ENOMEM, "no memory to make %s", options->path);
     }
     if (rc) {
-        if (!file.is_block_device)
+        if (!file.is_block_device && !options->is_continued)
             unlink(options->path);
         gw_image_file_close(&file);
         return rc;

@@ -474,6 +474,50 @@ int gw_vhdx_bat_flush(struct gw_vhdx *vhdx)
     return rc;
 }
 
+/* The checked page's blocks, in their order. */
+static int tell_blocks(struct gw_vhdx *vhdx, uint64_t page, const uint8_t *bytes,
+                       int (*each)(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry))
+{
+    uint64_t first = page * PAGE_ENTRIES;
+    uint64_t count = gw_min(PAGE_ENTRIES, vhdx->bat.entry_count - first);
+    int rc = 0;
+
+    for (uint64_t i = 0; i < count && rc == 0; i++) {
+        uint64_t entry = gw_get_le64(bytes + i * VHDX_BAT_ENTRY_SIZE), block;
+
+        if (block_of_index(vhdx, first + i, &block) && block < vhdx->block_count &&
+            gw_vhdx_is_present(entry))
+            rc = each(vhdx, block, entry);
+    }
+    return rc;
+}
+
+int gw_vhdx_bat_take_up(struct gw_vhdx *vhdx,
+                        int (*each)(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry))
+{
+    uint64_t end = page_offset(vhdx, vhdx->bat.page_count), page = 0, run_end;
+    int rc = 0;
+
+    pthread_mutex_lock(&vhdx->bat.lock);
+    while (rc == 0 && page < vhdx->bat.page_count) {
+        struct gw_vhdx_bat_slot *slot = NULL;
+
+        if (!gw_image_file_is_data(&vhdx->base.file, page_offset(vhdx, page), end, &run_end) &&
+            run_end >= page_offset(vhdx, page + 1)) {
+            page = (run_end - vhdx->bat_region.offset) / GW_VHDX_BAT_PAGE;
+            continue;
+        }
+        rc = load_page(vhdx, page, &slot);
+        if (rc == 0)
+            rc = check_page(vhdx, page, slot->bytes);
+        if (rc == 0)
+            rc = tell_blocks(vhdx, page, slot->bytes, each);
+        page++;
+    }
+    pthread_mutex_unlock(&vhdx->bat.lock);
+    return rc;
+}
+
 int gw_vhdx_bat_check_small(struct gw_vhdx *vhdx)
 {
     int rc = 0;

@@ -87,11 +87,11 @@ static int lay_out(struct gw_vhdx *vhdx)
     vhdx->writer.free_offsets = calloc(GW_VHDX_FREE_MAX, sizeof(uint64_t));
     if (!vhdx->writer.free_offsets)
         return gw_fail(-ENOMEM, "no memory to make %s", vhdx->base.file.path);
-    return gw_vhdx_bat_init(vhdx, 1);
+    return gw_vhdx_bat_init(vhdx, vhdx->file_size / VHDX_ALIGNMENT + 1);
 }
 
 /* A fixed disk: every block has its place from the start, and the space is reserved. */
-static int fill(struct gw_vhdx *vhdx)
+int gw_vhdx_fill(struct gw_vhdx *vhdx)
 {
     uint64_t block_size = vhdx->base.info.block_size;
     uint64_t first = vhdx->writer.next_offset;
@@ -115,15 +115,18 @@ static int start(struct gw_vhdx *vhdx, const struct gw_image_create_options *opt
         rc = check_options(options, &vhdx->base.info);
     if (rc == 0)
         rc = header_new(&vhdx->header, options->data_id);
+    vhdx->file_size = vhdx->base.file.size;
     if (rc == 0)
         rc = lay_out(vhdx);
+    if (rc == 0 && options->is_continued)
+        return gw_vhdx_continue(vhdx);
     if (rc == 0)
         rc = gw_image_file_resize(&vhdx->base.file, vhdx->writer.file_end);
     if (rc == 0)
         rc = gw_image_file_write(&vhdx->base.file, 0, GW_IMAGE_UNFINISHED,
                                  sizeof(GW_IMAGE_UNFINISHED) - 1);
     if (rc == 0 && options->is_fixed)
-        rc = fill(vhdx);
+        rc = gw_vhdx_fill(vhdx);
     return rc;
 }
 
@@ -135,7 +138,9 @@ int gw_vhdx_create(const struct gw_image_create_options *options, struct gw_imag
 
     if (!vhdx)
         return gw_fail(-ENOMEM, "no memory to make %s", options->path);
-    rc = gw_image_file_open(options->path, GW_FILE_CREATE, options->is_direct, &file);
+    rc =
+        gw_image_file_open(options->path, options->is_continued ? GW_FILE_CONTINUE : GW_FILE_CREATE,
+                           options->is_direct, &file);
     if (rc) {
         free(vhdx);
         return rc;
@@ -148,7 +153,8 @@ int gw_vhdx_create(const struct gw_image_create_options *options, struct gw_imag
     gw_image_info_from_file(&vhdx->base);
     rc = start(vhdx, options);
     if (rc) {
-        unlink(options->path);
+        if (!options->is_continued)
+            unlink(options->path);
         gw_vhdx_free(vhdx);
         gw_image_file_close(&file);
         return rc;

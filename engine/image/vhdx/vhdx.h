@@ -198,6 +198,10 @@ uint64_t gw_vhdx_bat_skip(struct gw_vhdx *vhdx, uint64_t block);
 uint64_t gw_vhdx_bat_skip_hole(const struct gw_vhdx *vhdx, uint64_t block);
 int gw_vhdx_bat_refresh(struct gw_vhdx *vhdx);
 int gw_vhdx_bat_flush(struct gw_vhdx *vhdx);
+/* New images that are gone on with: reads every page that has bytes in the file and checks it as one
+ * of a foreign image; each gets the entry of every block that has a place. */
+int gw_vhdx_bat_take_up(struct gw_vhdx *vhdx,
+                        int (*each)(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry));
 /* Loads and checks every page, where that is quick. */
 int gw_vhdx_bat_check_small(struct gw_vhdx *vhdx);
 
@@ -240,8 +244,14 @@ int gw_vhdx_zero(struct gw_image *image, uint64_t offset, uint64_t length);
 #define GW_VHDX_LOG_OFFSET      (1ull << 20)
 #define GW_VHDX_METADATA_OFFSET (2ull << 20)
 #define GW_VHDX_BAT_OFFSET      (3ull << 20)
+/* A fixed disk: every block has its place from the start, and the space is reserved. */
+int gw_vhdx_fill(struct gw_vhdx *vhdx);
 int gw_vhdx_sync(struct gw_image *image);
 int gw_vhdx_finish(struct gw_image *image);
+
+/* continue.c: takes up the table of a new image that an earlier attempt left; layout done. -EUCLEAN
+ * when it is not one, or cannot be relied on. */
+int gw_vhdx_continue(struct gw_vhdx *vhdx);
 
 /* vhdx.c */
 extern const struct gw_image_ops gw_vhdx_ops;

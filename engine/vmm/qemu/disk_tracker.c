@@ -20,7 +20,6 @@
 
 #define DIRTY_BITMAP  "godwit-dirty" /* on the disk's node */
 #define ROUND_BITMAP  "godwit-round" /* on the null-co node */
-#define KEPT_PREFIX   "godwit-kept-" /* on the disk's node, disabled: collected, not confirmed */
 #define MAP_PREFIX    "godwit-map-"  /* names of null-co nodes and their exports */
 #define READ_TIMEOUT  10u            /* seconds for one map */
 #define STATUS_LENGTH (1ull << 30)   /* asked for in one request */
@@ -32,11 +31,8 @@ struct gw_disk_tracker {
     char map[GW_VM_NODE_SIZE];
     char socket[108];
     uint64_t size;
-    char kept[GW_VM_NODE_SIZE]; /* the bitmap of granules not confirmed, or "" */
-    bool has_collected;
     bool was_delivered; /* what the round bitmap holds was given to the caller: clear it first */
     bool has_bitmap, has_map;
-    bool is_left; /* the bitmaps stay */
 };
 
 static int run(struct gw_disk_tracker *tracker, const char *command, json_t *arguments)
@@ -76,7 +72,7 @@ static int add_bitmap(struct gw_disk_tracker *tracker, const char *node, const c
                          (json_int_t)GW_DISK_GRANULE, "disabled", (int)is_disabled));
 }
 
-static int set_up(struct gw_disk_tracker *tracker, const char *tag)
+static int set_up(struct gw_disk_tracker *tracker)
 {
     int ret = start_server(tracker);
 
@@ -88,24 +84,11 @@ static int set_up(struct gw_disk_tracker *tracker, const char *tag)
         return ret;
     tracker->has_map = true;
     ret = add_bitmap(tracker, tracker->map, ROUND_BITMAP, true);
-    if (ret < 0 || tag)
+    if (ret < 0)
         return ret;
     ret = add_bitmap(tracker, tracker->node, DIRTY_BITMAP, false);
     tracker->has_bitmap = ret == 0;
     return ret;
-}
-
-/* Takes over the bitmaps that an earlier tracker left. */
-static int take_over(struct gw_disk_tracker *tracker, const char *tag)
-{
-    if (!gw_disk_tracker_is_kept(tracker->qmp, tracker->node, tag))
-        return gw_fail(-ENOENT,
-                       "disk %s: QEMU no longer knows what was written since: it was started "
-                       "again, or the disk was changed; start over with godwit move",
-                       tracker->name);
-    snprintf(tracker->kept, sizeof(tracker->kept), KEPT_PREFIX "%s", tag);
-    tracker->has_bitmap = true;
-    return 0;
 }
 
 int gw_disk_tracker_open(struct gw_qmp *qmp, const struct gw_vm_disk *disk,
@@ -129,9 +112,7 @@ int gw_disk_tracker_open(struct gw_qmp *qmp, const struct gw_vm_disk *disk,
     if (ret >= (int)sizeof(tracker->socket))
         ret = gw_fail(-ENAMETOOLONG, "the folder %s is too long for a socket", socket_dir);
     else
-        ret = set_up(tracker, options->resumed_tag);
-    if (ret == 0 && options->resumed_tag)
-        ret = take_over(tracker, options->resumed_tag);
+        ret = set_up(tracker);
     if (ret < 0) {
         gw_error_take(ret, &error);
         gw_disk_tracker_close(tracker);
@@ -163,20 +144,10 @@ static int swap_periods(struct gw_disk_tracker *tracker)
     tracker->was_delivered = false;
     actions = json_array();
     json_array_append_new(actions, merge_action(tracker, tracker->map, ROUND_BITMAP, DIRTY_BITMAP));
-    if (tracker->kept[0]) {
-        /* Of an earlier life: what was never confirmed is to be sent again. */
-        if (!tracker->has_collected)
-            json_array_append_new(actions,
-                                  merge_action(tracker, tracker->map, ROUND_BITMAP, tracker->kept));
-        json_array_append_new(actions,
-                              merge_action(tracker, tracker->node, tracker->kept, DIRTY_BITMAP));
-    }
     json_array_append_new(actions,
                           json_pack("{s:s, s:{s:s, s:s}}", "type", "block-dirty-bitmap-clear",
                                     "data", "node", tracker->node, "name", DIRTY_BITMAP));
-    ret = run(tracker, "transaction", json_pack("{s:o}", "actions", actions));
-    tracker->has_collected |= ret == 0;
-    return ret;
+    return run(tracker, "transaction", json_pack("{s:o}", "actions", actions));
 }
 
 static int add_export(struct gw_disk_tracker *tracker)
@@ -367,41 +338,12 @@ static void stop_server(struct gw_qmp *qmp)
         gw_qmp_execute(qmp, "nbd-server-stop", NULL, NULL);
 }
 
-int gw_disk_tracker_keep(struct gw_disk_tracker *tracker, const char *tag)
-{
-    int ret;
-
-    if (tracker->kept[0])
-        return 0; /* it goes on with the one it found */
-    snprintf(tracker->kept, sizeof(tracker->kept), KEPT_PREFIX "%s", tag);
-    ret = add_bitmap(tracker, tracker->node, tracker->kept, true);
-    if (ret < 0)
-        tracker->kept[0] = '\0';
-    return ret;
-}
-
-int gw_disk_tracker_confirm(struct gw_disk_tracker *tracker)
-{
-    if (!tracker->kept[0] || !tracker->has_collected)
-        return 0;
-    return run(tracker, "block-dirty-bitmap-clear",
-               json_pack("{s:s, s:s}", "node", tracker->node, "name", tracker->kept));
-}
-
-void gw_disk_tracker_leave(struct gw_disk_tracker *tracker)
-{
-    tracker->is_left = true;
-}
-
 void gw_disk_tracker_close(struct gw_disk_tracker *tracker)
 {
     if (!tracker)
         return;
     /* The disk's node may be gone already (swapped out), and its bitmaps with it. */
-    if (tracker->kept[0] && !tracker->is_left)
-        gw_qmp_execute(tracker->qmp, "block-dirty-bitmap-remove",
-                       json_pack("{s:s, s:s}", "node", tracker->node, "name", tracker->kept), NULL);
-    if (tracker->has_bitmap && !tracker->is_left)
+    if (tracker->has_bitmap)
         gw_qmp_execute(tracker->qmp, "block-dirty-bitmap-remove",
                        json_pack("{s:s, s:s}", "node", tracker->node, "name", DIRTY_BITMAP), NULL);
     if (tracker->has_map) {
@@ -412,46 +354,7 @@ void gw_disk_tracker_close(struct gw_disk_tracker *tracker)
     free(tracker);
 }
 
-/* Is a bitmap of that name on the node, whole, and recording or not as it should be? */
-static bool has_bitmap(const json_t *node, const char *name, bool is_recording)
-{
-    const json_t *bitmap;
-    size_t index;
-
-    json_array_foreach(json_object_get(node, "dirty-bitmaps"), index, bitmap)
-    {
-        const char *found = json_string_value(json_object_get(bitmap, "name")) ?: "";
-
-        if (strcmp(found, name) == 0)
-            return json_is_true(json_object_get(bitmap, "recording")) == is_recording &&
-                   !json_is_true(json_object_get(bitmap, "inconsistent")) &&
-                   json_integer_value(json_object_get(bitmap, "granularity")) == GW_DISK_GRANULE;
-    }
-    return false;
-}
-
-bool gw_disk_tracker_is_kept(struct gw_qmp *qmp, const char *node_name, const char *tag)
-{
-    char kept[GW_VM_NODE_SIZE];
-    json_t *nodes, *node;
-    bool is_kept = false;
-    size_t index;
-
-    snprintf(kept, sizeof(kept), KEPT_PREFIX "%s", tag);
-    if (gw_qmp_execute(qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), &nodes) < 0)
-        return false;
-    json_array_foreach(nodes, index, node)
-    {
-        const char *name = json_string_value(json_object_get(node, "node-name")) ?: "";
-
-        if (strcmp(name, node_name) == 0)
-            is_kept = has_bitmap(node, DIRTY_BITMAP, true) && has_bitmap(node, kept, false);
-    }
-    json_decref(nodes);
-    return is_kept;
-}
-
-static int clean_node(struct gw_qmp *qmp, const json_t *node, bool keeps_bitmaps, bool *was_found)
+static int clean_node(struct gw_qmp *qmp, const json_t *node, bool *was_found)
 {
     const char *name = json_string_value(json_object_get(node, "node-name")) ?: "";
     json_t *bitmap;
@@ -466,16 +369,14 @@ static int clean_node(struct gw_qmp *qmp, const json_t *node, bool keeps_bitmaps
     {
         const char *bitmap_name = json_string_value(json_object_get(bitmap, "name")) ?: "";
 
-        if (!keeps_bitmaps && ret == 0 &&
-            (strcmp(bitmap_name, DIRTY_BITMAP) == 0 ||
-             strncmp(bitmap_name, KEPT_PREFIX, strlen(KEPT_PREFIX)) == 0))
+        if (ret == 0 && strcmp(bitmap_name, DIRTY_BITMAP) == 0)
             ret = gw_qmp_execute(qmp, "block-dirty-bitmap-remove",
                                  json_pack("{s:s, s:s}", "node", name, "name", bitmap_name), NULL);
     }
     return ret;
 }
 
-int gw_disk_tracker_clean(struct gw_qmp *qmp, bool keeps_bitmaps)
+int gw_disk_tracker_clean(struct gw_qmp *qmp)
 {
     json_t *exports = NULL, *nodes = NULL, *item;
     bool was_found = false;
@@ -500,7 +401,7 @@ int gw_disk_tracker_clean(struct gw_qmp *qmp, bool keeps_bitmaps)
     json_array_foreach(nodes, index, item)
     {
         if (ret == 0)
-            ret = clean_node(qmp, item, keeps_bitmaps, &was_found);
+            ret = clean_node(qmp, item, &was_found);
     }
     json_decref(nodes);
     if (was_found)

@@ -96,14 +96,10 @@ struct gw_disk_tracker;
 struct gw_disk_tracker_options {
     unsigned index;         /* tells the trackers of one QEMU apart */
     const char *socket_dir; /* private to the caller: for the UNIX socket of QEMU's NBD server */
-    /* Go on from the bitmaps that a tracker with this tag left (gw_disk_tracker_keep): the first
-     * collect gives what was written since, and what was never confirmed. NULL: new bitmaps. */
-    const char *resumed_tag;
 };
 
 /* Adds a bitmap to disk's node: what is written after it returned is reported. QEMU's NBD server is
- * started by the first tracker of that QEMU and stopped by the last one's close. -ENOENT when what
- * is to be resumed is not there, whole. */
+ * started by the first tracker of that QEMU and stopped by the last one's close. */
 int gw_disk_tracker_open(struct gw_qmp *qmp, const struct gw_vm_disk *disk,
                          const struct gw_disk_tracker_options *options,
                          struct gw_disk_tracker **out);
@@ -113,20 +109,10 @@ int gw_disk_tracker_open(struct gw_qmp *qmp, const struct gw_vm_disk *disk,
 int gw_disk_tracker_collect(struct gw_disk_tracker *tracker, struct gw_bitmap *dirty);
 void gw_disk_tracker_close(
     struct gw_disk_tracker *tracker); /* takes NULL, and a QEMU that is gone */
-/* For a move that another attempt may go on with. From keep on, granules that a collect takes away
- * are in a second bitmap, whose name has tag in it, until confirm says that the other side has them
- * on its disk; confirm is called when everything collected was sent and synced, and does nothing
- * before the first collect. */
-int gw_disk_tracker_keep(struct gw_disk_tracker *tracker, const char *tag);
-int gw_disk_tracker_confirm(struct gw_disk_tracker *tracker);
-/* close leaves the bitmaps. */
-void gw_disk_tracker_leave(struct gw_disk_tracker *tracker);
 uint64_t gw_disk_granules(uint64_t size);
-/* Removes what trackers and exports of a process that died left behind in QEMU (exports, nodes,
- * server, and the bitmaps unless they are kept). */
-int gw_disk_tracker_clean(struct gw_qmp *qmp, bool keeps_bitmaps);
-/* Has the node both bitmaps of that tag, whole? */
-bool gw_disk_tracker_is_kept(struct gw_qmp *qmp, const char *node, const char *tag);
+/* Removes what trackers and exports of a process that died left behind in QEMU (bitmaps, exports, nodes,
+ * server). */
+int gw_disk_tracker_clean(struct gw_qmp *qmp);
 
 /* The bytes of a disk in use, for formats that only QEMU reads: its node, exported read-only on the
  * tracker's NBD server. */

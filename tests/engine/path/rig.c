@@ -402,8 +402,8 @@ static void target_close(struct gw_target_volume *volume)
 }
 
 static const struct gw_target_ops target_ops = {
-    target_locate,  target_write, target_zero,  target_nothing,
-    target_nothing, target_abort, target_close,
+    target_locate,     target_write,   target_zero,  target_nothing,
+    gw_target_no_view, target_nothing, target_abort, target_close,
 };
 
 struct gw_target_volume *path_target_new(enum gw_volume_kind kind, uint64_t size)

@@ -217,7 +217,7 @@ Test(disks, export_reads_what_was_written)
     /* What a process that died leaves is found by its name. */
     cr_assert_eq(gw_disk_export_open(qemu.qmp, disk_of(vm), 3, qemu.dir, &exported), 0, "%s",
                  gw_error_message());
-    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp, false), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp), 0, "%s", gw_error_message());
     expect_exports(&qemu, 0);
     gw_disk_tracker_close(tracker);
     disk_of(vm)->is_on_iothread = true;
@@ -532,8 +532,7 @@ static void collect_for_ever(const char *qmp_path, const char *dir)
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (gw_qmp_open(qmp_path, &qmp) < 0 || gw_vm_describe(qmp, &refused, &vm) < 0 ||
-        gw_disk_tracker_clean(qmp, false) < 0 ||
-        gw_bitmap_init(&dirty, gw_disk_granules(DISK_SIZE)) < 0 ||
+        gw_disk_tracker_clean(qmp) < 0 || gw_bitmap_init(&dirty, gw_disk_granules(DISK_SIZE)) < 0 ||
         open_tracker(qmp, gw_vm_find_disk(vm, "vda"), 0, dir, &tracker) < 0)
         _exit(1);
     while (gw_disk_tracker_collect(tracker, &dirty) == 0)
@@ -575,7 +574,7 @@ Test(disks, a_killed_client_does_not_hurt_qemu)
         cr_assert_eq(waitpid(qemu.pid, NULL, WNOHANG), 0, "QEMU has ended");
     }
     connect_patiently(&qemu);
-    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp, false), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp), 0, "%s", gw_error_message());
     vm = describe(&qemu);
     cr_assert_eq(open_tracker(qemu.qmp, disk_of(vm), 0, qemu.dir, &tracker), 0, "%s",
                  gw_error_message());

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Names, journals and removal of unfinished images. What is in them is the volumes' business. */
+#include "engine/session/parts.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "common/log.h"
+#include "engine/handover/renames.h"
+
+static const char *text_of(const json_t *object, const char *member)
+{
+    const char *text = json_string_value(json_object_get(object, member));
+
+    return text ? text : "";
+}
+
+/* Logical volumes are links to their devices. */
+static bool is_device(const char *path)
+{
+    struct stat status;
+
+    return stat(path, &status) == 0 && S_ISBLK(status.st_mode);
+}
+
+int gw_part_entry_new(const struct gw_environment *environment, const char *epoch, unsigned volume,
+                      const struct gw_offered_volume *offered, const char *path, json_t **out)
+{
+    char part[PATH_MAX] = "", journal[PATH_MAX];
+    int length;
+
+    if (is_device(path)) {
+        length = snprintf(journal, sizeof(journal), "%s/partial/%s.%u.journal",
+                          environment->state_dir, epoch, volume);
+    } else {
+        length = snprintf(part, sizeof(part), "%s.godwit-%s.part", path, epoch);
+        if (length < (int)sizeof(part))
+            length = snprintf(journal, sizeof(journal), "%s.godwit-%s.journal", path, epoch);
+    }
+    if (length >= (int)sizeof(journal))
+        return gw_fail(-ENAMETOOLONG, "%s: the name is too long", path);
+    *out = json_pack("{s:i,s:s,s:s,s:s,s:s}", "volume", (int)volume, "name", offered->name, "path",
+                     path, "part", part, "journal", journal);
+    return *out ? 0
+                : gw_fail(-EILSEQ, "the path of %s on this host is not UTF-8 text", offered->name);
+}
+
+json_t *gw_part_find(json_t *disks, unsigned volume, const char *name, const char *path)
+{
+    json_t *disk;
+    size_t index;
+
+    json_array_foreach(disks, index,
+                       disk) if (json_integer_value(json_object_get(disk, "volume")) ==
+                                     (json_int_t)volume &&
+                                 strcmp(text_of(disk, "name"), name) == 0 &&
+                                 strcmp(text_of(disk, "path"), path) == 0) return disk;
+    return NULL;
+}
+
+static void describe(const struct gw_offered_volume *offered, struct gw_checkpoint *out)
+{
+    memset(out, 0, sizeof(*out));
+    snprintf(out->source, sizeof(out->source), "%s", offered->source);
+    snprintf(out->format, sizeof(out->format), "%s", gw_offer_format(offered));
+    out->is_fixed = offered->is_fixed;
+    out->size = offered->size;
+    out->block_size = offered->block_size;
+    out->logical_sector_size = offered->logical_sector_size;
+    out->physical_sector_size = offered->physical_sector_size;
+}
+
+static bool can_continue(const struct gw_offered_volume *offered)
+{
+    return !offered->foreign[0] && gw_image_can_continue(offered->format);
+}
+
+static int check(const json_t *entry, const struct gw_offered_volume *offered, uint64_t *durable)
+{
+    const char *part = text_of(entry, "part");
+    struct gw_checkpoint found, wanted;
+    struct stat status;
+    int error = gw_checkpoint_read(text_of(entry, "journal"), &found);
+
+    if (error)
+        return error;
+    describe(offered, &wanted);
+    if (strcmp(found.source, wanted.source) != 0)
+        return gw_fail(-ESTALE, "the source was changed since");
+    if (!gw_checkpoint_is_same(&found, &wanted))
+        return gw_fail(-ESTALE, "the target is to be another image than the unfinished one");
+    if (part[0] && (lstat(part, &status) || !S_ISREG(status.st_mode)))
+        return gw_fail(-ESTALE, "the unfinished image is gone");
+    *durable = found.durable;
+    return 0;
+}
+
+void gw_part_check(const json_t *entry, const struct gw_offered_volume *offered, uint64_t *durable,
+                   char reason[GW_PART_REASON_MAX])
+{
+    int error = -ENOENT;
+
+    *durable = 0;
+    if (!can_continue(offered))
+        error = gw_fail(-ENOTSUP, "an unfinished %s image cannot be gone on with",
+                        gw_offer_format(offered));
+    else if (!entry)
+        error = gw_fail(-ENOENT, "nothing of it is here any more");
+    else
+        error = check(entry, offered, durable);
+    reason[0] = '\0';
+    if (error)
+        snprintf(reason, GW_PART_REASON_MAX, "%s: it starts over: %.180s", offered->name,
+                 gw_error_message());
+}
+
+int gw_part_take_over(const json_t *older, const json_t *entry)
+{
+    const char *from = text_of(older, "part"), *to = text_of(entry, "part");
+    int error = from[0] && to[0] ? gw_rename_file(from, to) : 0;
+
+    return error ? error : gw_rename_file(text_of(older, "journal"), text_of(entry, "journal"));
+}
+
+uint64_t gw_part_allocated(const json_t *entry)
+{
+    const char *part = text_of(entry, "part");
+    struct stat status;
+
+    return part[0] && stat(part, &status) == 0 ? (uint64_t)status.st_blocks * 512 : 0;
+}
+
+int gw_part_note(const json_t *entry, const struct gw_offered_volume *offered, uint64_t durable)
+{
+    struct gw_checkpoint checkpoint;
+
+    if (!can_continue(offered))
+        return 0;
+    describe(offered, &checkpoint);
+    checkpoint.durable = durable;
+    return gw_checkpoint_write(text_of(entry, "journal"), &checkpoint);
+}
+
+uint64_t gw_part_durable(const json_t *entry)
+{
+    struct gw_checkpoint checkpoint;
+
+    return gw_checkpoint_read(text_of(entry, "journal"), &checkpoint) == 0 ? checkpoint.durable : 0;
+}
+
+/* A name with the epoch in it is nobody else's. */
+static void unlink_named(const char *path, const char *epoch)
+{
+    const char *base = strrchr(path, '/');
+
+    if (base && epoch[0] && strstr(base, epoch) && unlink(path) && errno != ENOENT)
+        gw_log(GW_LOG_WARNING, "%s could not be removed: %s", path, strerror(errno));
+}
+
+void gw_part_end(const json_t *entry)
+{
+    const char *journal = text_of(entry, "journal");
+
+    if (journal[0] && unlink(journal) && errno != ENOENT)
+        gw_log(GW_LOG_WARNING, "%s could not be removed: %s", journal, strerror(errno));
+}
+
+void gw_part_unlink(const json_t *entry, const char *epoch)
+{
+    unlink_named(text_of(entry, "part"), epoch);
+    unlink_named(text_of(entry, "journal"), epoch);
+}
+
+void gw_part_source(const char *path, const char *format, char *out, size_t size)
+{
+    struct stat status;
+
+    if (stat(path, &status) != 0)
+        memset(&status, 0, sizeof(status));
+    /* A device has neither a size nor a time of change here: what it holds is compared. */
+    if (S_ISREG(status.st_mode))
+        snprintf(out, size, "%s %s, %llu bytes, file %llu of device %llu, changed at %llu.%09llu",
+                 format, path, (unsigned long long)status.st_size,
+                 (unsigned long long)status.st_ino, (unsigned long long)status.st_dev,
+                 (unsigned long long)status.st_mtim.tv_sec,
+                 (unsigned long long)status.st_mtim.tv_nsec);
+    else
+        snprintf(out, size, "%s %s", format, path);
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * parts: an unfinished image on this host, the journal beside it, and how a later attempt takes both
+ * over. The same for the target of a move, of a copy from another host, and of a copy on this one.
+ *
+ * An entry is what a note of partial.h has in "disks": "volume" (its number in the offer), "name",
+ * "path" (the final one), "part" ("" for a block device, which is written as it is), "journal".
+ *
+ * Errors: 0 or -errno with a message.
+ * Threads: one per image.
+ * Units: bytes.
+ */
+#ifndef GODWIT_ENGINE_SESSION_PARTS_H
+#define GODWIT_ENGINE_SESSION_PARTS_H
+
+#include "engine/migration.h"
+#include "engine/session/offer.h"
+#include "engine/volume/checkpoint.h"
+
+#define GW_PART_REASON_MAX 256u
+
+/* What a copy to path will be called until it is finished; -EILSEQ when that is not UTF-8 text. The
+ * journal of a block device lies in the state folder. */
+int gw_part_entry_new(const struct gw_environment *environment, const char *epoch, unsigned volume,
+                      const struct gw_offered_volume *offered, const char *path, json_t **out);
+/* The entry of the same image in the older note's list; NULL when there is none. */
+json_t *gw_part_find(json_t *disks, unsigned volume, const char *name, const char *path);
+
+/* May the image of the older entry be gone on with as offered? Then *durable is what its journal says.
+ * Else *durable is 0, and why goes into reason. */
+void gw_part_check(const json_t *entry, const struct gw_offered_volume *offered, uint64_t *durable,
+                   char reason[GW_PART_REASON_MAX]);
+/* Its image and its journal get the new entry's names. */
+int gw_part_take_over(const json_t *older, const json_t *entry);
+/* How much the file takes: it is there already. */
+uint64_t gw_part_allocated(const json_t *entry);
+/* After a sync of the image: that much of the disk, from its start, is durable. */
+int gw_part_note(const json_t *entry, const struct gw_offered_volume *offered, uint64_t durable);
+uint64_t gw_part_durable(const json_t *entry); /* as the journal says; 0 when it says nothing */
+/* The journal alone, of an image that is finished; or the image too, which epoch must be in the name
+ * of. */
+void gw_part_end(const json_t *entry);
+void gw_part_unlink(const json_t *entry, const char *epoch);
+
+/* What tells the content of a file from every other, as text, for gw_offered_volume.source. */
+void gw_part_source(const char *path, const char *format, char *out, size_t size);
+
+#endif

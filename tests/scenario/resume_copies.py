@@ -1,0 +1,389 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Copies that are lost and gone on with by godwit resume: between two hosts and on one, killed where their journals
+are written, cut off, and after a loss of power on a file system that keeps nothing but what was synced (faultfs.py).
+What arrives is compared by qemu-img."""
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+
+import hold
+import lib
+
+guestctl = lib.guestctl
+HERE = os.path.dirname(os.path.abspath(__file__))
+MIB = lib.MIB
+DISK_MIB = 128
+DATA_MIB = 64
+SLOW_MS = 25    # per write on one host, of at most 256 KiB: six seconds in all
+SLOW_MBIT = 60  # between two: nine seconds
+TARGETS = {'raw': ['--format', 'raw'], 'vhdx': ['--format', 'vhdx'],
+           'fixed': ['--format', 'vhdx', '--preallocate']}
+
+
+def make_source(path, seed=5):
+    """Data in pieces all over the disk, so that there is something behind every place where it may be lost."""
+    generator = random.Random(seed)
+    with open(path, 'wb') as handle:
+        handle.truncate(DISK_MIB * MIB)
+        for place in range(DATA_MIB):
+            handle.seek(place * (DISK_MIB // DATA_MIB) * MIB)
+            handle.write(generator.randbytes(MIB))
+    return path
+
+
+def image_format(target):
+    return 'raw' if target == 'raw' else 'vhdx'
+
+
+def assert_same(source, written, target):
+    answer = subprocess.run(['qemu-img', 'compare', '-f', 'raw', '-F', image_format(target), source, written],
+                            capture_output=True, text=True, check=False)
+    lib.check(answer.returncode == 0, 'qemu-img compare: %s', answer.stdout + answer.stderr)
+    if target != 'raw':
+        answer = subprocess.run(['qemu-img', 'check', '-f', 'vhdx', written], capture_output=True, text=True,
+                                check=False)
+        lib.check(answer.returncode == 0, 'qemu-img check: %s', answer.stdout + answer.stderr)
+
+
+def assert_resumed(result, resent=0):
+    """It went on, sent less than all, and sent again no more than is said."""
+    resumed = result.detail.get('resumed')
+    lib.check(resumed and resumed['kept_bytes'] > 0, 'it did not go on: %s', result.detail)
+    lib.check(result.progress['bytes_sent'] < DATA_MIB * MIB, 'it sent all of it again: %s', result.progress)
+    lib.check(resumed['resent_bytes'] == resent if resent is not None else resumed['resent_bytes'] > 0,
+              'sent again: %s', resumed)
+
+
+def left_in(folder):
+    return sorted(name for name in os.listdir(folder) if '.godwit-' in name)
+
+
+# ------------------------------------------------------------------------------------------ on one host
+
+class Here:
+    """A copy on one host without an agent, to a folder on faultfs."""
+
+    def __init__(self, target, power=False):
+        self.target = target
+        self.world = lib.World()
+        self.power = power
+
+    def __enter__(self):
+        self.world.__enter__()
+        try:
+            folder = self.world.folder
+            self.source = make_source(os.path.join(folder, 'source.raw'))
+            self.out = os.path.join(folder, 'out')
+            self.behind = os.path.join(folder, 'behind')
+            self.kept = os.path.join(folder, 'kept') if self.power else None
+            self.control = os.path.join(folder, 'faults')
+            self.written = os.path.join(self.out, 'disk.' + image_format(self.target))
+            for name in [self.out, self.behind] + ([self.kept] if self.kept else []):
+                os.mkdir(name)
+            self.environment = dict(os.environ, GODWIT_STATE_HOME=os.path.join(folder, 'home'))
+            self.environment.pop('GODWIT_SOCKET', None)
+            self.say('slow %d .part' % SLOW_MS)
+            self.mount()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, *error):
+        return self.world.__exit__(*error)
+
+    def say(self, *lines):
+        with open(self.control + '.new', 'w') as handle:
+            handle.write('\n'.join(lines))
+        os.rename(self.control + '.new', self.control)
+
+    def mount(self):
+        self.server = subprocess.Popen([os.path.join(HERE, 'faultfs.py'), self.behind, self.out, self.control]
+                                       + ([self.kept] if self.kept else []),
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.world.stack.callback(guestctl.end_process, self.server.pid, child=self.server)
+        self.world.stack.callback(subprocess.run, ['umount', '-l', self.out], check=False,
+                                  stderr=subprocess.DEVNULL)
+        if self.server.stdout.readline().strip() != 'mounted':
+            raise lib.Skip('no file system of our own can be mounted here (FUSE): %s'
+                           % self.server.stderr.read().strip()[-200:])
+
+    def lose_power(self):
+        """What was not synced is gone, and the folder is a plain one."""
+        self.server.send_signal(signal.SIGUSR1)
+        self.server.wait(lib.PATIENCE_S)
+        subprocess.run(['umount', '-l', self.out], check=True)
+        os.rmdir(self.out)
+        os.rename(self.kept, self.out)
+
+    def copy_words(self):
+        return ['copy', '--sync-every', '1', *TARGETS[self.target], self.source, self.written]
+
+    def command(self, *words):
+        command = lib.Command([lib.godwit_binary(), words[0], '--json', *words[1:]], self.environment)
+        self.world.stack.callback(command.end)
+        return command
+
+    def run(self, *words):
+        return self.command(*words).result()
+
+    def listed(self):
+        return self.run('resume', '--list').events[-1]['kept']
+
+    def kill_when(self, pattern, passing=0):
+        """The copy dies just before it syncs such a file, after so many such syncs that were done."""
+        holder = hold.Holder()
+        holder.hold_sync(pattern, passing)
+        launcher, connection = holder.launcher()
+        process = subprocess.Popen(launcher + [lib.godwit_binary()] + self.copy_words(),
+                                   env=self.environment, pass_fds=[connection.fileno()],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True, start_new_session=True)
+        connection.close()
+        self.world.stack.callback(guestctl.end_process, process.pid, child=process)
+        lib.check(holder.wait(lib.PATIENCE_S), 'no sync of %s: %s', pattern, process.poll())
+        process.kill()
+        process.wait(lib.PATIENCE_S)
+        holder.release()
+
+
+# place: (the file that is about to be synced, how many such syncs were done, is there anything to go on with?)
+PLACES = {'before the first record': (r'\.part$', 0, False), 'at the first record': (r'\.journal$', 0, False),
+          'before the third record': (r'\.part$', 2, True), 'at the third record': (r'\.journal$', 2, True)}
+
+
+@lib.scenario(sample=2, place=sorted(PLACES), target=sorted(TARGETS))
+def killed_copy_goes_on(place, target):
+    pattern, passing, is_kept = PLACES[place]
+    with Here(target) as here:
+        here.kill_when(pattern, passing)
+        lib.check(left_in(here.out), 'there is no part')
+        kept = here.listed()
+        lib.check(bool(kept) == is_kept, 'kept: %s', kept)
+        here.say('')
+        if is_kept:
+            again = here.run(*here.copy_words())
+            lib.check(again.status == lib.EXIT['blocked'] and 'godwit resume ' + kept[0]['epoch'][:12] in again.error,
+                      'the same copy typed again: %s', again.error)
+            assert_resumed(here.run('resume').expect('done'))
+        else:
+            here.run(*here.copy_words()).expect('done')
+        assert_same(here.source, here.written, target)
+        lib.check(not left_in(here.out) and not here.listed(), 'it leaves %s', left_in(here.out))
+
+
+def losing_power(target, *faults):
+    here = Here(target, power=True)
+    here.__enter__()
+    try:
+        here.say('slow %d .part' % SLOW_MS, *faults)
+        here.kill_when(r'\.part$', 3)
+        here.lose_power()
+    except BaseException:
+        here.__exit__(*sys.exc_info())
+        raise
+    return here
+
+
+@lib.scenario(sample=1, target=sorted(TARGETS))
+def power_loss_costs_no_more_than_was_not_synced(target):
+    """All that the journal says is there, although everything that was not synced is not."""
+    here = losing_power(target)
+    with Entered(here):
+        assert_resumed(here.run('resume').expect('done'), resent=0)
+        assert_same(here.source, here.written, target)
+        lib.check(not left_in(here.out), 'it leaves %s', left_in(here.out))
+
+
+@lib.scenario(sample=1, target=['raw', 'fixed'])
+def record_before_its_data_is_found_out(target):
+    """The negative control: syncs of the image do nothing, so that the journal is ahead of its data, as if it had been
+    written first. The count that the scenario above wants to be zero is not, and the copy is right all the same."""
+    here = losing_power(target, 'lie .part')
+    with Entered(here):
+        detail = here.run('resume').expect('done').detail
+        lib.check(detail['resumed']['resent_bytes'] > 0 or 'restarted' in detail, 'nothing was missed: %s', detail)
+        assert_same(here.source, here.written, target)
+
+
+class Entered:
+    """with for what was entered already."""
+
+    def __init__(self, thing):
+        self.thing = thing
+
+    def __enter__(self):
+        return self.thing
+
+    def __exit__(self, *error):
+        return self.thing.__exit__(*error)
+
+
+def scribble(path, offset, count=4096):
+    with open(path, 'r+b') as handle:
+        handle.seek(offset)
+        handle.write(os.urandom(count))
+
+
+@lib.scenario(sample=2, what=['journal', 'image', 'source', 'part gone'])
+def what_is_not_as_it_was(what):
+    """Damage is found. Of the image it costs what is damaged; otherwise the copy starts over, and says why."""
+    with Here('raw') as here:
+        here.kill_when(r'\.part$', 2)
+        here.say('')
+        [journal] = [os.path.join(here.out, name) for name in left_in(here.out) if name.endswith('.journal')]
+        [part] = [os.path.join(here.out, name) for name in left_in(here.out) if name.endswith('.part')]
+        if what == 'journal':
+            scribble(journal, 0, os.path.getsize(journal))
+        elif what == 'image':
+            scribble(part, 4 * MIB + 4096)
+        elif what == 'source':
+            scribble(here.source, 2 * MIB)
+        else:
+            os.unlink(part)
+        result = here.run('resume').expect('done')
+        if what == 'image':
+            assert_resumed(result, resent=MIB)
+        else:
+            lib.check('starts over' in result.detail.get('restarted', ''), 'it does not say so: %s', result.detail)
+        assert_same(here.source, here.written, 'raw')
+        lib.check(not left_in(here.out), 'it leaves %s', left_in(here.out))
+
+
+@lib.scenario()
+def cancel_removes_what_a_killed_copy_left():
+    with Here('vhdx') as here:
+        here.kill_when(r'\.part$', 1)
+        [kept] = here.listed()
+        here.run('cancel', kept['epoch'][:12])
+        lib.check(not here.listed() and not os.listdir(here.out), 'it leaves %s', os.listdir(here.out))
+        answer = here.run('resume', kept['epoch'][:12])
+        lib.check(answer.status != 0, 'it was resumed')
+
+
+# --------------------------------------------------------------------------------------- between two hosts
+
+class Lost:
+    """A copy to another host that was lost after some of it was durable there."""
+
+    def __init__(self, who, target='raw'):
+        self.who, self.target = who, target
+        self.world = lib.World(trusted=True, held='b')
+
+    def __enter__(self):
+        self.world.__enter__()
+        try:
+            self.world.start_agents()
+            if self.who == 'command':
+                self.world.source.stop_agent()
+            self.source = make_source(os.path.join(self.world.source.storage, 'source.raw'))
+            self.name = 'disk.' + image_format(self.target)
+            self.written = os.path.join(self.world.target.storage, self.name)
+            self.lose()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, *error):
+        return self.world.__exit__(*error)
+
+    def command(self, name, *words):
+        host = self.world.source
+        environment = dict(host.environment())
+        if self.who == 'command':
+            environment.pop('GODWIT_SOCKET', None)
+            environment['GODWIT_STATE_HOME'] = os.path.join(self.world.folder, 'home')
+        command = lib.Command(host.enter() + [lib.godwit_binary(), name, '--json', *words], environment)
+        self.world.stack.callback(command.end)
+        return command
+
+    def copy(self, *words):
+        return self.command('copy', '--psk', self.world.psk, '--trusted-network', lib.NETWORK, '--sync-every', '1',
+                            '--reconnect-timeout', '2', *TARGETS[self.target], *words, self.source,
+                            '%s:%s' % (self.world.target.address, self.name))
+
+    def kept(self, side):
+        [agent] = self.world.hosts[side].command('status').result().events[-1]['agents']
+        return [one for one in agent['partials'] if one['side'] == ('source' if side == 'a' else 'target')]
+
+    def lose(self):
+        world = self.world
+        world.source.limit_rate(SLOW_MBIT)
+        # The target stops before the second sync: the first record is written.
+        world.target.holder.hold_sync(r'\.part$', 1)
+        copy = self.copy()
+        world.target.await_held('the second sync', copy)
+        guestctl.wait_for(lambda: self.kept('b') and self.kept('b')[0]['bytes'] > 0, lib.PATIENCE_S,
+                          'durable bytes at the target', 0.2)
+        if self.who == 'source agent':
+            world.source.stop_agent(kill=True)
+        elif self.who == 'target agent':
+            world.target.stop_agent(kill=True)
+        elif self.who == 'command':
+            copy.process.kill()
+        else:
+            for host in world.hosts.values():
+                host.set_link('down')
+            for host in world.hosts.values():
+                host.inside('ss', '-K', 'dport', '=', ':13560', check=False)
+                host.inside('ss', '-K', 'sport', '=', ':13560', check=False)
+        world.target.release()
+        self.result = copy.result()
+        if self.who == 'source agent':
+            world.source.start_agent()
+        elif self.who == 'target agent':
+            world.target.start_agent()
+        elif self.who == 'link':
+            for host in world.hosts.values():
+                host.set_link('up')
+        world.source.limit_rate(None)
+
+
+@lib.scenario(sample=2, who=['source agent', 'target agent', 'link', 'command'], target=sorted(TARGETS))
+def lost_copy_goes_on(who, target):
+    with Lost(who, target) as lost:
+        if who in ('target agent', 'link'):
+            lib.check(lost.result.status == lib.EXIT['failed'] and 'godwit resume' in lost.result.error,
+                      'it says %s', lost.result.error)
+        again = lost.copy().result()
+        lib.check(again.status == lib.EXIT['blocked'] and re.search('godwit resume [0-9a-f]{12}', again.error),
+                  'the same copy typed again: %s', again.error)
+        result = lost.command('resume').result().expect('done')
+        assert_resumed(result)
+        assert_same(lost.source, lost.written, target)
+        guestctl.wait_for(lambda: not lost.kept('b'), lib.PATIENCE_S, 'a target that keeps nothing', 0.2)
+        lib.check(lost.world.target.storage_files() == [lost.name], 'the target has %s',
+                  lost.world.target.storage_files())
+
+
+@lib.scenario(sample=1, who=['target agent', 'command'])
+def cancel_of_a_lost_copy_removes_it_on_both_hosts(who):
+    with Lost(who) as lost:
+        [kept] = lost.command('resume', '--list').result().events[-1]['kept']
+        lib.check(lost.world.target.storage_files(), 'there was nothing to remove')
+        answer = lost.command('cancel', kept['epoch'][:12]).result()
+        lib.check(answer.status == 0, 'cancel: %s', answer.errors)
+        guestctl.wait_for(lambda: not lost.world.target.storage_files(), lib.PATIENCE_S, 'an empty target', 0.2)
+        lib.check(not lost.command('resume', '--list').result().events[-1]['kept'], 'something is kept')
+
+
+@lib.scenario()
+def target_that_was_cleared_is_copied_to_anew():
+    """The target's owner cancelled it: the resumed copy says so and starts over."""
+    with Lost('target agent', 'vhdx') as lost:
+        [kept] = lost.kept('b')
+        answer = lost.world.target.command('cancel', kept['epoch'][:12]).result()
+        lib.check(answer.status == 0 and not lost.world.target.storage_files(), 'cancel: %s', answer.errors)
+        result = lost.command('resume').result().expect('done')
+        [volume] = result.detail['volumes']
+        lib.check('starts over' in volume.get('warning', ''), 'it does not say so: %s', volume)
+        assert_same(lost.source, lost.written, 'vhdx')
+
+
+if __name__ == '__main__':
+    sys.exit(lib.run_main())
