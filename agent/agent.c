@@ -326,6 +326,11 @@ static json_t *describe(void *context)
         gw_state_describe(&agent->state, gw_jobs_active(agent->jobs) == 0));
 }
 
+static void take_record(void *context, const struct gw_journal_entry *entry)
+{
+    gw_jobs_recorded(context, entry);
+}
+
 static int start(struct agent *agent)
 {
     struct gw_jobs_options jobs = {.environment = &agent->environment};
@@ -344,6 +349,8 @@ static int start(struct agent *agent)
         error = fill_environment(agent);
     if (!error)
         error = gw_jobs_new(&jobs, &agent->jobs);
+    if (!error && agent->state.journal)
+        gw_journal_watch(agent->state.journal, take_record, agent->jobs);
     if (!error)
         error = gw_sessions_new(&agent->environment, agent->jobs, &agent->sessions);
     if (!error)

@@ -173,6 +173,41 @@ int gw_history_put(struct gw_history *history, const struct gw_history_entry *en
     return error;
 }
 
+static int settle_locked(struct gw_history *history, const struct gw_history_end *end)
+{
+    sqlite3_stmt *statement;
+    int error =
+        prepare(history,
+                "UPDATE history SET state='ended', exit_code=?3, ended=?6, message=message ||"
+                " CASE message WHEN '' THEN '' ELSE '; in the end: ' END || ?4"
+                " WHERE kind=?2 AND (state='interrupted' OR (state='ended' AND exit_code=?5))"
+                " AND detail<>'' AND json_extract(detail,'$.epoch')=?1",
+                &statement);
+
+    if (error)
+        return error;
+    bind_text(statement, 1, end->epoch);
+    bind_text(statement, 2, end->kind);
+    sqlite3_bind_int(statement, 3, end->exit_code);
+    bind_text(statement, 4, end->message);
+    sqlite3_bind_int(statement, 5, end->doubt_code);
+    sqlite3_bind_int64(statement, 6, (sqlite3_int64)end->ended_ns);
+    if (sqlite3_step(statement) != SQLITE_DONE)
+        error = fail(history, "settle");
+    sqlite3_finalize(statement);
+    return error;
+}
+
+int gw_history_settle(struct gw_history *history, const struct gw_history_end *end)
+{
+    int error;
+
+    pthread_mutex_lock(&history->lock);
+    error = settle_locked(history, end);
+    pthread_mutex_unlock(&history->lock);
+    return error;
+}
+
 static int interrupt_one(struct gw_history *history, sqlite3_int64 number)
 {
     sqlite3_stmt *statement;

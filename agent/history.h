@@ -34,6 +34,15 @@ int gw_history_open(const char *path, struct gw_history **out);
 void gw_history_close(struct gw_history *history);
 /* Adds the entry, or replaces the one of the same id. */
 int gw_history_put(struct gw_history *history, const struct gw_history_entry *entry);
+/* How a migration ended that the history has as in doubt (its exit code is doubt_code) or interrupted. */
+struct gw_history_end {
+    const char *epoch; /* member of the entry's detail */
+    const char *kind, *message;
+    int exit_code, doubt_code;
+    uint64_t ended_ns;
+};
+/* The entry, if there is one, has ended with that code; the message is added to its own. */
+int gw_history_settle(struct gw_history *history, const struct gw_history_end *end);
 /* Entries that were queued or running for a process that is gone become interrupted. is_alone:
  * nobody else uses the file, so all of them do, whatever process has the old number now. */
 int gw_history_interrupt(struct gw_history *history, bool is_alone, int *count);

@@ -12,6 +12,7 @@
 #include "agent/snapshot.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "engine/handover/handover.h"
 
 #define WHAT_MAX 512u
 
@@ -28,6 +29,7 @@ struct gw_job {
     struct gw_job_request *request; /* NULL for incoming ones */
     char what[WHAT_MAX];
     char peer[256];
+    char epoch[GW_EPOCH_TEXT_MAX]; /* of its move, once the journal has it */
     struct gw_progress progress;
     struct gw_result result;
     uint64_t submitted_ns, ended_ns;
@@ -51,6 +53,7 @@ static const char *state_name(enum job_state state)
 
 static void record(struct gw_job *job)
 {
+    json_t *epoch = job->epoch[0] ? json_pack("{s:s}", "epoch", job->epoch) : NULL;
     const struct gw_history_entry entry = {
         .id = job->id,
         .kind = gw_job_kind_name(job->kind),
@@ -59,7 +62,7 @@ static void record(struct gw_job *job)
         .state = state_name(job->state),
         .message = job->result.message,
         .exit_code = (int)job->result.exit_code,
-        .detail = job->result.detail,
+        .detail = job->result.detail ? job->result.detail : epoch,
         .submitted_ns = job->submitted_ns,
         .ended_ns = job->ended_ns,
         .owner_pid = getpid(),
@@ -67,6 +70,61 @@ static void record(struct gw_job *job)
 
     if (gw_history_put(job->jobs->options.history, &entry) != 0)
         gw_log(GW_LOG_WARNING, "%s", gw_error_message());
+    json_decref(epoch);
+}
+
+/* Under the lock: who has that move in hand, or NULL. */
+static struct gw_job *find_running(struct gw_jobs *jobs, const struct gw_journal_entry *entry)
+{
+    enum gw_job_kind kind = entry->side == GW_SIDE_SOURCE ? GW_JOB_MOVE : GW_JOB_SERVE;
+
+    for (struct gw_job *job = jobs->first; job; job = job->next) {
+        struct gw_progress_data data;
+
+        if (job->kind != kind || job->state != JOB_RUNNING)
+            continue;
+        gw_progress_get(&job->progress, &data);
+        if (strcmp(data.epoch, entry->epoch) == 0)
+            return job;
+    }
+    return NULL;
+}
+
+/* A move in doubt, or one whose agent died, has come to its end. */
+static void settle(struct gw_jobs *jobs, const struct gw_journal_entry *entry,
+                   enum gw_handover_state state)
+{
+    bool is_moved = state == GW_HANDOVER_HANDED_OVER || state == GW_HANDOVER_DONE ||
+                    state == GW_HANDOVER_RUNNING;
+    const struct gw_history_end end = {
+        .epoch = entry->epoch,
+        .kind = gw_job_kind_name(entry->side == GW_SIDE_SOURCE ? GW_JOB_MOVE : GW_JOB_SERVE),
+        .message = gw_handover_state_meaning(state),
+        .exit_code = is_moved ? GW_EXIT_DONE : GW_EXIT_FAILED,
+        .doubt_code = GW_EXIT_IN_DOUBT,
+        .ended_ns = gw_clock_wall_ns(),
+    };
+
+    if (gw_history_settle(jobs->options.history, &end) != 0)
+        gw_log(GW_LOG_WARNING, "%s", gw_error_message());
+}
+
+void gw_jobs_recorded(struct gw_jobs *jobs, const struct gw_journal_entry *entry)
+{
+    enum gw_handover_state state;
+    struct gw_job *job;
+
+    if (gw_handover_state_parse(entry->state, &state) != 0)
+        return;
+    pthread_mutex_lock(&jobs->lock);
+    job = find_running(jobs, entry);
+    if (job && !job->epoch[0]) {
+        snprintf(job->epoch, sizeof(job->epoch), "%s", entry->epoch);
+        record(job);
+    }
+    pthread_mutex_unlock(&jobs->lock);
+    if (!job && gw_handover_is_decided(state))
+        settle(jobs, entry, state);
 }
 
 int gw_jobs_new(const struct gw_jobs_options *options, struct gw_jobs **out)
@@ -196,12 +254,31 @@ static int start_thread(struct gw_job *job)
     return error ? gw_fail_errno(-error, "thread for a migration") : 0;
 }
 
+/* It may have been settled between its own end and this one. */
+static void look_again(struct gw_job *job)
+{
+    enum gw_journal_side side = is_incoming(job) ? GW_SIDE_TARGET : GW_SIDE_SOURCE;
+    struct gw_journal *journal = job->jobs->options.environment->journal;
+    enum gw_handover_state state;
+    struct gw_journal_entry entry;
+
+    if (job->result.exit_code != GW_EXIT_IN_DOUBT || !job->epoch[0] ||
+        gw_journal_find(journal, job->epoch, side, &entry) != 0)
+        return;
+    if (gw_handover_state_parse(entry.state, &state) == 0 && gw_handover_is_decided(state))
+        settle(job->jobs, &entry, state);
+    gw_journal_entry_free(&entry);
+}
+
 static void end_locked(struct gw_job *job, struct gw_result *result)
 {
     job->result = *result;
     job->state = JOB_ENDED;
     job->ended_ns = gw_clock_wall_ns();
+    if (job->epoch[0] && job->result.detail)
+        json_object_set_new(job->result.detail, "epoch", json_string(job->epoch));
     record(job);
+    look_again(job);
     if (result->exit_code != GW_EXIT_DONE)
         gw_log(GW_LOG_WARNING, "%s %s: %s: %s", gw_job_kind_name(job->kind), job->id,
                gw_exit_verdict(result->exit_code), result->message);

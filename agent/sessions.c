@@ -28,7 +28,8 @@ struct session {
     struct session *next;
     struct gw_request *request; /* until it is accepted */
     struct gw_address peer;
-    bool is_proven, is_rejoin;
+    enum gw_hello_role role;
+    bool is_proven;
     struct gw_serve *serve; /* NULL while data channels cannot be offered */
 };
 
@@ -123,6 +124,16 @@ static void rejoin(const struct session *session, struct gw_control *control)
                gw_error_message());
 }
 
+/* How a move of an earlier session ended: no migration of its own, so it has no place in the limits, or
+ * a guest that is paused on both hosts would wait for room. */
+static void answer(const struct session *session, struct gw_control *control)
+{
+    char address[GW_ADDRESS_TEXT_MAX];
+
+    if (gw_serve_answer(session->sessions->environment, control))
+        gw_log(GW_LOG_INFO, "%s asked: %s", text_of(&session->peer, address), gw_error_message());
+}
+
 static void remove_session(struct session *session)
 {
     struct gw_sessions *sessions = session->sessions;
@@ -162,8 +173,10 @@ static void *session_thread(void *argument)
     pthread_mutex_lock(&sessions->lock);
     session->is_proven = true;
     pthread_mutex_unlock(&sessions->lock);
-    if (session->is_rejoin)
+    if (session->role == GW_HELLO_REJOIN)
         rejoin(session, control);
+    else if (session->role == GW_HELLO_ASK)
+        answer(session, control);
     else
         serve(session, control);
     remove_session(session);
@@ -191,8 +204,8 @@ static const char *refusal(struct gw_sessions *sessions, const struct gw_address
     return NULL;
 }
 
-static int add_session(struct gw_sessions *sessions, struct gw_request *request, bool is_rejoin,
-                       const char **refused, struct session **out)
+static int add_session(struct gw_sessions *sessions, struct gw_request *request,
+                       enum gw_hello_role role, const char **refused, struct session **out)
 {
     struct session *session = calloc(1, sizeof(*session));
 
@@ -202,7 +215,7 @@ static int add_session(struct gw_sessions *sessions, struct gw_request *request,
     }
     session->sessions = sessions;
     session->request = request;
-    session->is_rejoin = is_rejoin;
+    session->role = role;
     session->peer = request->peer;
     pthread_mutex_lock(&sessions->lock);
     *refused = refusal(sessions, &request->peer);
@@ -219,7 +232,8 @@ static int add_session(struct gw_sessions *sessions, struct gw_request *request,
     return 0;
 }
 
-static void begin_session(struct gw_sessions *sessions, struct gw_request *request, bool is_rejoin)
+static void begin_session(struct gw_sessions *sessions, struct gw_request *request,
+                          enum gw_hello_role role)
 {
     const char *refused = NULL;
     pthread_attr_t attributes;
@@ -227,11 +241,11 @@ static void begin_session(struct gw_sessions *sessions, struct gw_request *reque
     pthread_t thread;
     int error;
 
-    if (!is_rejoin && gw_jobs_is_full(sessions->jobs)) {
+    if (role == GW_HELLO_CONTROL && gw_jobs_is_full(sessions->jobs)) {
         gw_reject(request, GW_BUSY_TEXT ": as many migrations arrive as its limits allow");
         return;
     }
-    if (add_session(sessions, request, is_rejoin, &refused, &session) != 0) {
+    if (add_session(sessions, request, role, &refused, &session) != 0) {
         gw_reject(request, refused);
         return;
     }
@@ -273,7 +287,7 @@ static void take_request(struct gw_sessions *sessions, struct gw_request *reques
     if (gw_hello_parse(request, &hello) != 0)
         gw_reject(request, gw_error_message());
     else if (hello.role != GW_HELLO_DATA)
-        begin_session(sessions, request, hello.role == GW_HELLO_REJOIN);
+        begin_session(sessions, request, hello.role);
     else
         offer_channel(sessions, request, hello.link_id);
 }

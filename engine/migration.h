@@ -176,8 +176,9 @@ struct gw_progress_data {
     uint64_t started_ns, ended_ns; /* gw_clock_ns */
     unsigned throttle_percent;
     unsigned channel_count;
-    char state[32]; /* handover state name */
-    char path[32];  /* "direct", "slots", "sealed" */
+    char epoch[GW_EPOCH_TEXT_MAX]; /* of a move, once the journal has it */
+    char state[32];                /* handover state name */
+    char path[32];                 /* "direct", "slots", "sealed" */
     char transport[128];
     char note[256]; /* the newest thing a person should know */
     unsigned volume_count;
@@ -233,6 +234,9 @@ int gw_serve_new(const struct gw_environment *environment, struct gw_control *co
 /* Any thread: is this the link of the session's data channels? */
 bool gw_serve_has_link(struct gw_serve *serve, const uint8_t *link_id);
 int gw_serve_offer(struct gw_serve *serve, struct gw_request *request); /* any thread; takes over */
+/* For a control session whose hello says GW_HELLO_ASK: answers from the journal what became of moves
+ * of earlier sessions, for half a minute at most, and takes no offer. Takes over control. */
+int gw_serve_answer(const struct gw_environment *environment, struct gw_control *control);
 int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw_outcome *out);
 void gw_serve_free(struct gw_serve *serve);
 

@@ -75,6 +75,9 @@ struct gw_journal {
     sqlite3_stmt *statements[STATEMENT_COUNT];
     char *path;
     bool is_synced; /* a commit syncs the log */
+    /* Set once, before others use the journal. */
+    void (*recorded)(void *context, const struct gw_journal_entry *entry);
+    void *context;
 };
 
 /* The errno that fits what SQLite said last, with a message that names the file. */
@@ -374,7 +377,17 @@ int gw_journal_record(struct gw_journal *journal, const struct gw_journal_entry 
     error = write_entry(journal, entry, detail, gw_handover_needs_sync(state));
     pthread_mutex_unlock(&journal->lock);
     free(detail);
+    if (!error && journal->recorded)
+        journal->recorded(journal->context, entry);
     return error;
+}
+
+void gw_journal_watch(struct gw_journal *journal,
+                      void (*recorded)(void *context, const struct gw_journal_entry *entry),
+                      void *context)
+{
+    journal->recorded = recorded;
+    journal->context = context;
 }
 
 /* One row of FIND or EACH. On failure nothing in out is to be freed. */

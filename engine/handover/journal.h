@@ -40,6 +40,11 @@ void gw_journal_close(struct gw_journal *journal);
 /* Durable when it returns (PREPARED outlives the agent only, see gw_handover_needs_sync). A state of
  * the same epoch and side replaces the older one; the history of states with their times is kept. */
 int gw_journal_record(struct gw_journal *journal, const struct gw_journal_entry *entry);
+/* From now on recorded(context, entry) is called behind each record that succeeded, on the thread that
+ * made it, some of them in the pause of a move. It may use the journal. Before any other thread. */
+void gw_journal_watch(struct gw_journal *journal,
+                      void (*recorded)(void *context, const struct gw_journal_entry *entry),
+                      void *context);
 /* -ENOENT. The caller frees with gw_journal_entry_free. */
 int gw_journal_find(struct gw_journal *journal, const char *epoch, enum gw_journal_side side,
                     struct gw_journal_entry *out);

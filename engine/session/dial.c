@@ -15,6 +15,7 @@ int gw_dial_again(const struct gw_environment *environment, const char *peer,
         .trusted = environment->trusted,
         .trusted_count = environment->trusted_count,
         .timeout_ms = GW_DIAL_TIMEOUT_MS,
+        .role = GW_HELLO_ASK,
     };
     struct gw_transports transports = environment->transports;
     struct gw_address address;

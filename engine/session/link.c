@@ -69,7 +69,7 @@ int gw_link_dial(struct gw_link *link, const struct gw_address *peer, struct gw_
         .trusted = environment->trusted,
         .trusted_count = environment->trusted_count,
         .timeout_ms = link->timeout_ms,
-        .is_rejoin = link->is_rejoining,
+        .role = link->is_rejoining ? GW_HELLO_REJOIN : GW_HELLO_CONTROL,
     };
 
     memcpy(options.instance_id, environment->instance_id, GW_ID_SIZE);

@@ -782,6 +782,7 @@ void gw_serve_vm_end(struct gw_serve *serve, struct gw_error *why)
         if (switchover->machine.state == GW_HANDOVER_ABORTING && !vm->was_prepared)
             clean_unbegun(vm); /* the journal takes no records */
         report(vm);
+        serve->ended_in = switchover->machine.state;
         if (!vm->vm && gw_handover_is_ended(switchover->machine.state))
             drop_note(serve, serve->epoch, false);
     }

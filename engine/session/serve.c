@@ -18,6 +18,7 @@
 
 #define ADMIT_TIMEOUT_MS 5000
 #define WAIT_MS          1000
+#define ANSWER_LIMIT_NS  (30 * GW_NS_PER_S)
 
 int gw_serve_new(const struct gw_environment *environment, struct gw_control *control,
                  struct gw_serve **out)
@@ -319,9 +320,10 @@ static int take_offer(struct gw_serve *serve, const json_t *offer)
     const char *epoch, *kind;
     int error;
 
-    if (serve->is_offered || serve->vm) {
+    if (serve->is_offered || serve->vm || serve->answer_until_ns) {
         json_decref(reply);
-        return gw_fail(-EPROTO, "a second offer in one session");
+        return gw_fail(-EPROTO, serve->answer_until_ns ? "an offer in a session that only asks"
+                                                       : "a second offer in one session");
     }
     serve->is_offered = true;
     error = gw_message_text(offer, "epoch", &epoch);
@@ -497,6 +499,8 @@ static int turn(struct gw_serve *serve)
     struct gw_control_frame frame;
     int result;
 
+    if (serve->answer_until_ns && gw_clock_ns() >= serve->answer_until_ns)
+        return gw_fail(-ETIMEDOUT, "a session that only asks has lasted too long");
     if (gw_serve_is_asked(serve))
         give_up_control(serve);
     result = gw_control_receive(serve->control, 0, &frame);
@@ -544,6 +548,15 @@ void gw_serve_free_path(struct gw_serve *serve)
                                   (double)stats.stage_ns[GW_STAGE_WRITE] / 1e9));
 }
 
+/* A move that waits for its source, or for a person, has not ended well. */
+static void note_doubt(struct gw_serve *serve, struct gw_error *why)
+{
+    if (serve->ended_in == GW_HANDOVER_NONE || gw_handover_is_decided(serve->ended_in))
+        return;
+    serve->outcome->exit_code = GW_EXIT_IN_DOUBT;
+    gw_error_take(gw_fail(-EINPROGRESS, "%s", gw_handover_state_meaning(serve->ended_in)), why);
+}
+
 int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw_outcome *out)
 {
     const struct gw_environment *environment = serve->environment;
@@ -576,14 +589,37 @@ int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw
     gw_serve_drop_volumes(serve,
                           serve->is_finished || serve->keeps_parts || gw_serve_gives_back(serve));
     gw_serve_close_partial(serve);
-    result = serve->is_finished ? 0 : gw_error_raise(&why);
-    if (result)
+    note_doubt(serve, &why);
+    result = serve->is_finished && out->exit_code == GW_EXIT_DONE ? 0 : gw_error_raise(&why);
+    if (result && out->exit_code == GW_EXIT_DONE)
         out->exit_code = result == -EBADMSG ? GW_EXIT_VERIFY : GW_EXIT_FAILED;
     pthread_mutex_lock(&progress->lock);
     progress->data.phase = GW_PHASE_ENDED;
     progress->data.ended_ns = gw_clock_ns();
     pthread_mutex_unlock(&progress->lock);
     return result;
+}
+
+int gw_serve_answer(const struct gw_environment *environment, struct gw_control *control)
+{
+    struct gw_outcome outcome = {.exit_code = GW_EXIT_DONE};
+    struct gw_progress progress;
+    struct gw_serve *serve;
+    int error = gw_progress_init(&progress);
+
+    if (!error) {
+        error = gw_serve_new(environment, control, &serve);
+        if (!error) {
+            serve->answer_until_ns = gw_clock_ns() + ANSWER_LIMIT_NS;
+            error = gw_serve_run(serve, &progress, &outcome);
+            gw_serve_free(serve);
+            control = NULL;
+        }
+        gw_progress_free(&progress);
+    }
+    gw_control_close(control);
+    gw_outcome_free(&outcome);
+    return error;
 }
 
 void gw_serve_free(struct gw_serve *serve)

@@ -12,6 +12,7 @@
 
 #include "engine/image/image.h"
 #include "engine/migration.h"
+#include "engine/handover/handover.h"
 #include "engine/session/attended.h"
 #include "engine/session/message.h"
 #include "engine/session/offer.h"
@@ -57,6 +58,8 @@ struct gw_serve {
     json_t *reports; /* what was applied of each channel of the session report_link */
     char report_link[2 * GW_ID_SIZE + 1];
 
+    uint64_t answer_until_ns; /* not 0: a session that may only ask, and when it ends */
+
     /* The migration, once offered. */
     bool is_offered, is_accepted;
     uint8_t migration_id[GW_ID_SIZE];
@@ -68,8 +71,9 @@ struct gw_serve {
     char foreign[GW_VOLUMES_MAX][16]; /* as gw_offered_volume.foreign */
     bool has_digest[GW_VOLUMES_MAX];  /* the source asked for --verify */
     uint8_t digests[GW_VOLUMES_MAX][GW_VERIFY_SIZE];
-    bool is_told;     /* the source has heard the error */
-    bool is_finished; /* the images have their final names and belong to the user */
+    enum gw_handover_state ended_in; /* of a move, when its session is over */
+    bool is_told;                    /* the source has heard the error */
+    bool is_finished;                /* the images have their final names and belong to the user */
     struct gw_receiver *receiver;
     bool is_path_ended; /* its channels are closed for good */
     struct gw_domain *domains[GW_SERVE_DOMAINS_MAX];

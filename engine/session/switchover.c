@@ -125,6 +125,8 @@ static void show_state(struct gw_switchover *switchover)
     if (!switchover->progress)
         return;
     pthread_mutex_lock(&switchover->progress->lock);
+    memcpy(switchover->progress->data.epoch, switchover->epoch,
+           sizeof(switchover->progress->data.epoch));
     snprintf(switchover->progress->data.state, sizeof(switchover->progress->data.state), "%s",
              gw_handover_state_name(switchover->machine.state));
     pthread_mutex_unlock(&switchover->progress->lock);

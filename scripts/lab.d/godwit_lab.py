@@ -221,7 +221,7 @@ class Lab:
         os.makedirs(job.folder)
         files = {'command': command + '\n', 'stdout': '', 'stderr': ''}
         if has_terminal:
-            files['terminal'] = ''
+            files['terminal'] = 'rows %d cols %d\n' % shutil.get_terminal_size()[::-1]
         for name, text in files.items():
             with open(os.path.join(job.folder, name), 'w') as handle:
                 handle.write(text)

@@ -183,6 +183,12 @@ int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw
     return gw_fail(-ECANCELED, "cancelled");
 }
 
+int gw_serve_answer(const struct gw_environment *environment, struct gw_control *control)
+{
+    gw_control_close(control);
+    return 0;
+}
+
 void gw_serve_free(struct gw_serve *serve)
 {
     if (serve)

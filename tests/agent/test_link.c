@@ -277,7 +277,7 @@ static int ask_to_rejoin(struct hosts *hosts, uint8_t instance, const char *epoc
                          size_t size)
 {
     struct gw_control_options options = {
-        .credentials = hosts->credentials, .timeout_ms = HOSTS_WAIT_MS, .is_rejoin = true};
+        .credentials = hosts->credentials, .timeout_ms = HOSTS_WAIT_MS, .role = GW_HELLO_REJOIN};
     struct gw_control_frame frame;
     struct gw_control *control;
     int error;

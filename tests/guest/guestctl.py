@@ -141,7 +141,7 @@ class Serial:
             stderr=subprocess.DEVNULL, start_new_session=True)
         self.relay = relay
         self.pid = relay.pid
-        wait_for(lambda: os.path.exists(self.log_path), 20, 'the serial relay')
+        wait_for(lambda: os.path.exists(self.log_path), 90, 'the serial relay')
         return self
 
     def stop(self):
@@ -315,7 +315,7 @@ class Guest:
         self.process = process
         self.pid = process.pid
         try:
-            wait_for(lambda: os.path.exists(self.qmp_path) or process.poll() is not None, 10,
+            wait_for(lambda: os.path.exists(self.qmp_path) or process.poll() is not None, 90,
                      'QEMU\'s monitor')
             if process.poll() is not None:
                 raise GuestError('QEMU ended at once: ' + self.qemu_log())

@@ -224,9 +224,10 @@ class Machines:
     def warm(self, host):
         """What is read through 9p for the first time is slow; a move's own limits are not what is
         tested. Returns a job."""
-        return self.lab.start(host, 'echo quit | qemu-system-x86_64 -M pc -cpu max -S -nodefaults -display none '
+        ask = ''.join('{"execute":"%s"}' % name for name in ('qmp_capabilities', 'qom-list-types', 'quit'))
+        return self.lab.start(host, "echo '%s' | qemu-system-x86_64 -M pc -cpu max -S -nodefaults -display none "
                                     '-device virtio-blk-pci,drive=n -blockdev null-co,node-name=n,size=1M '
-                                    '-monitor stdio')
+                                    '-qmp stdio' % ask)
 
     def check_nothing_left(self):
         """Each device has its own queue pair (for connection management) and no more."""

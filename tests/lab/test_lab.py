@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab does what it says: status, output and files come back, a hung or dead host is told from a good
 one, two hosts talk RDMA over the wire between them, a cut wire and a lost power are what they are."""
+import contextlib
 import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
@@ -63,6 +66,27 @@ class CommandLine(unittest.TestCase):
         answer = lab_run('echo c > /proc/sysrq-trigger; sleep 60', timeout=60)
         self.assertEqual(answer.returncode, 125, answer.stderr)
         self.assertIn('without a status', answer.stderr)
+
+    def test_shell_is_on_a_terminal(self):
+        """Of this terminal's size; Ctrl-C ends a command, exit the shell with its status."""
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.environ.update(LINES='31', COLUMNS='101')
+            os.execv(LAB, [LAB, 'shell', '--memory', '512'])
+        said = b''
+        # In the echo of what is typed the words are not yet what they are awaited as.
+        for typed, awaited in ((b'', b'# '), (b'stty size; echo is=$((40+2)); sleep 1000\n', b'is=42'),
+                               (b'\x03', b'^C'), (b'echo after=$((40+3))\n', b'after=43')):
+            os.write(terminal, typed)
+            while awaited not in said:
+                self.assertTrue(select.select([terminal], [], [], 90)[0], said)
+                said += os.read(terminal, 4096)
+        self.assertIn(b'31 101', said)
+        os.write(terminal, b'exit 7\n')
+        with contextlib.suppress(OSError):  # the terminal's end
+            while os.read(terminal, 4096):
+                pass
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 7, said)
 
     def test_wrong_arguments_are_refused(self):
         for words in (['true', 'true'], ['--on', '1', 'true'], ['--wires', '9', 'true']):

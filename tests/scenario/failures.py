@@ -333,6 +333,11 @@ def source_agent_dies_between_the_names_and_the_stop():
         world.assert_still_on_source()
 
 
+def state_of_job(host):
+    """The handover's state of this host's newest job."""
+    return host.command('status').result().events[-1]['agents'][0]['jobs'][-1]['progress']['state']
+
+
 @lib.scenario()
 def link_is_cut_at_the_commit():
     """From COMMITTED on nobody resumes by a guess: the command ends in doubt, status shows it, cancel is
@@ -344,9 +349,11 @@ def link_is_cut_at_the_commit():
         ready.await_commit()
         world.source.set_link('down')
         world.source.release()
+        lib.guestctl.wait_for(lambda: state_of_job(world.source) in ('COMMITTED', 'IN_DOUBT'), lib.PATIENCE_S,
+                              'COMMITTED', 0.2)
         job = world.source.running_job()
         cancel = world.source.command('cancel', job).result()
-        result = move.result(timeout=120)
+        result = move.result()
         world.assert_refused(result, 'in doubt')
         lib.check(cancel.status == lib.EXIT['in doubt'], 'cancel ended with %d', cancel.status)
         lib.check(result.detail['state'] in ('COMMITTED', 'IN_DOUBT'), 'the state is %s',
@@ -358,7 +365,10 @@ def link_is_cut_at_the_commit():
         world.source.set_link('up')
         world.assert_moved()
         lib.guestctl.wait_for(lambda: not world.source.command('status').result()
-                              .events[-1]['agents'][0]['in_doubt'], 30, 'the end of the doubt', 1)
+                              .events[-1]['agents'][0]['in_doubt'], lib.PATIENCE_S, 'the end of the doubt', 1)
+        for host in world.hosts.values():
+            entry = host.wait_history(exit_code=0)
+            lib.check('in the end' in entry['message'], 'the history does not say that it was settled: %s', entry)
 
 
 if __name__ == '__main__':

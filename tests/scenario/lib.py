@@ -16,6 +16,7 @@ import random
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -247,12 +248,13 @@ class Host:
         check(len(jobs) == 1, '%d jobs run: %s', len(jobs), agent['jobs'])
         return jobs[0]
 
-    def wait_history(self, timeout=PATIENCE_S):
-        """This host's one entry of history, once it has ended: a target may still be tidying up when
-        the source's command is done."""
+    def wait_history(self, exit_code=None, timeout=PATIENCE_S):
+        """This host's one entry of history, once it has ended (with this code): a target may still be
+        tidying up when the source's command is done."""
         def entries():
             return self.command('history').result().events[-1]['history']
-        guestctl.wait_for(lambda: all(one['state'] == 'ended' for one in entries()), timeout,
+        guestctl.wait_for(lambda: all(one['state'] == 'ended' and exit_code in (None, one['exit_code'])
+                                      for one in entries()), timeout,
                           'the end of what runs on host %s' % self.side, 0.3)
         found = entries()
         check(len(found) == 1, 'not one entry in the history of host %s: %s', self.side, found)
@@ -623,19 +625,22 @@ def open_files(pid):
 
 def file_locks(pid):
     """The locks that a process holds on files: (kind, mode, device and inode, range). Locks of open
-    file descriptions have no owner, so they are found by what the process has open."""
+    file descriptions have no owner, so they are found by the regular files that the process has open: an
+    inode's number alone is somebody else's on another file system."""
     inodes = set()
     folder = '/proc/%d/fd' % pid
     for name in os.listdir(folder):
         try:
-            inodes.add(os.stat(os.path.join(folder, name)).st_ino)
+            status = os.stat(os.path.join(folder, name))
         except OSError:
             continue
+        if stat.S_ISREG(status.st_mode):
+            inodes.add('%02x:%02x:%d' % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino))
     found = []
     with open('/proc/locks') as handle:
         for line in handle:
             words = line.split()
-            if words[1] != '->' and int(words[5].split(':')[2]) in inodes:
+            if words[1] != '->' and words[5] in inodes:
                 found.append((words[1], words[3], words[5], words[6], words[7]))
     return sorted(found)
 

@@ -3,29 +3,34 @@
 """Moves and copies whose link is lost while they run: what comes back goes on, what does not leaves the
 source running and the target clean, and no guest stands still for a peer that does not answer."""
 import contextlib
+import glob
 import os
 import signal
 import sys
 import time
 
 import lib
+from pause import Monitor
 
 SIZE = {'memory_mib': 96, 'disk_mib': 64, 'fill_mib': 32, 'image_format': 'vhdx'}
 CUT_S = 3
 
 
 class Ready(contextlib.ExitStack):
-    """A world with agents and a guest."""
+    """A world with agents and a guest; owner: it has a second monitor, at the path owner."""
 
-    def __init__(self, target=(), **options):
+    def __init__(self, target=(), owner=False, **options):
         super().__init__()
         self.world = self.enter_context(lib.World(**dict(SIZE, held='a', **options)))
         self.world.start_agents([], target)
+        if owner:
+            self.owner = os.path.join(self.world.source.folder, 'owner')
+            self.world.options['guest'] = {'extra': ['-qmp', 'unix:%s,server=on,wait=off' % self.owner]}
         self.world.start_guest()
         self.before = self.world.listing()
 
-    def go_to(self, phase, *extra):
-        return self.world.go_to(phase, *extra)
+    def go_to(self, phase, *extra, **options):
+        return self.world.go_to(phase, *extra, **options)
 
     def cut(self, is_told=True):
         """Both ways. is_told: this side's sockets are gone as well; the other side learns nothing."""
@@ -93,6 +98,43 @@ def a_silent_link_is_found():
         ready.mend()
         world.source.limit_rate(None)
         move.result().expect('done')
+        world.assert_moved()
+
+
+def stops(monitor, seconds):
+    """How often the guest is stopped within this time."""
+    before = len(monitor.stamps('STOP'))
+    time.sleep(seconds)
+    return len(monitor.stamps('STOP')) - before
+
+
+@lib.scenario(sample=1, end=['comes back', 'stays away'])
+def a_slowed_guest_gets_its_speed_back(end):
+    """The link is lost while the guest is being slowed, by being stopped many times a second: not once
+    while nothing can be sent, nor after the move has failed, nor where it has arrived."""
+    with Ready(owner=True, memory_mib=64, workload={'pages_per_tick': 4000}) as ready:
+        world = ready.world
+        monitor = Monitor(ready.owner)
+        move = ready.go_to('memory', *(() if end == 'comes back' else ('--reconnect-timeout', '3')), mbit=100)
+        lib.check(move.wait_event(lambda event: (event.get('progress') or {}).get('throttle_percent', 0) > 0),
+                  'the move ended before the guest was slowed')
+        lib.guestctl.wait_for(lambda: stops(monitor, 0.5) > 2, lib.PATIENCE_S, 'a guest that is slowed')
+        ready.cut()
+        wait_note(move, 'the link is down')
+        lib.check(stops(monitor, 2) == 0, 'it is stopped for a link that is down')
+        if end == 'stays away':
+            world.assert_refused(move.result(), 'failed', 'did not come back within 3 s')
+            lib.check(stops(monitor, 2) == 0, 'it is stopped after the move')
+            world.assert_still_on_source()
+            ready.mend()
+            world.source.limit_rate(None)
+            world.assert_listing(ready.before)
+            return
+        ready.mend()
+        world.source.limit_rate(None)
+        move.result().expect('done')
+        [path] = glob.glob(os.path.join(world.target.state, 'vm', '*', 'qmp-user'))
+        lib.check(stops(Monitor(path), 2) == 0, 'it is stopped at the target')
         world.assert_moved()
 
 

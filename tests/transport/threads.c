@@ -173,7 +173,7 @@ static void end_regions_under_writers(struct rig *rig)
         struct rig private = *rig;
 
         check(gw_poller_open(rig->transport, &near.poller) == 0);
-        check(gw_poller_open(rig->transport, &far.poller) == 0);
+        check(gw_poller_open(rig->far_transport, &far.poller) == 0);
         private.near_poller = near.poller;
         private.far_poller = far.poller;
         rig_channel(&private, 7, &near.channel, &far.channel);
@@ -201,6 +201,15 @@ static void end_regions_under_writers(struct rig *rig)
     }
 }
 
+/* libfabric's tcp looks at a key when a write begins, and then places all of it (docs/fabric.md). */
+static bool ends_regions_at_once(enum rig_kind kind)
+{
+    const char *provider = getenv("GODWIT_TEST_FABRIC");
+
+    return (kind != RIG_FABRIC && kind != RIG_FAULTY_FABRIC) ||
+           (provider && strcmp(provider, "verbs") == 0);
+}
+
 static void run(enum rig_kind kind)
 {
     struct rig rig;
@@ -226,7 +235,8 @@ static void run(enum rig_kind kind)
         check(gw_reg(rig.far_domain, &byte, 1, GW_ACCESS_REMOTE_WRITE, 0, &other) == 0);
         gw_unreg(other);
     }
-    end_regions_under_writers(&rig);
+    if (ends_regions_at_once(kind))
+        end_regions_under_writers(&rig);
     pthread_join(near_thread, NULL);
     pthread_join(far_thread, NULL);
     gw_unreg(region);

@@ -567,7 +567,7 @@ int gw_control_connect(struct gw_transport *transport, const struct gw_address *
 {
     int timeout_ms = options->timeout_ms > 0 ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
     uint64_t deadline = deadline_of(timeout_ms);
-    struct gw_hello hello = {.role = options->is_rejoin ? GW_HELLO_REJOIN : GW_HELLO_CONTROL};
+    struct gw_hello hello = {.role = options->role ? options->role : GW_HELLO_CONTROL};
     struct gw_connect_options connect = {.peer = *peer, .hello_length = GW_HELLO_MAX};
     uint8_t bytes[GW_HELLO_MAX];
     struct gw_control *control;

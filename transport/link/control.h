@@ -32,7 +32,12 @@
 #define GW_ALIVE_PERCENT 333
 
 /* REJOIN is a control session that goes on with a migration of an earlier one. */
-enum gw_hello_role { GW_HELLO_CONTROL = 1, GW_HELLO_DATA = 2, GW_HELLO_REJOIN = 3 };
+enum gw_hello_role {
+    GW_HELLO_CONTROL = 1,
+    GW_HELLO_DATA = 2,
+    GW_HELLO_REJOIN = 3,
+    GW_HELLO_ASK = 4
+};
 
 /* What a connection request says of itself in its private data. Untrusted until proven. */
 struct gw_hello {
@@ -50,9 +55,9 @@ struct gw_control_options {
     uint8_t instance_id[GW_ID_SIZE];  /* of this agent; a peer with the same one is oneself */
     const struct gw_network *trusted; /* networks where clear bulk data is allowed; lent */
     unsigned trusted_count;
-    int timeout_ms; /* for the whole establishment */
-    bool is_rejoin; /* dialling: it says so in its hello */
-    int alive_ms;   /* between signs of life; 0: GW_ALIVE_EVERY_MS */
+    int timeout_ms;          /* for the whole establishment */
+    enum gw_hello_role role; /* dialling: what its hello says; 0: GW_HELLO_CONTROL */
+    int alive_ms;            /* between signs of life; 0: GW_ALIVE_EVERY_MS */
 };
 
 struct gw_peer {
@@ -68,7 +73,7 @@ struct gw_control;
 /* Dials peer with transport, proves both sides, exchanges instance ids. */
 int gw_control_connect(struct gw_transport *transport, const struct gw_address *peer,
                        const struct gw_control_options *options, struct gw_control **out);
-/* The other end, for a request whose hello says GW_HELLO_CONTROL or GW_HELLO_REJOIN. Takes over the
+/* The other end, for a request whose hello says GW_HELLO_CONTROL, _REJOIN or _ASK. Takes over the
  * request. */
 int gw_control_accept(struct gw_request *request, const struct gw_control_options *options,
                       struct gw_control **out);

@@ -39,7 +39,9 @@ int gw_hello_parse(const struct gw_request *request, struct gw_hello *out)
                        request->hello_length, GW_HELLO_MAX);
     number = gw_get_le32(bytes + AT_NUMBER);
     if (bytes[1] || bytes[2] || bytes[3] ||
-        !(((bytes[0] == GW_HELLO_CONTROL || bytes[0] == GW_HELLO_REJOIN) && number == 0) ||
+        !(((bytes[0] == GW_HELLO_CONTROL || bytes[0] == GW_HELLO_REJOIN ||
+            bytes[0] == GW_HELLO_ASK) &&
+           number == 0) ||
           (bytes[0] == GW_HELLO_DATA && number >= 1 && number <= GW_CHANNEL_LAST)))
         return gw_fail(-EPROTO, "a connection request for role %u, channel %u, which means nothing",
                        bytes[0], number);

@@ -176,7 +176,9 @@ Test(hello, nonsense_is_refused)
         {.role = GW_HELLO_DATA, .channel_number = 0},
         {.role = GW_HELLO_DATA, .channel_number = GW_CHANNEL_LAST + 1},
         {.role = (enum gw_hello_role)0},
-        {.role = (enum gw_hello_role)3, .channel_number = 1},
+        {.role = GW_HELLO_REJOIN, .channel_number = 1},
+        {.role = GW_HELLO_ASK, .channel_number = 1},
+        {.role = (enum gw_hello_role)5},
     };
     struct gw_hello good = {.role = GW_HELLO_CONTROL}, out;
     struct gw_request request;
