@@ -61,13 +61,27 @@ static int open_state(struct gw_environment *environment, char *folder)
     return 0;
 }
 
+/* Who only looks makes nothing. */
+static int find_state(void)
+{
+    char home[PATH_MAX], folder[PATH_MAX];
+    int error = gw_path_state_home(home, sizeof(home));
+
+    if (!error)
+        error = gw_path_join(home, FOLDER_NAME, folder, sizeof(folder));
+    if (!error && access(folder, F_OK) != 0)
+        error = gw_fail(-ENOENT, "no copy ran here without an agent");
+    return error;
+}
+
 int gw_here_state_open(struct gw_here_state *out)
 {
     const struct gw_transports_wanted any = {.names = NULL};
-    int error;
+    int error = find_state();
 
     memset(out, 0, sizeof(*out));
-    error = gw_transports_open(&any, &out->environment.transports);
+    if (!error)
+        error = gw_transports_open(&any, &out->environment.transports);
     if (error)
         return error;
     error = open_state(&out->environment, out->folder);

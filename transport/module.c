@@ -14,6 +14,7 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "transport/region-table.h"
 
 /* What modules call of common/. A linker takes from a static library only what somebody names;
  * naming it here keeps it in every program that can load a module. */
@@ -28,6 +29,16 @@ void (*const gw_module_services[])(void) = {
     (void (*)(void))gw_clock_ns,
     (void (*)(void))gw_clock_left_ms,
     (void (*)(void))gw_address_format,
+    (void (*)(void))gw_address_parse,
+    (void (*)(void))gw_address_port,
+    (void (*)(void))gw_network_parse,
+    (void (*)(void))gw_region_table_init,
+    (void (*)(void))gw_region_table_destroy,
+    (void (*)(void))gw_region_table_new,
+    (void (*)(void))gw_region_table_free,
+    (void (*)(void))gw_region_table_hold,
+    (void (*)(void))gw_region_table_hold_again,
+    (void (*)(void))gw_region_table_release,
     (void (*)(void))gw_address_is_any,
     (void (*)(void))gw_address_set_port,
     (void (*)(void))gw_memory_new,

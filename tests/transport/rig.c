@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/checked.h"
 #include "common/clock.h"
@@ -34,6 +35,7 @@ static const struct {
     [RIG_VERBS] = {"verbs", "verbs", false, true},
     [RIG_FABRIC] = {"fabric", "fabric", false, true},
     [RIG_FAULTY_FABRIC] = {"faulty fabric", "fabric", true, true},
+    [RIG_DPDK] = {"dpdk", "dpdk", false, false},
 };
 
 const char *rig_name(enum rig_kind kind)
@@ -59,11 +61,12 @@ int rig_kinds(const enum rig_kind **out)
     /* What a build may lack comes last. */
     static const enum rig_kind everywhere[] = {RIG_LOOP,       RIG_TCP,    RIG_FAULTY_LOOP,
                                                RIG_FAULTY_TCP, RIG_FABRIC, RIG_FAULTY_FABRIC};
-    static const enum rig_kind verbs[] = {RIG_VERBS}, fabric[] = {RIG_FABRIC};
+    static const enum rig_kind verbs[] = {RIG_VERBS}, fabric[] = {RIG_FABRIC}, dpdk[] = {RIG_DPDK};
     bool is_verbs = getenv("GODWIT_TEST_VERBS"), is_fabric = getenv("GODWIT_TEST_FABRIC");
+    bool is_dpdk = getenv("GODWIT_TEST_DPDK_NEAR");
 
-    *out = is_fabric ? fabric : is_verbs ? verbs : everywhere;
-    if (is_verbs || is_fabric)
+    *out = is_fabric ? fabric : is_verbs ? verbs : is_dpdk ? dpdk : everywhere;
+    if (is_verbs || is_fabric || is_dpdk)
         return 1;
     return (int)GW_ARRAY_LENGTH(everywhere) - (is_built("fabric") ? 0 : 2);
 }
@@ -87,21 +90,77 @@ void rig_transport_new(enum rig_kind kind, struct gw_transport **out)
         must(gw_faulty_new(*out, out));
 }
 
+/* Opens dpdk with the options in an environment variable; see rig.h. */
+static void open_dpdk(const char *variable, struct gw_transport **out)
+{
+    struct gw_transport_option items[8];
+    struct gw_transport_options options = {.items = items};
+    char text[1024], *rest = text, *word;
+    const char *from = getenv(variable);
+    size_t length = 0;
+
+    while (*from && length + 16 < sizeof(text)) {
+        bool is_pid = strncmp(from, "{pid}", 5) == 0;
+
+        if (is_pid)
+            length += (size_t)snprintf(text + length, 16, "%d", (int)getpid());
+        else
+            text[length++] = *from;
+        from += is_pid ? 5 : 1;
+    }
+    text[length] = '\0';
+    while ((word = strsep(&rest, " ")) && options.count < GW_ARRAY_LENGTH(items)) {
+        char *equals = strchr(word, '=');
+
+        if (!*word)
+            continue;
+        assert(equals);
+        *equals = '\0';
+        items[options.count++] = (struct gw_transport_option){.name = word, .value = equals + 1};
+    }
+    must(gw_transport_new("dpdk", &options, out));
+}
+
+static void open_transports(struct rig *rig)
+{
+    if (rig->kind == RIG_DPDK) {
+        open_dpdk("GODWIT_TEST_DPDK_FAR", &rig->far_transport);
+        open_dpdk("GODWIT_TEST_DPDK_NEAR", &rig->transport);
+        return;
+    }
+    rig_transport_new(rig->kind, &rig->transport);
+    rig->far_transport = rig->transport;
+}
+
+void rig_set_secret(struct gw_channel_options *options)
+{
+    static const uint8_t secret[GW_SECRET_MAX] = {7, 1, 9};
+
+    options->secret = secret;
+    options->secret_length = sizeof(secret);
+}
+
 void rig_open(struct rig *rig, enum rig_kind kind)
 {
     const struct gw_address *local;
 
     memset(rig, 0, sizeof(*rig));
     rig->kind = kind;
-    rig_transport_new(kind, &rig->transport);
+    open_transports(rig);
     rig_free_address(kind, &rig->address);
-    must(gw_listen(rig->transport, &rig->address, &rig->listener));
+    must(gw_listen(rig->far_transport, &rig->address, &rig->listener));
     must(gw_listener_address(rig->listener, &rig->address));
     local = kinds[kind].is_on_device ? &rig->address : NULL;
     must(gw_domain_open(rig->transport, local, &rig->near_domain));
-    must(gw_domain_open(rig->transport, local, &rig->far_domain));
+    must(gw_domain_open(rig->far_transport, local, &rig->far_domain));
     must(gw_poller_open(rig->transport, &rig->near_poller));
-    must(gw_poller_open(rig->transport, &rig->far_poller));
+    must(gw_poller_open(rig->far_transport, &rig->far_poller));
+}
+
+static void leave(int status, void *unused)
+{
+    fflush(NULL);
+    _exit(status);
 }
 
 void rig_close(struct rig *rig)
@@ -120,6 +179,14 @@ void rig_close(struct rig *rig)
     }
     gw_domain_close(rig->near_domain);
     gw_domain_close(rig->far_domain);
+    /* memif's driver unmaps its rings under whoever reads them when the other end goes: such ports
+     * end with the process, at once. */
+    if (rig->kind == RIG_DPDK && strstr(getenv("GODWIT_TEST_DPDK_NEAR"), "memif")) {
+        on_exit(leave, NULL);
+        return;
+    }
+    if (rig->far_transport != rig->transport)
+        gw_transport_free(rig->far_transport);
     gw_transport_free(rig->transport);
 }
 
@@ -139,6 +206,7 @@ static void *accept_one(void *argument)
                                          .timeout_ms = RIG_WAIT_MS};
     struct gw_request *request;
 
+    rig_set_secret(&options);
     must(gw_next_request(accepting->rig->listener, RIG_WAIT_MS, &request));
     must(gw_accept(request, &options, &accepting->far));
     return NULL;
@@ -156,6 +224,7 @@ void rig_channel(struct rig *rig, uint32_t number, struct gw_channel **near,
     struct accepting accepting = {.rig = rig, .number = number};
     pthread_t thread;
 
+    rig_set_secret(&options.channel);
     must(pthread_create(&thread, NULL, accept_one, &accepting));
     must(gw_connect(rig->transport, &options, near));
     must(pthread_join(thread, NULL));

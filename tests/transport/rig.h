@@ -4,7 +4,8 @@
  * wrapped by faulty. Each end has its own domain and poller. What fails here aborts the test.
  * With GODWIT_TEST_VERBS=ADDRESS in the environment the back end is verbs alone, on the RDMA device
  * that has ADDRESS; both ends are on it. With GODWIT_TEST_FABRIC=PROVIDER it is fabric alone with that
- * provider, on the device of GODWIT_TEST_VERBS or on 127.0.0.1.
+ * provider, on the device of GODWIT_TEST_VERBS or on 127.0.0.1. With GODWIT_TEST_DPDK_NEAR and _FAR it is
+ * dpdk alone: each has the options of one port, NAME=VALUE with blanks between; {pid} is this process.
  * Threads: one; accepting is done by a short-lived helper thread.
  * Units: bytes, milliseconds.
  */
@@ -22,7 +23,8 @@ enum rig_kind {
     RIG_FAULTY_TCP,
     RIG_VERBS,
     RIG_FABRIC,
-    RIG_FAULTY_FABRIC
+    RIG_FAULTY_FABRIC,
+    RIG_DPDK
 };
 
 /* Local memory that is registered for a test's writes. */
@@ -34,8 +36,9 @@ struct rig_source {
 
 struct rig {
     enum rig_kind kind;
-    struct gw_transport *transport;
-    struct gw_listener *listener;
+    struct gw_transport *transport;     /* the near end's */
+    struct gw_transport *far_transport; /* mostly the same one */
+    struct gw_listener *listener;       /* the far end's */
     struct gw_address address;
     struct gw_domain *near_domain, *far_domain;
     struct gw_poller *near_poller, *far_poller;
@@ -64,6 +67,8 @@ void rig_free_address(enum rig_kind kind, struct gw_address *out);
 void rig_open(struct rig *rig, enum rig_kind kind);
 void rig_close(struct rig *rig); /* also near and far */
 
+/* Sets the secret of a channel, which some back ends need. */
+void rig_set_secret(struct gw_channel_options *options);
 /* One more channel between the two ends. */
 void rig_channel(struct rig *rig, uint32_t number, struct gw_channel **near,
                  struct gw_channel **far);

@@ -173,7 +173,7 @@ static void end_regions_under_writers(struct rig *rig)
         struct rig private = *rig;
 
         check(gw_poller_open(rig->transport, &near.poller) == 0);
-        check(gw_poller_open(rig->transport, &far.poller) == 0);
+        check(gw_poller_open(rig->far_transport, &far.poller) == 0);
         private.near_poller = near.poller;
         private.far_poller = far.poller;
         rig_channel(&private, 7, &near.channel, &far.channel);
