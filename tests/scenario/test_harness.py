@@ -74,8 +74,8 @@ class Harness(unittest.TestCase):
             world.start_agents()
             world.start_guest()
             move = world.start_move()
-            self.assertIsNotNone(move.wait_phase('disks', 10))
-            result = move.result(10).expect('blocked')
+            result = move.result(30).expect('blocked')
+            self.assertIn('disks', [(event.get('progress') or {}).get('phase') for event in result.events])
             self.assertEqual((result.error, result.detail), ('no storage', {'blocked': ['x']}))
             with self.assertRaisesRegex(lib.Failure, 'exit status 3, expected done'):
                 result.expect('done')
