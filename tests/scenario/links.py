@@ -10,6 +10,7 @@ import sys
 import time
 
 import lib
+from failures import KEEPS_NOTHING
 from pause import Monitor
 
 SIZE = {'memory_mib': 96, 'disk_mib': 64, 'fill_mib': 32, 'image_format': 'vhdx'}
@@ -22,7 +23,7 @@ class Ready(contextlib.ExitStack):
     def __init__(self, target=(), owner=False, **options):
         super().__init__()
         self.world = self.enter_context(lib.World(**dict(SIZE, held='a', **options)))
-        self.world.start_agents([], target)
+        self.world.start_agents(KEEPS_NOTHING, [*KEEPS_NOTHING, *target])
         if owner:
             self.owner = os.path.join(self.world.source.folder, 'owner')
             self.world.options['guest'] = {'extra': ['-qmp', 'unix:%s,server=on,wait=off' % self.owner]}

@@ -158,6 +158,14 @@ static void leave_flight(struct dpdk_sender *sender, const struct dpdk_sent *sen
     sender->out_count--;
 }
 
+/* A bit for each part of the segment that it carried. */
+static uint8_t parts_of(const struct dpdk_sent *sent)
+{
+    if (sent->part == DPDK_WHOLE)
+        return UINT8_MAX;
+    return (uint8_t)(1u << (sent->part & 7));
+}
+
 static bool is_live(const struct dpdk_sender *sender, const struct dpdk_sent *sent)
 {
     return sent->segment != DPDK_NONE && sent->segment >= sender->segment_first;
@@ -188,8 +196,7 @@ static void arrived(struct dpdk_core *core, struct account *account, struct dpdk
     sent->fate = DPDK_SETTLED;
     gw_dpdk_path_acknowledged(core, account->now_ns, sent);
     if (is_live(sender, sent))
-        settle(core, segment_at(sender, sent->segment),
-               sent->part == DPDK_WHOLE ? 0xff : (uint8_t)(1u << sent->part));
+        settle(core, segment_at(sender, sent->segment), parts_of(sent));
 }
 
 static void take_bitmap(struct dpdk_core *core, struct account *account, uint64_t largest,
@@ -239,8 +246,7 @@ static void went_missing(struct dpdk_core *core, uint64_t now_ns, struct dpdk_se
         return; /* a probe that is too long for the path says nothing about congestion */
     (*lost)++;
     if (is_live(sender, sent))
-        queue_lost(sender, sent->segment,
-                   sent->part == DPDK_WHOLE ? 0xff : (uint8_t)(1u << sent->part));
+        queue_lost(sender, sent->segment, parts_of(sent));
 }
 
 /* RACK: lost is what was sent before something that has arrived, and would have arrived itself by

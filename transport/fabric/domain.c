@@ -48,6 +48,13 @@ static void close_fids(struct fabric_domain *domain)
     domain->info = NULL;
 }
 
+/* A provider in software names no device where it listens on every address: its own name then. */
+static bool is_same_device(const struct fi_info *mine, const struct fi_info *theirs)
+{
+    return strcmp(mine->domain_attr->name, theirs->domain_attr->name) == 0 ||
+           strcmp(theirs->domain_attr->name, theirs->fabric_attr->prov_name) == 0;
+}
+
 int gw_fabric_domain_bind(struct fabric_domain *domain, const struct fi_info *info)
 {
     int error = 0;
@@ -57,7 +64,7 @@ int gw_fabric_domain_bind(struct fabric_domain *domain, const struct fi_info *in
         error = open_fids(domain, info);
         if (error)
             close_fids(domain);
-    } else if (strcmp(domain->info->domain_attr->name, info->domain_attr->name) != 0) {
+    } else if (!is_same_device(domain->info, info)) {
         error = gw_fail(-EXDEV, "fabric: the domain is on %s, the way to the peer is on %s",
                         domain->info->domain_attr->name, info->domain_attr->name);
     }
