@@ -18,7 +18,7 @@ import time
 
 from labmoves import BINARY, KEY, NETWORK, Machines, check, godwit, run_main, say
 
-ROUNDS = 4
+ROUNDS = 3
 ALL_S = 3600
 # Resident memory may grow by so much: the allocator keeps what threads had, the history grows. One lane's memory that
 # is not given back in each round is more.

@@ -62,7 +62,7 @@ def has_the_same_bytes(source, target, before):
     lib.check(not rest, 'beside the copy lies %s', rest)
 
 
-@lib.scenario(sample=6, source=sorted(FORMATS), target=['raw', 'vhdx'],
+@lib.scenario(sample=4, source=sorted(FORMATS), target=['raw', 'vhdx'],
               way=['local', 'clear', 'sealed'])
 def copy(source, target, way):
     with lib.World(trusted=way == 'clear') as world:

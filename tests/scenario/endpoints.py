@@ -45,7 +45,7 @@ class Server:
         return same
 
 
-@lib.scenario(sample=4, kind=['plain', 'without extents', 'one client at a time', 'without zero'],
+@lib.scenario(sample=3, kind=['plain', 'without extents', 'one client at a time', 'without zero'],
               way=['local', 'sealed'])
 def nbd_export_is_read_and_written(kind, way):
     """There and back again: a raw file into an export that held something else, and out of it into a
@@ -121,7 +121,7 @@ def qcow2_at_rest_is_copied(way):
         lib.check('cluster_size: 131072' in told, 'the clusters are others: %s', told)
 
 
-@lib.scenario(sample=2, what=['layer', 'snapshot', 'data file', 'encrypted', 'garbage'])
+@lib.scenario(sample=1, what=['layer', 'snapshot', 'data file', 'encrypted', 'garbage'])
 def qcow2_that_would_lose_something_is_refused(what):
     """A layer and a data file besides: what they name is not ours to read."""
     with lib.World() as world:

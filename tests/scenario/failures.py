@@ -240,7 +240,7 @@ def source_agent_dies(phase):
 
 # --------------------------------------------------------------------------------- cancelled, cut off
 
-@lib.scenario(sample=2, phase=PHASES, paused=['running', 'paused'])
+@lib.scenario(sample=1, phase=PHASES, paused=['running', 'paused'])
 def cancelled(phase, paused):
     with Ready() as ready:
         world = ready.world

@@ -70,7 +70,7 @@ class Faulty(Ready):
         return move
 
 
-@lib.scenario(sample=2, operation=sorted(FAULTS), when=['first pass', 'round', 'pause'])
+@lib.scenario(sample=1, operation=sorted(FAULTS), when=['first pass', 'round', 'pause'])
 def storage_fails(operation, when):
     side, number, words = FAULTS[operation]
     with Faulty(side, held='a') as ready:

@@ -22,7 +22,7 @@ def kept_aside(world):
         lib.check(len(aside) == 1, '%s: renamed to %s', name, aside)
 
 
-@lib.scenario(timeout=180, sample=6, secrecy=['clear', 'sealed'], machine=['pc', 'q35'],
+@lib.scenario(timeout=180, sample=4, secrecy=['clear', 'sealed'], machine=['pc', 'q35'],
               image=sorted(IMAGES), iothread=['plain', 'iothread'], cache=['writeback', 'none'],
               disks=[1, 2], guest=['idle', 'busy'])
 def move(secrecy, machine, image, iothread, cache, disks, guest):

@@ -54,7 +54,7 @@ def assert_no_servers(world):
         raise lib.Failure('left running: %s' % nbd_servers(world)) from None
 
 
-@lib.scenario(sample=2, secrecy=['clear', 'sealed'], cache=['writeback', 'none'],
+@lib.scenario(sample=1, secrecy=['clear', 'sealed'], cache=['writeback', 'none'],
               machine=['pc', 'q35'], iothread=[False, True])
 def busy_guest_with_qcow2(secrecy, cache, machine, iothread):
     with lib.World(trusted=secrecy == 'clear', machine=machine,

@@ -85,7 +85,7 @@ class Lost:
         return command.result()
 
 
-@lib.scenario(sample=2, who=WHO, phase=['disks', 'memory'], image=['raw', 'vhdx'])
+@lib.scenario(sample=1, who=WHO, phase=['disks', 'memory'], image=['raw', 'vhdx'])
 def lost_move_is_resumed(who, phase, image):
     with Lost(who, phase, image_format=image) as lost:
         world = lost.world

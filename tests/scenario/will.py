@@ -163,7 +163,7 @@ EXTRA = {'power off, -no-shutdown': ['-no-shutdown'], 'panic': ['-device', 'pvpa
          'unplug': ['-device', 'virtio-rng-pci,id=rng0']}
 
 
-@lib.scenario(sample=2, what=sorted(ENDS))
+@lib.scenario(sample=1, what=sorted(ENDS))
 def ends_the_move(what):
     how, words, state = ENDS[what]
     ready = Watched(extra=EXTRA.get(what, ()))
