@@ -13,6 +13,7 @@ import time
 
 import kill_table
 import lib
+from failures import KEEPS_NOTHING
 
 SIZE = {'memory_mib': 64, 'disk_mib': 32, 'fill_mib': 4, 'trusted': True, 'image_format': 'vhdx', 'held': 'ab',
         'workload': {'pages_per_tick': 50, 'writes_per_tick': 8, 'reads_per_tick': 2}}
@@ -37,7 +38,7 @@ class Arena:
             return
         self.stack = contextlib.ExitStack()
         self.world = self.stack.enter_context(lib.World(**SIZE))
-        self.world.start_agents()
+        self.world.start_agents(KEEPS_NOTHING, KEEPS_NOTHING)
         self.world.start_guest()
         self.listing = self.world.listing()
 
