@@ -102,16 +102,12 @@ static void report(const struct gw_switchover *switchover, struct gw_recovered *
     out->cause = switchover->cause;
 }
 
-/* Is something at the target that a later attempt can go on with? Not once the target's images were
- * made whole and given to its QEMU. */
-static bool is_kept(const struct gw_environment *environment, const struct gw_journal_entry *entry)
+/* Is something at the target that a later attempt can go on with? */
+static bool is_kept(const struct gw_environment *environment, const char *epoch)
 {
     struct gw_partial partial = {.detail = NULL};
-    enum gw_handover_state state;
-    bool is_kept = gw_handover_state_parse(entry->state, &state) == 0 &&
-                   state == GW_HANDOVER_COPYING &&
-                   gw_partial_read(environment, entry->epoch, GW_SIDE_SOURCE, &partial) == 0 &&
-                   partial.is_kept;
+    bool is_kept =
+        gw_partial_read(environment, epoch, GW_SIDE_SOURCE, &partial) == 0 && partial.is_kept;
 
     gw_partial_free(&partial);
     return is_kept;
@@ -138,7 +134,10 @@ static void recover_source(const struct gw_environment *environment,
         gw_qmp_close(steps.qmp);
         steps.qmp = NULL;
     }
-    steps.keeps = steps.qmp && is_kept(environment, entry);
+    /* What is in doubt was made whole at the target: whoever settles it leaves nothing to go on with. */
+    if (person != GW_EVENT_COUNT)
+        gw_partial_forget(environment, entry->epoch, GW_SIDE_SOURCE);
+    steps.keeps = steps.qmp && is_kept(environment, entry->epoch);
     prepare(environment, entry, &switchover);
     switchover.keeps = steps.keeps;
     switchover.act = act_source;
