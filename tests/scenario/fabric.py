@@ -50,6 +50,9 @@ def channel_that_dies_is_replaced():
         world.start_agents(source=FABRIC, target=FABRIC)
         world.start_guest()
         move = world.go_to('disks')
+        wanted = ('state', 'established', 'dport', '=', ':13561')
+        lib.guestctl.wait_for(lambda: len(world.source.inside('ss', '-Htn', *wanted).splitlines()) >= 3,
+                              lib.PATIENCE_S, 'control and two data channels')
         cut = world.source.inside('ss', '-HKtn', 'dport', '=', ':13561')
         lib.check(len(cut.splitlines()) >= 2, 'nothing was cut: %s', cut)
         world.source.limit_rate(None)
