@@ -75,7 +75,7 @@ static int check(const struct gw_module *module, const char *path)
         return gw_fail(-ENODEV, "%s is no module of godwit", path);
     if (module->interface != GW_MODULE_INTERFACE || strcmp(module->version, GODWIT_VERSION) != 0)
         return gw_fail(-ENODEV,
-                       "%s is of godwit %.32s (interface %u), this program is %s (interface %u): "
+                       "%s is of godwit %.32s (interface %x), this program is %s (interface %x): "
                        "install both from one build",
                        path, module->version, module->interface, GODWIT_VERSION,
                        GW_MODULE_INTERFACE);

@@ -8,7 +8,8 @@
  * caller), in the build tree when the program itself is there, and where it was installed. It
  * links none of godwit's libraries: what it calls of common/ it finds in the program, so that an
  * error's message is the thread's one message. Programs are therefore linked with --export-dynamic
- * (transport_dep says so).
+ * (transport_dep says so). What both sides see of each other are the headers of common/ and of this
+ * folder; the build makes a number of them, and a module of another number is refused.
  *
  * Errors: -ENODEV with the reason: not found, not loadable, of another version; or what the back
  *   end's own create answers.
@@ -19,10 +20,8 @@
 #ifndef GODWIT_TRANSPORT_MODULE_H
 #define GODWIT_TRANSPORT_MODULE_H
 
+#include "transport/module-interface.h" /* GW_MODULE_INTERFACE: see module-interface.py */
 #include "transport/transport.h"
-
-/* Changes with every change of what modules and the program share: transport.h and common/. */
-#define GW_MODULE_INTERFACE 2u
 
 /* What a module exports under the name gw_module_NAME. */
 struct gw_module {
