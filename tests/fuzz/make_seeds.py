@@ -128,10 +128,24 @@ def dpdk(folder):
                                          struct.pack('<I5s', 5, b'hello')).ljust(1232, b'\0'))
 
 
+def rdma(folder):
+    # fuzz-rdma.c: form (0 fabric, 1 verbs) and what (0 request, 2 answer, 4 messages), then the bytes.
+    def messages(*sends):
+        return b''.join(struct.pack('<H', 16 + len(body)) + struct.pack('<BBHIQ', kind, 0, credits, len(body), written) +
+                        body for kind, credits, written, body in sends)
+
+    talk = messages((1, 0, 100, b'a message'), (2, 0, 5000, b''), *[(1, 0, 9000, b'')] * 40)
+    asks = messages((3, 0, 0, b'8 bytes.'), (4, 0, 0, bytes(24)))
+    for form, magic in ((0, b'g'), (1, b'gw')):
+        put(folder, 'rdma', 'request-%d' % form, bytes([form]) + magic + bytes([2, 5]) + b'hello')
+        put(folder, 'rdma', 'answer-%d' % form, bytes([form | 2]) + magic + bytes([2, 1]) + b'a reason')
+        put(folder, 'rdma', 'messages-%d' % form, bytes([form | 4]) + talk + asks)
+
+
 def main():
     folder = sys.argv[1]
     os.makedirs(folder, exist_ok=True)
-    for make in (vhd, locators, logs, vhdx, chain, dpdk, checkpoints, unfinished):
+    for make in (vhd, locators, logs, vhdx, chain, dpdk, rdma, checkpoints, unfinished):
         make(folder)
     with open(os.path.join(folder, 'done'), 'w') as file:
         file.write('')
