@@ -14,6 +14,7 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "transport/module-interface.h"
 #include "transport/region-table.h"
 
 /* What modules call of common/. A linker takes from a static library only what somebody names;

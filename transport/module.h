@@ -20,13 +20,12 @@
 #ifndef GODWIT_TRANSPORT_MODULE_H
 #define GODWIT_TRANSPORT_MODULE_H
 
-#include "transport/module-interface.h" /* GW_MODULE_INTERFACE: see module-interface.py */
 #include "transport/transport.h"
 
 /* What a module exports under the name gw_module_NAME. */
 struct gw_module {
-    unsigned interface;  /* GW_MODULE_INTERFACE; keeps its place for ever, as does version */
-    const char *version; /* GODWIT_VERSION */
+    unsigned interface;  /* GW_MODULE_INTERFACE of module-interface.h, which the build makes */
+    const char *version; /* GODWIT_VERSION; both keep their places for ever */
     const struct gw_transport_maker *maker;
 };
 

@@ -2,6 +2,7 @@
 /* A module of another build: what it shares with the program has changed since. */
 #include <stddef.h>
 
+#include "transport/module-interface.h"
 #include "transport/module.h"
 
 extern const struct gw_module gw_module_verbs;

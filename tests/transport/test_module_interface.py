@@ -54,7 +54,7 @@ class ModuleInterface(unittest.TestCase):
         for path in sources:
             with open(path, encoding='utf-8') as file:
                 included = set(re.findall(r'#include "((?:common|transport)/[a-z-]+\.h)"', file.read()))
-            self.assertEqual(included - counted, set(), path)
+            self.assertEqual(included - counted - {'transport/module-interface.h'}, set(), path)
 
 
 if __name__ == '__main__':

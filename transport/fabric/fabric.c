@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "transport/fabric/channel.h"
+#include "transport/module-interface.h"
 #include "transport/module.h"
 
 static void destroy(struct gw_transport *base)
