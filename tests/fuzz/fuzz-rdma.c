@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Fuzz target: what transport/verbs and transport/fabric read of a stranger or a peer. The first byte of
- * the input chooses: the data of a request of either, that of an answer, or a sequence of messages as
- * they lie in the buffers of an inbox. libFuzzer: fuzz-rdma -max_total_time=60.
+ * the input chooses: the data of a request of either, that of an answer, a sequence of messages as they
+ * lie in the buffers of an inbox, or the address of an endpoint. libFuzzer: fuzz-rdma -max_total_time=60.
  */
 #include <assert.h>
 #include <stdint.h>
@@ -37,6 +37,18 @@ static void fuzz_answer(const struct gw_connect_form *form, const uint8_t *data,
     assert(strnlen(answer.reason, sizeof(answer.reason)) < form->answer_max);
     for (const char *at = answer.reason; *at; at++)
         assert((unsigned char)*at >= ' ' && *at != 0x7f);
+}
+
+static void fuzz_name(const uint8_t *data, uint32_t size)
+{
+    uint8_t again[FABRIC_NAME_SIZE_MAX];
+    struct fabric_name name;
+
+    if (gw_fabric_name_decode(data, size, &name))
+        return;
+    assert(name.length <= FABRIC_NAME_MAX);
+    assert(gw_fabric_name_encode(name.format, name.bytes, name.length, again) == size);
+    assert(memcmp(again, data, size) == 0);
 }
 
 /* The owner takes every message at once, and every second time the spent ones are posted again. */
@@ -97,7 +109,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size == 0 || size > UINT32_MAX)
         return 0;
     form = data[0] & 1 ? &gw_verbs_form : &gw_fabric_form;
-    if ((data[0] >> 1) % 3 == 0)
+    if (data[0] == 255)
+        fuzz_name(data + 1, (uint32_t)size - 1);
+    else if ((data[0] >> 1) % 3 == 0)
         fuzz_request(form, data + 1, (uint32_t)size - 1);
     else if ((data[0] >> 1) % 3 == 1)
         fuzz_answer(form, data + 1, (uint32_t)size - 1);

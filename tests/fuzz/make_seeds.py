@@ -137,6 +137,7 @@ def rdma(folder):
 
     talk = messages((1, 0, 100, b'a message'), (2, 0, 5000, b''), *[(1, 0, 9000, b'')] * 40)
     asks = messages((3, 0, 0, b'8 bytes.'), (4, 0, 0, bytes(24)))
+    put(folder, 'rdma', 'name', b'\xffg\2' + struct.pack('<HI', 0, 2) + bytes(16))
     for form, magic in ((0, b'g'), (1, b'gw')):
         put(folder, 'rdma', 'request-%d' % form, bytes([form]) + magic + bytes([2, 5]) + b'hello')
         put(folder, 'rdma', 'answer-%d' % form, bytes([form | 2]) + magic + bytes([2, 1]) + b'a reason')

@@ -70,6 +70,7 @@ CONTRACT(thousands_of_scattered_writes)
         rig_turn(rig);
     cr_assert_eq(rig_receive(rig, rig->far, &message), 0);
     cr_assert_eq(memcmp(target.memory, source, (size_t)COUNT * SIZE), 0);
+    cr_assert(rig_until(rig, &send.done_count, 1));
     for (unsigned i = 0; i < COUNT; i++) {
         cr_assert(rig_until(rig, &writes[i].done_count, 1));
         cr_assert_eq(writes[i].done_count, 1);

@@ -131,6 +131,7 @@ CONTRACT(zero_length_write_and_message)
     cr_assert_eq(message.length, 1);
     cr_assert(rig_until(rig, &write.done_count, 1));
     cr_assert_eq(write.status, 0);
+    cr_assert(rig_until(rig, &full.done_count, 1));
     target_close(&target);
 }
 
@@ -157,6 +158,7 @@ CONTRACT(zero_length_writes_within_a_batch)
         cr_assert(rig_until(rig, &writes[i].done_count, 1));
         cr_assert_eq(memcmp(target.memory + i * 512, i % 3 == 1 ? source + i * 512 : zero, 512), 0);
     }
+    cr_assert(rig_until(rig, &send.done_count, 1));
     target_close(&target);
     rig_source_free(rig, source);
 }
@@ -178,7 +180,7 @@ static void largest_write(struct rig *rig, unsigned flags)
     cr_assert_eq(memcmp(target.memory + 1, source, GW_WRITE_MAX), 0);
     cr_assert_eq(target.memory[0], 0);
     cr_assert_eq(target.memory[GW_WRITE_MAX + 1], 0);
-    cr_assert(rig_until(rig, &write.done_count, 1));
+    cr_assert(rig_until(rig, &write.done_count, 1) && rig_until(rig, &send.done_count, 1));
     target_close(&target);
     rig_source_free(rig, source);
 }
@@ -298,6 +300,7 @@ CONTRACT(write_to_the_channels_own_region_is_placed)
     cr_assert_eq(rig_post_send(rig->near, &send), 0);
     cr_assert_eq(rig_receive(rig, rig->far, &message), 0);
     cr_assert_eq(target.memory[4095], 'x');
+    cr_assert(rig_until(rig, &send.done_count, 1));
     target_close(&target);
 }
 

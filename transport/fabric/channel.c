@@ -41,11 +41,13 @@ static int open_queues(struct fabric_channel *channel)
     struct fi_cq_attr completions = {.size = FABRIC_SEND_DEPTH + FABRIC_RECEIVE_DEPTH,
                                      .format = FI_CQ_FORMAT_MSG,
                                      .wait_obj = FI_WAIT_FD};
-    int answer = fi_eq_open(domain->fabric, &events, &channel->eq, NULL);
+    int answer = 0;
 
+    if (!channel->transport->is_rdm)
+        answer = fi_eq_open(domain->fabric, &events, &channel->eq, NULL);
     if (answer)
         return gw_fabric_fail(channel->transport, answer, "no event queue");
-    if (fi_control(&channel->eq->fid, FI_GETWAIT, &channel->eq_fd) != 0)
+    if (channel->eq && fi_control(&channel->eq->fid, FI_GETWAIT, &channel->eq_fd) != 0)
         channel->eq_fd = -1;
     answer = fi_cq_open(domain->domain, &completions, &channel->cq, NULL);
     if (answer == 0 && fi_control(&channel->cq->fid, FI_GETWAIT, &channel->cq_fd) != 0)
@@ -60,9 +62,14 @@ static int open_queues(struct fabric_channel *channel)
 static int open_endpoint(struct fabric_channel *channel, struct fi_info *info)
 {
     size_t data_size = 0, size = sizeof(data_size);
-    int answer = fi_endpoint(channel->domain->domain, info, &channel->ep, channel);
+    int answer = fi_endpoint(channel->domain->domain, info, &channel->ep, channel), error;
 
-    if (answer == 0)
+    if (answer == 0 && channel->transport->is_rdm) {
+        error = gw_fabric_rdm_open(channel);
+        if (error)
+            return error;
+    }
+    if (answer == 0 && channel->eq)
         answer = fi_ep_bind(channel->ep, &channel->eq->fid, 0);
     if (answer == 0)
         answer = fi_ep_bind(channel->ep, &channel->cq->fid, FI_TRANSMIT | FI_RECV);
@@ -70,7 +77,8 @@ static int open_endpoint(struct fabric_channel *channel, struct fi_info *info)
         answer = fi_enable(channel->ep);
     if (answer)
         return gw_fabric_fail(channel->transport, answer, "no endpoint");
-    if (fi_getopt(&channel->ep->fid, FI_OPT_ENDPOINT, FI_OPT_CM_DATA_SIZE, &data_size, &size) ==
+    if (channel->eq &&
+        fi_getopt(&channel->ep->fid, FI_OPT_ENDPOINT, FI_OPT_CM_DATA_SIZE, &data_size, &size) ==
             0 &&
         data_size < FABRIC_CONNECT_DATA_MAX)
         return gw_fail(-ENODEV,
@@ -95,6 +103,7 @@ int gw_fabric_channel_new(const struct gw_channel_options *options, struct fi_in
     channel->domain = gw_fabric_domain_of(options->domain);
     channel->poller = gw_fabric_poller_of(options->poller);
     channel->eq_fd = channel->cq_fd = -1;
+    channel->peer = FI_ADDR_UNSPEC;
     gw_op_queue_init(&channel->sender.ops);
     gw_credit_init(&channel->credit);
     error = gw_fabric_domain_bind(channel->domain, info);
@@ -160,11 +169,10 @@ int gw_fabric_channel_await(struct fabric_channel *channel, uint64_t deadline_ns
     return 0;
 }
 
-int gw_fabric_channel_start(struct fabric_channel *channel, const struct gw_address *local,
-                            const struct gw_address *peer)
+void gw_fabric_channel_describe(struct fabric_channel *channel, const struct gw_address *local,
+                                const struct gw_address *peer)
 {
     char from[GW_ADDRESS_TEXT_MAX], to[GW_ADDRESS_TEXT_MAX];
-    int error;
 
     channel->info.local = *local;
     channel->info.peer = *peer;
@@ -173,12 +181,18 @@ int gw_fabric_channel_start(struct fabric_channel *channel, const struct gw_addr
              channel->domain->info->domain_attr->name, gw_address_format(local, from, sizeof(from)),
              gw_address_format(peer, to, sizeof(to)), channel->domain->is_fenced ? ", fenced" : "");
     channel->is_connected = true;
-    error = gw_fabric_life_add(channel->transport, channel);
-    if (error)
-        return error;
-    error = gw_fabric_poller_start(channel->poller, channel);
-    if (error)
-        gw_fabric_life_remove(channel->transport, channel);
+}
+
+int gw_fabric_channel_start(struct fabric_channel *channel, const struct gw_address *local,
+                            const struct gw_address *peer)
+{
+    int error = gw_fabric_poller_watch(channel->poller, channel);
+
+    gw_fabric_channel_describe(channel, local, peer);
+    if (!error)
+        error = gw_fabric_life_add(channel->transport, channel);
+    if (!error)
+        gw_fabric_poller_offer(channel->poller, channel);
     return error;
 }
 
@@ -192,6 +206,7 @@ static void close_endpoint(struct fabric_channel *channel)
 void gw_fabric_channel_free(struct fabric_channel *channel)
 {
     close_endpoint(channel);
+    gw_fabric_rdm_free(channel);
     if (channel->cq)
         fi_close(&channel->cq->fid);
     if (channel->eq)
@@ -215,7 +230,13 @@ static void end(struct fabric_channel *channel)
     if (channel->is_ended || !channel->is_connected)
         return;
     channel->is_ended = true;
-    fi_shutdown(channel->ep, 0);
+    if (!channel->rdm) {
+        fi_shutdown(channel->ep, 0);
+        return;
+    }
+    /* Nobody takes part in ending it: what was given to the provider comes back by closing. */
+    close_endpoint(channel);
+    gw_fabric_rdm_end(channel);
 }
 
 void gw_fabric_channel_kill(struct fabric_channel *channel, int error)
@@ -239,8 +260,28 @@ void gw_fabric_channel_kill_unexplained(struct fabric_channel *channel)
                                       "outside of what it had been given"));
 }
 
+/* An endpoint that does not connect has nobody who would say that its peer cannot be reached. */
+static void look_for_progress(struct fabric_channel *channel)
+{
+    struct fabric_sender *sender = &channel->sender;
+    bool has_requests = sender->completed != sender->next;
+    unsigned most = has_requests ? FABRIC_STUCK_TICKS : FABRIC_REFUSED_TICKS;
+
+    if (sender->completed != channel->rdm->completed || !(has_requests || channel->is_refused))
+        channel->rdm->stuck_ticks = 0;
+    else if (++channel->rdm->stuck_ticks >= most)
+        gw_fabric_channel_kill(channel,
+                               gw_fail(-ETIMEDOUT,
+                                       "the peer's endpoint took no write for %u s: is its "
+                                       "port closed on the way?",
+                                       most));
+    channel->rdm->completed = sender->completed;
+}
+
 static void look_after(struct fabric_channel *channel)
 {
+    if (!channel->error.code && channel->rdm)
+        look_for_progress(channel);
     if (!channel->error.code || gw_fabric_channel_is_drained(channel))
         return;
     /* A device that is gone gives nothing back. */

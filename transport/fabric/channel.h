@@ -24,7 +24,7 @@ enum fabric_op_kind { FABRIC_OP_WRITE, FABRIC_OP_SEND };
 /* What an op's scratch holds. */
 enum fabric_scratch { FABRIC_KIND, FABRIC_SEQUENCE };
 
-/* A request that the provider has. Its address is the request's context, and a provider with
+/* A request that the provider has, or a message that the other channel has. Its address is the request's context, and a provider with
  * FI_CONTEXT writes into it. */
 struct fabric_work {
     struct fi_context2 context;
@@ -58,6 +58,29 @@ struct fabric_receiver {
     struct fabric_work works[FABRIC_RECEIVE_DEPTH];
 };
 
+/* One message on its way out; lent to the channel of messages. */
+struct fabric_rdm_send {
+    struct gw_send header, body;
+    struct fabric_sender *sender;
+    struct fabric_work *work;
+};
+
+/* What a channel has besides where endpoints do not connect: rdm.c. */
+struct fabric_rdm {
+    struct gw_channel *messages; /* NULL once it is closed */
+    struct fid_av *av;
+    struct gw_address host; /* at the other end of messages */
+    bool has_told, knows_peer, has_header;
+    unsigned stuck_ticks;
+    uint32_t completed; /* of the sender, at the last tick */
+    unsigned buffer;    /* has_header: which one is being filled */
+    unsigned free_count;
+    uint8_t free_buffers[FABRIC_RECEIVE_DEPTH];
+    struct gw_send address;
+    uint8_t address_bytes[FABRIC_NAME_SIZE_MAX];
+    struct fabric_rdm_send sends[FABRIC_SEND_DEPTH];
+};
+
 struct fabric_channel {
     struct gw_channel base;
     struct fabric_transport *transport;
@@ -67,10 +90,13 @@ struct fabric_channel {
     struct gw_ring_link life_link; /* of transport.connected */
     struct fid_eq *eq;
     struct fid_cq *cq;
-    struct fid_ep *ep; /* NULL once closed */
-    int eq_fd, cq_fd;  /* -1 where there is nothing to wait on */
+    struct fid_ep *ep;      /* NULL once closed */
+    struct fabric_rdm *rdm; /* NULL where the endpoint is connected */
+    fi_addr_t peer;         /* of the endpoint's address vector; FI_ADDR_UNSPEC without one */
+    int eq_fd, cq_fd;       /* -1 where there is nothing to wait on */
     uint64_t write_flags;
     bool is_connected, is_ended;
+    bool is_refused; /* the provider takes requests later, and has none that would wake anybody */
     unsigned end_ticks;
     _Atomic unsigned news;
     struct gw_error error; /* code 0 while it lives */
@@ -114,6 +140,22 @@ void gw_fabric_channel_hear_news(struct fabric_channel *channel, unsigned news);
 bool gw_fabric_channel_is_drained(const struct fabric_channel *channel);
 void gw_fabric_close(struct gw_channel *channel);
 void gw_fabric_info(struct gw_channel *channel, struct gw_channel_info *out);
+
+/* Fills in info, and says that the channel is connected. */
+void gw_fabric_channel_describe(struct fabric_channel *channel, const struct gw_address *local,
+                                const struct gw_address *peer);
+
+/* ---- rdm.c ---- */
+int gw_fabric_rdm_open(struct fabric_channel *channel);
+/* Tells the peer where the endpoint is; again later if it could not be. */
+void gw_fabric_rdm_tell(struct fabric_channel *channel);
+/* Posts a message, header included; work completes with it. 0 or -FI_EAGAIN. */
+ssize_t gw_fabric_rdm_post(struct fabric_channel *channel, struct fabric_work *work,
+                           const uint8_t *bytes, size_t length);
+void gw_fabric_rdm_receive(struct fabric_channel *channel, unsigned buffer);
+void gw_fabric_rdm_absorb(struct fabric_channel *channel);
+void gw_fabric_rdm_end(struct fabric_channel *channel);
+void gw_fabric_rdm_free(struct fabric_channel *channel);
 
 /* ---- send.c ---- */
 int gw_fabric_write(struct gw_channel *channel, struct gw_write *write);

@@ -30,7 +30,7 @@ static int open_fids(struct fabric_domain *domain, const struct fi_info *info)
     if (answer)
         return gw_fabric_fail(transport, answer, "the device %s cannot be opened",
                               domain->info->domain_attr->name);
-    domain->is_fenced = !(keeps & FI_ORDER_SAW);
+    domain->is_fenced = transport->is_rdm || !(keeps & FI_ORDER_SAW);
     domain->has_addresses = (domain->info->domain_attr->mr_mode & FI_MR_VIRT_ADDR) != 0;
     return 0;
 }
@@ -94,6 +94,8 @@ int gw_fabric_open_domain(struct gw_transport *base, const struct gw_address *lo
             transport->library.freeinfo(info);
         }
     }
+    if (!error && transport->messages)
+        error = gw_domain_open(transport->messages, local, &domain->messages);
     if (error) {
         gw_fabric_close_domain(&domain->base);
         return error;
@@ -106,6 +108,7 @@ void gw_fabric_close_domain(struct gw_domain *base)
 {
     struct fabric_domain *domain = gw_fabric_domain_of(base);
 
+    gw_domain_close(domain->messages);
     close_fids(domain);
     pthread_mutex_destroy(&domain->lock);
     free(domain);

@@ -14,19 +14,33 @@ static void destroy(struct gw_transport *base)
     struct fabric_transport *transport = gw_fabric_transport_of(base);
 
     gw_life_stop(&transport->life);
+    gw_transport_free(transport->messages);
     pthread_mutex_destroy(&transport->lock);
     free(transport);
 }
 
-static const struct gw_transport_ops fabric_ops = {
-    .name = "fabric",
-    .needs_local_region = true,
-    .is_rdma = true,
-    .has_channel_keys = false,
-    .open_domain = gw_fabric_open_domain,
-    .close_domain = gw_fabric_close_domain,
-    .open_poller = gw_fabric_open_poller,
-    .close_poller = gw_fabric_close_poller,
+/* What is alike whether endpoints connect or not. */
+#define COMMON_OPS                                                                                 \
+    .name = "fabric", .needs_local_region = true, .is_rdma = true, .has_channel_keys = false,      \
+    .open_domain = gw_fabric_open_domain, .close_domain = gw_fabric_close_domain,                  \
+    .open_poller = gw_fabric_open_poller, .close_poller = gw_fabric_close_poller,                  \
+    .close = gw_fabric_close, .reg = gw_fabric_reg, .unreg = gw_fabric_unreg,                      \
+    .write = gw_fabric_write, .send = gw_fabric_send, .recv = gw_fabric_recv,                      \
+    .poll = gw_fabric_poll, .arm = gw_fabric_arm, .info = gw_fabric_info, .destroy = destroy
+
+static const struct gw_transport_ops rdm_ops = {
+    COMMON_OPS,
+    .listen = gw_fabric_rdm_listen,
+    .unlisten = gw_fabric_rdm_unlisten,
+    .next_request = gw_fabric_rdm_next_request,
+    .listener_address = gw_fabric_rdm_listener_address,
+    .accept = gw_fabric_rdm_accept,
+    .reject = gw_fabric_rdm_reject,
+    .connect = gw_fabric_rdm_connect,
+};
+
+static const struct gw_transport_ops connected_ops = {
+    COMMON_OPS,
     .listen = gw_fabric_listen,
     .unlisten = gw_fabric_unlisten,
     .next_request = gw_fabric_next_request,
@@ -34,16 +48,6 @@ static const struct gw_transport_ops fabric_ops = {
     .accept = gw_fabric_accept,
     .reject = gw_fabric_reject,
     .connect = gw_fabric_connect,
-    .close = gw_fabric_close,
-    .reg = gw_fabric_reg,
-    .unreg = gw_fabric_unreg,
-    .write = gw_fabric_write,
-    .send = gw_fabric_send,
-    .recv = gw_fabric_recv,
-    .poll = gw_fabric_poll,
-    .arm = gw_fabric_arm,
-    .info = gw_fabric_info,
-    .destroy = destroy,
 };
 
 static int create(const struct gw_transport_options *options, struct gw_transport **out)
@@ -60,11 +64,15 @@ static int create(const struct gw_transport_options *options, struct gw_transpor
     transport = calloc(1, sizeof(*transport));
     if (!transport)
         return gw_fail(-ENOMEM, "fabric: no memory");
-    transport->base.ops = &fabric_ops;
+    transport->base.ops = &connected_ops;
     pthread_mutex_init(&transport->lock, NULL);
     error = gw_fabric_library_load(&transport->library);
     if (!error)
         error = gw_fabric_choose_provider(transport, provider);
+    if (!error && transport->is_rdm) {
+        transport->base.ops = &rdm_ops;
+        error = gw_transport_new("tcp", NULL, &transport->messages);
+    }
     if (!error)
         error = gw_fabric_life_start(transport);
     if (error) {

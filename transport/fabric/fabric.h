@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fabric: channels over connected endpoints of a libfabric provider (FI_EP_MSG). The inner header of
- * the back end; wire.h says what is on the wire, docs/fabric.md which providers are for what.
+ * fabric: channels over endpoints of a libfabric provider. The inner header of the back end; wire.h
+ * says what is on the wire, docs/fabric.md which providers are for what.
  *
  *   library  libfabric itself, loaded by create and not before: it takes a fifth of a second and
  *            other libraries with it
@@ -26,6 +26,12 @@
  * Death: the first cause is kept in channel->error; the endpoint is shut down, which tells the peer,
  * and the channel is dead for its owner once everything posted has come back, or the endpoint was
  * closed, so that memory given back by done() is no longer read.
+ *
+ * Endpoints that do not connect (FI_EP_RDM; is_rdm): nobody tells when their peer is gone, they connect
+ * again without a word, and whoever reaches one may send to it. They carry the writes alone, each with
+ * FI_DELIVERY_COMPLETE. Everything else goes over a channel of the tcp back end beside it, which is how
+ * both sides find each other and learn each other's endpoint, and whose end is the channel's end (rdm.c).
+ * A message goes there when all writes before it are complete.
  *
  * Port: a listener at port P is at P + 1 for the provider. Providers over TCP share its ports, and
  * P is the tcp back end's.
@@ -62,12 +68,14 @@
 #define FABRIC_RECEIVE_DEPTH  GW_INBOX_DEPTH_MAX
 #define FABRIC_PLACES         64u /* regions of the peer whose addresses a channel remembers */
 #define FABRIC_SEND_BYTES                                                                          \
-    (8u << 20)                   /* of writes in the provider's queue; a larger one goes alone */
-#define FABRIC_GATHER_MAX  32u   /* ops that wait for more (GW_POST_MORE) */
-#define FABRIC_ABSORB_MAX  1024u /* completions of one channel in one poll */
-#define FABRIC_TRYWAITS    3u
-#define FABRIC_FLUSH_TICKS 2u      /* then an endpoint that gives nothing back is closed */
-#define FABRIC_POLL_NS     200000u /* how long a sleep is, where a provider can wake nobody */
+    (8u << 20)                     /* of writes in the provider's queue; a larger one goes alone */
+#define FABRIC_GATHER_MAX    32u   /* ops that wait for more (GW_POST_MORE) */
+#define FABRIC_ABSORB_MAX    1024u /* completions of one channel in one poll */
+#define FABRIC_TRYWAITS      3u
+#define FABRIC_REFUSED_TICKS 10u     /* is_rdm: the peer's endpoint is not reached */
+#define FABRIC_STUCK_TICKS   30u     /* is_rdm: nothing that is posted becomes complete */
+#define FABRIC_FLUSH_TICKS   2u      /* then an endpoint that gives nothing back is closed */
+#define FABRIC_POLL_NS       200000u /* how long a sleep is, where a provider can wake nobody */
 
 struct fabric_channel;
 
@@ -86,6 +94,9 @@ struct fabric_transport {
     struct gw_transport base;
     struct fabric_library library;
     char provider[FABRIC_PROVIDER_MAX];
+    bool is_rdm;                   /* endpoints of the provider do not connect */
+    bool has_ip_addresses;         /* is_rdm: its addresses are those of IP */
+    struct gw_transport *messages; /* is_rdm: what carries all but the writes */
     pthread_mutex_t lock;
     struct gw_ring connected; /* all channels that life.c watches */
     struct gw_life life;
@@ -98,6 +109,7 @@ struct fabric_domain {
     struct fid_fabric *fabric;
     struct fid_domain *domain;
     bool is_fenced;
+    struct gw_domain *messages;    /* is_rdm */
     bool has_addresses;            /* writes name addresses, not offsets (FI_MR_VIRT_ADDR) */
     struct fabric_region *regions; /* that the peer may write, where has_addresses; a list */
 };
@@ -120,7 +132,8 @@ struct fabric_place {
 struct fabric_poller {
     struct gw_poller base;
     struct gw_waker waker;
-    int timer_fd; /* for providers without a descriptor to wait on */
+    struct gw_poller *messages; /* is_rdm */
+    int timer_fd;               /* for providers without a descriptor to wait on */
     struct gw_ring channels;
     bool is_armed;
 };
@@ -180,8 +193,9 @@ void gw_fabric_life_remove(struct fabric_transport *transport, struct fabric_cha
 /* ---- poll.c ---- */
 int gw_fabric_open_poller(struct gw_transport *transport, struct gw_poller **out);
 void gw_fabric_close_poller(struct gw_poller *poller);
-/* Hands the channel over to the poller's thread. */
-int gw_fabric_poller_start(struct fabric_poller *poller, struct fabric_channel *channel);
+int gw_fabric_poller_watch(struct fabric_poller *poller, struct fabric_channel *channel);
+/* Hands the channel, which is watched, over to the poller's thread. */
+void gw_fabric_poller_offer(struct fabric_poller *poller, struct fabric_channel *channel);
 void gw_fabric_poller_remove(struct fabric_poller *poller, struct fabric_channel *channel);
 int gw_fabric_poll(struct gw_poller *poller, struct gw_channel **ready, int max);
 int gw_fabric_arm(struct gw_poller *poller);
@@ -197,5 +211,18 @@ int gw_fabric_listener_address(struct gw_listener *listener, struct gw_address *
 int gw_fabric_accept(struct gw_request *request, const struct gw_channel_options *options,
                      struct gw_channel **out);
 void gw_fabric_reject(struct gw_request *request, const char *reason);
+
+/* ---- rdm.c: the same where endpoints do not connect ---- */
+int gw_fabric_rdm_connect(struct gw_transport *transport, const struct gw_connect_options *options,
+                          struct gw_channel **out);
+int gw_fabric_rdm_listen(struct gw_transport *transport, const struct gw_address *local,
+                         struct gw_listener **out);
+void gw_fabric_rdm_unlisten(struct gw_listener *listener);
+int gw_fabric_rdm_next_request(struct gw_listener *listener, int timeout_ms,
+                               struct gw_request **out);
+int gw_fabric_rdm_listener_address(struct gw_listener *listener, struct gw_address *out);
+int gw_fabric_rdm_accept(struct gw_request *request, const struct gw_channel_options *options,
+                         struct gw_channel **out);
+void gw_fabric_rdm_reject(struct gw_request *request, const char *reason);
 
 #endif

@@ -55,6 +55,10 @@ int gw_fabric_library_load(struct fabric_library *out)
     /* Its cache of registrations (fi_mr(3)) keeps what was ended registered, and open for all kinds of
      * access: a key would go on being good. Only the environment turns it off. */
     setenv("FI_MR_CACHE_MAX_COUNT", "0", true);
+    /* ofi_rxm sets 80 MiB aside for the messages of an endpoint, of which it carries none here. Both sides
+     * must have the same buffers. */
+    setenv("FI_OFI_RXM_BUFFER_SIZE", "1024", false);
+    setenv("FI_OFI_RXM_MSG_RX_SIZE", "128", false);
     keep_handlers(handlers);
     /* It stays: threads of its own outlive what was made of it. */
     out->handle = dlopen("libfabric.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);

@@ -70,11 +70,12 @@ static int look_around(void *owner, bool is_due)
     pthread_mutex_lock(&transport->lock);
     for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
         struct fabric_channel *channel = gw_container_of(link, struct fabric_channel, life_link);
-        struct fid *queue = &channel->eq->fid;
+        struct fid *queue = channel->eq ? &channel->eq->fid : NULL;
 
         if (longest_ms == GW_LIFE_IDLE)
             longest_ms = GW_LIFE_TICK_MS;
-        take_events(channel);
+        if (queue)
+            take_events(channel);
         if (channel->eq_fd >= 0 && fi_trywait(channel->domain->fabric, &queue, 1) != 0)
             longest_ms = AGAIN_MS;
         if (is_due)

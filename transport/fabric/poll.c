@@ -8,6 +8,14 @@
 
 #include "transport/fabric/channel.h"
 
+static int open_messages(struct fabric_poller *poller)
+{
+    struct fabric_transport *transport = gw_fabric_transport_of(poller->base.transport);
+    int error = gw_poller_open(transport->messages, &poller->messages);
+
+    return error ? error : gw_waker_watch(&poller->waker, gw_poller_arm(poller->messages), poller);
+}
+
 int gw_fabric_open_poller(struct gw_transport *transport, struct gw_poller **out)
 {
     struct fabric_poller *poller = calloc(1, sizeof(*poller));
@@ -20,6 +28,8 @@ int gw_fabric_open_poller(struct gw_transport *transport, struct gw_poller **out
     error = gw_waker_open(&poller->waker);
     if (!error)
         error = gw_waker_watch(&poller->waker, poller->timer_fd, poller);
+    if (!error && gw_fabric_transport_of(transport)->messages)
+        error = open_messages(poller);
     if (error) {
         gw_fabric_close_poller(&poller->base);
         return gw_fail_errno(error, "fabric: no poller");
@@ -34,6 +44,7 @@ void gw_fabric_close_poller(struct gw_poller *base)
 
     assert(gw_ring_is_empty(&poller->channels));
     gw_waker_close(&poller->waker);
+    gw_poller_close(poller->messages);
     if (poller->timer_fd >= 0)
         close(poller->timer_fd);
     free(poller);
@@ -41,15 +52,17 @@ void gw_fabric_close_poller(struct gw_poller *base)
 
 /* ---- handing over ---- */
 
-int gw_fabric_poller_start(struct fabric_poller *poller, struct fabric_channel *channel)
+int gw_fabric_poller_watch(struct fabric_poller *poller, struct fabric_channel *channel)
 {
     int error = channel->cq_fd >= 0 ? gw_waker_watch(&poller->waker, channel->cq_fd, channel) : 0;
 
-    if (error)
-        return gw_fail_errno(error, "fabric: a completion queue cannot be waited on");
+    return error ? gw_fail_errno(error, "fabric: a completion queue cannot be waited on") : 0;
+}
+
+void gw_fabric_poller_offer(struct fabric_poller *poller, struct fabric_channel *channel)
+{
     gw_ring_offer(&poller->channels, &channel->link);
     gw_waker_tell(&poller->waker);
-    return 0;
 }
 
 void gw_fabric_poller_remove(struct fabric_poller *poller, struct fabric_channel *channel)
@@ -102,6 +115,8 @@ static struct gw_channel *serve(struct gw_ring_link *link)
 
     if (gw_fabric_absorb(channel))
         gw_waker_tell(&channel->poller->waker);
+    if (channel->rdm)
+        gw_fabric_rdm_absorb(channel);
     gw_fabric_receiver_repost(channel);
     gw_fabric_sender_finish(channel);
     gw_fabric_sender_run(channel);
@@ -115,6 +130,8 @@ int gw_fabric_poll(struct gw_poller *base, struct gw_channel **ready, int max)
     if (poller->is_armed)
         take_wakes(poller);
     poller->is_armed = false;
+    if (poller->messages)
+        gw_poll(poller->messages, NULL, 0);
     if (gw_waker_take_news(&poller->waker))
         take_news(poller);
     return gw_ring_serve(&poller->channels, serve, ready, max);
@@ -144,13 +161,15 @@ int gw_fabric_arm(struct gw_poller *base)
 
     take_wakes(poller);
     poller->is_armed = true;
+    if (poller->messages)
+        gw_poller_arm(poller->messages);
     gw_waker_rouse(&poller->waker);
     for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
         struct fabric_channel *channel = channel_of(link);
 
-        if (channel->cq_fd < 0)
+        if (channel->cq_fd < 0 || channel->is_refused)
             timerfd_settime(poller->timer_fd, 0, &soon, NULL);
-        else if (!is_quiet(channel))
+        if (channel->cq_fd >= 0 && !channel->error.code && !is_quiet(channel))
             gw_waker_wake(&poller->waker);
     }
     return poller->waker.epoll_fd;

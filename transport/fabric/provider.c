@@ -12,9 +12,7 @@
 /* What godwit can do when a provider asks for it; the rest keeps a provider away (fi_domain(3)). */
 #define MR_MODES       (FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY)
 #define MR_MODES_ASKED (MR_MODES | FI_MR_ENDPOINT | FI_MR_RAW)
-#define CAPABILITIES                                                                               \
-    (FI_MSG | FI_SEND | FI_RECV | FI_RMA | FI_WRITE | FI_REMOTE_WRITE | FI_LOCAL_COMM |            \
-     FI_REMOTE_COMM)
+#define CAPABILITIES   (FI_RMA | FI_WRITE | FI_REMOTE_WRITE | FI_LOCAL_COMM | FI_REMOTE_COMM)
 
 static int hints_new(const struct fabric_transport *transport, struct fi_info **out)
 {
@@ -22,11 +20,16 @@ static int hints_new(const struct fabric_transport *transport, struct fi_info **
 
     if (!hints)
         return gw_fail(-ENOMEM, "fabric: no memory");
-    hints->caps = CAPABILITIES;
+    hints->caps = CAPABILITIES | (transport->is_rdm ? 0 : FI_MSG | FI_SEND | FI_RECV);
     hints->mode = FI_CONTEXT | FI_CONTEXT2 | FI_RX_CQ_DATA;
     hints->domain_attr->mr_mode = MR_MODES_ASKED;
     hints->domain_attr->threading = FI_THREAD_SAFE;
-    hints->ep_attr->type = FI_EP_MSG;
+    hints->ep_attr->type = transport->is_rdm ? FI_EP_RDM : FI_EP_MSG;
+    if (transport->is_rdm) {
+        /* Some set memory aside for as many as they could hold, which is more than anybody needs. */
+        hints->tx_attr->size = FABRIC_SEND_DEPTH;
+        hints->rx_attr->size = FABRIC_RECEIVE_DEPTH;
+    }
     hints->fabric_attr->prov_name = strdup(transport->provider);
     if (!hints->fabric_attr->prov_name) {
         transport->library.freeinfo(hints);
@@ -64,27 +67,47 @@ static const char *find_fault(const struct fi_info *info, char text[160])
     return text;
 }
 
+/* What libfabric answers, or an error of godwit's own in *error. */
+static int ask(struct fabric_transport *transport, struct fi_info **found, int *error)
+{
+    struct fi_info *hints;
+    int answer;
+
+    *error = hints_new(transport, &hints);
+    if (*error)
+        return 0;
+    answer = transport->library.getinfo(FABRIC_API, NULL, NULL, 0, hints, found);
+    transport->library.freeinfo(hints);
+    return answer == -FI_ENOSYS ? -FI_ENODATA : answer;
+}
+
 int gw_fabric_choose_provider(struct fabric_transport *transport, const char *wanted)
 {
-    struct fi_info *hints, *found = NULL;
+    struct fi_info *found = NULL;
     char text[160];
     const char *fault;
     int answer, error;
 
     snprintf(transport->provider, sizeof(transport->provider), "%s", wanted);
-    error = hints_new(transport, &hints);
+    answer = ask(transport, &found, &error);
+    if (answer == -FI_ENODATA) {
+        transport->is_rdm = true;
+        answer = ask(transport, &found, &error);
+    }
     if (error)
         return error;
-    answer = transport->library.getinfo(FABRIC_API, NULL, NULL, 0, hints, &found);
-    transport->library.freeinfo(hints);
-    if (answer == -FI_ENODATA || answer == -FI_ENOSYS)
-        return gw_fail(-ENODEV,
-                       "fabric: no provider '%s' on this host that connects (FI_EP_MSG) and writes "
-                       "(FI_RMA): fi_info lists what there is",
-                       transport->provider);
+    if (answer == -FI_ENODATA)
+        return gw_fail(
+            -ENODEV,
+            "fabric: no provider '%s' on this host that writes into memory (FI_RMA), over "
+            "endpoints of either kind (FI_EP_MSG, FI_EP_RDM): fi_info lists what there is",
+            transport->provider);
     if (answer)
         return gw_fabric_fail(transport, answer, "it cannot be asked what it does");
     fault = find_fault(found, text);
+    transport->has_ip_addresses = found->addr_format == FI_SOCKADDR ||
+                                  found->addr_format == FI_SOCKADDR_IN ||
+                                  found->addr_format == FI_SOCKADDR_IN6;
     transport->library.freeinfo(found);
     return fault ? gw_fail(-ENODEV, "fabric %s cannot be used: %s", transport->provider, fault) : 0;
 }

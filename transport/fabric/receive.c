@@ -11,6 +11,11 @@ static int post_receive(struct fabric_channel *channel, unsigned buffer)
     struct fabric_work *work = &channel->receiver.works[buffer];
     ssize_t answer;
 
+    if (channel->rdm) {
+        gw_fabric_rdm_receive(channel, buffer);
+        inbox->posted++;
+        return 0;
+    }
     work->index = buffer;
     work->is_receive = true;
     answer = fi_recv(channel->ep, gw_inbox_buffer(inbox, buffer), GW_SEND_SIZE_MAX,

@@ -38,6 +38,7 @@ static struct fabric_work *next_work(struct fabric_sender *sender)
 /* What the provider answered to a request. False when it was not taken: later, or never. */
 static bool is_taken(struct fabric_channel *channel, ssize_t answer)
 {
+    channel->is_refused = answer != 0;
     if (answer == 0) {
         channel->sender.next++;
         return true;
@@ -79,7 +80,7 @@ static bool add_write(struct fabric_channel *channel, struct gw_write *write,
     struct fi_msg_rma message = {.msg_iov = &piece,
                                  .desc = &descriptor,
                                  .iov_count = 1,
-                                 .addr = FI_ADDR_UNSPEC,
+                                 .addr = channel->peer,
                                  .rma_iov = &target,
                                  .rma_iov_count = 1};
 
@@ -97,14 +98,17 @@ static bool add_write(struct fabric_channel *channel, struct gw_write *write,
 /* Posts length bytes that lie in the channel's own memory. */
 static bool post_bytes(struct fabric_channel *channel, uint8_t *bytes, size_t length, uint64_t more)
 {
+    struct fabric_work *work = next_work(&channel->sender);
     void *descriptor = channel->mr ? fi_mr_desc(channel->mr) : NULL;
     struct iovec piece = {.iov_base = bytes, .iov_len = length};
     struct fi_msg message = {.msg_iov = &piece,
                              .desc = &descriptor,
                              .iov_count = 1,
                              .addr = FI_ADDR_UNSPEC,
-                             .context = &next_work(&channel->sender)->context};
+                             .context = &work->context};
 
+    if (channel->rdm)
+        return is_taken(channel, gw_fabric_rdm_post(channel, work, bytes, length));
     return is_taken(channel, fi_sendmsg(channel->ep, &message, FI_COMPLETION | more));
 }
 
@@ -227,7 +231,7 @@ static bool try_write(struct fabric_channel *channel, struct gw_write *write, ui
     struct fabric_place direct = {.key = write->remote_key, .device_key = write->remote_key};
     const struct fabric_place *place = &direct;
 
-    if (!may_write(&channel->sender, write))
+    if (!may_write(&channel->sender, write) || (channel->rdm && !channel->rdm->knows_peer))
         return false;
     if (channel->domain->has_addresses)
         place = find_place(channel, write->remote_key);
@@ -250,6 +254,10 @@ void gw_fabric_sender_run(struct fabric_channel *channel)
 {
     struct fabric_sender *sender = &channel->sender;
 
+    if (channel->rdm && !channel->rdm->has_told && !channel->error.code)
+        gw_fabric_rdm_tell(channel);
+    if (channel->rdm && !channel->rdm->has_told)
+        return;
     if (sender->tell.key && !channel->error.code)
         tell(channel);
     while (!channel->error.code && sender->waiting && add_op(channel, sender->waiting)) {

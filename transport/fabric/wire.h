@@ -23,4 +23,25 @@
 static const struct gw_connect_form gw_fabric_form = {
     .magic = "g", .request_max = FABRIC_CONNECT_DATA_MAX, .answer_max = FABRIC_CONNECT_DATA_MAX};
 
+/* What each side of a channel whose endpoints do not connect says first: where its endpoint is.
+ *
+ *    0  u8 'g'
+ *    1  u8 wire version
+ *    2  u16 0
+ *    4  u32 format of the address (FI_ADDR_*, fi_getinfo(3))
+ *    8  the address, 1 to 248 bytes
+ */
+#define FABRIC_NAME_MAX      248u
+#define FABRIC_NAME_SIZE_MAX (8u + FABRIC_NAME_MAX)
+
+struct fabric_name {
+    uint32_t format, length;
+    uint8_t bytes[FABRIC_NAME_MAX];
+};
+
+/* Returns the length of what it writes. */
+uint32_t gw_fabric_name_encode(uint32_t format, const uint8_t *name, uint32_t length,
+                               uint8_t to[FABRIC_NAME_SIZE_MAX]);
+int gw_fabric_name_decode(const uint8_t *from, uint32_t length, struct fabric_name *out);
+
 #endif

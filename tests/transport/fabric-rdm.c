@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Peers that break the rules of the fabric back end where endpoints do not connect: whoever reaches its port
+ * over the tcp back end can say what it likes about its endpoint, and send what it likes after that. */
+#include <arpa/inet.h>
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <pthread.h>
+#include <rdma/fabric.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "common/clock.h"
+#include "common/error.h"
+#include "tests/transport/rig.h"
+#include "transport/fabric/wire.h"
+#include "transport/rdma/credit.h"
+#include "transport/rdma/header.h"
+
+/* The far end is fabric's; the near end is a channel of tcp that speaks for one. */
+struct raw {
+    struct rig rig;
+    struct gw_transport *tcp;
+    struct gw_domain *domain;
+    struct gw_poller *poller;
+    struct gw_channel *near;
+};
+
+static void *accept_far(void *argument)
+{
+    struct rig *rig = argument;
+    struct gw_channel_options options = {.domain = rig->far_domain,
+                                         .poller = rig->far_poller,
+                                         .context = rig,
+                                         .number = 1,
+                                         .timeout_ms = RIG_WAIT_MS};
+    struct gw_request *request;
+
+    cr_assert_eq(gw_next_request(rig->listener, RIG_WAIT_MS, &request), 0);
+    cr_assert_eq(gw_accept(request, &options, &rig->far), 0, "%s", gw_error_message());
+    return NULL;
+}
+
+static void raw_open(struct raw *raw)
+{
+    struct gw_connect_options options = {.channel = {.number = 1, .timeout_ms = RIG_WAIT_MS}};
+    pthread_t thread;
+
+    memset(raw, 0, sizeof(*raw));
+    setenv("GODWIT_TEST_FABRIC", "tcp;ofi_rxm", 1);
+    rig_open(&raw->rig, RIG_FABRIC);
+    cr_assert_eq(gw_transport_new("tcp", NULL, &raw->tcp), 0);
+    cr_assert_eq(gw_domain_open(raw->tcp, NULL, &raw->domain), 0);
+    cr_assert_eq(gw_poller_open(raw->tcp, &raw->poller), 0);
+    options.channel.domain = raw->domain;
+    options.channel.poller = raw->poller;
+    options.peer = raw->rig.address;
+    gw_address_set_port(&options.peer, gw_address_port(&raw->rig.address) + 1);
+    cr_assert_eq(pthread_create(&thread, NULL, accept_far, &raw->rig), 0);
+    cr_assert_eq(gw_connect(raw->tcp, &options, &raw->near), 0, "%s", gw_error_message());
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+}
+
+static void raw_close(struct raw *raw)
+{
+    gw_close(raw->near);
+    rig_close(&raw->rig);
+    gw_poller_close(raw->poller);
+    gw_domain_close(raw->domain);
+    gw_transport_free(raw->tcp);
+}
+
+static void turn(struct raw *raw)
+{
+    struct gw_channel *ready[2];
+
+    gw_poll(raw->poller, ready, 2);
+    rig_turn(&raw->rig);
+}
+
+static void say(struct raw *raw, const void *bytes, uint32_t length)
+{
+    struct rig_send send = rig_send(bytes, length);
+    uint64_t deadline_ns = gw_clock_ns() + RIG_WAIT_MS * GW_NS_PER_MS;
+
+    cr_assert_eq(gw_send(raw->near, &send.send), 0);
+    while (!send.done_count && gw_clock_ns() < deadline_ns)
+        turn(raw);
+    cr_assert_eq(send.done_count, 1);
+}
+
+static void expect_death(struct raw *raw, int error, const char *text)
+{
+    uint64_t deadline_ns = gw_clock_ns() + 3 * RIG_WAIT_MS * GW_NS_PER_MS;
+    struct gw_message message;
+    int got = -EAGAIN;
+
+    while (got == -EAGAIN && gw_clock_ns() < deadline_ns) {
+        turn(raw);
+        got = gw_recv(raw->rig.far, &message);
+    }
+    cr_assert_eq(got, error, "%d: %s", got, gw_error_message());
+    cr_assert(strstr(gw_error_message(), text), "%s", gw_error_message());
+    raw_close(raw);
+}
+
+static void say_name(struct raw *raw, uint32_t format, const char *host, unsigned port)
+{
+    struct sockaddr_in name = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    uint8_t bytes[FABRIC_NAME_SIZE_MAX];
+
+    cr_assert_eq(inet_pton(AF_INET, host, &name.sin_addr), 1);
+    say(raw, bytes,
+        gw_fabric_name_encode(format, (const uint8_t *)&name, (uint32_t)sizeof(name), bytes));
+}
+
+Test(fabric_rdm, who_says_nothing_of_its_endpoint_is_dropped)
+{
+    struct raw raw;
+
+    raw_open(&raw);
+    say(&raw, "hello", 5);
+    expect_death(&raw, -EPROTO, "did not begin with where its endpoint is");
+}
+
+Test(fabric_rdm, an_endpoint_on_another_host_is_refused)
+{
+    struct raw raw;
+
+    raw_open(&raw);
+    say_name(&raw, FI_SOCKADDR_IN, "127.0.0.2", 4000);
+    expect_death(&raw, -EPROTO, "on another host");
+}
+
+Test(fabric_rdm, an_address_of_another_form_is_refused)
+{
+    uint8_t bytes[FABRIC_NAME_SIZE_MAX], name[FABRIC_NAME_MAX] = {AF_INET};
+    struct raw raw;
+
+    raw_open(&raw);
+    say_name(&raw, FI_SOCKADDR_IN6, "127.0.0.1", 4000);
+    expect_death(&raw, -EPROTO, "of another form");
+    raw_open(&raw);
+    say(&raw, bytes, gw_fabric_name_encode(FI_SOCKADDR_IN, name, sizeof(name), bytes));
+    expect_death(&raw, -EPROTO, "of another form");
+}
+
+Test(fabric_rdm, messages_without_a_header_are_refused)
+{
+    struct raw raw;
+
+    raw_open(&raw);
+    say_name(&raw, FI_SOCKADDR_IN, "127.0.0.1", 4000);
+    say(&raw, "no header", 9);
+    expect_death(&raw, -EPROTO, "without a header");
+}
+
+Test(fabric_rdm, a_body_that_is_not_as_long_as_said_is_refused)
+{
+    struct gw_send_header header = {.type = GW_SEND_MESSAGE, .length = 7};
+    uint8_t bytes[GW_SEND_HEADER_SIZE];
+    struct raw raw;
+
+    raw_open(&raw);
+    say_name(&raw, FI_SOCKADDR_IN, "127.0.0.1", 4000);
+    gw_send_header_encode(&header, bytes);
+    say(&raw, bytes, sizeof(bytes));
+    say(&raw, "eight by", 8);
+    expect_death(&raw, -EPROTO, "whose header says 7");
+}
+
+Test(fabric_rdm, more_messages_than_credits_are_refused)
+{
+    struct gw_send_header header = {.type = GW_SEND_MESSAGE};
+    uint8_t bytes[GW_SEND_HEADER_SIZE];
+    struct gw_message message;
+    struct raw raw;
+
+    raw_open(&raw);
+    say_name(&raw, FI_SOCKADDR_IN, "127.0.0.1", 4000);
+    gw_send_header_encode(&header, bytes);
+    for (unsigned i = 0; i <= GW_RECEIVES; i++)
+        say(&raw, bytes, sizeof(bytes));
+    /* Those that it was allowed to send are still there. */
+    for (unsigned i = 0; i < GW_RECEIVES; i++)
+        cr_assert_eq(rig_receive(&raw.rig, raw.rig.far, &message), 0);
+    expect_death(&raw, -EPROTO, "more messages than it had been allowed");
+}
+
+/* Nobody would ever say that a write to such a peer cannot be made. */
+Test(fabric_rdm, a_write_to_an_endpoint_that_is_not_there_ends)
+{
+    const struct gw_region region = {.key = 5};
+    static const uint8_t source[4096];
+    struct rig_write write;
+    struct raw raw;
+
+    raw_open(&raw);
+    say_name(&raw, FI_SOCKADDR_IN, "127.0.0.1", 1);
+    write = rig_write(source, sizeof(source), &region, 0);
+    cr_assert_eq(rig_post_write(raw.rig.far, &write), 0);
+    expect_death(&raw, -ETIMEDOUT, "took no write");
+    cr_assert_eq(write.done_count, 1);
+    cr_assert_eq(write.status, -ETIMEDOUT);
+}
