@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
@@ -22,6 +21,7 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "common/folder.h"
 
 /* Data found by a seek. Looking for the next hole makes tmpfs walk every page up to it, so asking
  * anew for each block of one long run would take the square of its length. */
@@ -329,18 +329,7 @@ int gw_image_file_sync(const struct gw_image_file *file)
 
 int gw_image_file_sync_folder(const struct gw_image_file *file)
 {
-    char *copy = strdup(file->path);
-    int fd, rc = 0;
-
-    if (!copy)
-        return gw_fail(-ENOMEM, "no memory to flush the folder of %s", file->path);
-    fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd))
-        rc = gw_fail_errno(-errno, "cannot flush the folder of %s", file->path);
-    if (fd >= 0)
-        close(fd);
-    free(copy);
-    return rc;
+    return gw_folder_sync_of(file->path);
 }
 
 static int write_zeroes(const struct gw_image_file *file, uint64_t offset, uint64_t length)
