@@ -621,6 +621,22 @@ class World:
             check(answer.returncode == 0, '%s: %s', name, answer.stdout + answer.stderr)
 
 
+class Prepared:
+    """Something with a world that prepare() fills: what fails there ends the world."""
+
+    def __enter__(self):
+        self.world.__enter__()
+        try:
+            self.prepare()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, *error):
+        return self.world.__exit__(*error)
+
+
 def open_files(pid):
     """What a process has open: how many of each kind. Numbers of sockets and pipes tell nothing."""
     counts = {}

@@ -14,27 +14,18 @@ SLOW_MBIT = 60
 WHO = ['source agent', 'target agent', 'link']
 
 
-class Lost:
+class Lost(lib.Prepared):
     """A move that was lost in the first pass over its disks, after some of it was durable."""
 
     def __init__(self, who, phase='disks', **options):
         self.world = lib.World(**dict(SIZE, **options))
         self.who, self.phase = who, phase
 
-    def __enter__(self):
-        self.world.__enter__()
-        try:
-            self.world.start_agents()
-            self.world.start_guest()
-            self.before = self.world.listing()
-            self.lose()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def __exit__(self, *error):
-        return self.world.__exit__(*error)
+    def prepare(self):
+        self.world.start_agents()
+        self.world.start_guest()
+        self.before = self.world.listing()
+        self.lose()
 
     def kept(self, side):
         [agent] = self.world.hosts[side].command('status').result().events[-1]['agents']

@@ -64,7 +64,7 @@ def left_in(folder):
 
 # ------------------------------------------------------------------------------------------ on one host
 
-class Here:
+class Here(lib.Prepared):
     """A copy on one host without an agent, to a folder on faultfs."""
 
     def __init__(self, target, power=False):
@@ -72,29 +72,20 @@ class Here:
         self.world = lib.World()
         self.power = power
 
-    def __enter__(self):
-        self.world.__enter__()
-        try:
-            folder = self.world.folder
-            self.source = make_source(os.path.join(folder, 'source.raw'))
-            self.out = os.path.join(folder, 'out')
-            self.behind = os.path.join(folder, 'behind')
-            self.kept = os.path.join(folder, 'kept') if self.power else None
-            self.control = os.path.join(folder, 'faults')
-            self.written = os.path.join(self.out, 'disk.' + image_format(self.target))
-            for name in [self.out, self.behind] + ([self.kept] if self.kept else []):
-                os.mkdir(name)
-            self.environment = dict(os.environ, GODWIT_STATE_HOME=os.path.join(folder, 'home'))
-            self.environment.pop('GODWIT_SOCKET', None)
-            self.say('slow %d .part' % SLOW_MS)
-            self.mount()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def __exit__(self, *error):
-        return self.world.__exit__(*error)
+    def prepare(self):
+        folder = self.world.folder
+        self.source = make_source(os.path.join(folder, 'source.raw'))
+        self.out = os.path.join(folder, 'out')
+        self.behind = os.path.join(folder, 'behind')
+        self.kept = os.path.join(folder, 'kept') if self.power else None
+        self.control = os.path.join(folder, 'faults')
+        self.written = os.path.join(self.out, 'disk.' + image_format(self.target))
+        for name in [self.out, self.behind] + ([self.kept] if self.kept else []):
+            os.mkdir(name)
+        self.environment = dict(os.environ, GODWIT_STATE_HOME=os.path.join(folder, 'home'))
+        self.environment.pop('GODWIT_SOCKET', None)
+        self.say('slow %d .part' % SLOW_MS)
+        self.mount()
 
     def say(self, *lines):
         with open(self.control + '.new', 'w') as handle:
@@ -267,30 +258,21 @@ def cancel_removes_what_a_killed_copy_left():
 
 # --------------------------------------------------------------------------------------- between two hosts
 
-class Lost:
+class Lost(lib.Prepared):
     """A copy to another host that was lost after some of it was durable there."""
 
     def __init__(self, who, target='raw'):
         self.who, self.target = who, target
         self.world = lib.World(trusted=True, held='b')
 
-    def __enter__(self):
-        self.world.__enter__()
-        try:
-            self.world.start_agents()
-            if self.who == 'command':
-                self.world.source.stop_agent()
-            self.source = make_source(os.path.join(self.world.source.storage, 'source.raw'))
-            self.name = 'disk.' + image_format(self.target)
-            self.written = os.path.join(self.world.target.storage, self.name)
-            self.lose()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def __exit__(self, *error):
-        return self.world.__exit__(*error)
+    def prepare(self):
+        self.world.start_agents()
+        if self.who == 'command':
+            self.world.source.stop_agent()
+        self.source = make_source(os.path.join(self.world.source.storage, 'source.raw'))
+        self.name = 'disk.' + image_format(self.target)
+        self.written = os.path.join(self.world.target.storage, self.name)
+        self.lose()
 
     def command(self, name, *words):
         host = self.world.source
