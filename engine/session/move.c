@@ -297,8 +297,12 @@ static void listen_once(struct gw_move *move, int timeout_ms)
     }
     if (gw_message_is(message, "handover"))
         error = gw_switchover_hear(&move->switchover, peer->instance_id, message);
-    else if (gw_message_is(message, "error"))
+    else if (gw_message_is(message, "error")) {
         keep_cause(move, gw_message_raise(message));
+        /* A step of its failed: it will never be ready, and may not be able to promise anything. */
+        if (move->switchover.machine.state == GW_HANDOVER_WAITING)
+            event(move, GW_EVENT_CANCEL);
+    }
     json_decref(message);
     if (error)
         gw_log(GW_LOG_WARNING, "move %s: %s", move->source->epoch, gw_error_message());

@@ -73,9 +73,11 @@ static int write_file(const char *path, const json_t *object)
     fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0 || write(fd, text, length) != (ssize_t)length || fsync(fd) ||
         rename(temporary, path))
-        error = gw_fail_errno(-errno, "cannot write %s", path);
+        error = gw_fail_write(-errno, "cannot write %s", path);
     if (fd >= 0)
         close(fd);
+    if (error)
+        unlink(temporary);
     free(text);
     return error;
 }
@@ -91,7 +93,7 @@ int gw_partial_write(const struct gw_environment *environment, struct gw_partial
     partial->changed_ns = gw_clock_wall_ns();
     error = folder_of(environment, folder);
     if (!error && mkdir(folder, 0700) && errno != EEXIST)
-        error = gw_fail_errno(-errno, "cannot make the folder %s", folder);
+        error = gw_fail_write(-errno, "cannot make the folder %s", folder);
     if (!error)
         error = path_of(environment, partial->epoch, partial->side, path);
     if (error)

@@ -68,7 +68,7 @@ static int check_volumes(const struct gw_vm *vm, const json_t *offer)
 static int make_own_folder(const char *path, bool *is_made)
 {
     if (mkdir(path, 0700))
-        return gw_fail_errno(-errno, "cannot make the folder %s", path);
+        return gw_fail_write(-errno, "cannot make the folder %s", path);
     *is_made = true;
     return 0;
 }
@@ -82,7 +82,7 @@ static int make_folders(struct gw_serve_vm *vm)
 
     snprintf(parent, sizeof(parent), "%s/vm", environment->state_dir);
     if (mkdir(parent, 0700) && errno != EEXIST)
-        error = gw_fail_errno(-errno, "cannot make the folder %s", parent);
+        error = gw_fail_write(-errno, "cannot make the folder %s", parent);
     /* UNIX sockets go in there: their paths are short. */
     if (snprintf(vm->run_dir, GW_SERVE_PATH_SIZE, "%s/%.12s", parent, vm->serve->epoch) > 80)
         error = gw_fail(-ENAMETOOLONG,

@@ -189,8 +189,10 @@ static int swap_in(struct gw_serve_vm *vm)
     return 0;
 }
 
-static int do_step(struct gw_serve_vm *vm, enum gw_handover_action action)
+int gw_serve_vm_act(void *context, enum gw_handover_action action)
 {
+    struct gw_serve_vm *vm = context;
+
     switch (action) {
     case GW_ACT_SYNC_IMAGES:
         /* Finishing makes everything durable before the names change; a sync of its own here would
@@ -209,17 +211,6 @@ static int do_step(struct gw_serve_vm *vm, enum gw_handover_action action)
     default:
         return gw_target_steps_act(&vm->steps, action);
     }
-}
-
-int gw_serve_vm_act(void *context, enum gw_handover_action action)
-{
-    struct gw_serve_vm *vm = context;
-    int error = do_step(vm, action);
-
-    /* The words go to the source before the machine says what follows. */
-    if (error && vm->switchover.control && !vm->switchover.cause.code)
-        gw_message_send_error(vm->switchover.control, error);
-    return error;
 }
 
 /* ---- messages ---- */

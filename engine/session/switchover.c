@@ -106,9 +106,14 @@ static int step(struct gw_switchover *switchover, enum gw_handover_action action
     gw_log(GW_LOG_DEBUG, "move %s: %s: %s, %.1f ms", switchover->epoch,
            gw_handover_action_name(action), error ? gw_error_message() : "done",
            (double)switchover->action_ns[action] / 1e6);
-    if (error && !switchover->cause.code)
+    if (error && !switchover->cause.code) {
         gw_error_take(error, &switchover->cause);
     if (error && switchover->is_vmm_gone && switchover->is_vmm_gone(switchover->context))
+        /* The words go to the source before the machine says what follows; what a source gives up for it
+         * says in its ABORT. */
+        if (switchover->side == GW_SIDE_TARGET && switchover->control)
+            gw_message_send_error(switchover->control, error);
+    }
         note_vmm_gone(switchover);
     if (error && action == GW_ACT_CONT && switchover->side == GW_SIDE_TARGET)
         note_unanswered_cont(switchover, error);
