@@ -334,8 +334,6 @@ static void hand_over(struct gw_move *move)
     set_phase(move, GW_PHASE_HANDOVER);
     gw_source_set_limit(move->source, pause_limit_ms(move));
     event(move, GW_EVENT_CONVERGED);
-    if (*state == GW_HANDOVER_UNDOING && is_vmm_gone(move))
-        event(move, GW_EVENT_VMM_GONE);
     while (*state == GW_HANDOVER_WAITING)
         listen_once(move, GW_SLOW_REPLY_TIMEOUT_MS);
     while ((*state == GW_HANDOVER_COMMITTED || *state == GW_HANDOVER_IN_DOUBT ||
@@ -353,6 +351,9 @@ static void close_attempt(struct gw_move *move)
     uint64_t deadline = gw_clock_ns() + CLOSE_TIMEOUT_MS * GW_NS_PER_MS;
 
     move->source->is_cancel_ignored = true;
+    /* An undo that QEMU did not answer: its connection closes before its process has ended. */
+    if (*state == GW_HANDOVER_UNDOING && is_vmm_gone(move))
+        event(move, GW_EVENT_VMM_GONE);
     while (!is_settled(*state) && move->switchover.control && gw_clock_ns() < deadline &&
            (*state == GW_HANDOVER_RESUMED || *state == GW_HANDOVER_GONE))
         listen_once(move, 1000);
