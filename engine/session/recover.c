@@ -213,11 +213,24 @@ void gw_recover_entry(const struct gw_environment *environment,
         recover_target(environment, entry, person, out);
 }
 
+/* The guest runs here, or has ended by itself: only the target's part is to be tidied up, which is in no hurry
+ * where nobody answers. */
+static bool may_wait(const struct gw_journal_entry *entry)
+{
+    enum gw_handover_state state;
+
+    return gw_handover_state_parse(entry->state, &state) == 0 &&
+           (state == GW_HANDOVER_RESUMED || state == GW_HANDOVER_GONE) &&
+           !json_is_true(json_object_get(entry->detail, GW_CONTRADICTED));
+}
+
 static int recover_one(const struct gw_journal_entry *entry, void *context)
 {
     const struct gw_environment *environment = context;
     struct gw_recovered recovered;
 
+    if (may_wait(entry) && !gw_attended_is_due(environment->attended, entry->epoch, entry->side))
+        return 0;
     if (gw_attend(environment->attended, entry->epoch, entry->side))
         return 0;
     gw_recover_entry(environment, entry, GW_EVENT_COUNT, &recovered);
