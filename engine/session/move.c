@@ -430,6 +430,7 @@ static int run_move(struct gw_move *move)
     else
         event(move, GW_EVENT_CANCEL);
     close_attempt(move);
+    move->steps.keeps &= move->switchover.keeps;
     return 0;
 }
 

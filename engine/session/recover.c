@@ -155,7 +155,7 @@ static void recover_source(const struct gw_environment *environment,
     if (gw_handover_is_ended(switchover.machine.state)) {
         if (log)
             gw_guard_close_log(log);
-        if (!steps.keeps)
+        if (!switchover.keeps)
             gw_partial_forget(environment, entry->epoch, GW_SIDE_SOURCE);
     }
     gw_qmp_close(steps.qmp);

@@ -245,8 +245,19 @@ static int take_up(struct gw_serve *serve, const char *epoch)
     return error;
 }
 
+/* Is there something of it that a later attempt can go on from? */
+static bool has_kept(const struct gw_serve *serve, const char *epoch)
+{
+    struct gw_partial partial = {.detail = NULL};
+    bool is_kept = gw_partial_read(serve->environment, epoch, GW_SIDE_TARGET, &partial) == 0 &&
+                   partial.is_kept;
+
+    gw_partial_free(&partial);
+    return is_kept;
+}
+
 /* A question about a move of an earlier session: the journal answers. */
-static int reopen(struct gw_serve *serve, const char *epoch)
+static int reopen(struct gw_serve *serve, const char *epoch, bool is_given_up)
 {
     struct gw_journal_entry entry;
     struct gw_serve_vm *vm;
@@ -275,6 +286,7 @@ static int reopen(struct gw_serve *serve, const char *epoch)
     vm->steps.epoch = serve->epoch;
     vm->steps.detail = json_incref(entry.detail);
     gw_target_steps_reconnect(&vm->steps);
+    vm->steps.keeps_parts = vm->switchover.keeps = !is_given_up && has_kept(serve, epoch);
     vm->switchover.side = GW_SIDE_TARGET;
     vm->switchover.journal = serve->environment->journal;
     vm->switchover.progress = serve->progress;
@@ -312,7 +324,7 @@ int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
     if (!serve->vm && serve->is_offered)
         return gw_fail(-EPROTO, "a handover in the session of a copy");
     if (!serve->vm) {
-        error = reopen(serve, epoch);
+        error = reopen(serve, epoch, is_given_up(message));
         if (error == -ENOENT && is_given_up(message))
             gw_serve_drop_copy(serve, epoch);
         if (error == -ENOENT)
@@ -400,7 +412,7 @@ void gw_serve_vm_end(struct gw_serve *serve, struct gw_error *why)
         switchover->control = NULL;
     serve->keeps_parts = vm->is_begun && switchover->machine.state == GW_HANDOVER_RECEIVING &&
                          serve->can_keep && serve->partial.is_kept && gw_partial_is_loss(why->code);
-    vm->steps.keeps_parts = serve->keeps_parts;
+    vm->steps.keeps_parts = switchover->keeps = serve->keeps_parts;
     /* It came first: what ended the conversation only followed. */
     if (vm->is_begun && switchover->cause.code)
         *why = switchover->cause;

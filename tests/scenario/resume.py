@@ -124,6 +124,27 @@ def guest_that_was_started_again_is_resumed(image):
         world.assert_moved()
 
 
+@lib.scenario()
+def nothing_is_kept_of_a_move_whose_target_was_complete():
+    """The source's agent dies while the target puts its disks in, behind the point from which it could keep a part:
+    once both have spoken neither has a note of it."""
+    with lib.World(**dict(SIZE, held='ab')) as world:
+        world.start_agents()
+        world.start_guest()
+        before = world.listing()
+        world.target.hold('PLACING')
+        move = world.start_move('--sync-every', '1')
+        world.target.await_held('PLACING', move)
+        notes = [name for name in world.source.state_files() if name.startswith('partial/')]
+        lib.check(notes, 'the source has no note of the move')
+        world.source.stop_agent(kill=True)
+        world.target.release()
+        move.result()
+        world.source.start_agent()
+        world.assert_listing(before)
+        world.assert_still_on_source()
+
+
 @lib.scenario(sample=1, side=['a', 'b'])
 def cancel_removes_what_is_kept(side):
     with Lost('target agent') as lost:
