@@ -240,6 +240,21 @@ static void end_launched(const struct gw_partial *partial)
     gw_folder_remove(ram_dir);
 }
 
+void gw_partial_sockets(const char *epoch, char *out)
+{
+    snprintf(out, GW_PARTIAL_SOCKETS_MAX, "/tmp/godwit-%.12s", epoch);
+}
+
+static void remove_sockets(const struct gw_partial *partial)
+{
+    char folder[GW_PARTIAL_SOCKETS_MAX];
+
+    if (partial->side != GW_SIDE_SOURCE || strcmp(text_of(partial->detail, "kind"), "move") != 0)
+        return;
+    gw_partial_sockets(partial->epoch, folder);
+    gw_folder_remove(folder);
+}
+
 static void clean_vmm(const struct gw_environment *environment, const struct gw_partial *partial)
 {
     pid_t pid = (pid_t)json_integer_value(json_object_get(partial->detail, "pid"));
@@ -341,6 +356,9 @@ static int look_at(const struct gw_partial *partial, void *context)
     bool is_late = age_ns / GW_NS_PER_S >= (uint64_t)environment->keep_partial_hours * 3600;
     enum known known = ask_journal(environment, partial);
 
+    /* Whatever comes of the move: nobody goes on from a socket. */
+    if (rounds->is_start)
+        remove_sockets(partial);
     /* Recovery, or whoever has it in hand, sees to it. */
     if (known == OPEN || gw_attend(environment->attended, partial->epoch, partial->side))
         return 0;

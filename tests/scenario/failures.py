@@ -220,6 +220,7 @@ def source_agent_dies(phase):
         world.source.stop_agent(kill=True)
         result = move.result()
         lib.check(result.status != lib.EXIT['done'], 'the command says done')
+        lib.check(world.source.socket_folders(), 'the dead agent left no folder: nothing is tested by it')
         world.assert_still_on_source()
         drives = world.source_state()['qemu drives']
         lib.check(drives == ready.before['qemu drives'], 'the guest runs on %s', drives)
