@@ -348,6 +348,25 @@ static enum known ask_journal(const struct gw_environment *environment,
     return error || !gw_handover_is_ended(state) ? OPEN : ENDED;
 }
 
+/* A move that ended at its target when its images were complete: no part has its name any more. */
+static bool has_parts(const struct gw_partial *partial)
+{
+    const json_t *disk;
+    size_t index;
+
+    if (partial->side != GW_SIDE_TARGET || strcmp(text_of(partial->detail, "kind"), "move") != 0)
+        return true;
+    json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
+    {
+        const char *part = text_of(disk, "part");
+
+        /* A device has no other name: what is on it may be a part. */
+        if (!part[0] || access(part, F_OK) == 0)
+            return true;
+    }
+    return false;
+}
+
 static int look_at(const struct gw_partial *partial, void *context)
 {
     const struct rounds *rounds = context;
@@ -364,7 +383,9 @@ static int look_at(const struct gw_partial *partial, void *context)
         return 0;
     if (rounds->is_start && known == UNKNOWN && partial->side == GW_SIDE_TARGET)
         end_launched(partial);
-    if (partial->is_kept ? is_late : rounds->is_start) {
+    if (partial->is_kept && (known != ENDED || !rounds->is_start || has_parts(partial))
+            ? is_late
+            : rounds->is_start) {
         gw_log(GW_LOG_INFO, "migration %.12s: what it left here is removed", partial->epoch);
         /* The target of one that died before its first record would wait for it. */
         gw_partial_cancel(environment, partial);

@@ -164,11 +164,12 @@ static void recover_source(const struct gw_environment *environment,
     json_decref(switchover.peer_times);
 }
 
-/* Partial images of an agent that died stay for a later attempt. */
+/* Partial images of an agent that died stay for a later attempt: of one that was not complete yet. */
 static bool keep_parts(const struct gw_environment *environment, const char *epoch,
-                       struct gw_partial *partial)
+                       enum gw_handover_state state, struct gw_partial *partial)
 {
-    return gw_partial_read(environment, epoch, GW_SIDE_TARGET, partial) == 0 && partial->is_kept &&
+    return (state == GW_HANDOVER_RECEIVING || state == GW_HANDOVER_ABORTED) &&
+           gw_partial_read(environment, epoch, GW_SIDE_TARGET, partial) == 0 && partial->is_kept &&
            gw_partial_write(environment, partial) == 0;
 }
 
@@ -186,7 +187,7 @@ static void recover_target(const struct gw_environment *environment,
         (person == GW_EVENT_COUNT && (state == GW_HANDOVER_PREPARED || state == GW_HANDOVER_LOST)))
         return;
     gw_target_steps_reconnect(&steps);
-    steps.keeps_parts = keep_parts(environment, entry->epoch, &partial);
+    steps.keeps_parts = keep_parts(environment, entry->epoch, state, &partial);
     prepare(environment, entry, &switchover);
     switchover.act = act_target;
     switchover.context = &steps;

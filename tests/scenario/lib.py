@@ -151,6 +151,7 @@ class Host:
         self.socket = os.path.join(self.folder, 'agent.sock')
         self.log = os.path.join(self.folder, 'agent.log')
         self.agent = None
+        self.extra = ()
         self.holder = hold.Holder() if side in world.options['held'] else None
         for folder in (self.storage, self.state):
             os.makedirs(folder)
@@ -162,7 +163,8 @@ class Host:
         return ['ip', 'netns', 'exec', self.namespace]
 
     def start_agent(self, *extra, timeout=PATIENCE_S):
-        """godwit agent, until it says that it is ready."""
+        """godwit agent, until it says that it is ready; started again, with the same options."""
+        self.extra = extra = extra or self.extra
         ready, written = os.pipe()
         words = self.enter()
         if self.side == 'b':

@@ -145,6 +145,29 @@ def nothing_is_kept_of_a_move_whose_target_was_complete():
         world.assert_still_on_source()
 
 
+@lib.scenario()
+def nothing_is_kept_of_a_part_that_is_gone():
+    """The target's agent dies when it has discarded a cancelled move and has not forgotten its note yet."""
+    with lib.World(**dict(SIZE, held='ab')) as world:
+        world.start_agents()
+        world.start_guest()
+        before = world.listing()
+        world.source.hold('STOPPED')
+        move = world.start_move('--sync-every', '1')
+        world.source.await_held('STOPPED', move)
+        lib.check(world.source.command('cancel', world.source.running_job()).result().status == 0, 'no cancel')
+        world.target.hold('DISCARDED')
+        world.source.release()
+        world.target.await_held('DISCARDED', move)
+        notes = [name for name in world.target.state_files() if name.startswith('partial/')]
+        lib.check(notes, 'the target has no note of the move')
+        world.target.stop_agent(kill=True)
+        world.assert_refused(move.result(), 'failed', 'cancel')
+        world.target.start_agent()
+        world.assert_listing(before)
+        world.assert_still_on_source()
+
+
 @lib.scenario(sample=1, side=['a', 'b'])
 def cancel_removes_what_is_kept(side):
     with Lost('target agent') as lost:
