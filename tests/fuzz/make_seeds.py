@@ -129,6 +129,20 @@ def dpdk(folder):
                                          struct.pack('<I5s', 5, b'hello')).ljust(1232, b'\0'))
 
 
+def rdma(folder):
+    # fuzz-rdma.c: form (0 fabric, 1 verbs) and what (0 request, 2 answer, 4 messages), then the bytes.
+    def messages(*sends):
+        return b''.join(struct.pack('<H', 16 + len(body)) + struct.pack('<BBHIQ', kind, 0, credits, len(body), written) +
+                        body for kind, credits, written, body in sends)
+
+    talk = messages((1, 0, 100, b'a message'), (2, 0, 5000, b''), *[(1, 0, 9000, b'')] * 40)
+    asks = messages((3, 0, 0, b'8 bytes.'), (4, 0, 0, bytes(24)))
+    for form, magic in ((0, b'g'), (1, b'gw')):
+        put(folder, 'rdma', 'request-%d' % form, bytes([form]) + magic + bytes([2, 5]) + b'hello')
+        put(folder, 'rdma', 'answer-%d' % form, bytes([form | 2]) + magic + bytes([2, 1]) + b'a reason')
+        put(folder, 'rdma', 'messages-%d' % form, bytes([form | 4]) + talk + asks)
+
+
 def peers(folder):
     """What the other side of a channel or a session says; the first byte chooses the decoder."""
     digest = bytes(range(16))
@@ -146,14 +160,6 @@ def peers(folder):
     put(folder, 'tcp', 'writes', b'\1' + struct.pack('<BBHIQQ', 1, 0, 3, 4096, 5, 8192))
     put(folder, 'tcp', 'message', b'\1' + struct.pack('<BBHIQQ', 2, 0, 0, 100, 0, 0))
     put(folder, 'tcp', 'descriptor', b'\0' + struct.pack('<BBHIQQ', 1, 0, 0, 4096, 5, 8192))
-    hello = bytes(52)
-    put(folder, 'verbs', 'request', b'\0gw\2' + bytes([len(hello)]) + hello)
-    put(folder, 'verbs', 'answer', b'\1gw\2\1no room here')
-    send = struct.pack('<BBHIQ', 1, 0, 0, 5, 0) + b'hello'
-    credit = struct.pack('<BBHIQ', 2, 0, 1, 0, 0)
-    put(folder, 'verbs', 'messages', b'\2' + b''.join(struct.pack('<H', len(one)) + one for one in (send, credit, send)))
-    put(folder, 'fabric', 'request', b'\0g\2' + bytes([len(hello)]) + hello)
-    put(folder, 'fabric', 'answer', b'\1g\2\1no room here')
 
 
 def sessions(folder):
@@ -183,7 +189,7 @@ def sessions(folder):
 def main():
     folder = sys.argv[1]
     os.makedirs(folder, exist_ok=True)
-    for make in (vhd, locators, logs, vhdx, chain, dpdk, checkpoints, unfinished, peers, sessions):
+    for make in (vhd, locators, logs, vhdx, chain, dpdk, rdma, checkpoints, unfinished, peers, sessions):
         make(folder)
     with open(os.path.join(folder, 'done'), 'w') as file:
         file.write('')
