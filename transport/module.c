@@ -14,6 +14,7 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "transport/module-interface.h"
 #include "transport/region-table.h"
 
 /* What modules call of common/. A linker takes from a static library only what somebody names;
@@ -75,7 +76,7 @@ static int check(const struct gw_module *module, const char *path)
         return gw_fail(-ENODEV, "%s is no module of godwit", path);
     if (module->interface != GW_MODULE_INTERFACE || strcmp(module->version, GODWIT_VERSION) != 0)
         return gw_fail(-ENODEV,
-                       "%s is of godwit %.32s (interface %u), this program is %s (interface %u): "
+                       "%s is of godwit %.32s (interface %x), this program is %s (interface %x): "
                        "install both from one build",
                        path, module->version, module->interface, GODWIT_VERSION,
                        GW_MODULE_INTERFACE);

@@ -8,7 +8,8 @@
  * caller), in the build tree when the program itself is there, and where it was installed. It
  * links none of godwit's libraries: what it calls of common/ it finds in the program, so that an
  * error's message is the thread's one message. Programs are therefore linked with --export-dynamic
- * (transport_dep says so).
+ * (transport_dep says so). What both sides see of each other are the headers of common/ and of this
+ * folder; the build makes a number of them, and a module of another number is refused.
  *
  * Errors: -ENODEV with the reason: not found, not loadable, of another version; or what the back
  *   end's own create answers.
@@ -21,13 +22,10 @@
 
 #include "transport/transport.h"
 
-/* Changes with every change of what modules and the program share: transport.h and common/. */
-#define GW_MODULE_INTERFACE 2u
-
 /* What a module exports under the name gw_module_NAME. */
 struct gw_module {
-    unsigned interface;  /* GW_MODULE_INTERFACE; keeps its place for ever, as does version */
-    const char *version; /* GODWIT_VERSION */
+    unsigned interface;  /* GW_MODULE_INTERFACE of module-interface.h, which the build makes */
+    const char *version; /* GODWIT_VERSION; both keep their places for ever */
     const struct gw_transport_maker *maker;
 };
 

@@ -51,3 +51,24 @@ bool gw_ring_is_empty(struct gw_ring *ring)
 {
     return !ring->first && !atomic_load(&ring->incoming);
 }
+
+int gw_ring_serve(struct gw_ring *ring, struct gw_channel *(*serve)(struct gw_ring_link *link),
+                  struct gw_channel **ready, int max)
+{
+    struct gw_ring_link *last_reported = NULL;
+    int count = 0;
+
+    ring->is_served = true;
+    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
+        struct gw_channel *channel = serve(link);
+
+        if (channel && count < max) {
+            ready[count++] = channel;
+            last_reported = link;
+        }
+    }
+    ring->is_served = false;
+    if (last_reported)
+        ring->first = last_reported->next;
+    return count;
+}

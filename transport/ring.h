@@ -27,6 +27,7 @@ struct gw_ring_link {
 struct gw_ring {
     struct gw_ring_link *first;              /* NULL when empty */
     _Atomic(struct gw_ring_link *) incoming; /* offered, not yet taken; newest first */
+    bool is_served;                          /* gw_ring_serve runs: no channel may go */
 };
 
 /* Hands a channel to the poller's thread, which the caller then wakes. */
@@ -46,6 +47,11 @@ static inline struct gw_ring_link *gw_ring_next(const struct gw_ring *ring,
 {
     return link->next == ring->first ? NULL : link->next;
 }
+
+/* What gw_poll does: serve runs once for each channel, and answers it when it is to be reported, or NULL.
+ * Up to max of those are stored; those that did not fit come first the next time. Answers how many. */
+int gw_ring_serve(struct gw_ring *ring, struct gw_channel *(*serve)(struct gw_ring_link *link),
+                  struct gw_channel **ready, int max);
 
 struct gw_op_queue {
     struct gw_op *first, **last;

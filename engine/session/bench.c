@@ -27,7 +27,8 @@ struct bench {
 
 /* ---- channels ---- */
 
-static int dial(struct bench *bench, struct gw_way *way, struct gw_way_rail *rail)
+static int dial_on(struct bench *bench, struct gw_way *way, struct gw_way_rail *rail,
+                   struct gw_worker *worker)
 {
     struct gw_link *link = &bench->source->link;
     struct gw_connect_options options = {
@@ -35,22 +36,17 @@ static int dial(struct bench *bench, struct gw_way *way, struct gw_way_rail *rai
         .peer = rail->pair.peer,
         .local = &rail->pair.local,
     };
-    struct gw_memory_policy before;
-    struct gw_worker *worker;
     struct gw_channel *channel;
     struct gw_lane *lane;
     struct gw_seal *seal;
-    int error = gw_workers_for(&link->workers, &rail->pair.local, &worker);
+    int error = 0;
 
-    if (!error && !rail->domain)
+    if (!rail->domain)
         error = gw_domain_open(way->transport, &rail->pair.local, &rail->domain);
     if (!error)
         error = gw_worker_poller(worker, way->transport, &options.channel.poller);
-    if (error)
-        return error;
-    gw_topology_prefer(link->workers.topology, gw_worker_node(worker), &before);
-    error = gw_bench_source_prepare(worker, rail->domain, &lane);
-    gw_topology_restore(&before);
+    if (!error)
+        error = gw_bench_source_prepare(worker, rail->domain, &lane);
     if (error)
         return error;
     options.channel.domain = rail->domain;
@@ -63,6 +59,22 @@ static int dial(struct bench *bench, struct gw_way *way, struct gw_way_rail *rai
     gw_bench_start(lane, channel, seal);
     bench->lanes[bench->lane_count++] = lane;
     return 0;
+}
+
+/* What the new channel needs comes from the memory near its worker. */
+static int dial(struct bench *bench, struct gw_way *way, struct gw_way_rail *rail)
+{
+    struct gw_link *link = &bench->source->link;
+    struct gw_memory_policy before;
+    struct gw_worker *worker;
+    int error = gw_workers_for(&link->workers, &rail->pair.local, &worker);
+
+    if (error)
+        return error;
+    gw_topology_prefer(link->workers.topology, gw_worker_node(worker), &before);
+    error = dial_on(bench, way, rail, worker);
+    gw_topology_restore(&before);
+    return error;
 }
 
 static void hang_up(struct bench *bench)

@@ -165,7 +165,8 @@ int gw_compare_decode(const json_t *message, uint64_t offset, uint64_t end,
         json_int_t index = json_integer_value(json_array_get(list, 2 * i));
         const char *text = json_string_value(json_array_get(list, 2 * i + 1));
 
-        if (index < 0 || (uint64_t)index < least || !text)
+        if (index < 0 || (uint64_t)index < least ||
+            (uint64_t)index > (out->end - 1) / GW_COMPARE_GRANULE || !text)
             return gw_fail(-EPROTO, "the target compared something else");
         out->granules[i].index = (uint64_t)index;
         least = (uint64_t)index + 1;

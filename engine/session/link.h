@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * link: the sending side's way to a target: the control session's dialling, and the data channels
- * over every transport and rail that both hosts share; the control session's transport, unless one
- * that carries data alone is better. A rail that cannot be used is passed over
- * with its reason and the next one carries its share: first the other rails of that transport,
+ * over every rail of the best transport that both hosts share. A rail that cannot be used is passed
+ * over with its reason and the next one carries its share: first the other rails of that transport,
  * then the next transport. Private to engine/session.
  *
  * Errors: 0 or -errno with a message; when every rail was passed over, that of the last one.
@@ -63,8 +62,8 @@ int gw_link_dial(struct gw_link *link, const struct gw_address *peer, struct gw_
 int gw_link_find_ways(struct gw_link *link, const struct gw_control *control,
                       const json_t *transports);
 void gw_link_drop_ways(struct gw_link *link);
-/* As many channels as the rails of the first way that can be dialled ask for; *opened may be less when some could not
- * be had, but not 0. */
+/* As many channels as the rails of the first way that can be dialled ask for; *opened may be less
+ * when some could not be had, but not 0. */
 int gw_link_open_channels(struct gw_link *link, struct gw_control *control,
                           struct gw_sender *sender, unsigned *opened);
 int gw_link_open_channel(struct gw_link *link, struct gw_control *control,

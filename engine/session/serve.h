@@ -149,8 +149,9 @@ struct gw_serve_part {
     uint64_t durable, allocated;
     char reason[GW_PART_REASON_MAX];
 };
-void gw_serve_look_for_part(struct gw_serve *serve, unsigned volume, const char *path,
-                            struct gw_serve_part *out);
+/* -EEXIST: it has its final name, and is not touched. */
+int gw_serve_look_for_part(struct gw_serve *serve, unsigned volume, const char *path,
+                           struct gw_serve_part *out);
 /* Before the image is made: it is noted, and what durable says is there is given its new name. */
 int gw_serve_note_disk(struct gw_serve *serve, unsigned volume, const char *path,
                        uint64_t *durable);

@@ -10,7 +10,6 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "common/bytes.h"
 #include "common/checked.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -21,19 +20,10 @@
 #define BATCH       (1u << 20) /* bytes between two marks */
 #define MARKS_MAX   4u         /* marks that the target has not answered */
 #define RECORDS_MAX 8u         /* of ours, sealed and not done */
-#define PLAIN_MAX   40u
 #define CHECK_BYTES (1u << 20)
-#define MARKED_SIZE 17u
-
-enum record_type {
-    READY = 1,   /* target: u64 key, u64 length of its memory */
-    MARK = 2,    /* source: u32 number */
-    MARKED = 3,  /* target: u32 number, u64 CPU time of its worker, u32 which worker that is */
-    CHECK = 4,   /* source: u32 length, digest of the first bytes of the memory */
-    CHECKED = 5, /* target: u32 1 when they are equal */
-};
 
 _Static_assert(MARKS_MAX < RECORDS_MAX, "a mark has room while the marks before it are out");
+_Static_assert(CHECK_BYTES <= GW_BENCH_REGION, "what is checked is in the memory");
 
 struct bench_lane;
 
@@ -41,7 +31,7 @@ struct outgoing {
     struct gw_send send;
     struct bench_lane *lane;
     bool is_posted;
-    uint8_t bytes[PLAIN_MAX + GW_SEAL_TAG_SIZE];
+    uint8_t bytes[GW_BENCH_RECORD_MAX + GW_SEAL_TAG_SIZE];
 };
 
 struct slot {
@@ -62,7 +52,7 @@ struct bench_lane {
 
     /* Source, on the worker. */
     struct slot slots[WRITES_MAX], *free_slots;
-    uint64_t remote_key, remote_length;
+    uint64_t remote_key;
     struct gw_bench_task *task;
     bool is_running, is_ending; /* the task's first mark came back; its last one is out */
     uint32_t sent_marks, seen_marks;
@@ -90,9 +80,11 @@ static void record_done(struct gw_op *op, int status)
     lane->record_count--;
 }
 
-static int queue_record(struct bench_lane *lane, const uint8_t *plain, uint32_t length)
+static int queue_record(struct bench_lane *lane, const struct gw_bench_record *record)
 {
     struct outgoing *out = &lane->records[(lane->record_first + lane->record_count) % RECORDS_MAX];
+    uint8_t plain[GW_BENCH_RECORD_MAX];
+    uint32_t length = gw_bench_record_encode(record, plain);
 
     if (lane->record_count == RECORDS_MAX)
         return gw_fail(-EPROTO, "the peer asks faster than it reads the answers");
@@ -134,47 +126,39 @@ static bool all_posted(const struct bench_lane *lane)
 
 static int queue_mark(struct bench_lane *lane)
 {
-    uint8_t plain[5] = {MARK};
+    struct gw_bench_record mark = {.type = GW_BENCH_RECORD_MARK, .number = ++lane->sent_marks};
 
-    gw_put_le32(plain + 1, ++lane->sent_marks);
     lane->batch_bytes = 0;
-    return queue_record(lane, plain, sizeof(plain));
+    return queue_record(lane, &mark);
 }
 
 /* ---- the target ---- */
 
 static int tell_ready(struct bench_lane *lane)
 {
-    uint8_t plain[17] = {READY};
+    struct gw_bench_record ready = {
+        .type = GW_BENCH_RECORD_READY, .key = lane->region->key, .length = lane->region->length};
 
-    gw_put_le64(plain + 1, lane->region->key);
-    gw_put_le64(plain + 9, lane->region->length);
     lane->is_told = true;
-    return queue_record(lane, plain, sizeof(plain));
+    return queue_record(lane, &ready);
 }
 
-static int answer(struct bench_lane *lane, const uint8_t *record, uint32_t length)
+static int answer(struct bench_lane *lane, const struct gw_bench_record *asked)
 {
-    uint8_t plain[MARKED_SIZE] = {MARKED}, digest[GW_DIGEST_SIZE];
-    uint32_t count;
+    struct gw_bench_record marked = {.type = GW_BENCH_RECORD_MARKED,
+                                     .number = asked->number,
+                                     .cpu_ns = gw_clock_thread_ns(),
+                                     .worker = (uint32_t)gettid()};
+    struct gw_bench_record checked = {.type = GW_BENCH_RECORD_CHECKED};
+    uint8_t digest[GW_DIGEST_SIZE];
 
     if (gw_clock_ns() > lane->deadline_ns)
         return gw_fail(-ETIMEDOUT, "a measurement takes at most %d s", GW_BENCH_SESSION_S);
-    if (length == 5 && record[0] == MARK) {
-        memcpy(plain + 1, record + 1, 4);
-        gw_put_le64(plain + 5, gw_clock_thread_ns());
-        gw_put_le32(plain + 13, (uint32_t)gettid());
-        return queue_record(lane, plain, MARKED_SIZE);
-    }
-    if (length != 5 + GW_DIGEST_SIZE || record[0] != CHECK)
-        return gw_fail(-EPROTO, "a record that no measurement has");
-    count = gw_get_le32(record + 1);
-    if (count > GW_BENCH_REGION)
-        return gw_fail(-EPROTO, "a digest of more than the memory of a measurement");
-    gw_lane_digest(lane->memory, count, digest);
-    plain[0] = CHECKED;
-    gw_put_le32(plain + 1, memcmp(digest, record + 5, sizeof(digest)) == 0);
-    return queue_record(lane, plain, 5);
+    if (asked->type == GW_BENCH_RECORD_MARK)
+        return queue_record(lane, &marked);
+    gw_lane_digest(lane->memory, asked->checked, digest);
+    checked.is_equal = memcmp(digest, asked->digest, sizeof(digest)) == 0;
+    return queue_record(lane, &checked);
 }
 
 /* ---- the source ---- */
@@ -202,7 +186,7 @@ static void write_done(struct gw_op *op, int status)
 /* Posts one write of the task; -EAGAIN when the channel or the slots are full. */
 static int post_write(struct bench_lane *lane, uint64_t limit, bool has_more)
 {
-    uint64_t left = gw_min(limit, lane->remote_length) - lane->position;
+    uint64_t left = limit - lane->position;
     uint32_t length = (uint32_t)gw_min(lane->task->size, left);
     struct slot *slot = lane->free_slots;
     int error;
@@ -246,9 +230,9 @@ static int pump_writes(struct bench_lane *lane, bool *any)
             bool has_more = lane->batch_bytes + task->size < BATCH && lane->free_slots &&
                             lane->free_slots->next_free;
 
-            if (lane->position == lane->remote_length)
+            if (lane->position == GW_BENCH_REGION)
                 lane->position = 0;
-            error = post_write(lane, lane->remote_length, has_more);
+            error = post_write(lane, GW_BENCH_REGION, has_more);
             *any |= error == 0;
         }
         if (!error)
@@ -261,7 +245,7 @@ static int pump_writes(struct bench_lane *lane, bool *any)
 
 static int pump_check(struct bench_lane *lane, bool *any)
 {
-    uint8_t plain[5 + GW_DIGEST_SIZE] = {CHECK};
+    struct gw_bench_record check = {.type = GW_BENCH_RECORD_CHECK, .checked = CHECK_BYTES};
     int error = 0;
 
     while (!error && lane->position < CHECK_BYTES) {
@@ -271,18 +255,16 @@ static int pump_check(struct bench_lane *lane, bool *any)
     if (error)
         return error == -EAGAIN ? 0 : error;
     lane->is_ending = true;
-    gw_put_le32(plain + 1, CHECK_BYTES);
-    gw_lane_digest(lane->memory, CHECK_BYTES, plain + 5);
-    return queue_record(lane, plain, sizeof(plain));
+    gw_lane_digest(lane->memory, CHECK_BYTES, check.digest);
+    return queue_record(lane, &check);
 }
 
-static int take_marked(struct bench_lane *lane, const uint8_t *record)
+static int take_marked(struct bench_lane *lane, const struct gw_bench_record *record)
 {
     struct gw_bench_task *task = lane->task;
-    uint64_t now = gw_clock_ns(), cpu = gw_clock_thread_ns(), far = gw_get_le64(record + 5);
+    uint64_t now = gw_clock_ns(), cpu = gw_clock_thread_ns(), far = record->cpu_ns;
 
-    if (!task || gw_get_le32(record + 1) != lane->seen_marks + 1 ||
-        lane->seen_marks == lane->sent_marks)
+    if (!task || record->number != lane->seen_marks + 1 || lane->seen_marks == lane->sent_marks)
         return gw_fail(-EPROTO, "a mark came back that was not sent");
     lane->seen_marks++;
     if (!lane->is_running) {
@@ -305,31 +287,29 @@ static int take_marked(struct bench_lane *lane, const uint8_t *record)
     task->elapsed_ns = now - lane->began_ns;
     task->near_cpu_ns = cpu - lane->began_cpu_ns;
     task->far_cpu_ns = far - lane->far_began_ns;
-    task->far_worker = gw_get_le32(record + 13);
+    task->far_worker = record->worker;
     end_task(lane, 0);
     return 0;
 }
 
-static int take_answer(struct bench_lane *lane, const uint8_t *record, uint32_t length)
+static int take_answer(struct bench_lane *lane, const struct gw_bench_record *record)
 {
-    if (length == 17 && record[0] == READY && !lane->is_told) {
-        lane->remote_key = gw_get_le64(record + 1);
-        lane->remote_length = gw_get_le64(record + 9);
+    struct gw_bench_task *task = lane->task;
+
+    if (record->type == GW_BENCH_RECORD_READY && !lane->is_told) {
+        lane->remote_key = record->key;
         lane->is_told = true;
-        /* The same in every version of this protocol; the check relies on it. */
-        if (lane->remote_length != GW_BENCH_REGION)
-            return gw_fail(-EPROTO, "the target's memory has another size than this host's");
         return 0;
     }
-    if (length == MARKED_SIZE && record[0] == MARKED)
+    if (record->type == GW_BENCH_RECORD_MARKED)
         return take_marked(lane, record);
-    if (length == 5 && record[0] == CHECKED && lane->task && lane->is_ending &&
-        lane->task->kind == GW_BENCH_CHECK) {
-        lane->task->is_equal = gw_get_le32(record + 1) == 1;
+    if (record->type == GW_BENCH_RECORD_CHECKED && task && lane->is_ending &&
+        task->kind == GW_BENCH_CHECK) {
+        task->is_equal = record->is_equal;
         end_task(lane, 0);
         return 0;
     }
-    return gw_fail(-EPROTO, "the target sent a record that no measurement has");
+    return gw_fail(-EPROTO, "the target answers what it was not asked");
 }
 
 /* ---- the worker's calls ---- */
@@ -337,15 +317,18 @@ static int take_answer(struct bench_lane *lane, const uint8_t *record, uint32_t 
 static int message(struct gw_lane *base, const void *data, uint32_t length)
 {
     struct bench_lane *lane = of(base);
-    uint8_t record[GW_MESSAGE_MAX];
+    uint8_t plain[GW_MESSAGE_MAX];
+    struct gw_bench_record record;
     int error;
 
     if (!lane->talk.is_joined)
         return gw_lane_check_proof(&lane->talk, data, length);
-    error = gw_seal_open_record(lane->talk.seal, data, length, record, &length);
+    error = gw_seal_open_record(lane->talk.seal, data, length, plain, &length);
+    if (!error)
+        error = gw_bench_record_decode(plain, length, lane->is_source, &record);
     if (error)
         return error;
-    return lane->is_source ? take_answer(lane, record, length) : answer(lane, record, length);
+    return lane->is_source ? take_answer(lane, &record) : answer(lane, &record);
 }
 
 static int pump_task(struct bench_lane *lane, bool *any)

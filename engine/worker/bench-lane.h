@@ -13,11 +13,11 @@
 #ifndef GODWIT_ENGINE_WORKER_BENCH_LANE_H
 #define GODWIT_ENGINE_WORKER_BENCH_LANE_H
 
+#include "engine/worker/bench-record.h"
 #include "engine/worker/worker.h"
 #include "transport/link/seal.h"
 
-#define GW_BENCH_REGION    (8u << 20) /* bytes that the writes of a channel go around in */
-#define GW_BENCH_LANES_MAX 8u         /* channels of one session */
+#define GW_BENCH_LANES_MAX 8u /* channels of one session */
 #define GW_BENCH_PINGS_MAX 1000u
 #define GW_BENCH_SESSION_S 120 /* longer than this no target plays along */
 

@@ -178,6 +178,7 @@ class Moves:
             self.drop(guest)
 
     def qemu(self):
+        """(seconds of the migration, ms of its pause, seconds before that to start the target's QEMU)."""
         guest = self.start_source()
         disk = self.lab.path('disks', 'target.raw')
         with open(disk, 'wb') as out:
@@ -186,14 +187,16 @@ class Moves:
         try:
             target.start()
             benchlib.pin(target, 'b')
-            near, far = Monitor(guest.qmp_path), Monitor(target.qmp_path)
+            far = Monitor(target.qmp_path)
+            start_s = time.monotonic() - target.began
+            near = Monitor(guest.qmp_path)
             started = time.monotonic()
             pause = self.migrate(near, far)
             seconds = time.monotonic() - started
             near.close()
             far.close()
             self.verify(target.serial)
-            return seconds, pause
+            return seconds, pause, start_s
         finally:
             target.stop()
             self.drop(guest)

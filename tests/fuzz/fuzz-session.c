@@ -2,7 +2,7 @@
 /*
  * Fuzz target: what a peer that has proven itself may say in a control session. The first byte of
  * the input chooses: an offered volume; members of any message; messages of the handover, to either
- * side; a path for an image. Built with clang and -Dfuzz=true; run by hand:
+ * side; a path for an image; digests of what a target has. Built with clang and -Dfuzz=true; run by hand:
  * fuzz-session -max_total_time=60 CORPUS.
  */
 #include <assert.h>
@@ -15,6 +15,7 @@
 
 #include "common/error.h"
 #include "engine/handover/handover.h"
+#include "engine/session/compare.h"
 #include "engine/session/message.h"
 #include "engine/session/offer.h"
 #include "engine/session/storage.h"
@@ -35,7 +36,8 @@ static void fuzz_offer(const json_t *object)
     assert(strlen(volume.file_name) < sizeof(volume.file_name));
     assert(strlen(volume.target) < sizeof(volume.target));
     if (volume.kind == GW_VOLUME_DISK) {
-        assert(volume.format == GW_IMAGE_RAW || volume.format == GW_IMAGE_VHDX);
+        assert(volume.format == GW_IMAGE_RAW || volume.format == GW_IMAGE_VHDX ||
+               volume.foreign[0]);
         assert(volume.block_size <= 256u << 20);
         assert(volume.logical_sector_size <= 4096 && volume.physical_sector_size <= 4096);
     }
@@ -106,6 +108,24 @@ static void fuzz_handover(const json_t *message, enum gw_journal_side side)
     }
 }
 
+/* Digests are of granules within what was asked for, in their order. */
+static void fuzz_compared(const json_t *message)
+{
+    const uint64_t begin = 2 * GW_COMPARE_GRANULE, end = 90 * GW_COMPARE_GRANULE - 512;
+    struct gw_compare_piece piece;
+    uint64_t least = begin;
+
+    if (gw_compare_decode(message, begin, end, &piece))
+        return;
+    assert(piece.end > begin && piece.end <= end && piece.count <= GW_COMPARE_MAX);
+    for (unsigned i = 0; i < piece.count; i++) {
+        uint64_t offset = piece.granules[i].index * GW_COMPARE_GRANULE;
+
+        assert(piece.granules[i].index < 90 && offset >= least && offset < piece.end);
+        least = offset + GW_COMPARE_GRANULE;
+    }
+}
+
 static void fuzz_path(const uint8_t *data, size_t size)
 {
     static char folder[] = "/tmp/godwit-fuzz-XXXXXX";
@@ -133,14 +153,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     if (size == 0)
         return 0;
-    if (data[0] % 5 == 4) {
+    if (data[0] % 6 == 4) {
         fuzz_path(data + 1, size - 1);
         return 0;
     }
     value = json_loadb((const char *)data + 1, size - 1, JSON_DECODE_ANY, NULL);
     if (!value)
         return 0;
-    switch (data[0] % 5) {
+    switch (data[0] % 6) {
     case 0:
         fuzz_offer(value);
         break;
@@ -149,6 +169,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 2:
         fuzz_handover(value, GW_SIDE_SOURCE);
+        break;
+    case 5:
+        fuzz_compared(value);
         break;
     default:
         fuzz_handover(value, GW_SIDE_TARGET);

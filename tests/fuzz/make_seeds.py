@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the seed corpora of the image fuzz targets, from our own builders. usage: make_seeds.py FOLDER"""
+"""Writes the seed corpora of the fuzz targets, those of images from our own builders. usage: make_seeds.py FOLDER"""
+import json
 import os
 import struct
 import sys
@@ -157,10 +158,67 @@ def frames(folder):
             '>IHBB', 0x60000000, 4 + len(body), 58, 255) + near + far + head + body)
 
 
+def rdma(folder):
+    # fuzz-rdma.c: form (0 fabric, 1 verbs) and what (0 request, 2 answer, 4 messages), then the bytes.
+    def messages(*sends):
+        return b''.join(struct.pack('<H', 16 + len(body)) + struct.pack('<BBHIQ', kind, 0, credits, len(body), written) +
+                        body for kind, credits, written, body in sends)
+
+    talk = messages((1, 0, 100, b'a message'), (2, 0, 5000, b''), *[(1, 0, 9000, b'')] * 40)
+    asks = messages((3, 0, 0, b'8 bytes.'), (4, 0, 0, bytes(24)))
+    for form, magic in ((0, b'g'), (1, b'gw')):
+        put(folder, 'rdma', 'request-%d' % form, bytes([form]) + magic + bytes([2, 5]) + b'hello')
+        put(folder, 'rdma', 'answer-%d' % form, bytes([form | 2]) + magic + bytes([2, 1]) + b'a reason')
+        put(folder, 'rdma', 'messages-%d' % form, bytes([form | 4]) + talk + asks)
+
+
+def peers(folder):
+    """What the other side of a channel or a session says; the first byte chooses the decoder."""
+    digest = bytes(range(16))
+    for name, data in (('ready', b'\1\1' + struct.pack('<QQ', 77, 8 << 20)), ('mark', b'\0\2' + struct.pack('<I', 1)),
+                       ('marked', b'\1\3' + struct.pack('<IQI', 1, 5000, 42)),
+                       ('check', b'\0\4' + struct.pack('<I', 1 << 20) + digest),
+                       ('checked', b'\1\5' + struct.pack('<I', 1))):
+        put(folder, 'bench', name, data)
+    entry = struct.pack('<BBHIQQ', 1, 1, 0, 4096, 1 << 20, 65536) + digest
+    zero = struct.pack('<BBHIQQ', 3, 0, 1, 0, 0, 1 << 30) + digest
+    for name, kind, items in (('extents', 1, [entry, zero]), ('applied', 3, [struct.pack('<Q', 9)]),
+                              ('regions', 2, [struct.pack('<HHQQ', 0xffff, 0, 5, 8 << 20)]),
+                              ('windows', 4, [struct.pack('<IQ', 1, 5)]), ('closed', 5, [struct.pack('<I', 1)] * 3)):
+        put(folder, 'record', name, struct.pack('<HH', kind, len(items)) + b''.join(items))
+    put(folder, 'tcp', 'writes', b'\1' + struct.pack('<BBHIQQ', 1, 0, 3, 4096, 5, 8192))
+    put(folder, 'tcp', 'message', b'\1' + struct.pack('<BBHIQQ', 2, 0, 0, 100, 0, 0))
+    put(folder, 'tcp', 'descriptor', b'\0' + struct.pack('<BBHIQQ', 1, 0, 0, 4096, 5, 8192))
+
+
+def sessions(folder):
+    """Control messages, in JSON and in frames."""
+    one = '00112233445566778899aabbccddeeff'
+    disk = {'kind': 'disk', 'name': 'vda', 'file': 'a.vhdx', 'target': '', 'size': 1 << 30, 'data': 1 << 20,
+            'format': 'vhdx', 'fixed': False, 'block_size': 1 << 20, 'logical_sector': 512, 'physical_sector': 4096,
+            'disk_id': one, 'data_id': one, 'source': 'vhdx a'}
+    for name, first, message in (
+            ('ram', 0, dict(disk, kind='ram', name='ram0')), ('disk', 0, disk), ('foreign', 0, dict(disk, format='qcow2')),
+            ('members', 1, {'type': 'x', 'a': 7, 'epoch': one, 'link': one, 'lanes': [{'channel': 1, 'applied': 5}]}),
+            ('text', 1, {'type': 'error', 'a': one, 'code': 28, 'message': 'full'}), ('list', 1, {'a': [1, 2, 3]}),
+            ('source', 2, {'a': ['c', 'READY', 'RUNNING', 'ABORTED', 'NEVER_RAN', 'UNKNOWN', 'LOST']}),
+            ('target', 3, {'a': ['FINISH', 'GO', 'ABORT', 'GO']}),
+            ('compared', 5, {'type': 'compared', 'end': 66 << 20, 'granules': [2, one, 3, one, 60, one]})):
+        put(folder, 'session', name, bytes([first]) + json.dumps(message).encode())
+    put(folder, 'session', 'path', b'\4folder/../disk.raw')
+    text = json.dumps({'godwit': '0.1', 'protocol': 1, 'instance': one, 'name': 'hosta', 'ok': True}).encode()
+    frames = struct.pack('<IB', len(text), 1) + text + struct.pack('<IB4s', 4, 3, bytes(4)) + struct.pack('<IB', 3, 2) + b'abc'
+    put(folder, 'link', 'frames', b'\0' + frames)
+    put(folder, 'link', 'hello', b'\1' + bytes(range(52)))
+    put(folder, 'link', 'seal', b'\2' + bytes(64))
+    # The start of a ClientHello.
+    put(folder, 'link', 'tls', b'\3\x16\x03\x01\0\x30\1\0\0\x2c\3\3' + bytes(32) + b'\0\0\2\x13\2\1\0\0\0')
+
+
 def main():
     folder = sys.argv[1]
     os.makedirs(folder, exist_ok=True)
-    for make in (vhd, locators, logs, vhdx, chain, dpdk, frames, checkpoints, unfinished):
+    for make in (vhd, locators, logs, vhdx, chain, dpdk, frames, rdma, checkpoints, unfinished, peers, sessions):
         make(folder)
     with open(os.path.join(folder, 'done'), 'w') as file:
         file.write('')

@@ -254,6 +254,7 @@ class Guest:
         self.ram_path = os.path.join(self.options['ram_dir'], 'godwit-' + tag)
         self.serial = Serial(self.folder, self.serial_path)
         self.process = None
+        self.began = None  # when QEMU was started: time.monotonic()
         self.pid = None
 
     def disk_arguments(self, index, disk):
@@ -310,6 +311,7 @@ class Guest:
         os.makedirs(self.folder, exist_ok=True)
         self.serial.start()
         with open(os.path.join(self.folder, 'qemu.log'), 'ab') as log:
+            self.began = time.monotonic()
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                        start_new_session=True)
         self.process = process

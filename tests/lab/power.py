@@ -69,7 +69,7 @@ def inside_agent(number, state=''):
     agent = subprocess.Popen(
         launcher + [BINARY, 'agent', '--verbose', '--verbose', '--listen', '10.99.0.%d' % (int(number) + 1),
                     '--transport', 'verbs', '--psk', '/run/lab/lab.psk', '--storage', STORAGE, '--state', STATE,
-                    '--socket', SOCKET, '--ready-fd', str(written)],
+                    '--keep-partial', '0', '--socket', SOCKET, '--ready-fd', str(written)],
         stdout=log, stderr=log, pass_fds=[connection.fileno(), written])
     connection.close()
     os.close(written)

@@ -75,7 +75,7 @@ static void raw_close(struct raw *raw)
 
 /* True when the other end accepted; else answer holds what came with the refusal. */
 static bool raw_connect(struct raw *raw, const void *data, size_t size,
-                        struct fabric_answer *answer)
+                        struct gw_connect_answer *answer)
 {
     char room[sizeof(struct fi_eq_cm_entry) + 256];
     uint8_t refusal[256];
@@ -89,7 +89,8 @@ static bool raw_connect(struct raw *raw, const void *data, size_t size,
         memset(answer, 0, sizeof(*answer));
         fi_eq_readerr(raw->eq, &error, 0);
         if (error.err_data_size)
-            gw_fabric_answer_decode(error.err_data, (uint32_t)error.err_data_size, answer);
+            gw_connect_answer_decode(&gw_fabric_form, error.err_data, (uint32_t)error.err_data_size,
+                                     answer);
         return false;
     }
     return event == FI_CONNECTED;
@@ -143,13 +144,14 @@ static void join_raw(struct rig *rig, struct raw *raw)
 {
     struct accepting accepting = {.rig = rig};
     uint8_t request[FABRIC_CONNECT_DATA_MAX];
-    struct fabric_answer answer;
+    struct gw_connect_answer answer;
     pthread_t thread;
 
     rig_open(rig, RIG_FABRIC);
     raw_open(raw, &rig->address);
     cr_assert_eq(pthread_create(&thread, NULL, accept_raw, &accepting), 0);
-    cr_assert(raw_connect(raw, request, gw_fabric_request_encode("", 0, request), &answer));
+    cr_assert(raw_connect(raw, request, gw_connect_request_encode(&gw_fabric_form, "", 0, request),
+                          &answer));
     cr_assert_eq(pthread_join(thread, NULL), 0);
     cr_assert_eq(accepting.error, 0);
 }
@@ -244,12 +246,12 @@ HOSTILE(tell_that_nobody_asked_for)
 
 /* ---- at the listener ---- */
 
-static void expect_refusal(const uint8_t *data, size_t size, enum fabric_verdict verdict)
+static void expect_refusal(const uint8_t *data, size_t size, enum gw_connect_verdict verdict)
 {
     static struct raw raw;
     uint8_t good[FABRIC_CONNECT_DATA_MAX];
     struct accepting accepting;
-    struct fabric_answer answer;
+    struct gw_connect_answer answer;
     struct rig rig;
     pthread_t thread;
 
@@ -263,7 +265,8 @@ static void expect_refusal(const uint8_t *data, size_t size, enum fabric_verdict
     /* Who comes next is served. */
     rig.near = NULL;
     raw_open(&raw, &rig.address);
-    cr_assert(raw_connect(&raw, good, gw_fabric_request_encode("", 0, good), &answer));
+    cr_assert(
+        raw_connect(&raw, good, gw_connect_request_encode(&gw_fabric_form, "", 0, good), &answer));
     cr_assert_eq(pthread_join(thread, NULL), 0);
     cr_assert_eq(accepting.error, 0);
     raw_close(&raw);
@@ -272,25 +275,25 @@ static void expect_refusal(const uint8_t *data, size_t size, enum fabric_verdict
 
 Test(fabric_hostile, requests_that_are_not_godwits_are_refused)
 {
-    expect_refusal((const uint8_t *)"hello", 5, FABRIC_REFUSED);
+    expect_refusal((const uint8_t *)"hello", 5, GW_CONNECT_REFUSED);
 }
 
 Test(fabric_hostile, requests_without_data_are_refused)
 {
-    expect_refusal((const uint8_t *)"", 0, FABRIC_REFUSED);
+    expect_refusal((const uint8_t *)"", 0, GW_CONNECT_REFUSED);
 }
 
 Test(fabric_hostile, requests_of_another_version_are_told)
 {
-    expect_refusal((const uint8_t *)"g\77\0", 3, FABRIC_OTHER_VERSION);
+    expect_refusal((const uint8_t *)"g\77\0", 3, GW_CONNECT_OTHER_VERSION);
 }
 
 Test(fabric_hostile, hellos_that_end_early_are_refused)
 {
     uint8_t request[FABRIC_CONNECT_DATA_MAX];
-    uint32_t size = gw_fabric_request_encode("a hello", 7, request);
+    uint32_t size = gw_connect_request_encode(&gw_fabric_form, "a hello", 7, request);
 
-    expect_refusal(request, size - 1, FABRIC_REFUSED);
+    expect_refusal(request, size - 1, GW_CONNECT_REFUSED);
 }
 
 static int stranger(const struct gw_address *address, const void *bytes, size_t size)

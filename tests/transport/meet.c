@@ -293,6 +293,18 @@ Test(meet, module_that_is_not_there_is_named)
     cr_assert(strstr(gw_error_message(), "/nowhere/godwit-verbs.so"), "%s", gw_error_message());
 }
 
+Test(meet, module_of_another_build_is_refused)
+{
+    struct gw_transport *transport;
+
+    if (gw_transport_new("verbs", NULL, &transport) == -ENODEV &&
+        strstr(gw_error_message(), "not part of this build"))
+        cr_skip_test("%s", gw_error_message());
+    setenv("GODWIT_MODULE_DIR", STRANGE_MODULE_DIR, 1);
+    cr_assert_eq(gw_transport_new("verbs", NULL, &transport), -ENODEV);
+    cr_assert(strstr(gw_error_message(), "install both from one build"), "%s", gw_error_message());
+}
+
 Test(meet, frees_take_null)
 {
     gw_transport_free(NULL);

@@ -122,7 +122,7 @@ static void raw_join(struct rig *rig, struct raw *raw)
     uint8_t request[VERBS_REQUEST_SIZE];
 
     raw_open(rig, raw);
-    gw_verbs_request_encode("", 0, request);
+    gw_connect_request_encode(&gw_verbs_form, "", 0, request);
     cr_assert_eq(raw_connect(rig, raw, request, sizeof(request)), 0, "%s", strerror(errno));
     cr_assert(raw->far);
 }
@@ -162,17 +162,18 @@ HOSTILE(strangers_and_other_versions_are_refused_by_name)
     uint8_t request[VERBS_REQUEST_SIZE];
 
     for (int i = 0; i < 2; i++) {
-        struct verbs_answer answer;
+        struct gw_connect_answer answer;
         struct raw raw;
 
-        gw_verbs_request_encode("", 0, request);
+        gw_connect_request_encode(&gw_verbs_form, "", 0, request);
         request[i ? 2 : 0] = 77;
         raw_open(rig, &raw);
         cr_assert_eq(raw_connect(rig, &raw, request, sizeof(request)), ECONNREFUSED);
-        cr_assert_eq(gw_verbs_answer_decode(raw.id->event->param.conn.private_data,
-                                            raw.id->event->param.conn.private_data_len, &answer),
+        cr_assert_eq(gw_connect_answer_decode(&gw_verbs_form,
+                                              raw.id->event->param.conn.private_data,
+                                              raw.id->event->param.conn.private_data_len, &answer),
                      0);
-        cr_assert_eq(answer.verdict, i ? VERBS_OTHER_VERSION : VERBS_REFUSED);
+        cr_assert_eq(answer.verdict, i ? GW_CONNECT_OTHER_VERSION : GW_CONNECT_REFUSED);
         cr_assert_str_eq(answer.reason, words[i]);
         raw_close(&raw);
     }

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "transport/module-interface.h"
 #include "transport/module.h"
 
 /* ---- domains and regions ---- */

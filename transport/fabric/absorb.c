@@ -11,7 +11,7 @@
 static void note_receive(struct fabric_channel *channel, struct fabric_work *work,
                          const struct fi_cq_msg_entry *entry)
 {
-    channel->receiver.posted--;
+    channel->receiver.inbox.posted--;
     /* Of the peer's writes nothing is heard, unless it adds data, which nobody here does. */
     if (entry->flags & FI_REMOTE_WRITE) {
         gw_fabric_channel_kill(
@@ -65,7 +65,7 @@ static bool note_failure(struct fabric_channel *channel)
     if (!work)
         return true;
     if (work->is_receive) {
-        channel->receiver.posted--;
+        channel->receiver.inbox.posted--;
     } else {
         work->is_complete = work->is_failed = true;
         gw_fabric_sender_advance(&channel->sender);

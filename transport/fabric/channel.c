@@ -10,10 +10,9 @@
 #include "common/memory.h"
 #include "transport/fabric/channel.h"
 
-#define MESSAGE_SIZE  (GW_SEND_HEADER_SIZE + GW_MESSAGE_MAX)
 #define HEADERS_SIZE  (FABRIC_SEND_DEPTH * FABRIC_SMALL_SIZE)
-#define SLOTS_SIZE    (GW_RECEIVES * MESSAGE_SIZE)
-#define RECEIVES_SIZE (FABRIC_RECEIVE_DEPTH * MESSAGE_SIZE)
+#define SLOTS_SIZE    (GW_RECEIVES * GW_SEND_SIZE_MAX)
+#define RECEIVES_SIZE (FABRIC_RECEIVE_DEPTH * GW_SEND_SIZE_MAX)
 #define EVENT_SIZE    (sizeof(struct fi_eq_cm_entry) + 256)
 
 /* ---- making one ---- */
@@ -28,7 +27,8 @@ static int open_memory(struct fabric_channel *channel)
     channel->memory_size = size;
     channel->sender.headers = channel->memory;
     channel->sender.slots = channel->sender.headers + HEADERS_SIZE;
-    channel->receiver.buffers = channel->sender.slots + SLOTS_SIZE;
+    gw_inbox_init(&channel->receiver.inbox, channel->sender.slots + SLOTS_SIZE,
+                  FABRIC_RECEIVE_DEPTH, &channel->credit);
     return gw_fabric_register(channel->domain, channel->memory, size, FI_SEND | FI_RECV,
                               &channel->mr);
 }
@@ -206,8 +206,8 @@ void gw_fabric_channel_free(struct fabric_channel *channel)
 
 bool gw_fabric_channel_is_drained(const struct fabric_channel *channel)
 {
-    return !channel->ep ||
-           (channel->sender.completed == channel->sender.next && channel->receiver.posted == 0);
+    return !channel->ep || (channel->sender.completed == channel->sender.next &&
+                            channel->receiver.inbox.posted == 0);
 }
 
 static void end(struct fabric_channel *channel)
@@ -263,7 +263,7 @@ void gw_fabric_close(struct gw_channel *base)
 {
     struct fabric_channel *channel = gw_fabric_channel_of(base);
 
-    assert(!channel->poller->is_polling);
+    assert(!channel->poller->channels.is_served);
     gw_fabric_life_remove(channel->transport, channel);
     gw_fabric_poller_remove(channel->poller, channel);
     gw_fabric_absorb(channel); /* what was finished keeps its success */
@@ -277,11 +277,5 @@ void gw_fabric_close(struct gw_channel *base)
 
 void gw_fabric_info(struct gw_channel *base, struct gw_channel_info *out)
 {
-    struct fabric_channel *channel = gw_fabric_channel_of(base);
-
-    *out = channel->info;
-    out->bytes_sent = __atomic_load_n(&channel->info.bytes_sent, __ATOMIC_RELAXED);
-    out->bytes_received = __atomic_load_n(&channel->info.bytes_received, __ATOMIC_RELAXED);
-    out->messages_sent = __atomic_load_n(&channel->info.messages_sent, __ATOMIC_RELAXED);
-    out->messages_received = __atomic_load_n(&channel->info.messages_received, __ATOMIC_RELAXED);
+    gw_figures_read(&gw_fabric_channel_of(base)->info, out);
 }

@@ -54,16 +54,7 @@ struct fabric_sender {
 };
 
 struct fabric_receiver {
-    uint8_t *buffers; /* FABRIC_RECEIVE_DEPTH, each a header and a message */
-    unsigned posted;  /* receives that the provider has */
-    bool is_deaf;     /* the peer broke the rules: nothing more is taken in */
-    bool has_lent;
-    unsigned first, count; /* of arrived; the first may be lent */
-    uint8_t arrived[FABRIC_RECEIVE_DEPTH];
-    uint32_t lengths[FABRIC_RECEIVE_DEPTH];
-    unsigned spent_count, spent_messages; /* to be posted again; those that held messages */
-    uint8_t spent[FABRIC_RECEIVE_DEPTH];
-    uint64_t written; /* as the peer's last header said */
+    struct gw_inbox inbox;
     struct fabric_work works[FABRIC_RECEIVE_DEPTH];
 };
 
@@ -73,7 +64,7 @@ struct fabric_channel {
     struct fabric_domain *domain;
     struct fabric_poller *poller;
     struct gw_ring_link link;
-    struct fabric_channel *life_previous, *life_next; /* of transport.connected */
+    struct gw_ring_link life_link; /* of transport.connected */
     struct fid_eq *eq;
     struct fid_cq *cq;
     struct fid_ep *ep; /* NULL once closed */
@@ -95,12 +86,6 @@ struct fabric_channel {
 static inline struct fabric_channel *gw_fabric_channel_of(struct gw_channel *base)
 {
     return gw_container_of(base, struct fabric_channel, base);
-}
-
-/* Figures that any thread may ask for while the owner counts. */
-static inline void gw_fabric_count(uint64_t *counter, uint64_t more)
-{
-    __atomic_store_n(counter, *counter + more, __ATOMIC_RELAXED);
 }
 
 /* ---- absorb.c ---- */

@@ -32,14 +32,14 @@ static int explain_stranger(const struct attempt *attempt)
 
 static int explain_refusal(const struct attempt *attempt, const uint8_t *data, uint32_t length)
 {
-    struct fabric_answer answer;
+    struct gw_connect_answer answer;
 
     if (length == 0)
         return gw_fail(-ECONNREFUSED, "fabric %s: nothing listens at %s",
                        attempt->transport->provider, attempt->peer);
-    if (gw_fabric_answer_decode(data, length, &answer) != 0)
+    if (gw_connect_answer_decode(&gw_fabric_form, data, length, &answer) != 0)
         return explain_stranger(attempt);
-    if (answer.version != GW_WIRE_VERSION || answer.verdict == FABRIC_OTHER_VERSION)
+    if (answer.version != GW_WIRE_VERSION || answer.verdict == GW_CONNECT_OTHER_VERSION)
         return explain_version(attempt, answer.version);
     return gw_fail(-ECONNREFUSED, "fabric %s: %s refused: %s", attempt->transport->provider,
                    attempt->peer, answer.reason);
@@ -70,9 +70,10 @@ static int explain(const struct attempt *attempt, int cause, const uint8_t *data
 
 static int check_answer(const struct attempt *attempt, const uint8_t *data, uint32_t length)
 {
-    struct fabric_answer answer;
+    struct gw_connect_answer answer;
 
-    if (gw_fabric_answer_decode(data, length, &answer) != 0 || answer.verdict != FABRIC_ACCEPTED)
+    if (gw_connect_answer_decode(&gw_fabric_form, data, length, &answer) != 0 ||
+        answer.verdict != GW_CONNECT_ACCEPTED)
         return explain_stranger(attempt);
     return answer.version == GW_WIRE_VERSION ? 0 : explain_version(attempt, answer.version);
 }
@@ -81,7 +82,8 @@ static int ask(struct attempt *attempt)
 {
     const struct gw_connect_options *options = attempt->options;
     uint8_t data[FABRIC_CONNECT_DATA_MAX];
-    uint32_t length = gw_fabric_request_encode(options->hello, options->hello_length, data);
+    uint32_t length =
+        gw_connect_request_encode(&gw_fabric_form, options->hello, options->hello_length, data);
     int answer = fi_connect(attempt->channel->ep, attempt->info->dest_addr, data, length);
 
     if (answer)

@@ -6,13 +6,14 @@
 #include <stdlib.h>
 
 #include "transport/fabric/channel.h"
+#include "transport/module-interface.h"
 #include "transport/module.h"
 
 static void destroy(struct gw_transport *base)
 {
     struct fabric_transport *transport = gw_fabric_transport_of(base);
 
-    gw_fabric_life_stop(transport);
+    gw_life_stop(&transport->life);
     pthread_mutex_destroy(&transport->lock);
     free(transport);
 }
@@ -60,7 +61,6 @@ static int create(const struct gw_transport_options *options, struct gw_transpor
     if (!transport)
         return gw_fail(-ENOMEM, "fabric: no memory");
     transport->base.ops = &fabric_ops;
-    transport->epoll_fd = transport->wake_fd = -1;
     pthread_mutex_init(&transport->lock, NULL);
     error = gw_fabric_library_load(&transport->library);
     if (!error)

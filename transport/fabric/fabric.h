@@ -48,8 +48,9 @@
 
 #include "common/checked.h"
 #include "common/error.h"
-#include "transport/rdma/credit.h"
-#include "transport/rdma/header.h"
+#include "transport/figures.h"
+#include "transport/rdma/inbox.h"
+#include "transport/rdma/life.h"
 #include "transport/ring.h"
 #include "transport/transport.h"
 
@@ -58,17 +59,17 @@
 #define FABRIC_SEND_DEPTH     256u /* work requests of one channel */
 #define FABRIC_DEPTH_LEAST    32u
 #define FABRIC_RESERVED_SENDS 3u /* of them for a credit, an ask and a tell */
-#define FABRIC_RECEIVE_DEPTH  (GW_RECEIVES + GW_SPARE_RECEIVES + 2u) /* for an ask and a tell */
+#define FABRIC_RECEIVE_DEPTH  GW_INBOX_DEPTH_MAX
 #define FABRIC_PLACES         64u /* regions of the peer whose addresses a channel remembers */
 #define FABRIC_SEND_BYTES                                                                          \
     (8u << 20)                   /* of writes in the provider's queue; a larger one goes alone */
 #define FABRIC_GATHER_MAX  32u   /* ops that wait for more (GW_POST_MORE) */
-#define FABRIC_REPOST_AT   8u    /* receives that are posted again together */
 #define FABRIC_ABSORB_MAX  1024u /* completions of one channel in one poll */
-#define FABRIC_TICK_MS     1000u
 #define FABRIC_TRYWAITS    3u
 #define FABRIC_FLUSH_TICKS 2u      /* then an endpoint that gives nothing back is closed */
 #define FABRIC_POLL_NS     200000u /* how long a sleep is, where a provider can wake nobody */
+
+struct fabric_channel;
 
 /* The functions of libfabric that are not inline. */
 struct fabric_library {
@@ -86,11 +87,8 @@ struct fabric_transport {
     struct fabric_library library;
     char provider[FABRIC_PROVIDER_MAX];
     pthread_mutex_t lock;
-    struct fabric_channel *connected; /* all that life.c watches; a list */
-    int epoll_fd, wake_fd;            /* of the thread */
-    bool has_thread;
-    atomic_bool is_stopping;
-    pthread_t thread;
+    struct gw_ring connected; /* all channels that life.c watches */
+    struct gw_life life;
 };
 
 struct fabric_domain {
@@ -121,11 +119,10 @@ struct fabric_place {
 
 struct fabric_poller {
     struct gw_poller base;
-    int epoll_fd, wake_fd;
+    struct gw_waker waker;
     int timer_fd; /* for providers without a descriptor to wait on */
-    atomic_bool has_news;
     struct gw_ring channels;
-    bool is_armed, is_polling;
+    bool is_armed;
 };
 
 static inline struct fabric_transport *gw_fabric_transport_of(struct gw_transport *base)
@@ -177,7 +174,6 @@ int gw_fabric_register(struct fabric_domain *domain, const void *memory, uint64_
 
 /* ---- life.c ---- */
 int gw_fabric_life_start(struct fabric_transport *transport);
-void gw_fabric_life_stop(struct fabric_transport *transport);
 int gw_fabric_life_add(struct fabric_transport *transport, struct fabric_channel *channel);
 void gw_fabric_life_remove(struct fabric_transport *transport, struct fabric_channel *channel);
 
@@ -187,7 +183,6 @@ void gw_fabric_close_poller(struct gw_poller *poller);
 /* Hands the channel over to the poller's thread. */
 int gw_fabric_poller_start(struct fabric_poller *poller, struct fabric_channel *channel);
 void gw_fabric_poller_remove(struct fabric_poller *poller, struct fabric_channel *channel);
-void gw_fabric_poller_wake(struct fabric_poller *poller);
 int gw_fabric_poll(struct gw_poller *poller, struct gw_channel **ready, int max);
 int gw_fabric_arm(struct gw_poller *poller);
 

@@ -1,20 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The transport's one thread: takes the events of connected endpoints, notes them at the channels,
+/* What the transport's thread does: takes the events of connected endpoints, notes them at the channels,
  * and once a second, while there are any, tells pollers to look after theirs. */
-#include <errno.h>
-#include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
-
-#include "common/clock.h"
 #include "transport/fabric/channel.h"
+
+#define AGAIN_MS 1 /* how long to wait where an event queue may not be waited on */
 
 /* Called with the lock held. */
 static void tell(struct fabric_channel *channel, unsigned news)
 {
     atomic_fetch_or(&channel->news, news);
-    gw_fabric_poller_wake(channel->poller);
+    gw_waker_tell(&channel->poller->waker);
 }
 
 /* Any event of a connected endpoint, an error too, says that it ends. */
@@ -37,111 +32,68 @@ static void take_events(struct fabric_channel *channel)
 
 int gw_fabric_life_add(struct fabric_transport *transport, struct fabric_channel *channel)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = channel};
+    int error = 0;
 
     pthread_mutex_lock(&transport->lock);
-    if (channel->eq_fd >= 0 &&
-        epoll_ctl(transport->epoll_fd, EPOLL_CTL_ADD, channel->eq_fd, &event) != 0) {
-        pthread_mutex_unlock(&transport->lock);
-        return gw_fail_errno(-errno, "fabric: the events of a connection cannot be had");
+    if (channel->eq_fd >= 0)
+        error = gw_waker_watch(&transport->life.waker, channel->eq_fd, channel);
+    if (!error) {
+        gw_ring_offer(&transport->connected, &channel->life_link);
+        gw_ring_take_all(&transport->connected);
     }
-    channel->life_next = transport->connected;
-    if (channel->life_next)
-        channel->life_next->life_previous = channel;
-    transport->connected = channel;
     pthread_mutex_unlock(&transport->lock);
-    eventfd_write(transport->wake_fd, 1);
+    if (error)
+        return gw_fail_errno(error, "fabric: the events of a connection cannot be had");
+    gw_waker_wake(&transport->life.waker);
     return 0;
 }
 
 void gw_fabric_life_remove(struct fabric_transport *transport, struct fabric_channel *channel)
 {
     pthread_mutex_lock(&transport->lock);
-    if (channel->life_previous)
-        channel->life_previous->life_next = channel->life_next;
-    else
-        transport->connected = channel->life_next;
-    if (channel->life_next)
-        channel->life_next->life_previous = channel->life_previous;
+    gw_ring_remove(&transport->connected, &channel->life_link);
     if (channel->eq_fd >= 0)
-        epoll_ctl(transport->epoll_fd, EPOLL_CTL_DEL, channel->eq_fd, NULL);
+        gw_waker_ignore(&transport->life.waker, channel->eq_fd);
     pthread_mutex_unlock(&transport->lock);
 }
 
 /* ---- the thread ---- */
 
 /* Looks at every event queue, since a descriptor may be waited on only when its queue says so
- * (fi_trywait(3)). True while there are channels to look after. */
-static bool look_around(struct fabric_transport *transport, bool is_due, bool *may_wait)
+ * (fi_trywait(3)). */
+static int look_around(void *owner, bool is_due)
 {
-    bool any;
+    struct fabric_transport *transport = owner;
+    struct gw_ring *ring = &transport->connected;
+    int longest_ms = GW_LIFE_IDLE;
 
-    *may_wait = true;
     pthread_mutex_lock(&transport->lock);
-    any = transport->connected != NULL;
-    for (struct fabric_channel *channel = transport->connected; channel;
-         channel = channel->life_next) {
+    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
+        struct fabric_channel *channel = gw_container_of(link, struct fabric_channel, life_link);
         struct fid *queue = &channel->eq->fid;
 
+        if (longest_ms == GW_LIFE_IDLE)
+            longest_ms = GW_LIFE_TICK_MS;
         take_events(channel);
         if (channel->eq_fd >= 0 && fi_trywait(channel->domain->fabric, &queue, 1) != 0)
-            *may_wait = false;
+            longest_ms = AGAIN_MS;
         if (is_due)
             tell(channel, FABRIC_NEWS_TICK);
     }
     pthread_mutex_unlock(&transport->lock);
-    return any;
+    return longest_ms;
 }
 
-static void *live(void *argument)
+/* The channel at this address may be gone; what is left of it is found by looking around. */
+static void take(void *owner, void *address)
 {
-    struct fabric_transport *transport = argument;
-    uint64_t next_ns = gw_clock_ns() + FABRIC_TICK_MS * GW_NS_PER_MS;
-
-    while (!atomic_load(&transport->is_stopping)) {
-        struct epoll_event events[16];
-        bool is_due = gw_clock_ns() >= next_ns, may_wait;
-        bool any = look_around(transport, is_due, &may_wait);
-        eventfd_t wakes;
-
-        if (is_due)
-            next_ns = gw_clock_ns() + FABRIC_TICK_MS * GW_NS_PER_MS;
-        /* What woke it is found by looking around. */
-        epoll_wait(transport->epoll_fd, events, 16,
-                   !any       ? -1
-                   : may_wait ? gw_clock_left_ms(next_ns)
-                              : 1);
-        eventfd_read(transport->wake_fd, &wakes);
-    }
-    return NULL;
+    (void)owner;
+    (void)address;
 }
 
 int gw_fabric_life_start(struct fabric_transport *transport)
 {
-    struct epoll_event wake = {.events = EPOLLIN};
-    int error;
+    static const struct gw_life_ops ops = {.look = look_around, .take = take};
 
-    transport->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    transport->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (transport->epoll_fd < 0 || transport->wake_fd < 0 ||
-        epoll_ctl(transport->epoll_fd, EPOLL_CTL_ADD, transport->wake_fd, &wake) != 0)
-        return gw_fail_errno(-errno, "fabric: no epoll set");
-    error = pthread_create(&transport->thread, NULL, live, transport);
-    if (error)
-        return gw_fail_errno(-error, "fabric: no thread");
-    transport->has_thread = true;
-    return 0;
-}
-
-void gw_fabric_life_stop(struct fabric_transport *transport)
-{
-    atomic_store(&transport->is_stopping, true);
-    if (transport->has_thread) {
-        eventfd_write(transport->wake_fd, 1);
-        pthread_join(transport->thread, NULL);
-    }
-    if (transport->epoll_fd >= 0)
-        close(transport->epoll_fd);
-    if (transport->wake_fd >= 0)
-        close(transport->wake_fd);
+    return gw_life_start(&transport->life, "fabric", &ops, transport);
 }

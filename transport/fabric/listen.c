@@ -38,11 +38,11 @@ static struct fabric_listener *listener_of(struct gw_listener *base)
     return gw_container_of(base, struct fabric_listener, base);
 }
 
-static void refuse(struct port *port, struct fi_info *info, enum fabric_verdict verdict,
+static void refuse(struct port *port, struct fi_info *info, enum gw_connect_verdict verdict,
                    const char *reason)
 {
     uint8_t answer[FABRIC_CONNECT_DATA_MAX];
-    uint32_t length = gw_fabric_answer_encode(verdict, reason, answer);
+    uint32_t length = gw_connect_answer_encode(&gw_fabric_form, verdict, reason, answer);
 
     fi_reject(port->pep, info->handle, answer, length);
     port->transport->library.freeinfo(info);
@@ -64,7 +64,7 @@ static void refuse_waiting(struct port *port)
             fi_eq_readerr(port->eq, &failure, 0);
         empty = got == -FI_EAGAIN ? empty + 1 : 0;
         if (got >= (ssize_t)sizeof(*entry) && event == FI_CONNREQ)
-            refuse(port, entry->info, FABRIC_REFUSED, "nobody listens there any more");
+            refuse(port, entry->info, GW_CONNECT_REFUSED, "nobody listens there any more");
     }
 }
 
@@ -169,12 +169,12 @@ static void address_of(const void *from, size_t length, struct gw_address *out)
 /* Whether the data is that of a godwit of this version; a refusal is logged, since nobody on this side
  * asked for the connection. */
 static bool is_welcome(const struct fi_eq_cm_entry *entry, uint32_t length,
-                       struct fabric_request *out)
+                       struct gw_connect_request *out)
 {
     struct gw_address peer;
     char text[GW_ADDRESS_TEXT_MAX];
 
-    if (gw_fabric_request_decode(entry->data, length, out) != 0)
+    if (gw_connect_request_decode(&gw_fabric_form, entry->data, length, out) != 0)
         return false;
     if (out->version == GW_WIRE_VERSION)
         return true;
@@ -189,19 +189,20 @@ static bool is_welcome(const struct fi_eq_cm_entry *entry, uint32_t length,
 static struct request *make_request(struct fabric_listener *listener,
                                     const struct fi_eq_cm_entry *entry, uint32_t length)
 {
-    struct fabric_request said = {0};
+    struct gw_connect_request said = {0};
     struct request *request;
 
     if (!is_welcome(entry, length, &said)) {
         bool is_other = said.version && said.version != GW_WIRE_VERSION;
 
-        refuse(listener->port, entry->info, is_other ? FABRIC_OTHER_VERSION : FABRIC_REFUSED,
+        refuse(listener->port, entry->info,
+               is_other ? GW_CONNECT_OTHER_VERSION : GW_CONNECT_REFUSED,
                is_other ? "another wire version" : "this is godwit");
         return NULL;
     }
     request = calloc(1, sizeof(*request));
     if (!request) {
-        refuse(listener->port, entry->info, FABRIC_REFUSED, "no memory");
+        refuse(listener->port, entry->info, GW_CONNECT_REFUSED, "no memory");
         return NULL;
     }
     request->base.transport = listener->base.transport;
@@ -258,7 +259,7 @@ void gw_fabric_reject(struct gw_request *base, const char *reason)
 {
     struct request *request = gw_container_of(base, struct request, base);
 
-    refuse(request->port, request->info, FABRIC_REFUSED, reason);
+    refuse(request->port, request->info, GW_CONNECT_REFUSED, reason);
     request_free(request);
 }
 
@@ -276,7 +277,7 @@ static int explain(const struct fabric_transport *transport, int cause)
 static int accept_on(struct fabric_channel *channel)
 {
     uint8_t data[FABRIC_CONNECT_DATA_MAX];
-    uint32_t length = gw_fabric_answer_encode(FABRIC_ACCEPTED, "", data);
+    uint32_t length = gw_connect_answer_encode(&gw_fabric_form, GW_CONNECT_ACCEPTED, "", data);
     int answer = fi_accept(channel->ep, data, length);
 
     return answer ? explain(channel->transport, -answer) : 0;

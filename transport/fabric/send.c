@@ -8,8 +8,6 @@
 #include "common/bytes.h"
 #include "transport/fabric/channel.h"
 
-#define SLOT_SIZE (GW_SEND_HEADER_SIZE + GW_MESSAGE_MAX)
-
 static unsigned room(const struct fabric_sender *sender, unsigned reserved)
 {
     unsigned used = sender->next - sender->completed;
@@ -92,7 +90,7 @@ static bool add_write(struct fabric_channel *channel, struct gw_write *write,
     sender->fence = sender->next;
     sender->written += write->length;
     sender->queued_bytes += write->length;
-    gw_fabric_count(&channel->info.bytes_sent, write->length);
+    gw_figure_add(&channel->info.bytes_sent, write->length);
     return true;
 }
 
@@ -124,7 +122,7 @@ static void write_header(struct fabric_channel *channel, enum gw_send_type type,
 static bool add_send(struct fabric_channel *channel, struct gw_send *send, uint64_t more)
 {
     struct fabric_sender *sender = &channel->sender;
-    uint8_t *slot = sender->slots + (size_t)sender->next_slot * SLOT_SIZE;
+    uint8_t *slot = sender->slots + (size_t)sender->next_slot * GW_SEND_SIZE_MAX;
 
     write_header(channel, GW_SEND_MESSAGE, send->length, slot);
     if (send->length)
@@ -136,8 +134,8 @@ static bool add_send(struct fabric_channel *channel, struct gw_send *send, uint6
     channel->credit.may_send--;
     sender->next_slot = (sender->next_slot + 1) % GW_RECEIVES;
     sender->busy_slots++;
-    gw_fabric_count(&channel->info.bytes_sent, send->length);
-    gw_fabric_count(&channel->info.messages_sent, 1);
+    gw_figure_add(&channel->info.bytes_sent, send->length);
+    gw_figure_add(&channel->info.messages_sent, 1);
     return true;
 }
 

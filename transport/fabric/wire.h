@@ -10,42 +10,17 @@
  *    2  u8 length of the hello                  2  u8 verdict (0 accepted, 1 refused, 2 other version)
  *    3  hello, at most 52 bytes                 3  refused: reason, text, at most 52 bytes
  *
- * What a message begins with is in transport/rdma/header.h.
- *
- * Errors: -EPROTO with the field that is wrong. Everything here is pure.
- * Threads: any.
- * Units: bytes.
+ * transport/rdma/connect.h encodes and decodes them. What a message begins with is in
+ * transport/rdma/header.h.
  */
 #ifndef GODWIT_TRANSPORT_FABRIC_WIRE_H
 #define GODWIT_TRANSPORT_FABRIC_WIRE_H
 
-#include <stdint.h>
-
-#include "transport/transport.h"
+#include "transport/rdma/connect.h"
 
 #define FABRIC_CONNECT_DATA_MAX 55u
 
-struct fabric_request {
-    unsigned version;      /* of the peer; the rest is there only when it is GW_WIRE_VERSION */
-    uint32_t hello_length; /* at most GW_HELLO_MAX */
-    uint8_t hello[GW_HELLO_MAX];
-};
-
-enum fabric_verdict { FABRIC_ACCEPTED = 0, FABRIC_REFUSED = 1, FABRIC_OTHER_VERSION = 2 };
-
-struct fabric_answer {
-    unsigned version;
-    enum fabric_verdict verdict;
-    char reason[FABRIC_CONNECT_DATA_MAX]; /* printable */
-};
-
-/* Both return the length, at most FABRIC_CONNECT_DATA_MAX; a longer reason is cut. */
-uint32_t gw_fabric_request_encode(const void *hello, uint32_t length,
-                                  uint8_t to[FABRIC_CONNECT_DATA_MAX]);
-uint32_t gw_fabric_answer_encode(enum fabric_verdict verdict, const char *reason,
-                                 uint8_t to[FABRIC_CONNECT_DATA_MAX]);
-/* Bytes behind the end, which a device may fill up with, are ignored. */
-int gw_fabric_request_decode(const uint8_t *from, uint32_t length, struct fabric_request *out);
-int gw_fabric_answer_decode(const uint8_t *from, uint32_t length, struct fabric_answer *out);
+static const struct gw_connect_form gw_fabric_form = {
+    .magic = "g", .request_max = FABRIC_CONNECT_DATA_MAX, .answer_max = FABRIC_CONNECT_DATA_MAX};
 
 #endif

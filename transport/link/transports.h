@@ -58,11 +58,10 @@ void gw_transports_pass_over(struct gw_transports *transports, const char *name)
 /* NULL when that back end is not passed over. */
 const char *gw_transports_reason(const struct gw_transports *transports, const char *name);
 
-/* Dials the peer over the first back end that reaches it, as gw_control_connect; those that carry no
- * control are left out. Each tries all of the peer's addresses (at least one) before the next one
- * does. Reasons go into transports->passed and the log; the back end that is used in the end has none
- * any more. A peer that refuses who we are is not dialled again. The error is that of the last
- * attempt. */
+/* Dials the peer over the first back end that reaches it and carries control, as gw_control_connect;
+ * each tries all of the peer's addresses (at least one). Reasons go into transports->passed and the
+ * log; the back end that is used in the end has none. A peer that refuses who we are is not dialled
+ * again. The error is that of the last attempt. */
 int gw_transports_dial(struct gw_transports *transports, const struct gw_address *peers,
                        unsigned peer_count, const struct gw_control_options *options,
                        struct gw_control **out);

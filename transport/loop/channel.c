@@ -85,7 +85,7 @@ void gw_loop_close(struct gw_channel *base)
     struct loop_pair *pair = channel->pair;
     bool is_last;
 
-    assert(!channel->poller->is_polling);
+    assert(!channel->poller->channels.is_served);
     gw_ring_remove(&channel->poller->channels, &channel->link);
     pthread_mutex_lock(&pair->lock);
     kill_end(channel->here, -ECANCELED, "the channel was closed");
@@ -208,9 +208,9 @@ static bool is_ready(const struct loop_channel *channel)
     return channel->here->error.code || channel->here->message_count > channel->has_lent;
 }
 
-/* Answers whether the channel is to be reported. */
-static bool serve(struct loop_channel *channel)
+static struct gw_channel *serve(struct gw_ring_link *link)
 {
+    struct loop_channel *channel = gw_container_of(link, struct loop_channel, link);
     unsigned finished, failed = 0;
     int error;
     bool ready;
@@ -232,31 +232,15 @@ static bool serve(struct loop_channel *channel)
 
         op->done(op, error);
     }
-    return ready;
+    return ready ? &channel->base : NULL;
 }
 
 int gw_loop_poll(struct gw_poller *base, struct gw_channel **ready, int max)
 {
     struct loop_poller *poller = gw_container_of(base, struct loop_poller, base);
-    struct gw_ring *ring = &poller->channels;
-    struct gw_ring_link *last_reported = NULL;
-    int count = 0;
 
-    gw_ring_take_all(ring);
-    poller->is_polling = true;
-    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
-        struct loop_channel *channel = gw_container_of(link, struct loop_channel, link);
-
-        if (serve(channel) && count < max) {
-            ready[count++] = &channel->base;
-            last_reported = link;
-        }
-    }
-    poller->is_polling = false;
-    /* Who did not fit into ready comes first the next time. */
-    if (last_reported)
-        ring->first = last_reported->next;
-    return count;
+    gw_ring_take_all(&poller->channels);
+    return gw_ring_serve(&poller->channels, serve, ready, max);
 }
 
 /* Whether polling could move ops. A message that the owner left untaken is no news. */

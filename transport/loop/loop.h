@@ -40,7 +40,6 @@ struct loop_poller {
     int wake_fd;
     atomic_bool is_armed;
     struct gw_ring channels;
-    bool is_polling;
 };
 
 /* One end, as the other end sees it; all under the pair's lock. */

@@ -27,6 +27,7 @@
 #include "transport/transport.h"
 
 #define GW_SEND_HEADER_SIZE 16u
+#define GW_SEND_SIZE_MAX    (GW_SEND_HEADER_SIZE + GW_MESSAGE_MAX)
 #define GW_SEND_ASK_SIZE    8u /* u64 key of a region, as the peer's gw_region has it */
 #define GW_SEND_TELL_SIZE                                                                          \
     24u /* u64 that key, u64 address of its first byte, u64 the device's key */

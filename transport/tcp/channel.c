@@ -68,7 +68,7 @@ void gw_tcp_close(struct gw_channel *base)
     struct tcp_channel *channel = gw_tcp_channel_of(base);
     struct tcp_sender *sender = &channel->sender;
 
-    assert(!channel->poller->is_polling);
+    assert(!channel->poller->channels.is_served);
     gw_tcp_poller_remove(channel->poller, channel);
     if (sender->ops.count > sender->sent || gw_tcp_zerocopy_is_open(&sender->zerocopy)) {
         /* What is in the kernel refers to memory that its owner gets back now: it is dropped, and
@@ -100,12 +100,7 @@ void gw_tcp_info(struct gw_channel *base, struct gw_channel_info *out)
     struct tcp_channel *channel = gw_tcp_channel_of(base);
     char local[GW_ADDRESS_TEXT_MAX], peer[GW_ADDRESS_TEXT_MAX];
 
-    out->local = channel->info.local;
-    out->peer = channel->info.peer;
-    out->bytes_sent = __atomic_load_n(&channel->info.bytes_sent, __ATOMIC_RELAXED);
-    out->bytes_received = __atomic_load_n(&channel->info.bytes_received, __ATOMIC_RELAXED);
-    out->messages_sent = __atomic_load_n(&channel->info.messages_sent, __ATOMIC_RELAXED);
-    out->messages_received = __atomic_load_n(&channel->info.messages_received, __ATOMIC_RELAXED);
+    gw_figures_read(&channel->info, out);
     gw_address_format(&out->local, local, sizeof(local));
     gw_address_format(&out->peer, peer, sizeof(peer));
     snprintf(out->description, sizeof(out->description), "tcp %.47s > %.47s, %s, %s", local, peer,

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -20,7 +19,6 @@ static struct tcp_poller *poller_of(struct gw_poller *base)
 int gw_tcp_open_poller(struct gw_transport *transport, struct gw_poller **out)
 {
     struct tcp_poller *poller = calloc(1, sizeof(*poller));
-    struct epoll_event wake = {.events = EPOLLIN}, watch = wake;
     const struct itimerspec period = {.it_value.tv_sec = TCP_WATCH_S,
                                       .it_interval.tv_sec = TCP_WATCH_S};
     int error;
@@ -28,17 +26,16 @@ int gw_tcp_open_poller(struct gw_transport *transport, struct gw_poller **out)
     if (!poller)
         return gw_fail(-ENOMEM, "tcp: no memory for a poller");
     poller->base.transport = transport;
-    poller->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    poller->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     poller->watch_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    watch.data.ptr = poller;
-    if (poller->epoll_fd < 0 || poller->wake_fd < 0 || poller->watch_fd < 0 ||
-        timerfd_settime(poller->watch_fd, 0, &period, NULL) != 0 ||
-        epoll_ctl(poller->epoll_fd, EPOLL_CTL_ADD, poller->wake_fd, &wake) != 0 ||
-        epoll_ctl(poller->epoll_fd, EPOLL_CTL_ADD, poller->watch_fd, &watch) != 0) {
-        error = gw_fail_errno(-errno, "tcp: no epoll set");
+    error = gw_waker_open(&poller->waker);
+    if (!error &&
+        (poller->watch_fd < 0 || timerfd_settime(poller->watch_fd, 0, &period, NULL) != 0))
+        error = -errno;
+    if (!error)
+        error = gw_waker_watch(&poller->waker, poller->watch_fd, poller);
+    if (error) {
         gw_tcp_close_poller(&poller->base);
-        return error;
+        return gw_fail_errno(error, "tcp: no epoll set");
     }
     *out = &poller->base;
     return 0;
@@ -49,10 +46,7 @@ void gw_tcp_close_poller(struct gw_poller *base)
     struct tcp_poller *poller = poller_of(base);
 
     assert(gw_ring_is_empty(&poller->channels));
-    if (poller->epoll_fd >= 0)
-        close(poller->epoll_fd);
-    if (poller->wake_fd >= 0)
-        close(poller->wake_fd);
+    gw_waker_close(&poller->waker);
     if (poller->watch_fd >= 0)
         close(poller->watch_fd);
     free(poller);
@@ -65,21 +59,21 @@ int gw_tcp_poller_add(struct tcp_poller *poller, struct tcp_channel *channel)
 
     /* First the set, which can fail; until the channel is in the list nobody looks at it, and what
      * an event says about it is only added to what it starts with. */
-    if (epoll_ctl(poller->epoll_fd, EPOLL_CTL_ADD, channel->fd, &event) != 0) {
+    if (epoll_ctl(poller->waker.epoll_fd, EPOLL_CTL_ADD, channel->fd, &event) != 0) {
         int error = gw_fail_errno(-errno, "tcp: the epoll set takes no more sockets");
 
         gw_tcp_channel_free(channel);
         return error;
     }
     gw_ring_offer(&poller->channels, &channel->link);
-    eventfd_write(poller->wake_fd, 1);
+    gw_waker_wake(&poller->waker);
     return 0;
 }
 
 void gw_tcp_poller_remove(struct tcp_poller *poller, struct tcp_channel *channel)
 {
     gw_ring_remove(&poller->channels, &channel->link);
-    epoll_ctl(poller->epoll_fd, EPOLL_CTL_DEL, channel->fd, NULL);
+    gw_waker_ignore(&poller->waker, channel->fd);
 }
 
 static struct tcp_channel *channel_of(struct gw_ring_link *link)
@@ -107,14 +101,13 @@ static void look_for_gone_peers(struct tcp_poller *poller)
 static void note_events(struct tcp_poller *poller)
 {
     struct epoll_event events[TCP_EVENTS_MAX];
-    int count = epoll_wait(poller->epoll_fd, events, TCP_EVENTS_MAX, 0);
+    int count = epoll_wait(poller->waker.epoll_fd, events, TCP_EVENTS_MAX, 0);
 
     for (int i = 0; i < count; i++) {
         struct tcp_channel *channel = events[i].data.ptr;
-        eventfd_t wakes;
 
         if (!channel) {
-            eventfd_read(poller->wake_fd, &wakes);
+            gw_waker_calm(&poller->waker);
             continue;
         }
         if (events[i].data.ptr == poller) {
@@ -138,32 +131,23 @@ static bool is_ready(const struct tcp_channel *channel)
            (channel->error.code && !gw_tcp_receiver_can_run(channel));
 }
 
+static struct gw_channel *serve(struct gw_ring_link *link)
+{
+    struct tcp_channel *channel = channel_of(link);
+
+    gw_tcp_receiver_run(channel);
+    gw_tcp_sender_run(channel);
+    gw_tcp_sender_finish(channel);
+    return is_ready(channel) ? &channel->base : NULL;
+}
+
 int gw_tcp_poll(struct gw_poller *base, struct gw_channel **ready, int max)
 {
     struct tcp_poller *poller = poller_of(base);
-    struct gw_ring *ring = &poller->channels;
-    struct gw_ring_link *last_reported = NULL;
-    int count = 0;
 
     note_events(poller);
-    gw_ring_take_all(ring);
-    poller->is_polling = true;
-    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
-        struct tcp_channel *channel = channel_of(link);
-
-        gw_tcp_receiver_run(channel);
-        gw_tcp_sender_run(channel);
-        gw_tcp_sender_finish(channel);
-        if (count < max && is_ready(channel)) {
-            ready[count++] = &channel->base;
-            last_reported = link;
-        }
-    }
-    poller->is_polling = false;
-    /* Who did not fit into ready comes first the next time. */
-    if (last_reported)
-        ring->first = last_reported->next;
-    return count;
+    gw_ring_take_all(&poller->channels);
+    return gw_ring_serve(&poller->channels, serve, ready, max);
 }
 
 int gw_tcp_arm(struct gw_poller *base)
@@ -177,6 +161,6 @@ int gw_tcp_arm(struct gw_poller *base)
         if (gw_tcp_receiver_can_run(channel_of(link)) || gw_tcp_sender_can_run(channel_of(link)))
             break;
     if (link)
-        eventfd_write(poller->wake_fd, 1);
-    return poller->epoll_fd;
+        gw_waker_wake(&poller->waker);
+    return poller->waker.epoll_fd;
 }

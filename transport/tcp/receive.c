@@ -128,8 +128,8 @@ static void keep_message(struct tcp_channel *channel)
     receiver->lengths[free_message(receiver)] = receiver->message_length;
     receiver->message_count++;
     receiver->state = TCP_AT_HEADER;
-    gw_tcp_count(&channel->info.messages_received, 1);
-    gw_tcp_count(&channel->info.bytes_received, receiver->message_length);
+    gw_figure_add(&channel->info.messages_received, 1);
+    gw_figure_add(&channel->info.bytes_received, receiver->message_length);
 }
 
 /* Goes through the states for which all bytes are here. */
@@ -262,7 +262,7 @@ static void consume(struct tcp_channel *channel, uint32_t size)
                 (uint32_t)gw_min(size, receiver->places[receiver->current].length - receiver->done);
             size -= part;
             receiver->done += part;
-            gw_tcp_count(&channel->info.bytes_received, part);
+            gw_figure_add(&channel->info.bytes_received, part);
             if (size == 0)
                 return; /* advance() steps to the next place */
             receiver->current++;

@@ -270,10 +270,10 @@ static void count_sent(struct tcp_channel *channel, struct gw_op *op)
     struct gw_write *write = as_write(op);
 
     if (write) {
-        gw_tcp_count(&channel->info.bytes_sent, write->length);
+        gw_figure_add(&channel->info.bytes_sent, write->length);
     } else {
-        gw_tcp_count(&channel->info.bytes_sent, gw_container_of(op, struct gw_send, op)->length);
-        gw_tcp_count(&channel->info.messages_sent, 1);
+        gw_figure_add(&channel->info.bytes_sent, gw_container_of(op, struct gw_send, op)->length);
+        gw_figure_add(&channel->info.messages_sent, 1);
     }
 }
 

@@ -24,10 +24,12 @@
 #include <sys/uio.h>
 
 #include "common/error.h"
+#include "transport/figures.h"
 #include "transport/region-table.h"
 #include "transport/ring.h"
 #include "transport/tcp/wire.h"
 #include "transport/transport.h"
+#include "transport/waker.h"
 
 #define TCP_MESSAGES_MAX   16u        /* received and not yet taken; then reading stops */
 #define TCP_POLL_BYTES     (2u << 20) /* received, and sent, per channel and poll */
@@ -51,11 +53,9 @@ struct tcp_domain {
 
 struct tcp_poller {
     struct gw_poller base;
-    int epoll_fd;
-    int wake_fd; /* makes epoll_fd readable when work is left over */
+    struct gw_waker waker; /* woken when work is left over */
     struct gw_ring channels;
     int watch_fd; /* a timer: look for peers that are gone */
-    bool is_polling;
 };
 
 /* One write of the frame that is being received. */
@@ -219,12 +219,6 @@ int gw_tcp_accept(struct gw_request *request, const struct gw_channel_options *o
 void gw_tcp_reject(struct gw_request *request, const char *reason);
 int gw_tcp_connect(struct gw_transport *transport, const struct gw_connect_options *options,
                    struct gw_channel **out);
-
-/* Figures that any thread may ask for while the owner counts. */
-static inline void gw_tcp_count(uint64_t *counter, uint64_t more)
-{
-    __atomic_store_n(counter, *counter + more, __ATOMIC_RELAXED);
-}
 
 static inline void gw_tcp_note_method(struct tcp_sender *sender, enum tcp_method method)
 {

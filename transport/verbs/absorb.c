@@ -30,7 +30,7 @@ static void note_send(struct verbs_channel *channel, const struct ibv_wc *comple
 
 static void note_receive(struct verbs_channel *channel, const struct ibv_wc *completion)
 {
-    channel->receiver.posted--;
+    channel->inbox.posted--;
     if (completion->status == IBV_WC_SUCCESS)
         gw_verbs_receiver_take(channel, (uint32_t)completion->wr_id & VERBS_SEQUENCE_MASK,
                                completion->byte_len);

@@ -10,7 +10,7 @@
 
 #define HEADERS_SIZE  (VERBS_SEND_DEPTH * GW_SEND_HEADER_SIZE)
 #define SLOTS_SIZE    (GW_RECEIVES * GW_MESSAGE_MAX)
-#define RECEIVES_SIZE (VERBS_RECEIVE_DEPTH * (GW_SEND_HEADER_SIZE + GW_MESSAGE_MAX))
+#define RECEIVES_SIZE (VERBS_RECEIVE_DEPTH * GW_SEND_SIZE_MAX)
 
 uint64_t gw_verbs_channel_wr_id(const struct verbs_channel *channel)
 {
@@ -40,7 +40,8 @@ static int open_memory(struct verbs_channel *channel, struct ibv_pd *pd)
                              size >> 10);
     channel->sender.headers = channel->memory;
     channel->sender.slots = channel->sender.headers + HEADERS_SIZE;
-    channel->receiver.buffers = channel->sender.slots + SLOTS_SIZE;
+    gw_inbox_init(&channel->inbox, channel->sender.slots + SLOTS_SIZE, VERBS_RECEIVE_DEPTH,
+                  &channel->credit);
     return 0;
 }
 
@@ -177,7 +178,7 @@ bool gw_verbs_channel_is_drained(const struct verbs_channel *channel)
 {
     return !channel->qp ||
            (channel->is_flushing && channel->sender.completed == channel->sender.next &&
-            channel->receiver.posted == 0);
+            channel->inbox.posted == 0);
 }
 
 void gw_verbs_channel_end(struct verbs_channel *channel)
@@ -288,7 +289,7 @@ void gw_verbs_close(struct gw_channel *base)
     struct verbs_poller *poller = channel->poller;
     struct verbs_queue *queue = channel->queue;
 
-    assert(!poller->is_polling);
+    assert(!poller->channels.is_served);
     gw_verbs_life_remove_channel(gw_verbs_transport_of(base->domain->transport), channel);
     gw_verbs_poller_remove(poller, channel);
     gw_verbs_absorb(poller, queue); /* what was finished keeps its success */
@@ -304,11 +305,5 @@ void gw_verbs_close(struct gw_channel *base)
 
 void gw_verbs_info(struct gw_channel *base, struct gw_channel_info *out)
 {
-    struct verbs_channel *channel = gw_verbs_channel_of(base);
-
-    *out = channel->info;
-    out->bytes_sent = __atomic_load_n(&channel->info.bytes_sent, __ATOMIC_RELAXED);
-    out->bytes_received = __atomic_load_n(&channel->info.bytes_received, __ATOMIC_RELAXED);
-    out->messages_sent = __atomic_load_n(&channel->info.messages_sent, __ATOMIC_RELAXED);
-    out->messages_received = __atomic_load_n(&channel->info.messages_received, __ATOMIC_RELAXED);
+    gw_figures_read(&gw_verbs_channel_of(base)->info, out);
 }

@@ -9,8 +9,6 @@
 #ifndef GODWIT_TRANSPORT_VERBS_CHANNEL_H
 #define GODWIT_TRANSPORT_VERBS_CHANNEL_H
 
-#include "transport/rdma/credit.h"
-#include "transport/rdma/header.h"
 #include "transport/verbs/verbs.h"
 #include "transport/verbs/wire.h"
 
@@ -46,25 +44,12 @@ struct verbs_sender {
     uint8_t *slots;   /* GW_RECEIVES messages */
 };
 
-struct verbs_receiver {
-    uint8_t *buffers; /* VERBS_RECEIVE_DEPTH, each a header and a message */
-    unsigned posted;  /* receives that the queue pair has */
-    bool is_deaf;     /* the peer broke the rules: nothing more is taken in */
-    bool has_lent;
-    unsigned first, count; /* of arrived; the first may be lent */
-    uint8_t arrived[VERBS_RECEIVE_DEPTH];
-    uint32_t lengths[VERBS_RECEIVE_DEPTH];
-    unsigned spent_count, spent_messages; /* to be posted again; those that held messages */
-    uint8_t spent[VERBS_RECEIVE_DEPTH];
-    uint64_t written; /* as the peer's last header said */
-};
-
 struct verbs_channel {
     struct gw_channel base;
     struct verbs_poller *poller;
     struct verbs_queue *queue;
     struct gw_ring_link link;
-    struct verbs_channel *life_previous, *life_next; /* of transport.connected */
+    struct gw_ring_link life_link; /* of transport.connected */
     unsigned slot;
     uint32_t generation;
     struct rdma_event_channel *events; /* its own until it is connected */
@@ -80,8 +65,8 @@ struct verbs_channel {
     struct gw_error error; /* code 0 while it lives */
     struct gw_credit credit;
     struct verbs_sender sender;
-    struct verbs_receiver receiver;
-    void *memory; /* of sender and receiver */
+    struct gw_inbox inbox;
+    void *memory; /* of sender and inbox */
     size_t memory_size;
     struct ibv_mr *mr;
     struct gw_channel_info info;
@@ -90,12 +75,6 @@ struct verbs_channel {
 static inline struct verbs_channel *gw_verbs_channel_of(struct gw_channel *base)
 {
     return gw_container_of(base, struct verbs_channel, base);
-}
-
-/* Figures that any thread may ask for while the owner counts. */
-static inline void gw_verbs_count(uint64_t *counter, uint64_t more)
-{
-    __atomic_store_n(counter, *counter + more, __ATOMIC_RELAXED);
 }
 
 /* ---- absorb.c ---- */

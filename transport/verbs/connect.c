@@ -74,11 +74,11 @@ static int explain_version(const char *peer, unsigned version)
 static int explain_rejection(const struct attempt *attempt, const struct rdma_cm_event *event)
 {
     const struct rdma_conn_param *conn = &event->param.conn;
-    struct verbs_answer answer;
+    struct gw_connect_answer answer;
 
-    if (conn->private_data &&
-        gw_verbs_answer_decode(conn->private_data, conn->private_data_len, &answer) == 0) {
-        if (answer.version != GW_WIRE_VERSION || answer.verdict == VERBS_OTHER_VERSION)
+    if (conn->private_data && gw_connect_answer_decode(&gw_verbs_form, conn->private_data,
+                                                       conn->private_data_len, &answer) == 0) {
+        if (answer.version != GW_WIRE_VERSION || answer.verdict == GW_CONNECT_OTHER_VERSION)
             return explain_version(attempt->peer, answer.version);
         return gw_fail(-ECONNREFUSED, "verbs %s refused: %s", attempt->peer, answer.reason);
     }
@@ -116,11 +116,12 @@ static int explain(const struct attempt *attempt, const struct rdma_cm_event *ev
 
 static int check_answer(const struct attempt *attempt, const struct rdma_conn_param *conn)
 {
-    struct verbs_answer answer;
+    struct gw_connect_answer answer;
 
     if (!conn->private_data ||
-        gw_verbs_answer_decode(conn->private_data, conn->private_data_len, &answer) != 0 ||
-        answer.verdict != VERBS_ACCEPTED)
+        gw_connect_answer_decode(&gw_verbs_form, conn->private_data, conn->private_data_len,
+                                 &answer) != 0 ||
+        answer.verdict != GW_CONNECT_ACCEPTED)
         return gw_fail(-EPROTO, "verbs %s: something other than godwit listens there",
                        attempt->peer);
     return answer.version == GW_WIRE_VERSION ? 0 : explain_version(attempt->peer, answer.version);
@@ -188,7 +189,7 @@ static int ask(struct attempt *attempt)
     uint8_t request[VERBS_REQUEST_SIZE];
     struct rdma_conn_param connection = gw_verbs_connection(request, sizeof(request));
 
-    gw_verbs_request_encode(options->hello, options->hello_length, request);
+    gw_connect_request_encode(&gw_verbs_form, options->hello, options->hello_length, request);
     if (rdma_connect(attempt->id, &connection) != 0)
         return gw_fail_errno(-errno, "verbs: %s", attempt->peer);
     return expect(attempt, RDMA_CM_EVENT_ESTABLISHED);

@@ -53,7 +53,7 @@ static int device_new(struct verbs_transport *transport, struct ibv_context *con
 
     if (!device)
         return gw_fail(-ENOMEM, "verbs: no memory for a device");
-    error = bind_keeper(transport->life, address, &device->keeper);
+    error = bind_keeper(transport->connection_events, address, &device->keeper);
     if (!error && device->keeper->verbs != context)
         error = gw_fail(-ENODEV, "verbs: the device changed while it was opened");
     if (!error && (error = ibv_query_device(context, &device->attributes)) != 0)

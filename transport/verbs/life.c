@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The transport's one thread: waits for events of connected channels and of devices, notes them at the
- * channels, and once a second, while there are any, tells pollers to look after theirs. */
+/* What the transport's thread does: takes the events of connected channels and of devices, notes them at
+ * the channels, and once a second, while there are any, tells pollers to look after theirs. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
-#include "common/clock.h"
 #include "transport/verbs/channel.h"
 
 /* Called with the lock held. */
 static void tell(struct verbs_channel *channel, unsigned news)
 {
     atomic_fetch_or(&channel->news, news);
-    gw_verbs_poller_wake(channel->poller);
+    gw_waker_tell(&channel->poller->waker);
+}
+
+static struct verbs_channel *channel_of(struct gw_ring_link *link)
+{
+    return gw_container_of(link, struct verbs_channel, life_link);
 }
 
 /* ---- connections ---- */
@@ -29,16 +30,16 @@ static unsigned news_of(const struct rdma_cm_event *event)
 
 static void take_connection_events(struct verbs_transport *transport)
 {
+    struct gw_ring *ring = &transport->connected;
     struct rdma_cm_event *event;
 
-    while (rdma_get_cm_event(transport->life, &event) == 0) {
+    while (rdma_get_cm_event(transport->connection_events, &event) == 0) {
         unsigned news = news_of(event);
-        struct verbs_channel *channel;
 
         pthread_mutex_lock(&transport->lock);
-        for (channel = transport->connected; news && channel; channel = channel->life_next)
-            if (channel->id == event->id)
-                tell(channel, news);
+        for (struct gw_ring_link *link = ring->first; news && link; link = gw_ring_next(ring, link))
+            if (channel_of(link)->id == event->id)
+                tell(channel_of(link), news);
         for (struct verbs_device *device = transport->devices; device; device = device->next)
             device->is_removed |= news == VERBS_NEWS_REMOVED && device->keeper == event->id;
         pthread_mutex_unlock(&transport->lock);
@@ -76,6 +77,7 @@ static unsigned news_for(const struct verbs_channel *channel, const struct verbs
 /* device may be gone by now: only the list of devices says that it is not. */
 static void take_device_events(struct verbs_transport *transport, const struct verbs_device *device)
 {
+    struct gw_ring *ring = &transport->connected;
     struct verbs_device *at;
     struct ibv_async_event event;
 
@@ -83,12 +85,11 @@ static void take_device_events(struct verbs_transport *transport, const struct v
     for (at = transport->devices; at && at != device; at = at->next)
         ;
     while (at && ibv_get_async_event(at->context, &event) == 0) {
-        for (struct verbs_channel *channel = transport->connected; channel;
-             channel = channel->life_next) {
-            unsigned news = news_for(channel, at, &event);
+        for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
+            unsigned news = news_for(channel_of(link), at, &event);
 
             if (news)
-                tell(channel, news);
+                tell(channel_of(link), news);
         }
         at->is_removed |= event.event_type == IBV_EVENT_DEVICE_FATAL;
         ibv_ack_async_event(&event);
@@ -99,11 +100,10 @@ static void take_device_events(struct verbs_transport *transport, const struct v
 
 int gw_verbs_life_add_device(struct verbs_transport *transport, struct verbs_device *device)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = device};
     int fd = device->context->async_fd;
 
     if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0 ||
-        epoll_ctl(transport->epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0)
+        gw_waker_watch(&transport->life.waker, fd, device) != 0)
         return gw_fail_errno(-errno, "verbs: the events of %s cannot be had",
                              ibv_get_device_name(device->context->device));
     return 0;
@@ -111,7 +111,7 @@ int gw_verbs_life_add_device(struct verbs_transport *transport, struct verbs_dev
 
 void gw_verbs_life_remove_device(struct verbs_transport *transport, struct verbs_device *device)
 {
-    epoll_ctl(transport->epoll_fd, EPOLL_CTL_DEL, device->context->async_fd, NULL);
+    gw_waker_ignore(&transport->life.waker, device->context->async_fd);
 }
 
 /* ---- channels ---- */
@@ -120,13 +120,11 @@ int gw_verbs_life_add_channel(struct verbs_transport *transport, struct verbs_ch
 {
     /* First the list: an event that comes with the identifier must find its channel. */
     pthread_mutex_lock(&transport->lock);
-    channel->life_next = transport->connected;
-    if (channel->life_next)
-        channel->life_next->life_previous = channel;
-    transport->connected = channel;
+    gw_ring_offer(&transport->connected, &channel->life_link);
+    gw_ring_take_all(&transport->connected);
     pthread_mutex_unlock(&transport->lock);
-    eventfd_write(transport->wake_fd, 1);
-    if (rdma_migrate_id(channel->id, transport->life) == 0)
+    gw_waker_wake(&transport->life.waker);
+    if (rdma_migrate_id(channel->id, transport->connection_events) == 0)
         return 0;
     gw_verbs_life_remove_channel(transport, channel);
     return gw_fail_errno(-errno, "verbs: the events of a connection cannot be had");
@@ -135,95 +133,51 @@ int gw_verbs_life_add_channel(struct verbs_transport *transport, struct verbs_ch
 void gw_verbs_life_remove_channel(struct verbs_transport *transport, struct verbs_channel *channel)
 {
     pthread_mutex_lock(&transport->lock);
-    if (channel->life_previous)
-        channel->life_previous->life_next = channel->life_next;
-    else
-        transport->connected = channel->life_next;
-    if (channel->life_next)
-        channel->life_next->life_previous = channel->life_previous;
+    gw_ring_remove(&transport->connected, &channel->life_link);
     pthread_mutex_unlock(&transport->lock);
 }
 
 /* ---- the thread ---- */
 
-/* True while there are channels to look after. */
-static bool tick(struct verbs_transport *transport, bool is_due)
+static int tick(void *owner, bool is_due)
 {
-    bool any;
+    struct verbs_transport *transport = owner;
+    struct gw_ring *ring = &transport->connected;
+    bool is_idle;
 
     pthread_mutex_lock(&transport->lock);
-    any = transport->connected != NULL;
-    for (struct verbs_channel *channel = transport->connected; is_due && channel;
-         channel = channel->life_next)
-        tell(channel, VERBS_NEWS_TICK);
+    is_idle = gw_ring_is_empty(ring);
+    for (struct gw_ring_link *link = ring->first; is_due && link; link = gw_ring_next(ring, link))
+        tell(channel_of(link), VERBS_NEWS_TICK);
     pthread_mutex_unlock(&transport->lock);
-    return any;
+    return is_idle ? GW_LIFE_IDLE : GW_LIFE_TICK_MS;
 }
 
-static void take(struct verbs_transport *transport, const struct epoll_event *event)
+static void take(void *owner, void *address)
 {
-    eventfd_t wakes;
-
-    if (event->data.ptr == NULL)
-        eventfd_read(transport->wake_fd, &wakes);
-    else if (event->data.ptr == transport)
-        take_connection_events(transport);
+    if (address == owner)
+        take_connection_events(owner);
     else
-        take_device_events(transport, event->data.ptr);
-}
-
-static void *live(void *argument)
-{
-    struct verbs_transport *transport = argument;
-    uint64_t next_ns = gw_clock_ns() + VERBS_TICK_MS * GW_NS_PER_MS;
-
-    while (!atomic_load(&transport->is_stopping)) {
-        bool is_due = gw_clock_ns() >= next_ns;
-        bool any = tick(transport, is_due);
-        struct epoll_event events[16];
-        int count;
-
-        if (is_due)
-            next_ns = gw_clock_ns() + VERBS_TICK_MS * GW_NS_PER_MS;
-        count = epoll_wait(transport->epoll_fd, events, 16, any ? gw_clock_left_ms(next_ns) : -1);
-        for (int i = 0; i < count; i++)
-            take(transport, &events[i]);
-    }
-    return NULL;
+        take_device_events(owner, address);
 }
 
 int gw_verbs_life_start(struct verbs_transport *transport)
 {
-    struct epoll_event wake = {.events = EPOLLIN}, life = wake;
+    static const struct gw_life_ops ops = {.look = tick, .take = take};
     int error;
 
-    transport->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    transport->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (gw_verbs_events_new(&transport->life) != 0)
+    if (gw_verbs_events_new(&transport->connection_events) != 0)
         return -ENODEV;
-    life.data.ptr = transport;
-    if (transport->epoll_fd < 0 || transport->wake_fd < 0 ||
-        epoll_ctl(transport->epoll_fd, EPOLL_CTL_ADD, transport->wake_fd, &wake) != 0 ||
-        epoll_ctl(transport->epoll_fd, EPOLL_CTL_ADD, transport->life->fd, &life) != 0)
-        return gw_fail_errno(-errno, "verbs: no epoll set");
-    error = pthread_create(&transport->thread, NULL, live, transport);
+    error = gw_life_start(&transport->life, "verbs", &ops, transport);
     if (error)
-        return gw_fail_errno(-error, "verbs: no thread");
-    transport->has_thread = true;
-    return 0;
+        return error;
+    error = gw_waker_watch(&transport->life.waker, transport->connection_events->fd, transport);
+    return error ? gw_fail_errno(error, "verbs: no epoll set") : 0;
 }
 
 void gw_verbs_life_stop(struct verbs_transport *transport)
 {
-    atomic_store(&transport->is_stopping, true);
-    if (transport->has_thread) {
-        eventfd_write(transport->wake_fd, 1);
-        pthread_join(transport->thread, NULL);
-    }
-    if (transport->life)
-        rdma_destroy_event_channel(transport->life);
-    if (transport->epoll_fd >= 0)
-        close(transport->epoll_fd);
-    if (transport->wake_fd >= 0)
-        close(transport->wake_fd);
+    gw_life_stop(&transport->life);
+    if (transport->connection_events)
+        rdma_destroy_event_channel(transport->connection_events);
 }

@@ -120,10 +120,10 @@ int gw_verbs_listener_address(struct gw_listener *base, struct gw_address *out)
 
 /* ---- requests ---- */
 
-static void refuse(struct rdma_cm_id *id, enum verbs_verdict verdict, const char *reason)
+static void refuse(struct rdma_cm_id *id, enum gw_connect_verdict verdict, const char *reason)
 {
     uint8_t answer[VERBS_ANSWER_MAX];
-    uint32_t length = gw_verbs_answer_encode(verdict, reason, answer);
+    uint32_t length = gw_connect_answer_encode(&gw_verbs_form, verdict, reason, answer);
 
     rdma_reject(id, answer, (uint8_t)length);
     rdma_destroy_id(id);
@@ -131,14 +131,14 @@ static void refuse(struct rdma_cm_id *id, enum verbs_verdict verdict, const char
 
 /* Whether the private data is that of a godwit of this version; a refusal is logged, since nobody on
  * this side asked for the connection. */
-static bool is_welcome(const struct rdma_cm_event *event, struct verbs_request *out)
+static bool is_welcome(const struct rdma_cm_event *event, struct gw_connect_request *out)
 {
     const struct rdma_conn_param *conn = &event->param.conn;
     struct gw_address peer;
     char text[GW_ADDRESS_TEXT_MAX];
 
-    if (!conn->private_data ||
-        gw_verbs_request_decode(conn->private_data, conn->private_data_len, out) != 0)
+    if (!conn->private_data || gw_connect_request_decode(&gw_verbs_form, conn->private_data,
+                                                         conn->private_data_len, out) != 0)
         return false;
     if (out->version == GW_WIRE_VERSION)
         return true;
@@ -153,19 +153,19 @@ static bool is_welcome(const struct rdma_cm_event *event, struct verbs_request *
 static struct request *make_request(struct verbs_listener *listener,
                                     const struct rdma_cm_event *event)
 {
-    struct verbs_request said = {0};
+    struct gw_connect_request said = {0};
     struct request *request;
 
     if (!is_welcome(event, &said)) {
         bool is_other = said.version && said.version != GW_WIRE_VERSION;
 
-        refuse(event->id, is_other ? VERBS_OTHER_VERSION : VERBS_REFUSED,
+        refuse(event->id, is_other ? GW_CONNECT_OTHER_VERSION : GW_CONNECT_REFUSED,
                is_other ? "another wire version" : "this is godwit");
         return NULL;
     }
     request = calloc(1, sizeof(*request));
     if (!request) {
-        refuse(event->id, VERBS_REFUSED, "no memory");
+        refuse(event->id, GW_CONNECT_REFUSED, "no memory");
         return NULL;
     }
     request->base.transport = listener->base.transport;
@@ -216,7 +216,7 @@ void gw_verbs_reject(struct gw_request *base, const char *reason)
 {
     struct request *request = gw_container_of(base, struct request, base);
 
-    refuse(request->id, VERBS_REFUSED, reason);
+    refuse(request->id, GW_CONNECT_REFUSED, reason);
     free(request);
 }
 
@@ -242,7 +242,7 @@ static int await_established(struct rdma_event_channel *events, int timeout_ms)
 static int answer(struct verbs_channel *channel, int timeout_ms)
 {
     uint8_t bytes[VERBS_ANSWER_MAX];
-    uint32_t length = gw_verbs_answer_encode(VERBS_ACCEPTED, "", bytes);
+    uint32_t length = gw_connect_answer_encode(&gw_verbs_form, GW_CONNECT_ACCEPTED, "", bytes);
     struct rdma_conn_param connection = gw_verbs_connection(bytes, length);
 
     if (rdma_accept(channel->id, &connection) != 0)
@@ -282,7 +282,7 @@ int gw_verbs_accept(struct gw_request *base, const struct gw_channel_options *op
         error = gw_verbs_channel_new(options, id, events, &channel);
     if (error) {
         gw_error_take(explain(error), &kept);
-        refuse(id, VERBS_REFUSED, "the peer could not open its end");
+        refuse(id, GW_CONNECT_REFUSED, "the peer could not open its end");
         if (events)
             rdma_destroy_event_channel(events);
         return gw_error_raise(&kept);

@@ -6,8 +6,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "transport/verbs/channel.h"
 
@@ -16,21 +14,19 @@
 int gw_verbs_open_poller(struct gw_transport *transport, struct gw_poller **out)
 {
     struct verbs_poller *poller = calloc(1, sizeof(*poller));
-    struct epoll_event wake = {.events = EPOLLIN};
     int error;
 
     if (!poller)
         return gw_fail(-ENOMEM, "verbs: no memory for a poller");
     poller->base.transport = transport;
     pthread_mutex_init(&poller->lock, NULL);
+    error = gw_waker_open(&poller->waker);
     poller->slots = calloc(VERBS_SLOTS, sizeof(*poller->slots));
-    poller->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    poller->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (!poller->slots || poller->epoll_fd < 0 || poller->wake_fd < 0 ||
-        epoll_ctl(poller->epoll_fd, EPOLL_CTL_ADD, poller->wake_fd, &wake) != 0) {
-        error = gw_fail_errno(-errno, "verbs: no poller");
+    if (!error && !poller->slots)
+        error = -ENOMEM;
+    if (error) {
         gw_verbs_close_poller(&poller->base);
-        return error;
+        return gw_fail_errno(error, "verbs: no poller");
     }
     *out = &poller->base;
     return 0;
@@ -58,10 +54,7 @@ void gw_verbs_close_poller(struct gw_poller *base)
         queue_free(poller, queue);
         queue = next;
     }
-    if (poller->epoll_fd >= 0)
-        close(poller->epoll_fd);
-    if (poller->wake_fd >= 0)
-        close(poller->wake_fd);
+    gw_waker_close(&poller->waker);
     free(poller->slots);
     pthread_mutex_destroy(&poller->lock);
     free(poller);
@@ -72,7 +65,6 @@ void gw_verbs_close_poller(struct gw_poller *base)
 /* Makes what a queue consists of; epoll carries its address. */
 static int queue_open(struct verbs_poller *poller, struct verbs_queue *queue)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = queue};
     struct ibv_context *context = queue->device->context;
     int wanted = (int)gw_min(VERBS_QUEUE_CHANNELS * CHANNEL_COMPLETIONS,
                              (unsigned)queue->device->attributes.max_cqe);
@@ -81,7 +73,7 @@ static int queue_open(struct verbs_poller *poller, struct verbs_queue *queue)
     if (queue->events)
         queue->cq = ibv_create_cq(context, wanted, queue, queue->events, 0);
     if (!queue->cq || fcntl(queue->events->fd, F_SETFL, O_NONBLOCK) != 0 ||
-        epoll_ctl(poller->epoll_fd, EPOLL_CTL_ADD, queue->events->fd, &event) != 0)
+        gw_waker_watch(&poller->waker, queue->events->fd, queue) != 0)
         return gw_fail_errno(-errno, "verbs: %s gives no completion queue of %d entries",
                              ibv_get_device_name(context->device), wanted);
     queue->capacity = (unsigned)queue->cq->cqe;
@@ -190,12 +182,6 @@ void gw_verbs_poller_release(struct verbs_poller *poller, struct verbs_channel *
 
 /* ---- handing over ---- */
 
-void gw_verbs_poller_wake(struct verbs_poller *poller)
-{
-    atomic_store(&poller->has_news, true);
-    eventfd_write(poller->wake_fd, 1);
-}
-
 void gw_verbs_poller_start(struct verbs_poller *poller, struct verbs_channel *channel)
 {
     /* Under the lock: the poller's thread may be taking a first message for it this moment. */
@@ -203,7 +189,7 @@ void gw_verbs_poller_start(struct verbs_poller *poller, struct verbs_channel *ch
     atomic_store(&poller->slots[channel->slot].is_started, true);
     pthread_mutex_unlock(&poller->lock);
     gw_ring_offer(&poller->channels, &channel->link);
-    gw_verbs_poller_wake(poller);
+    gw_waker_tell(&poller->waker);
 }
 
 static struct verbs_channel *channel_of(struct gw_ring_link *link)
@@ -233,7 +219,6 @@ static void take_news(struct verbs_poller *poller)
 {
     struct gw_ring *ring = &poller->channels;
 
-    atomic_store(&poller->has_news, false);
     take_incoming(poller);
     for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
         struct verbs_channel *channel = channel_of(link);
@@ -248,16 +233,15 @@ static void take_news(struct verbs_poller *poller)
 static void take_wakes(struct verbs_poller *poller)
 {
     struct epoll_event events[8];
-    int count = epoll_wait(poller->epoll_fd, events, 8, 0);
+    int count = epoll_wait(poller->waker.epoll_fd, events, 8, 0);
 
     for (int i = 0; i < count; i++) {
         struct verbs_queue *queue = events[i].data.ptr;
         struct ibv_cq *cq;
-        eventfd_t wakes;
         void *context;
 
         if (!queue) {
-            eventfd_read(poller->wake_fd, &wakes);
+            gw_waker_calm(&poller->waker);
         } else if (ibv_get_cq_event(queue->events, &cq, &context) == 0) {
             ibv_ack_cq_events(cq, 1);
             queue->is_armed = false;
@@ -268,43 +252,34 @@ static void take_wakes(struct verbs_poller *poller)
 
 static bool is_ready(const struct verbs_channel *channel)
 {
-    return channel->receiver.count > (channel->receiver.has_lent ? 1u : 0u) ||
+    return gw_inbox_has_message(&channel->inbox) ||
            (channel->error.code && gw_verbs_channel_is_drained(channel));
+}
+
+static struct gw_channel *serve(struct gw_ring_link *link)
+{
+    struct verbs_channel *channel = channel_of(link);
+
+    gw_verbs_receiver_repost(channel);
+    gw_verbs_sender_finish(channel);
+    gw_verbs_sender_run(channel);
+    return is_ready(channel) ? &channel->base : NULL;
 }
 
 int gw_verbs_poll(struct gw_poller *base, struct gw_channel **ready, int max)
 {
     struct verbs_poller *poller = gw_verbs_poller_of(base);
-    struct gw_ring *ring = &poller->channels;
-    struct gw_ring_link *last_reported = NULL;
     bool has_more = false;
-    int count = 0;
 
     if (poller->is_armed)
         take_wakes(poller);
-    if (atomic_load_explicit(&poller->has_news, memory_order_acquire))
+    if (gw_waker_take_news(&poller->waker))
         take_news(poller);
     for (struct verbs_queue *queue = atomic_load(&poller->queues); queue; queue = queue->next)
         has_more |= gw_verbs_absorb(poller, queue);
     if (has_more)
-        gw_verbs_poller_wake(poller);
-    poller->is_polling = true;
-    for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
-        struct verbs_channel *channel = channel_of(link);
-
-        gw_verbs_receiver_repost(channel);
-        gw_verbs_sender_finish(channel);
-        gw_verbs_sender_run(channel);
-        if (count < max && is_ready(channel)) {
-            ready[count++] = &channel->base;
-            last_reported = link;
-        }
-    }
-    poller->is_polling = false;
-    /* Who did not fit into ready comes first the next time. */
-    if (last_reported)
-        ring->first = last_reported->next;
-    return count;
+        gw_waker_tell(&poller->waker);
+    return gw_ring_serve(&poller->channels, serve, ready, max);
 }
 
 int gw_verbs_arm(struct gw_poller *base)
@@ -316,7 +291,6 @@ int gw_verbs_arm(struct gw_poller *base)
         if (!queue->is_armed && ibv_req_notify_cq(queue->cq, 0) == 0)
             queue->is_armed = true;
     poller->is_armed = true;
-    if (atomic_load(&poller->has_news))
-        eventfd_write(poller->wake_fd, 1);
-    return poller->epoll_fd;
+    gw_waker_rouse(&poller->waker);
+    return poller->waker.epoll_fd;
 }

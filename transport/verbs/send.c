@@ -89,7 +89,7 @@ static void add_write(struct verbs_channel *channel, struct chain *chain, struct
     sender->queued_bytes += write->length;
     sender->unsignalled_bytes += write->length;
     signal_if_due(sender, request);
-    gw_verbs_count(&channel->info.bytes_sent, write->length);
+    gw_figure_add(&channel->info.bytes_sent, write->length);
 }
 
 /* The header of the next work request, in memory that is this entry's of the send queue. */
@@ -140,8 +140,8 @@ static void add_send(struct verbs_channel *channel, struct chain *chain, struct 
     request->num_sge = send->length ? 2 : 1;
     signal_if_due(sender, request);
     channel->credit.may_send--;
-    gw_verbs_count(&channel->info.bytes_sent, send->length);
-    gw_verbs_count(&channel->info.messages_sent, 1);
+    gw_figure_add(&channel->info.bytes_sent, send->length);
+    gw_figure_add(&channel->info.messages_sent, 1);
 }
 
 static void add_credit(struct verbs_channel *channel, struct chain *chain)

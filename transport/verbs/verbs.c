@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "transport/module-interface.h"
 #include "transport/module.h"
 #include "transport/verbs/channel.h"
 

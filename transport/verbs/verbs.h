@@ -37,6 +37,9 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "transport/figures.h"
+#include "transport/rdma/inbox.h"
+#include "transport/rdma/life.h"
 #include "transport/ring.h"
 #include "transport/transport.h"
 
@@ -49,7 +52,6 @@
 #define VERBS_SIGNAL_BYTES   (1u << 20)
 #define VERBS_CHAIN_MAX      64u   /* work requests under one doorbell */
 #define VERBS_SIGNAL_EVERY   32u   /* and at the end of each chain */
-#define VERBS_REPOST_AT      8u    /* receives that are posted again together */
 #define VERBS_SLOTS          1024u /* channels of one poller */
 #define VERBS_QUEUE_CHANNELS 8u    /* channels that a new completion queue has room for */
 #define VERBS_ABSORB_MAX     4096u /* completions of one queue in one poll */
@@ -68,8 +70,9 @@
 #define VERBS_ACK_TIMEOUT 18u
 #define VERBS_RETRIES     6u
 #define VERBS_RNR_RETRIES 1u /* it never happens between two that count their credits */
-#define VERBS_TICK_MS     1000u
 #define VERBS_FLUSH_TICKS 2u /* then a queue pair that does not flush is destroyed as it is */
+
+struct verbs_channel;
 
 /* Stays in the list when nobody uses it any more, until it is removed or the transport ends. */
 struct verbs_device {
@@ -86,12 +89,9 @@ struct verbs_transport {
     struct gw_transport base;
     pthread_mutex_t lock;
     struct verbs_device *devices;
-    struct verbs_channel *connected; /* all that life.c watches; a list */
-    struct rdma_event_channel *life; /* events of connected channels */
-    int epoll_fd, wake_fd;           /* of the thread */
-    bool has_thread;
-    atomic_bool is_stopping;
-    pthread_t thread;
+    struct gw_ring connected;                     /* all channels that life.c watches */
+    struct rdma_event_channel *connection_events; /* theirs */
+    struct gw_life life;
 };
 
 struct verbs_domain {
@@ -133,10 +133,9 @@ struct verbs_poller {
     _Atomic(struct verbs_queue *) queues; /* only ever added to */
     struct verbs_slot *slots;             /* VERBS_SLOTS */
     unsigned next_slot;
-    int epoll_fd, wake_fd;
-    atomic_bool has_news;
+    struct gw_waker waker;
     struct gw_ring channels;
-    bool is_armed, is_polling;
+    bool is_armed;
     /* One chain of work requests on its way to a queue pair. */
     struct ibv_send_wr requests[VERBS_CHAIN_MAX];
     struct ibv_sge pieces[VERBS_CHAIN_MAX][2];
@@ -194,7 +193,6 @@ void gw_verbs_poller_release(struct verbs_poller *poller, struct verbs_channel *
 /* Hands the channel over to the poller's thread. */
 void gw_verbs_poller_start(struct verbs_poller *poller, struct verbs_channel *channel);
 void gw_verbs_poller_remove(struct verbs_poller *poller, struct verbs_channel *channel);
-void gw_verbs_poller_wake(struct verbs_poller *poller);
 int gw_verbs_poll(struct gw_poller *poller, struct gw_channel **ready, int max);
 int gw_verbs_arm(struct gw_poller *poller);
 

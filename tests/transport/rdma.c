@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The pure parts of transport/verbs: private data, headers, and the account of credits. */
+/* The pure parts of transport/rdma: what is said when connecting, as verbs and as fabric have it, headers
+ * of messages, and the account of credits. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -7,90 +8,124 @@
 
 #include "common/bytes.h"
 #include "common/error.h"
+#include "transport/fabric/wire.h"
 #include "transport/rdma/credit.h"
 #include "transport/rdma/header.h"
 #include "transport/verbs/wire.h"
 
 /* ---- requests and answers ---- */
 
-Test(verbs_wire, hello_of_every_length_is_carried)
+static const struct gw_connect_form *const forms[] = {&gw_verbs_form, &gw_fabric_form, NULL};
+
+/* Where the version lies; what follows it is the length or the verdict. */
+static size_t version_at(const struct gw_connect_form *form)
+{
+    return strlen(form->magic);
+}
+
+Test(rdma_connect, hello_of_every_length_is_carried)
 {
     uint8_t hello[GW_HELLO_MAX], bytes[200];
-    struct verbs_request request;
+    struct gw_connect_request request;
 
     memset(hello, 7, sizeof(hello));
-    for (uint32_t length = 0; length <= GW_HELLO_MAX; length++) {
-        /* Devices fill up with zeroes, or do not. */
-        for (uint32_t size = 4 + length; size <= sizeof(bytes); size += 13) {
+    for (const struct gw_connect_form *const *next = forms; *next; next++) {
+        const struct gw_connect_form *form = *next;
+        for (uint32_t length = 0; length <= GW_HELLO_MAX; length++) {
+            uint32_t size;
+
             memset(bytes, 0, sizeof(bytes));
-            gw_verbs_request_encode(hello, length, bytes);
-            cr_assert_eq(gw_verbs_request_decode(bytes, size, &request), 0);
-            cr_assert_eq(request.version, GW_WIRE_VERSION);
-            cr_assert_eq(request.hello_length, length);
-            cr_assert_eq(memcmp(request.hello, hello, length), 0);
+            size = gw_connect_request_encode(form, hello, length, bytes);
+            cr_assert_eq(size, version_at(form) + 2 + length);
+            cr_assert_leq(size, form->request_max);
+            /* Devices fill up with zeroes, or do not. */
+            for (; size <= sizeof(bytes); size += 13) {
+                cr_assert_eq(gw_connect_request_decode(form, bytes, size, &request), 0);
+                cr_assert_eq(request.version, GW_WIRE_VERSION);
+                cr_assert_eq(request.hello_length, length);
+                cr_assert_eq(memcmp(request.hello, hello, length), 0);
+            }
         }
     }
 }
 
-Test(verbs_wire, strangers_requests_are_refused)
+Test(rdma_connect, strangers_requests_are_refused)
 {
     uint8_t bytes[VERBS_REQUEST_SIZE];
-    struct verbs_request request;
+    struct gw_connect_request request;
 
-    gw_verbs_request_encode("hello", 5, bytes);
-    for (uint32_t size = 0; size < 9; size++)
-        cr_assert_eq(gw_verbs_request_decode(bytes, size, &request), -EPROTO, "%u bytes", size);
-    bytes[3] = GW_HELLO_MAX + 1;
-    cr_assert_eq(gw_verbs_request_decode(bytes, sizeof(bytes), &request), -EPROTO);
-    bytes[3] = 5;
-    bytes[0] = 'G';
-    cr_assert_eq(gw_verbs_request_decode(bytes, sizeof(bytes), &request), -EPROTO);
+    for (const struct gw_connect_form *const *next = forms; *next; next++) {
+        const struct gw_connect_form *form = *next;
+        size_t at_version = version_at(form);
+        uint32_t size = gw_connect_request_encode(form, "hello", 5, bytes);
+
+        for (uint32_t less = 0; less < size; less++)
+            cr_assert_eq(gw_connect_request_decode(form, bytes, less, &request), -EPROTO,
+                         "%u bytes", less);
+        size = form->request_max;
+        bytes[at_version + 1] = GW_HELLO_MAX + 1;
+        cr_assert_eq(gw_connect_request_decode(form, bytes, size, &request), -EPROTO);
+        bytes[at_version + 1] = 5;
+        cr_assert_eq(gw_connect_request_decode(form, bytes, size, &request), 0);
+        bytes[0] = 'G';
+        cr_assert_eq(gw_connect_request_decode(form, bytes, size, &request), -EPROTO);
+    }
 }
 
-Test(verbs_wire, another_version_is_told_whatever_follows)
+Test(rdma_connect, another_version_is_told_whatever_follows)
 {
     uint8_t bytes[VERBS_ANSWER_MAX];
-    struct verbs_request request;
-    struct verbs_answer answer;
+    struct gw_connect_request request;
+    struct gw_connect_answer answer;
 
-    gw_verbs_request_encode("hello", 5, bytes);
-    bytes[2] = 9;
-    bytes[3] = 255;
-    cr_assert_eq(gw_verbs_request_decode(bytes, VERBS_REQUEST_SIZE, &request), 0);
-    cr_assert_eq(request.version, 9);
-    cr_assert_eq(request.hello_length, 0);
-    gw_verbs_answer_encode(VERBS_OTHER_VERSION, "no", bytes);
-    bytes[2] = 9;
-    cr_assert_eq(gw_verbs_answer_decode(bytes, sizeof(bytes), &answer), 0);
-    cr_assert_eq(answer.version, 9);
+    for (const struct gw_connect_form *const *next = forms; *next; next++) {
+        const struct gw_connect_form *form = *next;
+        size_t at_version = version_at(form);
+
+        gw_connect_request_encode(form, "hello", 5, bytes);
+        bytes[at_version] = 9;
+        bytes[at_version + 1] = 255;
+        cr_assert_eq(gw_connect_request_decode(form, bytes, form->request_max, &request), 0);
+        cr_assert_eq(request.version, 9);
+        cr_assert_eq(request.hello_length, 0);
+        gw_connect_answer_encode(form, GW_CONNECT_OTHER_VERSION, "no", bytes);
+        bytes[at_version] = 9;
+        cr_assert_eq(gw_connect_answer_decode(form, bytes, form->answer_max, &answer), 0);
+        cr_assert_eq(answer.version, 9);
+    }
 }
 
-Test(verbs_wire, reason_is_cut_and_made_printable)
+Test(rdma_connect, reason_is_cut_and_made_printable)
 {
     uint8_t bytes[VERBS_ANSWER_MAX + 50];
-    struct verbs_answer answer;
+    struct gw_connect_answer answer;
     char reason[1000];
-    uint32_t length;
 
     memset(reason, 'r', sizeof(reason));
     reason[999] = '\0';
-    memset(bytes, 'x', sizeof(bytes));
-    length = gw_verbs_answer_encode(VERBS_REFUSED, reason, bytes);
-    cr_assert_eq(length, VERBS_ANSWER_MAX);
-    cr_assert_eq(bytes[length], 'x');
-    cr_assert_eq(gw_verbs_answer_decode(bytes, sizeof(bytes), &answer), 0);
-    cr_assert_eq(strlen(answer.reason), VERBS_ANSWER_MAX - 4);
-    length = gw_verbs_answer_encode(VERBS_REFUSED, "a\033[2Jb", bytes);
-    cr_assert_eq(gw_verbs_answer_decode(bytes, length, &answer), 0);
-    cr_assert_str_eq(answer.reason, "a?[2Jb");
-    bytes[3] = 3;
-    cr_assert_eq(gw_verbs_answer_decode(bytes, length, &answer), -EPROTO);
-    cr_assert_eq(gw_verbs_answer_decode(bytes, 3, &answer), -EPROTO);
+    for (const struct gw_connect_form *const *next = forms; *next; next++) {
+        const struct gw_connect_form *form = *next;
+        uint32_t prefix = (uint32_t)version_at(form) + 2, length;
+
+        memset(bytes, 'x', sizeof(bytes));
+        length = gw_connect_answer_encode(form, GW_CONNECT_REFUSED, reason, bytes);
+        cr_assert_eq(length, form->answer_max);
+        cr_assert_eq(bytes[length], 'x');
+        cr_assert_eq(gw_connect_answer_decode(form, bytes, sizeof(bytes), &answer), 0);
+        cr_assert_eq(strlen(answer.reason), form->answer_max - prefix);
+        length = gw_connect_answer_encode(form, GW_CONNECT_REFUSED, "a\033[2Jb", bytes);
+        cr_assert_eq(gw_connect_answer_decode(form, bytes, length, &answer), 0);
+        cr_assert_str_eq(answer.reason, "a?[2Jb");
+        bytes[prefix - 1] = 3;
+        cr_assert_eq(gw_connect_answer_decode(form, bytes, length, &answer), -EPROTO);
+        bytes[prefix - 1] = GW_CONNECT_REFUSED;
+        cr_assert_eq(gw_connect_answer_decode(form, bytes, prefix - 1, &answer), -EPROTO);
+    }
 }
 
 /* ---- headers ---- */
 
-Test(verbs_wire, header_is_carried)
+Test(rdma_header, header_is_carried)
 {
     struct gw_send_header in = {GW_SEND_MESSAGE, 31, GW_MESSAGE_MAX, 1ull << 60}, out;
     uint8_t bytes[GW_SEND_HEADER_SIZE];
@@ -103,7 +138,7 @@ Test(verbs_wire, header_is_carried)
     cr_assert_eq(out.written, in.written);
 }
 
-Test(verbs_wire, headers_that_mean_nothing_are_refused)
+Test(rdma_header, headers_that_mean_nothing_are_refused)
 {
     struct gw_send_header good = {GW_SEND_MESSAGE, 0, 10, 0}, out;
     uint8_t bytes[GW_SEND_HEADER_SIZE];
@@ -176,7 +211,7 @@ static void act(struct end *end, struct end *other, unsigned what)
     }
 }
 
-Test(verbs_credit, receives_never_run_out_and_all_arrives)
+Test(rdma_credit, receives_never_run_out_and_all_arrives)
 {
     for (unsigned seed = 1; seed <= 200; seed++) {
         struct end ends[2] = {{.receives = GW_RECEIVES + GW_SPARE_RECEIVES, .wanted = 500},
@@ -200,7 +235,7 @@ Test(verbs_credit, receives_never_run_out_and_all_arrives)
     }
 }
 
-Test(verbs_credit, accounts_that_cannot_be_right_are_refused)
+Test(rdma_credit, accounts_that_cannot_be_right_are_refused)
 {
     struct gw_credit credit;
 
