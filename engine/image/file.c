@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
@@ -22,12 +21,14 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "common/folder.h"
 
 /* Data found by a seek. Looking for the next hole makes tmpfs walk every page up to it, so asking
  * anew for each block of one long run would take the square of its length. */
 struct gw_image_file_run {
     pthread_mutex_t lock; /* protects the rest; leaf */
     uint64_t begin, end;
+    uint64_t next; /* data begins there, behind a hole that was found; 0: not known */
 };
 
 /* What O_DIRECT asks for at the most on the file systems of today, for kernels whose statx does not
@@ -239,6 +240,7 @@ void gw_image_file_close(struct gw_image_file *file)
     if (file->run)
         pthread_mutex_destroy(&file->run->lock);
     free(file->run);
+    gw_image_touched_free(file->touched);
     free(file->path);
     memset(file, 0, sizeof(*file));
 }
@@ -272,6 +274,7 @@ int gw_image_file_write(const struct gw_image_file *file, uint64_t offset, const
 {
     const uint8_t *next = from;
 
+    gw_image_file_touch(file, offset, length);
     while (length > 0) {
         ssize_t put = pwrite(file->table_fd, next, length, (off_t)offset);
 
@@ -329,18 +332,7 @@ int gw_image_file_sync(const struct gw_image_file *file)
 
 int gw_image_file_sync_folder(const struct gw_image_file *file)
 {
-    char *copy = strdup(file->path);
-    int fd, rc = 0;
-
-    if (!copy)
-        return gw_fail(-ENOMEM, "no memory to flush the folder of %s", file->path);
-    fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd))
-        rc = gw_fail_errno(-errno, "cannot flush the folder of %s", file->path);
-    if (fd >= 0)
-        close(fd);
-    free(copy);
-    return rc;
+    return gw_folder_sync_of(file->path);
 }
 
 static int write_zeroes(const struct gw_image_file *file, uint64_t offset, uint64_t length)
@@ -391,12 +383,25 @@ static int zero_data(const struct gw_image_file *file, uint64_t offset, uint64_t
     return write_zeroes(file, offset, length);
 }
 
+int gw_image_file_is_new(struct gw_image_file *file, uint64_t size)
+{
+    file->touched = gw_image_touched_new(size);
+    return file->touched ? 0 : gw_fail(-ENOMEM, "no memory to make %s", file->path);
+}
+
+void gw_image_file_touch(const struct gw_image_file *file, uint64_t offset, uint64_t length)
+{
+    gw_image_touched_add(file->touched, offset, length);
+}
+
 int gw_image_file_zero(const struct gw_image_file *file, uint64_t offset, uint64_t length,
                        bool keeps_space)
 {
     uint64_t end = offset + length;
     int rc = 0;
 
+    if (!gw_image_touched_any(file->touched, offset, length))
+        return 0;
     if (file->is_block_device)
         return zero_device(file, offset, length);
     while (offset < end && rc == 0) {
@@ -423,6 +428,28 @@ static uint64_t known_end(const struct gw_image_file *file, uint64_t offset)
     return end;
 }
 
+/* Is offset where the last hole ended? */
+static bool is_behind_hole(const struct gw_image_file *file, uint64_t offset)
+{
+    bool is_it;
+
+    if (!file->run || offset == 0)
+        return false;
+    pthread_mutex_lock(&file->run->lock);
+    is_it = file->run->next == offset;
+    pthread_mutex_unlock(&file->run->lock);
+    return is_it;
+}
+
+static void keep_hole(const struct gw_image_file *file, uint64_t end)
+{
+    if (!file->run)
+        return;
+    pthread_mutex_lock(&file->run->lock);
+    file->run->next = end;
+    pthread_mutex_unlock(&file->run->lock);
+}
+
 static void keep_run(const struct gw_image_file *file, uint64_t begin, uint64_t end)
 {
     if (!file->run)
@@ -447,10 +474,12 @@ bool gw_image_file_is_data(const struct gw_image_file *file, uint64_t offset, ui
         *run_end = gw_min(known, end);
         return true;
     }
-    found = lseek(file->table_fd, (off_t)offset, SEEK_DATA);
+    found = is_behind_hole(file, offset) ? (off_t)offset
+                                         : lseek(file->table_fd, (off_t)offset, SEEK_DATA);
     if (found < 0)
         return errno != ENXIO; /* ENXIO: nothing but a hole up to the end of the file */
     if ((uint64_t)found > offset) {
+        keep_hole(file, (uint64_t)found);
         *run_end = gw_min((uint64_t)found, end);
         return false;
     }

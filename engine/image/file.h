@@ -20,6 +20,7 @@
 #include <time.h>
 
 #include "engine/image/fault.h"
+#include "engine/image/touched.h"
 
 struct gw_image_file {
     int table_fd, data_fd; /* the same one when there is no O_DIRECT */
@@ -32,8 +33,9 @@ struct gw_image_file {
     dev_t device;
     ino_t inode;
     struct timespec modified;
-    struct gw_faults *faults;      /* gathers what is wrong, or NULL; lent */
-    struct gw_image_file_run *run; /* of a file at rest: the data last seen; else NULL */
+    struct gw_faults *faults;         /* gathers what is wrong, or NULL; lent */
+    struct gw_image_file_run *run;    /* of a file at rest: the data last seen; else NULL */
+    struct gw_image_touched *touched; /* of a file that we made; NULL: it may have bytes anywhere */
 };
 
 enum gw_image_file_mode {
@@ -63,7 +65,11 @@ int gw_image_file_sync(const struct gw_image_file *file);
 /* Makes a new file's name durable too. */
 int gw_image_file_sync_folder(const struct gw_image_file *file);
 
-/* Makes [offset, offset + length) read as zeroes. Holes cost one seek; keeps_space leaves the range
+/* A file that was just made: what nobody is given to write to (gw_image_file_touch) is a hole of its first
+ * size bytes. -ENOMEM. */
+int gw_image_file_is_new(struct gw_image_file *file, uint64_t size);
+void gw_image_file_touch(const struct gw_image_file *file, uint64_t offset, uint64_t length);
+/* Makes [offset, offset + length) read as zeroes. Holes cost one seek at the most; keeps_space leaves the range
  * reserved, otherwise its space is given back. */
 int gw_image_file_zero(const struct gw_image_file *file, uint64_t offset, uint64_t length,
                        bool keeps_space);

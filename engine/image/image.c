@@ -399,6 +399,8 @@ void gw_image_location_set(const struct gw_image *image, uint64_t file_offset, u
     uint64_t must_align = image->is_writable ? file_offset | length : file_offset;
     bool is_aligned = must_align % image->file.file_alignment == 0;
 
+    if (image->is_writable)
+        gw_image_file_touch(&image->file, file_offset, length);
     *out = (struct gw_location){
         .kind = GW_EXTENT_DATA,
         .where = GW_IN_FILE,

@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "common/error.h"
 #include "engine/session/copy.h"
@@ -70,20 +68,13 @@ static int place_files(struct gw_copy *copy, char (*paths)[PATH_MAX], json_t *li
     return error;
 }
 
-/* A block device that stands there is not the copy's to remove. */
-static void remove_file(const char *path)
-{
-    struct stat info;
-
-    if (lstat(path, &info) == 0 && S_ISREG(info.st_mode))
-        unlink(path);
-}
-
-/* What the copy of one file needs to know when a checkpoint is due. */
+/* One file of the copy. */
 struct file {
     struct gw_copy *copy;
     unsigned index;
     const json_t *entry; /* NULL: nothing is kept */
+    struct gw_local_options options;
+    struct gw_target_volume *target; /* NULL: not filled */
 };
 
 static int note_durable(void *context, uint64_t durable)
@@ -95,10 +86,11 @@ static int note_durable(void *context, uint64_t durable)
 }
 
 /* The image that an earlier attempt left is given its new name, if there is one. */
-static int take_part(struct file *file, const char *path, uint64_t *durable)
+static int take_part(struct file *file)
 {
     struct gw_copy *copy = file->copy;
     struct gw_offered_volume *offered = &copy->plan.offered[file->index];
+    uint64_t *durable = &file->options.durable;
     const json_t *older;
     char reason[GW_PART_REASON_MAX];
     int error;
@@ -106,7 +98,10 @@ static int take_part(struct file *file, const char *path, uint64_t *durable)
     if (!copy->older.detail)
         return 0;
     older = gw_part_find(json_object_get(copy->older.detail, "disks"), file->index, offered->name,
-                         path);
+                         file->options.path);
+    error = gw_part_refuse_finished(older);
+    if (error)
+        return error;
     gw_part_check(older, offered, durable, reason);
     if (*durable > 0) {
         copy->partial.is_kept = true;
@@ -121,83 +116,115 @@ static int take_part(struct file *file, const char *path, uint64_t *durable)
     copy->kept_bytes += *durable;
     offered->is_continued = *durable > 0;
     gw_copy_note_restart(copy, reason);
-    return gw_copy_take_older(copy);
+    return 0;
 }
 
 /* Without a state folder, or to an export, nothing is noted. */
-static int note_file(struct file *file, const char *path, uint64_t *durable)
+static int note_file(struct file *file)
 {
     struct gw_copy *copy = file->copy;
     json_t *entry;
     int error;
 
-    if (!copy->partial.detail || gw_nbd_is_uri(path))
+    if (!copy->partial.detail || gw_nbd_is_uri(file->options.path))
         return 0;
-    error = gw_part_entry_new(copy->environment, copy->epoch, file->index,
-                              &copy->plan.offered[file->index], path, &entry);
+    error = gw_part_entry_new(copy->environment, copy->epoch, file->index, file->options.offered,
+                              file->options.path, &entry);
     if (error)
         return error;
     json_array_append_new(json_object_get(copy->partial.detail, "disks"), entry);
     file->entry = entry;
+    file->options.sync_interval_ns = gw_copy_sync_interval_ns(copy);
     error = gw_partial_write(copy->environment, &copy->partial);
-    return error ? error : take_part(file, path, durable);
+    return error ? error : take_part(file);
 }
 
-static int copy_file(struct gw_copy *copy, unsigned index, const char *path)
+static int fill(struct file *file)
 {
-    struct file file = {.copy = copy, .index = index};
-    struct gw_offered_volume *offered = &copy->plan.offered[index];
-    struct gw_local_options options = {
-        .offered = offered,
-        .path = path,
-        .verify = copy->request->verify,
-        .epoch = copy->epoch,
-        .resent_bytes = &copy->resent_bytes,
-        .checkpoint = note_durable,
-        .context = &file,
-    };
-    int error = note_file(&file, path, &options.durable);
+    struct gw_copy *copy = file->copy;
 
-    if (error)
+    return gw_local_fill(copy->plan.volumes[file->index], &file->options, copy->progress,
+                         &file->target);
+}
+
+/* An unfinished image whose tables cannot be relied on is made anew. */
+static int start_over(struct file *file)
+{
+    struct gw_offered_volume *offered = &file->copy->plan.offered[file->index];
+    char reason[GW_PART_REASON_MAX];
+
+    snprintf(reason, sizeof(reason), "%s: it starts over: %.180s", offered->name,
+             gw_error_message());
+    gw_copy_note_restart(file->copy, reason);
+    gw_part_unlink(file->entry, file->copy->epoch);
+    file->copy->kept_bytes -= file->options.durable;
+    offered->is_continued = false;
+    file->options.durable = 0;
+    return fill(file);
+}
+
+static int fill_file(struct file *file)
+{
+    uint64_t size = file->copy->plan.offered[file->index].size;
+    int error = fill(file);
+
+    if (error == -EUCLEAN && file->options.offered->is_continued)
+        error = start_over(file);
+    /* While the others of a chain are copied, it is there to be gone on with. */
+    if (error || !file->entry || file->copy->plan.count == 1)
         return error;
-    /* Files of a chain are finished one by one, and a part of a chain is of no use. */
-    if (file.entry && copy->plan.count == 1)
-        options.sync_interval_ns = gw_copy_sync_interval_ns(copy);
-    error = gw_local_copy(copy->plan.volumes[index], &options, copy->progress, copy->out->detail);
-    if (error == -EUCLEAN && offered->is_continued) {
-        char reason[GW_PART_REASON_MAX];
+    error = file->target->ops->sync(file->target);
+    return error ? error : note_durable(file, size);
+}
 
-        snprintf(reason, sizeof(reason), "%s: it starts over: %.180s", offered->name,
-                 gw_error_message());
-        gw_copy_note_restart(copy, reason);
-        gw_part_unlink(file.entry, copy->epoch);
-        copy->kept_bytes = 0;
-        offered->is_continued = false;
-        options.durable = 0;
-        error =
-            gw_local_copy(copy->plan.volumes[index], &options, copy->progress, copy->out->detail);
-    }
+/* One file after the other; they get their names when all are there, those that others need first. */
+static int copy_files(struct gw_copy *copy, struct file *files)
+{
+    int error = 0;
+
+    for (unsigned i = 0; i < copy->plan.count && !error; i++)
+        error = note_file(&files[i]);
+    if (!error)
+        error = gw_copy_take_older(copy);
+    for (unsigned i = 0; i < copy->plan.count && !error; i++)
+        error = fill_file(&files[i]);
+    for (unsigned i = 0; i < copy->plan.count && !error; i++)
+        error = gw_local_finish(copy->plan.volumes[i], &files[i].options, files[i].target);
     return error;
 }
 
-/* One file after the other. When one fails, those before it are of no use and are removed. */
-static int copy_files(struct gw_copy *copy, char (*paths)[PATH_MAX])
+static int run_files(struct gw_copy *copy, char (*paths)[PATH_MAX])
 {
+    struct file *files = calloc(copy->plan.count, sizeof(*files));
     struct gw_error cause;
-    unsigned done = 0;
-    int error = 0;
+    int error;
 
-    while (done < copy->plan.count && !error) {
-        error = copy_file(copy, done, paths[done]);
-        if (!error)
-            done++;
-    }
-    if (!error)
-        return 0;
+    if (!files)
+        return gw_fail(-ENOMEM, "no memory for the files of a copy");
+    for (unsigned i = 0; i < copy->plan.count; i++)
+        files[i] = (struct file){.copy = copy,
+                                 .index = i,
+                                 .options = {.offered = &copy->plan.offered[i],
+                                             .path = paths[i],
+                                             .verify = copy->request->verify,
+                                             .epoch = copy->epoch,
+                                             .resent_bytes = &copy->resent_bytes,
+                                             .checkpoint = note_durable,
+                                             .context = &files[i]}};
+    error = copy_files(copy, files);
     gw_error_take(error, &cause);
-    while (done > 0)
-        remove_file(paths[--done]);
-    return gw_error_raise(&cause);
+    for (unsigned i = 0; i < copy->plan.count; i++) {
+        struct gw_target_volume *target = files[i].target;
+
+        /* One without the others is of no use. */
+        if (target && error)
+            target->ops->abort(target);
+        if (target)
+            target->ops->close(target);
+    }
+    free(files);
+    json_object_set_new(copy->out->detail, "path", json_string("local"));
+    return error ? gw_error_raise(&cause) : 0;
 }
 
 int gw_copy_local(struct gw_copy *copy)
@@ -217,7 +244,7 @@ int gw_copy_local(struct gw_copy *copy)
     if (!error) {
         gw_copy_begin_phase(copy->progress, gw_copy_plan_bytes(&copy->plan));
         gw_offer_note_warnings(list, copy->progress);
-        error = copy_files(copy, paths);
+        error = run_files(copy, paths);
         gw_copy_report_resumed(copy);
     }
     free(paths);

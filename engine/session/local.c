@@ -208,9 +208,7 @@ static int mend(struct local *local, const struct gw_local_options *options)
     uint64_t bytes = 0;
     int error;
 
-    volume->granularity = GW_COMPARE_GRANULE;
-    error =
-        gw_bitmap_init(&different, (volume->size + GW_COMPARE_GRANULE - 1) / GW_COMPARE_GRANULE);
+    error = gw_compare_begin(volume, &different);
     if (error)
         return error;
     error = local->target->ops->view(local->target, &view);
@@ -283,8 +281,8 @@ static int make_target(const struct gw_local_options *options, struct gw_target_
                             options->epoch ? options->epoch : epoch, out);
 }
 
-int gw_local_copy(struct gw_source_volume *volume, const struct gw_local_options *options,
-                  struct gw_progress *progress, json_t *detail)
+int gw_local_fill(struct gw_source_volume *volume, const struct gw_local_options *options,
+                  struct gw_progress *progress, struct gw_target_volume **out)
 {
     struct local local = {.source = volume, .progress = progress};
     int error = make_target(options, &local.target);
@@ -295,14 +293,20 @@ int gw_local_copy(struct gw_source_volume *volume, const struct gw_local_options
     error = copy_all(&local, options);
     if (!error)
         error = volume->ops->unchanged(volume);
-    if (!error)
-        error = local.target->ops->finish(local.target);
-    if (!error && options->verify)
-        error = compare(volume, options);
-    if (error)
-        local.target->ops->abort(local.target);
-    local.target->ops->close(local.target);
     pthread_mutex_destroy(&local.lock);
-    json_object_set_new(detail, "path", json_string("local"));
+    if (!error) {
+        *out = local.target;
+        return 0;
+    }
+    local.target->ops->abort(local.target);
+    local.target->ops->close(local.target);
     return error;
+}
+
+int gw_local_finish(struct gw_source_volume *volume, const struct gw_local_options *options,
+                    struct gw_target_volume *target)
+{
+    int error = target->ops->finish(target);
+
+    return error || !options->verify ? error : compare(volume, options);
 }

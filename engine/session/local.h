@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * local: copies a volume into a new image on the same host, with no transport between.
- * Errors: 0 or -errno; -ECANCELED; a failure leaves no file behind.
+ * Errors: 0 or -errno; -ECANCELED.
+ * Order: fill → finish → close, or abort and close.
  * Threads: blocks the caller and uses a few of its own.
  * Units: bytes.
  */
@@ -25,8 +26,12 @@ struct gw_local_options {
     void *context;
 };
 
-/* -EUCLEAN before anything was written: an unfinished image cannot be gone on with. */
-int gw_local_copy(struct gw_source_volume *volume, const struct gw_local_options *options,
-                  struct gw_progress *progress, json_t *detail);
+/* All bytes, into an image that has not its final name yet; a failure leaves nothing behind. -EUCLEAN before
+ * anything was written: an unfinished image cannot be gone on with. */
+int gw_local_fill(struct gw_source_volume *volume, const struct gw_local_options *options,
+                  struct gw_progress *progress, struct gw_target_volume **out);
+/* Makes it valid, gives it its name and with verify compares it. After a failure the caller aborts it. */
+int gw_local_finish(struct gw_source_volume *volume, const struct gw_local_options *options,
+                    struct gw_target_volume *target);
 
 #endif

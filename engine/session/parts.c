@@ -120,6 +120,20 @@ void gw_part_check(const json_t *entry, const struct gw_offered_volume *offered,
                  gw_error_message());
 }
 
+int gw_part_refuse_finished(const json_t *older)
+{
+    const char *part = text_of(older, "part"), *path = text_of(older, "path");
+    struct stat status;
+
+    if (!part[0] || lstat(part, &status) == 0 || lstat(path, &status) != 0)
+        return 0;
+    return gw_fail(-EEXIST,
+                   "%s is there already: the earlier attempt was lost when it had finished it, or "
+                   "somebody made it since. Compare it with the source (qemu-img compare), then "
+                   "godwit cancel what is left of the attempt; or remove it and copy again",
+                   path);
+}
+
 int gw_part_take_over(const json_t *older, const json_t *entry)
 {
     const char *from = text_of(older, "part"), *to = text_of(entry, "part");

@@ -30,6 +30,9 @@ json_t *gw_part_find(json_t *disks, unsigned volume, const char *name, const cha
  * Else *durable is 0, and why goes into reason. */
 void gw_part_check(const json_t *entry, const struct gw_offered_volume *offered, uint64_t *durable,
                    char reason[GW_PART_REASON_MAX]);
+/* -EEXIST: the unfinished image has its final name, so it was finished when its attempt was lost; or somebody
+ * made what is there. No file under a final name is written. older may be NULL. */
+int gw_part_refuse_finished(const json_t *older);
 /* Its image and its journal get the new entry's names. */
 int gw_part_take_over(const json_t *older, const json_t *entry);
 /* How much the file takes: it is there already. */

@@ -49,10 +49,11 @@ static int make_disk(struct gw_serve *serve, struct gw_space *space, unsigned vo
     error = gw_storage_resolve(serve->environment, offered->target, name, made->path);
     is_uri = gw_nbd_is_uri(made->path);
     if (!error && !is_uri) {
-        gw_serve_look_for_part(serve, volume, made->path, &part);
+        error = gw_serve_look_for_part(serve, volume, made->path, &part);
         needed = *offered;
         needed.already_bytes = part.allocated;
-        error = gw_space_add(space, &needed, made->path, made->warning);
+        if (!error)
+            error = gw_space_add(space, &needed, made->path, made->warning);
         if (part.reason[0])
             snprintf(made->warning, sizeof(made->warning), "%s", part.reason);
     }

@@ -171,20 +171,25 @@ static int take_part(struct gw_serve *serve, unsigned volume, const json_t *entr
     return error == -ENOENT ? 0 : error;
 }
 
-void gw_serve_look_for_part(struct gw_serve *serve, unsigned volume, const char *path,
-                            struct gw_serve_part *out)
+int gw_serve_look_for_part(struct gw_serve *serve, unsigned volume, const char *path,
+                           struct gw_serve_part *out)
 {
     json_t *older = NULL;
+    int error;
 
     *out = (struct gw_serve_part){.durable = 0};
     if (!serve->wants_resume)
-        return;
+        return 0;
     if (serve->is_resumed)
         older = gw_part_find(json_object_get(serve->older.detail, "disks"), volume,
                              serve->offered[volume].name, path);
+    error = gw_part_refuse_finished(older);
+    if (error)
+        return error;
     gw_part_check(older, &serve->offered[volume], &out->durable, out->reason);
     if (out->durable > 0)
         out->allocated = gw_part_allocated(older);
+    return 0;
 }
 
 int gw_serve_note_disk(struct gw_serve *serve, unsigned volume, const char *path, uint64_t *durable)

@@ -6,8 +6,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,6 +14,7 @@
 
 #include "common/bytes.h"
 #include "common/error.h"
+#include "common/folder.h"
 
 #define MAGIC       "gwjourn1"
 #define VERSION     1u
@@ -154,20 +153,6 @@ int gw_checkpoint_read(const char *path, struct gw_checkpoint *out)
     return error;
 }
 
-static int sync_folder(const char *path)
-{
-    char copy[PATH_MAX];
-    int fd, error = 0;
-
-    snprintf(copy, sizeof(copy), "%s", path);
-    fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd))
-        error = gw_fail_errno(-errno, "%s: cannot sync its folder", path);
-    if (fd >= 0)
-        close(fd);
-    return error;
-}
-
 /* The slot that holds the older record, or none that is valid, is written over. */
 static int write_open(int fd, const char *path, const struct gw_checkpoint *checkpoint)
 {
@@ -183,7 +168,7 @@ static int write_open(int fd, const char *path, const struct gw_checkpoint *chec
     gw_checkpoint_encode(checkpoint, number, slot);
     if (pwrite(fd, slot, sizeof(slot), at) != (ssize_t)sizeof(slot) || fdatasync(fd))
         return gw_fail_errno(errno ? -errno : -EIO, "cannot write %s", path);
-    return number == 1 ? sync_folder(path) : 0;
+    return number == 1 ? gw_folder_sync_of(path) : 0;
 }
 
 int gw_checkpoint_write(const char *path, const struct gw_checkpoint *checkpoint)

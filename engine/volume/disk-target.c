@@ -2,7 +2,6 @@
 /* Writes a new image under a name of its own and gives it its final name at the end. */
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "common/folder.h"
 #include "engine/volume/disk.h"
 
 struct disk_target {
@@ -55,20 +55,6 @@ static int view(struct gw_target_volume *volume, struct gw_source_volume **out)
     return gw_disk_source_view(volume->name, of(volume)->image, out);
 }
 
-static int sync_folder(const char *path)
-{
-    char copy[PATH_MAX];
-    int fd, error = 0;
-
-    snprintf(copy, sizeof(copy), "%s", path);
-    fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd))
-        error = gw_fail_errno(-errno, "%s: cannot sync its folder", path);
-    if (fd >= 0)
-        close(fd);
-    return error;
-}
-
 static int finish(struct gw_target_volume *volume)
 {
     struct disk_target *disk = of(volume);
@@ -84,7 +70,7 @@ static int finish(struct gw_target_volume *volume)
     if (renameat2(AT_FDCWD, disk->part, AT_FDCWD, disk->path, RENAME_NOREPLACE))
         return gw_fail_errno(-errno, "%s: cannot give the finished image this name", disk->path);
     disk->is_finished = true;
-    return disk->is_name_journalled ? 0 : sync_folder(disk->path);
+    return disk->is_name_journalled ? 0 : gw_folder_sync_of(disk->path);
 }
 
 static void abort_target(struct gw_target_volume *volume)

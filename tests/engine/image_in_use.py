@@ -293,6 +293,19 @@ class Devices(Lab):
             tool("close")
             run("dd", "if=/dev/urandom", f"of={self.device}", "bs=1M", "count=64")
 
+    def test_raw_device_zeroes_are_given_back(self):
+        """The device held bytes everywhere; where it can discard, its storage becomes as thin as the disk."""
+        run("dd", "if=/dev/urandom", f"of={self.device}", "bs=1M", "count=64", "oflag=direct")
+        self.assertGreater(self.disk_blocks(self.path("backing.raw")), 63 * MIB)
+        raw = self.raw("in.raw", 64 * MIB, [(5 * MIB, 3 * MIB)])
+        tool = self.tool()
+        tool("create", self.device, "raw", f"size={64 * MIB}", "direct")
+        tool("copy-from", raw, "raw")
+        tool("finish")
+        tool("close")
+        self.assert_same(raw, self.device)
+        self.assertLess(self.disk_blocks(self.path("backing.raw")), 8 * MIB)
+
     def opened_past_the_cache(self, tool):
         """Does the kernel say that the tool has the device open with O_DIRECT?"""
         folder = f"/proc/{tool.process.pid}/fd"

@@ -13,6 +13,11 @@ import subprocess
 import tempfile
 import unittest
 
+try:
+    import pyvhdi
+except ImportError:
+    pyvhdi = None
+
 MIB = 1 << 20
 TOOL = os.environ.get("IMAGE_TOOL", "build/tests/engine/image-tool")
 
@@ -215,3 +220,47 @@ class Lab(unittest.TestCase):
     def assert_same(self, one, two, format_one="raw", format_two="raw"):
         done = run("qemu-img", "compare", "-f", format_one, "-F", format_two, one, two, ok=False)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+
+class ReadLab(Lab):
+    """Images that godwit only reads, beside libvhdi."""
+    form = "vhdx"
+
+    def opened(self, name, *words, form=None):
+        tool = self.tool()
+        tool("open", self.path(name), form or self.form, *words)
+        return tool
+
+    def dumped(self, tool):
+        tool("dump", self.path("dump"))
+        with open(self.path("dump"), "rb") as file:
+            return file.read()
+
+    def by_libvhdi(self, *names):
+        """The disk as libvhdi reads it; names: the child first."""
+        if not pyvhdi:
+            self.skipTest("python3-libvhdi is not installed")
+        files = [pyvhdi.file() for _ in names]
+        for file, name in zip(files, names):
+            file.open(self.path(name))
+        for file, parent in zip(files, files[1:]):
+            file.set_parent(parent)
+        pieces, left = [], files[0].get_media_size()
+        while left > 0:
+            pieces.append(files[0].read_buffer(min(MIB, left)))
+            left -= len(pieces[-1])
+        return b"".join(pieces)
+
+    def check_extents(self, tool, disk):
+        """They follow one another up to the end, and what is not data is zero."""
+        at = 0
+        for offset, length, kind in tool.extents():
+            self.assertEqual(offset, at)
+            at += length
+            if kind != "data":
+                self.assertEqual(disk[offset:offset + length].count(0), length)
+        self.assertEqual(at, len(disk))
+
+    def same(self, one, two):
+        self.assertEqual(len(one), len(two))
+        self.assertEqual(hashlib.sha256(one).digest(), hashlib.sha256(two).digest())

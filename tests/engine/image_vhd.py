@@ -1,60 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """VHD images, read: what QEMU wrote, what libvhdi reads, and images of our own that nothing here writes."""
-import hashlib
 import os
 import struct
 import unittest
 
 from image_build import VHD_DYNAMIC, VHD_FIXED, VhdBuild, sectors, vhd_expected, vhd_footer, vhd_sealed
-from image_lab import Lab, MIB, Refused, run, sha256
-
-try:
-    import pyvhdi
-except ImportError:
-    pyvhdi = None
+from image_lab import MIB, ReadLab, Refused, run, sha256
 
 DAMAGED, UNSUPPORTED, MISSING = 117, 95, 2
 SIZE = 11 * MIB + 1536
 PIECES = [(0, 4096), (5 * MIB + 512, 70000), (8 * MIB - 1024, 2048), (11 * MIB, 1536)]
 
 
-class VhdLab(Lab):
-    def opened(self, name, *words, form="vhd"):
-        tool = self.tool()
-        tool("open", self.path(name), form, *words)
-        return tool
-
-    def dumped(self, tool):
-        tool("dump", self.path("dump"))
-        with open(self.path("dump"), "rb") as file:
-            return file.read()
-
-    def by_libvhdi(self, *names):
-        if not pyvhdi:
-            self.skipTest("python3-libvhdi is not installed")
-        files = [pyvhdi.file() for _ in names]
-        for file, name in zip(files, names):
-            file.open(self.path(name))
-        for file, parent in zip(files, files[1:]):
-            file.set_parent(parent)
-        data = b""
-        while len(data) < files[0].get_media_size():
-            data += files[0].read_buffer(MIB)
-        return data
-
-    def same(self, one, two):
-        self.assertEqual(len(one), len(two))
-        self.assertEqual(hashlib.sha256(one).digest(), hashlib.sha256(two).digest())
+class VhdLab(ReadLab):
+    form = "vhd"
 
     def check(self, disk, tool, *names):
         self.same(self.dumped(tool), disk)
-        at = 0
-        for offset, length, kind in tool.extents():
-            self.assertEqual(offset, at)
-            at += length
-            if kind != "data":
-                self.assertEqual(disk[offset:offset + length].count(0), length)
-        self.assertEqual(at, len(disk))
+        self.check_extents(tool, disk)
         if names:
             self.same(self.by_libvhdi(*names), disk)
 

@@ -129,6 +129,35 @@ def dpdk(folder):
                                          struct.pack('<I5s', 5, b'hello')).ljust(1232, b'\0'))
 
 
+def inet_sum(data):
+    words = struct.unpack('>%dH' % ((len(data) + 1) // 2), data + b'\0' * (len(data) % 2))
+    total = sum(words)
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+
+
+def frames(folder):
+    # Inputs of fuzz-frames.c: 1 the IPv4 checksum is looked at, 2 ICMPv6's is put right; then the frame.
+    ends = bytes(range(12))
+    udp = struct.pack('>HHHH', 50001, 13560, 28, 0) + b'bytes of a datagram.'
+    ipv4 = struct.pack('>BBHHHBBH', 0x45, 2, 20 + len(udp), 0, 0x4000, 64, 17, 0) + bytes([192, 0, 2, 1, 192, 0, 2, 2])
+    ipv4 = ipv4[:10] + struct.pack('>H', inet_sum(ipv4)) + ipv4[12:]
+    near, far = (bytes.fromhex('20010db8') + bytes(11) + bytes([last]) for last in (1, 2))
+    ipv6 = struct.pack('>IHBB', 0x60200000, len(udp), 17, 64) + near + far
+    put(folder, 'frames', 'ipv4', b'\1' + ends + b'\x08\x00' + ipv4 + udp)
+    put(folder, 'frames', 'ipv6', b'\0' + ends + b'\x86\xdd' + ipv6 + udp)
+    for operation in (1, 2):
+        put(folder, 'frames', 'arp-%d' % operation,
+            b'\0' + ends + b'\x08\x06' + struct.pack('>HHBBH', 1, 0x800, 6, 4, operation) + bytes(range(20)))
+    for kind in (135, 136):
+        body = struct.pack('>I', 0) + far + bytes([kind - 134, 1]) + bytes(6)
+        pseudo = near + far + struct.pack('>II', 4 + len(body), 58)
+        head = struct.pack('>BBH', kind, 0, inet_sum(pseudo + bytes([kind, 0, 0, 0]) + body))
+        put(folder, 'frames', 'nd-%d' % kind, b'\2' + ends + b'\x86\xdd' + struct.pack(
+            '>IHBB', 0x60000000, 4 + len(body), 58, 255) + near + far + head + body)
+
+
 def rdma(folder):
     # fuzz-rdma.c: form (0 fabric, 1 verbs) and what (0 request, 2 answer, 4 messages), then the bytes.
     def messages(*sends):
@@ -190,7 +219,7 @@ def sessions(folder):
 def main():
     folder = sys.argv[1]
     os.makedirs(folder, exist_ok=True)
-    for make in (vhd, locators, logs, vhdx, chain, dpdk, rdma, checkpoints, unfinished, peers, sessions):
+    for make in (vhd, locators, logs, vhdx, chain, dpdk, frames, rdma, checkpoints, unfinished, peers, sessions):
         make(folder)
     with open(os.path.join(folder, 'done'), 'w') as file:
         file.write('')

@@ -54,33 +54,65 @@ def copy_of_a_vhdx_over_a_port():
         check_path(world, result, copies.FILL_MIB * lib.MIB)
 
 
+def copy_over_tcp(world):
+    """A copy that may take any way and takes TCP; why dpdk was passed over."""
+    source = copies.make_source(world, 'raw')
+    result = copies.run_copy(world, source, world.target.address + ':').expect('done')
+    transport = result.detail['stats']['transport']
+    lib.check(transport.startswith('tcp'), 'the transport was %s', transport)
+    return [one['reason'] for one in result.detail['passed_over'] if one['transport'] == 'dpdk']
+
+
 @lib.scenario(timeout=240)
 def target_without_a_port_is_reached_over_tcp():
     with lib.World(pairs=2, **SIZE) as world:
         world.start_agents(PORT, ())
-        source = copies.make_source(world, 'raw')
-        result = copies.run_copy(world, source, world.target.address + ':')
-        result.expect('done')
-        transport = result.detail['stats']['transport']
-        lib.check(transport.startswith('tcp'), 'the transport was %s', transport)
-        reasons = [one['reason'] for one in result.detail['passed_over'] if one['transport'] == 'dpdk']
+        reasons = copy_over_tcp(world)
         lib.check(reasons == ['the target does not listen with it'], 'reasons: %s', reasons)
 
 
-@lib.scenario(timeout=240)
-def port_that_does_not_reach_the_target_is_passed_over():
+@lib.scenario(timeout=240, why=['cable', 'silence'])
+def port_that_does_not_reach_the_target_is_passed_over(why):
     with lib.World(pairs=2, **SIZE) as world:
         world.start_agents(PORT, PORT)
-        # The target's port listens, and its cable is out.
-        world.target.inside('ip', 'link', 'set', 'wire1', 'down')
-        source = copies.make_source(world, 'raw')
-        result = copies.run_copy(world, source, world.target.address + ':')
-        result.expect('done')
-        transport = result.detail['stats']['transport']
-        lib.check(transport.startswith('tcp'), 'the transport was %s', transport)
-        reasons = [one['reason'] for one in result.detail['passed_over'] if one['transport'] == 'dpdk']
-        lib.check(len(reasons) == 1 and 'nobody answers for 10.78.0.2' in reasons[0], 'reasons: %s',
-                  reasons)
+        # The target's port listens; its cable is out, or leads to another host.
+        if why == 'cable':
+            world.target.inside('ip', 'link', 'set', 'wire1', 'down')
+            reason = 'the port lost its link'
+        else:
+            elsewhere = world.name + '-c'
+            subprocess.run(['ip', 'netns', 'add', elsewhere], check=True)
+            world.stack.callback(subprocess.run, ['ip', 'netns', 'del', elsewhere], check=False)
+            world.target.inside('ip', 'link', 'set', 'wire1', 'netns', elsewhere)
+            subprocess.run(['ip', '-n', elsewhere, 'link', 'set', 'wire1', 'up'], check=True)
+            reason = 'nobody answers for 10.78.0.2'
+        reasons = copy_over_tcp(world)
+        lib.check(len(reasons) == 1 and reason in reasons[0], 'reasons: %s', reasons)
+
+
+@lib.scenario(timeout=300, sample=1, how=['deleted', 'down'])
+def port_that_dies_is_replaced_by_tcp(how):
+    """The disks went over the port; before the memory goes the port is taken away from both hosts. The link
+    grows anew on what is left, and the move is completed there."""
+    with lib.World(held='a', pairs=2, **SIZE) as world:
+        world.start_agents(PORT, PORT)
+        world.start_guest()
+        world.source.hold('memory')
+        move = world.start_move('--progress')
+        world.source.await_held('memory', move)
+        lib.check(bytes_sent(world.source, 'wire1') > SIZE['fill_mib'] * lib.MIB, 'the disks went elsewhere')
+        if how == 'deleted':
+            world.source.inside('ip', 'link', 'del', 'wire1')
+        else:
+            world.target.inside('ip', 'link', 'set', 'wire1', 'down')
+        world.source.release()
+        result = move.result().expect('done')
+        world.assert_moved()
+        log = world.source.agent_log()
+        cause = "the port's interface wire1 is gone" if how == 'deleted' else 'the port lost its link'
+        lib.check(cause in log, 'the cause was not told:\n%s', log[-4000:])
+        lib.check(result.detail['stats']['transport'].startswith('tcp'), 'it ended by %s',
+                  result.detail['stats']['transport'])
 
 
 @lib.scenario(timeout=240)

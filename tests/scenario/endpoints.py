@@ -32,10 +32,16 @@ class Server:
         self.uri = 'nbd+unix:///?socket=' + self.socket
         log = os.path.join(world.folder, name + '.log')
         with open(log, 'wb') as output:
-            self.process = subprocess.Popen(['nbdkit', '-f', '-U', self.socket, *words], stdout=output,
+            self.process = subprocess.Popen(['nbdkit', '-f', '-v', '-U', self.socket, *words], stdout=output,
                                             stderr=output, stdin=subprocess.DEVNULL)
         world.stack.callback(lib.guestctl.end_process, self.process.pid, child=self.process)
         lib.guestctl.wait_for(lambda: os.path.exists(self.socket), 10, 'nbdkit')
+        self.log = log
+
+    def connections(self):
+        """How many clients came, by nbdkit's own account (--verbose)."""
+        with open(self.log, errors='replace') as handle:
+            return handle.read().count('accepted connection')
 
     def is_same(self, path, size=SIZE_MIB * lib.MIB):
         copy = self.socket + '.copy'
@@ -68,6 +74,9 @@ def nbd_export_is_read_and_written(kind, way):
             back = os.path.join(world.target.storage, 'back.vhdx')
             copies.run_copy(world, path, world.target.address + ':' + server.uri,
                             '--verify').expect('done')
+        # One that takes a client at a time has refused the others by itself.
+        lib.check(kind == 'one client at a time' or server.connections() >= 4, 'the server had %d clients',
+                  server.connections())
         lib.check(server.is_same(path), 'the export differs from what was copied into it')
         if way == 'local':
             copies.run_without_agent(world, server.uri, back, '--format', 'vhdx',
@@ -119,6 +128,20 @@ def qcow2_at_rest_is_copied(way):
         copies.compare(raw, 'raw', os.path.join(folder, 'disk.vhdx'), 'vhdx')
         told = tool('qemu-img', 'info', os.path.join(folder, 'disk.qcow2'))
         lib.check('cluster_size: 131072' in told, 'the clusters are others: %s', told)
+
+
+@lib.scenario(sample=1, image_format=['vdi', 'vmdk'])
+def other_format_at_rest_is_copied(image_format):
+    with lib.World() as world:
+        raw = make_raw(world)
+        path = raw[:-3] + image_format
+        tool('qemu-img', 'convert', '-O', image_format, raw, path)
+        world.start_agents()
+        folder = world.target.storage
+        for more in [], ['--format', 'vhdx'], ['--format', 'qcow2']:
+            copies.run_copy(world, path, world.target.address + ':', '--verify', *more).expect('done')
+        for found in image_format, 'vhdx', 'qcow2':
+            copies.compare(raw, 'raw', os.path.join(folder, 'disk.' + found), found)
 
 
 @lib.scenario(sample=1, what=['layer', 'snapshot', 'data file', 'encrypted', 'garbage'])

@@ -3,6 +3,8 @@
 """Moves that succeed: the product of what a VM may look like. Each is proven by the guest itself; where
 the guest was quiet, both sides' disks are compared as well."""
 import os
+import shutil
+import subprocess
 import sys
 
 import lib
@@ -63,6 +65,48 @@ def quieted_guest_leaves_equal_disks(image):
         numbers = world.assert_moved()
         lib.check(numbers['blocks'] > 0, 'the guest wrote nothing before the move')
         world.assert_same_disks()
+
+
+def run(*words):
+    answer = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    lib.check(answer.returncode == 0, '%s: %s', ' '.join(words), answer.stdout + answer.stderr)
+
+
+def make_file_system(folder, path, image_format):
+    """An image with ext4 on it, and one file in that; where the same file is beside it."""
+    for tool in ('mkfs.ext4', 'fsck.ext4', 'debugfs'):
+        if not shutil.which(tool):
+            raise lib.Skip(tool + ' is not installed')
+    files, raw = os.path.join(folder, 'files'), os.path.join(folder, 'fs.raw')
+    os.mkdir(files)
+    with open(os.path.join(files, 'inside'), 'wb') as handle:
+        handle.write(os.urandom(9 * lib.MIB + 123))
+    run('mkfs.ext4', '-q', '-d', files, raw, '64M')
+    run('qemu-img', 'convert', '-f', 'raw', '-O', image_format, raw, path)
+    os.unlink(raw)
+    return os.path.join(files, 'inside')
+
+
+@lib.scenario(sample=1, image=['raw', 'vhdx'])
+def file_system_on_a_disk_arrives_whole(image):
+    """fsck finds nothing, and the file in it is the same: judged by ext4's own programs."""
+    with lib.World(image_format=image, **SIZE) as world:
+        world.start_agents()
+        path = os.path.join(world.source.storage, 'data.' + image)
+        inside = make_file_system(world.folder, path, image)
+        make_disks = world.make_disks
+        world.make_disks = lambda: make_disks() + [{'path': path, 'format': image}]
+        world.start_guest()
+        world.move().expect('done')
+        world.assert_moved()
+        for pid, _ in world.target.qemus():
+            lib.guestctl.end_process(pid)
+        raw, again = os.path.join(world.folder, 'again.raw'), os.path.join(world.folder, 'again')
+        run('qemu-img', 'convert', '-f', image, '-O', 'raw', os.path.join(world.target.storage, 'data.' + image),
+            raw)
+        run('fsck.ext4', '-f', '-n', raw)
+        run('debugfs', '-R', 'dump inside ' + again, raw)
+        run('cmp', inside, again)
 
 
 @lib.scenario()

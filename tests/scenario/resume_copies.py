@@ -64,37 +64,18 @@ def left_in(folder):
 
 # ------------------------------------------------------------------------------------------ on one host
 
-class Here:
-    """A copy on one host without an agent, to a folder on faultfs."""
+class FaultMount:
+    """A folder on faultfs, which keeps nothing but what was synced when power is to be lost (power)."""
 
-    def __init__(self, target, power=False):
-        self.target = target
-        self.world = lib.World()
-        self.power = power
-
-    def __enter__(self):
-        self.world.__enter__()
-        try:
-            folder = self.world.folder
-            self.source = make_source(os.path.join(folder, 'source.raw'))
-            self.out = os.path.join(folder, 'out')
-            self.behind = os.path.join(folder, 'behind')
-            self.kept = os.path.join(folder, 'kept') if self.power else None
-            self.control = os.path.join(folder, 'faults')
-            self.written = os.path.join(self.out, 'disk.' + image_format(self.target))
-            for name in [self.out, self.behind] + ([self.kept] if self.kept else []):
-                os.mkdir(name)
-            self.environment = dict(os.environ, GODWIT_STATE_HOME=os.path.join(folder, 'home'))
-            self.environment.pop('GODWIT_SOCKET', None)
-            self.say('slow %d .part' % SLOW_MS)
-            self.mount()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def __exit__(self, *error):
-        return self.world.__exit__(*error)
+    def __init__(self, world, folder, power=False):
+        self.world, self.folder = world, folder
+        self.behind = folder + '-behind'
+        self.kept = folder + '-kept' if power else None
+        self.control = folder + '-faults'
+        for name in [folder, self.behind] + ([self.kept] if power else []):
+            os.makedirs(name, exist_ok=True)
+        self.say('')
+        self.mount()
 
     def say(self, *lines):
         with open(self.control + '.new', 'w') as handle:
@@ -102,11 +83,11 @@ class Here:
         os.rename(self.control + '.new', self.control)
 
     def mount(self):
-        self.server = subprocess.Popen([os.path.join(HERE, 'faultfs.py'), self.behind, self.out, self.control]
+        self.server = subprocess.Popen([os.path.join(HERE, 'faultfs.py'), self.behind, self.folder, self.control]
                                        + ([self.kept] if self.kept else []),
                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.world.stack.callback(guestctl.end_process, self.server.pid, child=self.server)
-        self.world.stack.callback(subprocess.run, ['umount', '-l', self.out], check=False,
+        self.world.stack.callback(subprocess.run, ['umount', '-l', self.folder], check=False,
                                   stderr=subprocess.DEVNULL)
         if self.server.stdout.readline().strip() != 'mounted':
             raise lib.Skip('no file system of our own can be mounted here (FUSE): %s'
@@ -116,9 +97,28 @@ class Here:
         """What was not synced is gone, and the folder is a plain one."""
         self.server.send_signal(signal.SIGUSR1)
         self.server.wait(lib.PATIENCE_S)
-        subprocess.run(['umount', '-l', self.out], check=True)
-        os.rmdir(self.out)
-        os.rename(self.kept, self.out)
+        subprocess.run(['umount', '-l', self.folder], check=True)
+        os.rmdir(self.folder)
+        os.rename(self.kept, self.folder)
+
+
+class Here(lib.Prepared):
+    """A copy on one host without an agent, to a folder on faultfs."""
+
+    def __init__(self, target, power=False):
+        self.target = target
+        self.world = lib.World()
+        self.power = power
+
+    def prepare(self):
+        folder = self.world.folder
+        self.source = make_source(os.path.join(folder, 'source.raw'))
+        self.out = os.path.join(folder, 'out')
+        self.written = os.path.join(self.out, 'disk.' + image_format(self.target))
+        self.environment = dict(os.environ, GODWIT_STATE_HOME=os.path.join(folder, 'home'))
+        self.environment.pop('GODWIT_SOCKET', None)
+        self.faults = FaultMount(self.world, self.out, self.power)
+        self.faults.say('slow %d .part' % SLOW_MS)
 
     def copy_words(self):
         return ['copy', '--sync-every', '1', *TARGETS[self.target], self.source, self.written]
@@ -164,7 +164,7 @@ def killed_copy_goes_on(place, target):
         lib.check(left_in(here.out), 'there is no part')
         kept = here.listed()
         lib.check(bool(kept) == is_kept, 'kept: %s', kept)
-        here.say('')
+        here.faults.say('')
         if is_kept:
             again = here.run(*here.copy_words())
             lib.check(again.status == lib.EXIT['blocked'] and 'godwit resume ' + kept[0]['epoch'][:12] in again.error,
@@ -180,9 +180,9 @@ def losing_power(target, *faults):
     here = Here(target, power=True)
     here.__enter__()
     try:
-        here.say('slow %d .part' % SLOW_MS, *faults)
+        here.faults.say('slow %d .part' % SLOW_MS, *faults)
         here.kill_when(r'\.part$', 3)
-        here.lose_power()
+        here.faults.lose_power()
     except BaseException:
         here.__exit__(*sys.exc_info())
         raise
@@ -234,7 +234,7 @@ def what_is_not_as_it_was(what):
     """Damage is found. Of the image it costs what is damaged; otherwise the copy starts over, and says why."""
     with Here('raw') as here:
         here.kill_when(r'\.part$', 2)
-        here.say('')
+        here.faults.say('')
         [journal] = [os.path.join(here.out, name) for name in left_in(here.out) if name.endswith('.journal')]
         [part] = [os.path.join(here.out, name) for name in left_in(here.out) if name.endswith('.part')]
         if what == 'journal':
@@ -267,30 +267,27 @@ def cancel_removes_what_a_killed_copy_left():
 
 # --------------------------------------------------------------------------------------- between two hosts
 
-class Lost:
+class Lost(lib.Prepared):
     """A copy to another host that was lost after some of it was durable there."""
+    held_sync = (r'\.part$', 1)  # where the target stops: the first record is written
+    target_options = ()
 
     def __init__(self, who, target='raw'):
         self.who, self.target = who, target
         self.world = lib.World(trusted=True, held='b')
 
-    def __enter__(self):
-        self.world.__enter__()
-        try:
-            self.world.start_agents()
-            if self.who == 'command':
-                self.world.source.stop_agent()
-            self.source = make_source(os.path.join(self.world.source.storage, 'source.raw'))
-            self.name = 'disk.' + image_format(self.target)
-            self.written = os.path.join(self.world.target.storage, self.name)
-            self.lose()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
+    def prepare(self):
+        self.prepare_source()
+        self.world.start_agents(target=self.target_options)
+        if self.who == 'command':
+            self.world.source.stop_agent()
+        self.lose()
 
-    def __exit__(self, *error):
-        return self.world.__exit__(*error)
+    def prepare_source(self):
+        self.source = make_source(os.path.join(self.world.source.storage, 'source.raw'))
+        self.name = 'disk.' + image_format(self.target)
+        self.written = os.path.join(self.world.target.storage, self.name)
+        self.words = TARGETS[self.target]
 
     def command(self, name, *words):
         host = self.world.source
@@ -304,7 +301,7 @@ class Lost:
 
     def copy(self, *words):
         return self.command('copy', '--psk', self.world.psk, '--trusted-network', lib.NETWORK, '--sync-every', '1',
-                            '--reconnect-timeout', '2', *TARGETS[self.target], *words, self.source,
+                            '--reconnect-timeout', '2', *self.words, *words, self.source,
                             '%s:%s' % (self.world.target.address, self.name))
 
     def kept(self, side):
@@ -314,12 +311,19 @@ class Lost:
     def lose(self):
         world = self.world
         world.source.limit_rate(SLOW_MBIT)
-        # The target stops before the second sync: the first record is written.
-        world.target.holder.hold_sync(r'\.part$', 1)
+        world.target.holder.hold_sync(*self.held_sync)
         copy = self.copy()
-        world.target.await_held('the second sync', copy)
+        world.target.await_held('the sync', copy)
         guestctl.wait_for(lambda: self.kept('b') and self.kept('b')[0]['bytes'] > 0, lib.PATIENCE_S,
                           'durable bytes at the target', 0.2)
+        self.take_away(copy)
+        world.target.release()
+        self.result = copy.result()
+        self.bring_back()
+        world.source.limit_rate(None)
+
+    def take_away(self, copy):
+        world = self.world
         if self.who == 'source agent':
             world.source.stop_agent(kill=True)
         elif self.who == 'target agent':
@@ -332,16 +336,15 @@ class Lost:
             for host in world.hosts.values():
                 host.inside('ss', '-K', 'dport', '=', ':13560', check=False)
                 host.inside('ss', '-K', 'sport', '=', ':13560', check=False)
-        world.target.release()
-        self.result = copy.result()
+
+    def bring_back(self):
         if self.who == 'source agent':
-            world.source.start_agent()
+            self.world.source.start_agent()
         elif self.who == 'target agent':
-            world.target.start_agent()
+            self.world.target.start_agent(*self.target_options)
         elif self.who == 'link':
-            for host in world.hosts.values():
+            for host in self.world.hosts.values():
                 host.set_link('up')
-        world.source.limit_rate(None)
 
 
 @lib.scenario(sample=1, who=['source agent', 'target agent', 'link', 'command'], target=sorted(TARGETS))

@@ -560,6 +560,7 @@ static void open_end(struct end *end, const char *local, const char *peer)
 {
     struct rig *rig = &end->rig;
     struct gw_address address, device;
+    struct gw_channel_info info;
 
     end->is_near = peer != NULL;
     rig->kind = wanted_kind();
@@ -581,6 +582,8 @@ static void open_end(struct end *end, const char *local, const char *peer)
     fflush(stdout);
     end->number = ASIDE;
     end->aside = join(end, ASIDE);
+    gw_channel_info(end->aside, &info);
+    printf("channel: %s\n", info.description);
 }
 
 static void close_end(struct end *end)

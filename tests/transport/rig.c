@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,6 +195,7 @@ struct accepting {
     struct rig *rig;
     uint32_t number;
     struct gw_channel *far;
+    _Atomic bool is_over; /* the near end has its channel */
 };
 
 static void *accept_one(void *argument)
@@ -209,6 +211,12 @@ static void *accept_one(void *argument)
     rig_set_secret(&options);
     must(gw_next_request(accepting->rig->listener, RIG_WAIT_MS, &request));
     must(gw_accept(request, &options, &accepting->far));
+    /* Its answer may get lost: the far end gives it again when it is polled. */
+    while (accepting->rig->kind == RIG_DPDK && !atomic_load(&accepting->is_over)) {
+        struct gw_channel *ready[1];
+
+        gw_poll(accepting->rig->far_poller, ready, 1);
+    }
     return NULL;
 }
 
@@ -227,6 +235,7 @@ void rig_channel(struct rig *rig, uint32_t number, struct gw_channel **near,
     rig_set_secret(&options.channel);
     must(pthread_create(&thread, NULL, accept_one, &accepting));
     must(gw_connect(rig->transport, &options, near));
+    atomic_store(&accepting.is_over, true);
     must(pthread_join(thread, NULL));
     *far = accepting.far;
 }

@@ -224,6 +224,12 @@ void gw_dpdk_die(struct dpdk_core *core, int error)
     end(core, error, error);
 }
 
+void gw_dpdk_core_fail(struct dpdk_core *core, int error)
+{
+    end(core, error, error);
+    core->closes_left = 0;
+}
+
 void gw_dpdk_core_close(struct dpdk_core *core)
 {
     end(core, gw_fail(-ECANCELED, "dpdk: the channel was closed"), -ECANCELED);

@@ -131,6 +131,9 @@ void gw_dpdk_core_seal(const struct dpdk_core *core, uint8_t *header, const void
  * itself, and does not take that time for the peer's silence. */
 uint64_t gw_dpdk_core_deadline(const struct dpdk_core *core, uint64_t now_ns);
 
+/* The channel ends with this error, whose message is the thread's last: the driver knows that nothing
+ * will come any more. Every op is done with it (run reap). Nothing where it is dead already. */
+void gw_dpdk_core_fail(struct dpdk_core *core, int error);
 /* Ends the channel: every op is done with -ECANCELED (run reap), and output gives a few last
  * datagrams that tell the peer. They may be left unsent: then its silence tells. */
 void gw_dpdk_core_close(struct dpdk_core *core);
@@ -153,26 +156,5 @@ struct dpdk_path {
 };
 void gw_dpdk_core_counts(const struct dpdk_core *core, struct dpdk_counts *out);
 void gw_dpdk_core_path(const struct dpdk_core *core, struct dpdk_path *out);
-
-/*
- * Which core a datagram is for: one table per poller. Ids are slots of the table.
- * Threads: the poller's; the driver sees to it where connect and accept run elsewhere.
- */
-#define DPDK_TABLE_SLOTS 256u
-
-struct dpdk_table {
-    struct {
-        struct dpdk_core *core; /* NULL: free, or taken and not yet set */
-        uint32_t incarnation;   /* 0: free */
-    } slots[DPDK_TABLE_SLOTS];
-};
-
-/* Takes a free slot for an incarnation (not 0) and answers its id; -ENOSPC. */
-int gw_dpdk_table_take(struct dpdk_table *table, uint32_t incarnation, uint32_t *id);
-void gw_dpdk_table_set(struct dpdk_table *table, uint32_t id, struct dpdk_core *core);
-void gw_dpdk_table_drop(struct dpdk_table *table, uint32_t id);
-/* The core that the datagram's header names, or NULL. Nothing is authenticated yet. */
-struct dpdk_core *gw_dpdk_table_find(const struct dpdk_table *table, const void *datagram,
-                                     uint32_t length);
 
 #endif

@@ -32,8 +32,9 @@
 
 #define DPDK_BURST         32u
 #define DPDK_ENDPOINTS_MAX 256u
-#define DPDK_CHANNELS_MAX  256u /* of one poller */
-#define DPDK_INBOX_SIZE    2048u
+#define DPDK_CHANNELS_MAX  256u  /* of one poller */
+#define DPDK_INBOX_SIZE    2048u /* datagrams for a poller that others read */
+#define DPDK_REQUESTS_SIZE 256u  /* of strangers, for a listener or a channel that is being made */
 #define DPDK_NEIGHBORS_MAX 64u
 #define DPDK_ANSWERED_MAX  256u
 
@@ -168,7 +169,7 @@ int gw_dpdk_endpoint_open(struct dpdk_transport *transport, bool is_poller, uint
                           struct dpdk_endpoint *endpoint);
 /* When it returns nobody hands it anything. */
 void gw_dpdk_endpoint_close(struct dpdk_transport *transport, struct dpdk_endpoint *endpoint);
-int gw_dpdk_ring_new(const char *what, struct rte_ring **out);
+int gw_dpdk_ring_new(const char *what, unsigned size, struct rte_ring **out);
 void gw_dpdk_ring_free(struct rte_ring *ring); /* and the buffers in it; takes NULL */
 /* Reads one burst from a queue of the NIC, unless somebody else does. What is for self goes to out,
  * which has room for DPDK_BURST; the rest to its endpoints. Returns how many came from the NIC;

@@ -37,13 +37,13 @@ void gw_dpdk_unwake(int fd)
 
 /* ---- rings ---- */
 
-int gw_dpdk_ring_new(const char *what, struct rte_ring **out)
+int gw_dpdk_ring_new(const char *what, unsigned size, struct rte_ring **out)
 {
     static _Atomic unsigned serial; /* names must differ in the process */
     char name[RTE_RING_NAMESIZE];
 
     snprintf(name, sizeof(name), "godwit-%s-%u", what, atomic_fetch_add(&serial, 1));
-    *out = rte_ring_create(name, DPDK_INBOX_SIZE, SOCKET_ID_ANY, RING_F_SC_DEQ);
+    *out = rte_ring_create(name, size, SOCKET_ID_ANY, RING_F_SC_DEQ);
     return *out ? 0 : gw_fail(-ENOMEM, "dpdk: no memory for a ring");
 }
 
@@ -119,7 +119,9 @@ int gw_dpdk_endpoint_open(struct dpdk_transport *transport, bool is_poller, uint
     if (!error && endpoint->wake_fd < 0)
         error = gw_fail_errno(-errno, "dpdk: eventfd");
     if (!error)
-        error = gw_dpdk_ring_new(is_poller ? "poller" : "listener", &endpoint->inbox);
+        error =
+            gw_dpdk_ring_new(is_poller ? "poller" : "listener",
+                             is_poller ? DPDK_INBOX_SIZE : DPDK_REQUESTS_SIZE, &endpoint->inbox);
     if (!error)
         error = enter(transport, endpoint);
     if (error)

@@ -250,6 +250,16 @@ void gw_dpdk_frame_read(const uint8_t *frame, uint32_t length, bool verify_ipv4,
     }
 }
 
+bool gw_dpdk_udp_is_sound(const uint8_t *frame, const struct dpdk_frame *read)
+{
+    const uint8_t *udp = frame + read->payload - DPDK_UDP_SIZE;
+    uint32_t length = DPDK_UDP_SIZE + read->payload_length;
+
+    return gw_get_be16(udp + 6) == 0 ||
+           fold(pseudo_header(&read->source, &read->target, PROTOCOL_UDP, length) +
+                add_words(0, udp, length)) == 0xffff;
+}
+
 /* ---- writing ---- */
 
 static void write_ethernet(const struct dpdk_mac *to, const struct dpdk_mac *from, uint16_t type,
@@ -318,11 +328,12 @@ void gw_dpdk_headers_write(const struct dpdk_flow *flow, uint32_t payload_length
 void gw_dpdk_headers_finish(const struct dpdk_flow *flow, uint32_t payload_length,
                             unsigned checksums, uint8_t *frame)
 {
-    uint8_t *udp = frame + DPDK_ETHERNET_SIZE + DPDK_IPV6_SIZE;
+    uint8_t *udp = frame + gw_dpdk_headers_size(flow) - DPDK_UDP_SIZE;
     uint32_t length = DPDK_UDP_SIZE + payload_length;
     uint16_t sum;
 
-    if (!flow->local.is_ipv6 || checksums & DPDK_CHECKSUM_UDP_BY_NIC)
+    if (checksums & DPDK_CHECKSUM_UDP_BY_NIC ||
+        (!flow->local.is_ipv6 && !(checksums & DPDK_CHECKSUM_UDP)))
         return;
     sum = (uint16_t)~fold(pseudo_header(&flow->local, &flow->peer, PROTOCOL_UDP, length) +
                           add_words(0, udp, length));

@@ -72,18 +72,23 @@ bool gw_dpdk_host_is_same(const struct dpdk_host *a, const struct dpdk_host *b);
 void gw_dpdk_frame_read(const uint8_t *frame, uint32_t length, bool verify_ipv4,
                         struct dpdk_frame *out);
 
-/* What the NIC computes. */
+/* False when a frame that was read as UDP has a UDP checksum, and a wrong one. For datagrams that are
+ * looked at before their tag can be. */
+bool gw_dpdk_udp_is_sound(const uint8_t *frame, const struct dpdk_frame *read);
+
+/* What the NIC computes, and what is wanted. */
 enum dpdk_checksum {
     DPDK_CHECKSUM_IPV4_BY_NIC = 1,
     DPDK_CHECKSUM_UDP_BY_NIC = 2,
+    DPDK_CHECKSUM_UDP = 4, /* of UDP over IPv4 too */
 };
 
 /* Size of the headers in front of a UDP payload. */
 uint32_t gw_dpdk_headers_size(const struct dpdk_flow *flow);
 /* Writes them for a payload of that many bytes, marked "ECN capable". Checksums that the NIC computes
  * are left to it (UDP's with the pseudo header, as NICs want it). A UDP checksum that it does not
- * compute is 0, "none", over IPv4; over IPv6, where there is no "none", it is computed here once
- * gw_dpdk_headers_finish is given the payload. */
+ * compute is 0, "none", over IPv4; over IPv6, where there is no "none", and where it is wanted, it is
+ * computed here once gw_dpdk_headers_finish is given the payload. */
 void gw_dpdk_headers_write(const struct dpdk_flow *flow, uint32_t payload_length,
                            unsigned checksums, uint8_t *out);
 /* For a frame whose payload lies behind its headers, and that needs it: see above. */

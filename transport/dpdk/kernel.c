@@ -34,6 +34,22 @@ int gw_dpdk_kernel_mtu(const char *interface, unsigned *out)
     return error;
 }
 
+bool gw_dpdk_kernel_look(unsigned index, bool *has_link)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct ifreq request = {0};
+    bool is_there = true;
+
+    if (fd < 0)
+        return true;
+    if (!if_indextoname(index, request.ifr_name))
+        is_there = errno != ENXIO;
+    else if (ioctl(fd, SIOCGIFFLAGS, &request) == 0)
+        *has_link = request.ifr_flags & IFF_RUNNING;
+    close(fd);
+    return is_there;
+}
+
 static unsigned count_bits(const struct sockaddr *mask, bool is_ipv6)
 {
     const uint8_t *bytes = is_ipv6

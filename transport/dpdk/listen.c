@@ -146,7 +146,7 @@ static struct dpdk_request *read_request(struct dpdk_listener *listener, struct 
     if (!request)
         return NULL;
     gw_dpdk_frame_read(bytes, rte_pktmbuf_data_len(mbuf), true, &frame);
-    if (frame.kind != DPDK_FRAME_UDP ||
+    if (frame.kind != DPDK_FRAME_UDP || !gw_dpdk_udp_is_sound(bytes, &frame) ||
         gw_dpdk_open_decode(bytes + frame.payload, frame.payload_length, &request->open) != 0) {
         free(request);
         return NULL;

@@ -87,7 +87,7 @@ int gw_dpdk_poller_open(struct gw_transport *base, struct gw_poller **out)
     poller->epoll_fd = poller->timer_fd = poller->setup_fd = -1;
     poller->polls_since_arm = NOT_ARMED;
     pthread_mutex_init(&poller->setup_lock, NULL);
-    error = gw_dpdk_ring_new("setup", &poller->setup_inbox);
+    error = gw_dpdk_ring_new("setup", DPDK_REQUESTS_SIZE, &poller->setup_inbox);
     if (!error)
         error = gw_dpdk_endpoint_open(transport, true, 0, &poller->endpoint);
     if (!error) {
@@ -311,9 +311,20 @@ static void note_poll(struct dpdk_poller *poller)
         disarm(poller);
 }
 
+/* Nothing will come or go any more: no need to wait until that is noticed. */
+static void end_channels(struct dpdk_poller *poller, const struct dpdk_port *port)
+{
+    for (unsigned i = 0; i < poller->channel_count; i++)
+        if (gw_dpdk_core_state(poller->channels[i]->core) != DPDK_DEAD)
+            gw_dpdk_core_fail(poller->channels[i]->core, gw_dpdk_port_error(port));
+    rte_pktmbuf_free_bulk(poller->unsent, poller->unsent_count);
+    poller->unsent_count = 0;
+}
+
 int gw_dpdk_poll(struct gw_poller *base, struct gw_channel **ready, int max)
 {
     struct dpdk_poller *poller = gw_dpdk_poller_of(base);
+    const struct dpdk_port *port = &gw_dpdk_transport_of(base->transport)->port;
     uint64_t now_ns = gw_clock_ns();
     int count;
 
@@ -322,6 +333,8 @@ int gw_dpdk_poll(struct gw_poller *base, struct gw_channel **ready, int max)
     adopt(poller);
     take_from_inbox(poller, now_ns);
     take_from_nic(poller, now_ns);
+    if (atomic_load_explicit(&port->state, memory_order_relaxed) == DPDK_PORT_GONE)
+        end_channels(poller, port);
     send_all(poller, now_ns);
     count = report(poller, ready, max);
     if (poller->polls_since_arm != NOT_ARMED)

@@ -13,12 +13,14 @@
 #include "transport/dpdk/dpdk.h"
 
 #define POOL_CACHE      256u
-#define POOL_SPARE      2048u /* buffers beyond those that lie in queues: rings, channels */
+#define POOL_SPARE      4096u /* buffers beyond those that lie in queues: rings, channels */
 #define DEVICE_QUEUES   4u    /* of a NIC, where nothing else was said */
 #define DEFAULT_MTU     1500u
 #define ROOM_FOR_HEADER 128u /* Ethernet, VLAN, and what drivers put beside it */
 
 static_assert(RTE_PKTMBUF_HEADROOM >= 64, "drivers may put their headers in front");
+/* What strangers fill is not to leave a port without buffers. */
+static_assert(POOL_SPARE >= DPDK_INBOX_SIZE + 4 * DPDK_REQUESTS_SIZE, "room beside full rings");
 
 /* Drivers whose port is an interface of the kernel at the same time. */
 static bool shares_with_kernel(const char *driver)
@@ -172,11 +174,12 @@ static int read_mtu(const struct dpdk_settings *settings, struct dpdk_port *port
     return 0;
 }
 
-static int take_kernels(struct dpdk_settings *settings, const struct dpdk_port *port)
+static int take_kernels(struct dpdk_settings *settings, struct dpdk_port *port)
 {
-    if (port->is_kernels && port->interface[0])
-        return gw_dpdk_kernel_addresses(port->interface, settings);
-    return 0;
+    if (!port->is_kernels || !port->interface[0])
+        return 0;
+    port->interface_index = if_nametoindex(port->interface);
+    return gw_dpdk_kernel_addresses(port->interface, settings);
 }
 
 static int bring_up(struct dpdk_settings *settings, struct dpdk_port *port)
@@ -279,6 +282,43 @@ void gw_dpdk_port_close(struct dpdk_port *port)
     gw_error_raise(&kept);
 }
 
+enum dpdk_port_state gw_dpdk_port_look(struct dpdk_port *port)
+{
+    enum dpdk_port_state before = atomic_load(&port->state), now = DPDK_PORT_UP;
+    struct rte_eth_link link = {0};
+    bool has_link;
+
+    if (before == DPDK_PORT_GONE)
+        return before;
+    /* Drivers of packet sockets say that there always is one. */
+    has_link = rte_eth_link_get_nowait(port->id, &link) == 0 && link.link_status;
+    if (port->interface_index && !gw_dpdk_kernel_look(port->interface_index, &has_link))
+        now = DPDK_PORT_GONE;
+    else if (!has_link)
+        now = before == DPDK_PORT_NEW ? DPDK_PORT_NEW : DPDK_PORT_DOWN;
+    if (now != before && now > DPDK_PORT_UP)
+        gw_log(GW_LOG_WARNING, "dpdk: the port %s",
+               now == DPDK_PORT_GONE ? "is gone" : "lost its link");
+    atomic_store(&port->state, now);
+    return now;
+}
+
+int gw_dpdk_port_error(const struct dpdk_port *port)
+{
+    switch (atomic_load_explicit(&port->state, memory_order_relaxed)) {
+    case DPDK_PORT_DOWN:
+        return gw_fail(-ENETDOWN,
+                       "dpdk: the port lost its link: look at its cable and at the other "
+                       "end");
+    case DPDK_PORT_GONE:
+        return gw_fail(
+            -ENODEV, "dpdk: the port's interface %s is gone: once it is back, start the agent anew",
+            port->interface);
+    default:
+        return 0;
+    }
+}
+
 unsigned gw_dpdk_port_send(struct dpdk_port *port, unsigned queue, struct rte_mbuf **mbufs,
                            unsigned count)
 {
@@ -318,8 +358,8 @@ void gw_dpdk_port_send_datagram(struct dpdk_port *port, const struct dpdk_flow *
     /* One at a time: no need to bother the NIC with checksums. */
     frame = (uint8_t *)rte_pktmbuf_append(mbuf, (uint16_t)(headers + length));
     memcpy(frame + headers, datagram, length);
-    gw_dpdk_headers_write(flow, length, 0, frame);
-    gw_dpdk_headers_finish(flow, length, 0, frame);
+    gw_dpdk_headers_write(flow, length, DPDK_CHECKSUM_UDP, frame);
+    gw_dpdk_headers_finish(flow, length, DPDK_CHECKSUM_UDP, frame);
     send_one(port, mbuf);
 }
 

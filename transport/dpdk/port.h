@@ -52,8 +52,17 @@ struct dpdk_queue {
     _Atomic uint64_t polled_ns; /* by a poller; 0: it sleeps, the port's thread reads */
 } __rte_cache_aligned;
 
+/* How the port fares, as its thread last saw it. */
+enum dpdk_port_state {
+    DPDK_PORT_NEW, /* it never had a link */
+    DPDK_PORT_UP,
+    DPDK_PORT_DOWN, /* no cable, or nobody at the other end: may pass */
+    DPDK_PORT_GONE, /* the kernel has its interface no more: does not pass */
+};
+
 struct dpdk_port {
     uint16_t id;
+    _Atomic unsigned state; /* enum dpdk_port_state */
     char driver[64];
     struct dpdk_mac mac;
     unsigned mtu;
@@ -63,6 +72,7 @@ struct dpdk_port {
     bool verifies_ipv4;     /* the NIC does, on arrival */
     bool is_kernels;        /* the kernel has the same interface, addresses and UDP ports */
     char interface[64];     /* the kernel's name of it, or "" */
+    unsigned interface_index;
     struct rte_mempool *pool;
     struct dpdk_queue queues[DPDK_QUEUES_MAX];
 };
@@ -85,6 +95,8 @@ void gw_dpdk_thread_enter(void);
 /* The MTU, the addresses and the gateways of a kernel's interface; those that settings have stay. */
 int gw_dpdk_kernel_mtu(const char *interface, unsigned *out);
 int gw_dpdk_kernel_addresses(const char *interface, struct dpdk_settings *settings);
+/* Whether that interface has its link; false when there is none of this index any more. */
+bool gw_dpdk_kernel_look(unsigned index, bool *has_link);
 /* Takes the UDP port of that address from the kernel (0: any that is free), so that it answers
  * nothing and gives it to nobody; *fd keeps it. -EADDRINUSE. Nothing to do for an address that the
  * kernel does not have. */
@@ -93,6 +105,10 @@ int gw_dpdk_kernel_reserve(const struct dpdk_host *host, uint16_t *port, int *fd
 /* ---- port.c ---- */
 int gw_dpdk_port_open(struct dpdk_settings *settings, struct dpdk_port *port);
 void gw_dpdk_port_close(struct dpdk_port *port);
+/* Sees how the port fares. Anybody's. */
+enum dpdk_port_state gw_dpdk_port_look(struct dpdk_port *port);
+/* The error of a port that has lost its link or is gone; 0 otherwise. */
+int gw_dpdk_port_error(const struct dpdk_port *port);
 /* Puts them on the wire; returns how many the NIC took. The rest stays the caller's. */
 unsigned gw_dpdk_port_send(struct dpdk_port *port, unsigned queue, struct rte_mbuf **mbufs,
                            unsigned count);

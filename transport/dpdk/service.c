@@ -2,7 +2,8 @@
 /*
  * The port's own thread. It reads the queues that no poller reads at the moment, so that neighbours
  * are answered, listeners hear, and pollers that sleep are woken. Not every driver has interrupts: it
- * looks, often while somebody waits and things happen, seldom otherwise.
+ * looks, often while somebody waits and things happen, seldom otherwise. It also sees whether the port
+ * still has its link.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -15,6 +16,7 @@
 #define LOOK_MIN_NS  (50 * 1000ull)     /* while somebody waits and something came lately */
 #define LOOK_MAX_NS  (1 * GW_NS_PER_MS) /* while somebody waits */
 #define LOOK_IDLE_NS (5 * GW_NS_PER_MS) /* for listeners and neighbours */
+#define LINK_NS      (100 * GW_NS_PER_MS)
 #define UNREAD_NS    (1 * GW_NS_PER_MS) /* a poller that has not looked that long is away */
 
 static bool is_unread(const struct dpdk_queue *queue, uint64_t now_ns)
@@ -44,7 +46,7 @@ static unsigned look(struct dpdk_transport *transport)
 static void *run(void *argument)
 {
     struct dpdk_transport *transport = argument;
-    uint64_t wait_ns = LOOK_IDLE_NS;
+    uint64_t wait_ns = LOOK_IDLE_NS, link_ns = 0;
 
     pthread_setname_np(pthread_self(), "gw-dpdk");
     prctl(PR_SET_TIMERSLACK, 1000ul);
@@ -53,6 +55,10 @@ static void *run(void *argument)
         bool is_awaited = atomic_load(&transport->waiting_count) > 0;
         struct timespec wait;
 
+        if (gw_clock_ns() - link_ns > LINK_NS) {
+            link_ns = gw_clock_ns();
+            gw_dpdk_port_look(&transport->port);
+        }
         if (look(transport) > 0)
             wait_ns = LOOK_MIN_NS;
         else

@@ -50,12 +50,14 @@ static void fill(struct dpdk_channel *channel, const struct dpdk_port *port, str
     uint32_t headers = gw_dpdk_headers_size(&channel->flow);
     uint32_t length = DPDK_HEADER_SIZE + packet->length;
     uint8_t *datagram = frame + headers, *payload = datagram + DPDK_HEADER_SIZE;
+    bool is_setup = datagram[1] == DPDK_KIND_OPEN || datagram[1] == DPDK_KIND_ACCEPT;
+    unsigned checksums = port->checksums | (is_setup ? DPDK_CHECKSUM_UDP : 0);
 
     if (packet->length)
         memcpy(payload, packet->payload, packet->length);
     gw_dpdk_core_seal(channel->core, datagram, payload, packet->length);
-    gw_dpdk_headers_write(&channel->flow, length, port->checksums, frame);
-    gw_dpdk_headers_finish(&channel->flow, length, port->checksums, frame);
+    gw_dpdk_headers_write(&channel->flow, length, checksums, frame);
+    gw_dpdk_headers_finish(&channel->flow, length, checksums, frame);
     mbuf->data_len = (uint16_t)(headers + length);
     mbuf->pkt_len = mbuf->data_len;
     if (port->checksums) {

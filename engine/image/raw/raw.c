@@ -194,6 +194,8 @@ int gw_raw_create(const struct gw_image_create_options *options, struct gw_image
     if (rc)
         return rc;
     rc = file.is_block_device ? prepare_device(&file, options) : prepare_file(&file, options);
+    if (rc == 0 && mode == GW_FILE_CREATE)
+        rc = gw_image_file_is_new(&file, options->virtual_size);
     if (rc == 0) {
         raw = raw_new(&file, options->virtual_size);
         if (!raw)

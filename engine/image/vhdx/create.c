@@ -127,6 +127,10 @@ static int start(struct gw_vhdx *vhdx, const struct gw_image_create_options *opt
                                  sizeof(GW_IMAGE_UNFINISHED) - 1);
     if (rc == 0 && options->is_fixed)
         rc = gw_vhdx_fill(vhdx);
+    if (rc == 0)
+        rc = gw_image_file_is_new(&vhdx->base.file,
+                                  vhdx->writer.file_end +
+                                      vhdx->block_count * vhdx->base.info.block_size);
     return rc;
 }
 
@@ -155,6 +159,7 @@ int gw_vhdx_create(const struct gw_image_create_options *options, struct gw_imag
     if (rc) {
         if (!options->is_continued)
             unlink(options->path);
+        file = vhdx->base.file;
         gw_vhdx_free(vhdx);
         gw_image_file_close(&file);
         return rc;

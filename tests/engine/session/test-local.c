@@ -288,7 +288,7 @@ static int run_decorated(struct rig *rig, struct decorated *decorated)
     struct gw_disk_source_options source = {.name = "disk", .path = rig->from};
     struct gw_offered_volume offered = {.name = "disk", .format = GW_IMAGE_RAW, .size = SIZE};
     struct gw_local_options target = {.offered = &offered, .path = rig->to, .verify = true};
-    json_t *detail = json_object();
+    struct gw_target_volume *made = NULL;
     int error;
 
     cr_assert_eq(gw_disk_source_open(&source, &decorated->inner), 0, "%s", gw_error_message());
@@ -296,9 +296,14 @@ static int run_decorated(struct rig *rig, struct decorated *decorated)
     decorated->volume.ops = &decorated_ops;
     decorated->path = rig->from;
     decorated->progress = &rig->progress;
-    error = gw_local_copy(&decorated->volume, &target, &rig->progress, detail);
+    error = gw_local_fill(&decorated->volume, &target, &rig->progress, &made);
+    if (!error)
+        error = gw_local_finish(&decorated->volume, &target, made);
+    if (made && error)
+        made->ops->abort(made);
+    if (made)
+        made->ops->close(made);
     close_volume(&decorated->volume);
-    json_decref(detail);
     return error;
 }
 

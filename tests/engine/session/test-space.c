@@ -1,20 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What fits and what does not, by what the file system itself says at that moment; and what a limit on
- * the size of files forbids. */
+/* What fits and what does not, by what the file system itself says at that moment; and what quotas and a
+ * limit on the size of files forbid. */
 #include <criterion/criterion.h>
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/quota.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "common/error.h"
 #include "engine/session/space.h"
 #include "tests/engine/volume/place.h"
 
-#define MIB (1024ull * 1024)
+#define MIB    (1024ull * 1024)
+#define NOBODY 65534
 
 TestSuite(space, .timeout = 60);
 
@@ -105,5 +112,48 @@ Test(space, folder_that_is_missing_is_an_error)
     begin(&rig);
     snprintf(rig.path, sizeof(rig.path), "%s/none/new", rig.place.folder);
     cr_assert_eq(add(&rig, GW_IMAGE_RAW, MIB, MIB, false), -ENOENT);
+    place_end(&rig.place);
+}
+
+/* A file system that counts what nobody has, and lets him have 8 MiB; in a mount namespace of this process. */
+static void mount_with_quota(struct rig *rig, char *folder, size_t size)
+{
+    struct dqblk quota = {.dqb_bhardlimit = 8 * MIB / 1024, .dqb_valid = QIF_BLIMITS};
+    int fd;
+
+    if (geteuid() != 0 || unshare(CLONE_NEWNS) ||
+        mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL))
+        cr_skip_test("no mount namespace of its own: needs root");
+    snprintf(folder, size, "%s/mnt", rig->place.folder);
+    if (place_run("cd '%s' && chmod 755 . && truncate -s 256M fs && mkfs.ext4 -q -O quota -E "
+                  "quotatype=usrquota fs "
+                  "&& mkdir mnt && mount -o loop,usrquota fs mnt 2>/dev/null && chmod 777 mnt",
+                  rig->place.folder) != 0)
+        cr_skip_test("no ext4 with quotas can be mounted here");
+    fd = open(folder, O_RDONLY | O_DIRECTORY);
+    cr_assert_geq(fd, 0);
+    if (syscall(SYS_quotactl_fd, fd, QCMD(Q_SETQUOTA, USRQUOTA), NOBODY, &quota))
+        cr_skip_test("no quota can be set here");
+    close(fd);
+}
+
+Test(space, quota_counts_as_room)
+{
+    char folder[96];
+    struct rig rig;
+
+    begin(&rig);
+    mount_with_quota(&rig, folder, sizeof(folder));
+    snprintf(rig.path, sizeof(rig.path), "%s/new", folder);
+    cr_assert_eq(add(&rig, GW_IMAGE_RAW, 64 * MIB, 9 * MIB, false), 0, "root has none: %s",
+                 gw_error_message());
+    memset(&rig.space, 0, sizeof(rig.space));
+    cr_assert_eq(seteuid(NOBODY), 0);
+    cr_assert_eq(add(&rig, GW_IMAGE_RAW, 64 * MIB, 9 * MIB, false), -ENOSPC);
+    memset(&rig.space, 0, sizeof(rig.space));
+    cr_assert_eq(add(&rig, GW_IMAGE_RAW, 64 * MIB, 7 * MIB, false), 0, "%s", gw_error_message());
+    cr_assert(strstr(rig.warning, "may grow to"), "%s", rig.warning);
+    cr_assert_eq(seteuid(0), 0);
+    cr_assert_eq(umount2(folder, MNT_DETACH), 0);
     place_end(&rig.place);
 }

@@ -4,6 +4,7 @@
 
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -15,6 +16,8 @@
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "common/error.h"
 
 #define TMPFS 0x01021994l
 
@@ -118,6 +121,27 @@ void place_fill(const char *path, uint64_t offset, uint64_t length, unsigned see
         moved += now;
     }
     close(fd);
+}
+
+void place_write(int (*locate)(void *context, uint64_t offset, uint64_t length,
+                               struct gw_location *out),
+                 void *context, uint64_t offset, uint64_t length, unsigned seed)
+{
+    uint8_t *bytes = NULL;
+    struct gw_location to;
+
+    cr_assert_eq(posix_memalign((void **)&bytes, 4096, length), 0);
+    for (uint64_t i = 0; i < length; i++)
+        bytes[i] = place_byte(seed, offset + i);
+    for (uint64_t moved = 0; moved < length; moved += to.length) {
+        cr_assert_eq(locate(context, offset + moved, length - moved, &to), 0, "%s",
+                     gw_error_message());
+        cr_assert_eq(to.where, GW_IN_FILE);
+        cr_assert_gt(to.length, 0);
+        cr_assert_eq(pwrite(to.fd, bytes + moved, to.length, (off_t)to.file_offset),
+                     (ssize_t)to.length, "%s", strerror(errno));
+    }
+    free(bytes);
 }
 
 void place_truncate(const char *path, uint64_t size)

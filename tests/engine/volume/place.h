@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/volume/extent.h"
+
 struct place {
     char folder[64];
     bool is_mount;
@@ -34,6 +36,11 @@ void place_fill(const char *path, uint64_t offset, uint64_t length, unsigned see
 void place_truncate(const char *path, uint64_t size);
 uint64_t place_allocated(const char *path); /* bytes that the file takes */
 uint8_t place_byte(unsigned seed, uint64_t offset);
+
+/* Writes the bytes that place_fill writes as a worker does: where locate says, in pieces aligned for O_DIRECT. */
+void place_write(int (*locate)(void *context, uint64_t offset, uint64_t length,
+                               struct gw_location *out),
+                 void *context, uint64_t offset, uint64_t length, unsigned seed);
 
 /* Runs a program (text as for sh) and returns its exit code. */
 int place_run(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -40,25 +40,17 @@ static struct gw_target_volume *create(const struct place *place, enum gw_image_
     return volume;
 }
 
-/* Writes as a worker does: where locate says, in page-aligned pieces. */
+static int locate(void *context, uint64_t offset, uint64_t length, struct gw_location *out)
+{
+    struct gw_target_volume *volume = context;
+
+    return volume->ops->locate(volume, offset, length, out);
+}
+
 static void write_range(struct gw_target_volume *volume, uint64_t offset, uint64_t length,
                         unsigned seed)
 {
-    uint8_t *bytes = NULL;
-    struct gw_location to;
-
-    cr_assert_eq(posix_memalign((void **)&bytes, 4096, length), 0);
-    for (uint64_t i = 0; i < length; i++)
-        bytes[i] = place_byte(seed, offset + i);
-    for (uint64_t moved = 0; moved < length; moved += to.length) {
-        cr_assert_eq(volume->ops->locate(volume, offset + moved, length - moved, &to), 0, "%s",
-                     gw_error_message());
-        cr_assert_eq(to.where, GW_IN_FILE);
-        cr_assert_gt(to.length, 0);
-        cr_assert_eq(pwrite(to.fd, bytes + moved, to.length, (off_t)to.file_offset),
-                     (ssize_t)to.length, "%s", strerror(errno));
-    }
-    free(bytes);
+    place_write(locate, volume, offset, length, seed);
 }
 
 struct kind {

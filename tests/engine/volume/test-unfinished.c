@@ -41,24 +41,17 @@ static int open_image(struct rig *rig, bool is_continued)
     return gw_image_create(&options, &rig->image);
 }
 
-/* The same bytes into the image and into the plain file beside it, but not beyond the rig's knowledge. */
-static void put(struct rig *rig, uint64_t offset, uint64_t length, unsigned seed)
+static int locate(void *context, uint64_t offset, uint64_t length, struct gw_location *out)
 {
-    uint8_t *bytes = NULL;
-    struct gw_location to;
-
-    cr_assert_eq(posix_memalign((void **)&bytes, 4096, length), 0);
-    for (uint64_t i = 0; i < length; i++)
-        bytes[i] = place_byte(seed, offset + i);
-    for (uint64_t moved = 0; moved < length; moved += to.length) {
-        cr_assert_eq(gw_image_locate(rig->image, offset + moved, length - moved, &to), 0, "%s",
-                     gw_error_message());
-        cr_assert_eq(pwrite(to.fd, bytes + moved, to.length, (off_t)to.file_offset),
-                     (ssize_t)to.length);
-    }
-    free(bytes);
+    return gw_image_locate(context, offset, length, out);
 }
 
+static void put(struct rig *rig, uint64_t offset, uint64_t length, unsigned seed)
+{
+    place_write(locate, rig->image, offset, length, seed);
+}
+
+/* The same bytes into the image and into the plain file beside it. */
 static void put_both(struct rig *rig, uint64_t offset, uint64_t length, unsigned seed)
 {
     put(rig, offset, length, seed);

@@ -10,6 +10,9 @@
 #include "common/bytes.h"
 #include "common/checked.h"
 
+/* Every life of an end has the same id: only the incarnation tells them apart. */
+#define END_ID 1u
+
 struct sim_datagram {
     uint64_t at_ns, sequence; /* what arrives at the same time keeps its order */
     struct sim_port *to;
@@ -172,14 +175,12 @@ void sim_send(struct sim *sim, struct sim_link *link, struct sim_port *to, const
 static void end_arrive(struct sim_port *port, const uint8_t *bytes, uint32_t length, bool is_marked)
 {
     struct sim_end *end = gw_container_of(port, struct sim_end, port);
-    struct dpdk_core *core;
+    struct dpdk_name name;
 
-    if (end->is_frozen)
+    if (end->is_frozen || !end->core || gw_dpdk_name_decode(bytes, length, &name) ||
+        name.id != end->id || name.incarnation != end->incarnation)
         return;
-    core = gw_dpdk_table_find(&end->table, bytes, length);
-    if (!core)
-        return;
-    gw_dpdk_core_input(core, end->sim->now_ns, bytes, length, is_marked ? DPDK_INPUT_CE : 0);
+    gw_dpdk_core_input(end->core, end->sim->now_ns, bytes, length, is_marked ? DPDK_INPUT_CE : 0);
     end->next_ns = end->sim->now_ns;
 }
 
@@ -220,9 +221,7 @@ static struct dpdk_core_options options_of(struct sim_end *end, const uint8_t *s
 
     fill(end->sim, options.nonce, sizeof(options.nonce));
     options.incarnation = end->incarnation = (uint32_t)sim_random(end->sim) | 1;
-    if (gw_dpdk_table_take(&end->table, options.incarnation, &options.id))
-        abort();
-    end->id = options.id;
+    options.id = end->id = END_ID;
     return options;
 }
 
@@ -247,8 +246,6 @@ void sim_connect(struct sim_end *from, struct sim_end *to, uint16_t max_from, ui
         printf("%s\n", gw_error_message());
         abort();
     }
-    gw_dpdk_table_set(&from->table, from->id, from->core);
-    gw_dpdk_table_set(&to->table, to->id, to->core);
     from->peer = to;
     to->peer = from;
     sim_wake(from);
@@ -280,7 +277,6 @@ void sim_disconnect(struct sim_end *end)
     gw_dpdk_core_reap(end->core);
     if (!end->is_frozen)
         send_all(end);
-    gw_dpdk_table_drop(&end->table, end->id);
     gw_dpdk_core_free(end->core);
     end->core = NULL;
     end->next_ns = UINT64_MAX;

@@ -60,10 +60,9 @@ struct sim_end {
     struct sim_end *peer;
     struct sim_link *link; /* what it sends goes there */
     struct dpdk_core *core;
-    struct dpdk_table table;
     struct gw_region_table regions;
-    uint32_t id, incarnation;
-    bool is_frozen; /* its process does not run */
+    uint32_t id, incarnation; /* the id is the same in each life */
+    bool is_frozen;           /* its process does not run */
     uint64_t next_ns;
     void (*turn)(struct sim_end *end); /* after its core's turn: post, receive, look */
     void *context;

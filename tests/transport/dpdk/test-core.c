@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The dpdk protocol's core, one promise a test: the tag against OpenSSL's SipHash and against NH as
- * the paper writes it, opening, refusal, bounds, credits, path MTU, marks, the table.
+ * the paper writes it, opening, refusal, bounds, credits, path MTU, marks.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -393,27 +393,4 @@ Test(dpdk_core, marks_are_counted_and_slow_it_down)
     gw_dpdk_core_path(ends[0].core, &path);
     cr_assert(path.window < 32u * 8972, "window %llu", (unsigned long long)path.window);
     cr_assert_eq(dones, GW_ARRAY_LENGTH(writes));
-}
-
-Test(dpdk_table, finds_by_id_and_incarnation)
-{
-    static struct dpdk_table table;
-    struct dpdk_core *core = (struct dpdk_core *)(void *)&table; /* never looked into */
-    uint8_t datagram[DPDK_HEADER_SIZE] = {DPDK_VERSION, DPDK_KIND_PROBE};
-    uint32_t id, other;
-
-    cr_assert_eq(gw_dpdk_table_take(&table, 5, &id), 0);
-    gw_dpdk_table_set(&table, id, core);
-    gw_put_le32(datagram + 4, id);
-    gw_put_le32(datagram + 8, 5);
-    cr_assert_eq(gw_dpdk_table_find(&table, datagram, sizeof(datagram)), core);
-    gw_put_le32(datagram + 8, 6);
-    cr_assert_null(gw_dpdk_table_find(&table, datagram, sizeof(datagram)));
-    gw_dpdk_table_drop(&table, id);
-    cr_assert_eq(gw_dpdk_table_take(&table, 6, &other), 0);
-    cr_assert_eq(other, id);
-    cr_assert_null(gw_dpdk_table_find(&table, datagram, sizeof(datagram)), "taken, not yet set");
-    for (uint32_t i = 1; i < DPDK_TABLE_SLOTS; i++)
-        cr_assert_eq(gw_dpdk_table_take(&table, 7, &other), 0);
-    cr_assert_eq(gw_dpdk_table_take(&table, 7, &other), -ENOSPC);
 }

@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Copies that are lost and gone on with, of other kinds than resume_copies.py has: onto block devices, of chains, with
+the power of the target's storage, and at their very end, when the image has its name and nobody knows it yet."""
+import os
+import signal
+import subprocess
+import sys
+
+import endpoints
+import lib
+import resume_copies
+from resume_copies import DISK_MIB, FaultMount, Here, Lost, MIB, SLOW_MS, TARGETS, left_in
+
+sys.path.insert(0, os.path.join(lib.ROOT, 'tests', 'engine'))
+from image_build import PRESENT, VhdxBuild, vhdx_locator  # noqa: E402 (its folder is known only now)
+
+guestctl = lib.guestctl
+FILE_MIB = 32  # of data in each file of a chain
+
+
+def assert_refused(result, code, *words):
+    lib.check(result.status == lib.EXIT[code], 'it ended with %d: %s', result.status, result.error)
+    for word in words:
+        lib.check(word in result.error, '%r is not in: %s', word, result.error)
+
+
+def assert_device(lost, device):
+    subprocess.run(['cmp', '-n', str(DISK_MIB * MIB), lost.source, device], check=True)
+
+
+# ----------------------------------------------------------------------------------------- block devices
+
+def attach(world, backing):
+    """A loop device of that file."""
+    answer = subprocess.run(['losetup', '--find', '--show', backing], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise lib.Skip('no loop device here: %s' % answer.stderr.strip())
+    device = answer.stdout.strip()
+    world.stack.callback(subprocess.run, ['losetup', '-d', device], check=False)
+    return device
+
+
+@lib.scenario()
+def copy_onto_a_device_is_gone_on_with_here():
+    """Its journal lies with the notes of copies that ran without an agent, not beside the device."""
+    with Here('raw') as here:
+        backing = os.path.join(here.out, 'backing.part')  # slow, as that name is
+        with open(backing, 'wb') as handle:
+            handle.truncate((DISK_MIB + 8) * MIB)
+        here.written = attach(here.world, backing)
+        here.kill_when(r'^%s$' % here.written, 2)
+        notes = os.path.join(here.environment['GODWIT_STATE_HOME'], 'copies', 'partial')
+        lib.check(any(name.endswith('.journal') for name in os.listdir(notes)), 'the notes are %s', os.listdir(notes))
+        lib.check(os.listdir(here.out) == ['backing.part'], 'beside the device lies %s', os.listdir(here.out))
+        here.faults.say('')
+        assert_refused(here.run(*here.copy_words()), 'blocked', 'godwit resume')
+        resume_copies.assert_resumed(here.run('resume').expect('done'))
+        assert_device(here, here.written)
+        lib.check(not [name for name in os.listdir(notes) if name.endswith('.journal')] and not here.listed(),
+                  'it leaves %s', os.listdir(notes))
+
+
+class LostOnDevice(Lost):
+    held_sync = (r'^/dev/loop\d+$', 1)
+    target_options = ('--storage', '/dev')
+
+    def prepare_source(self):
+        super().prepare_source()
+        self.name = self.written = endpoints.loop_device(self.world, DISK_MIB + 8, 512)
+
+
+@lib.scenario(sample=1, who=['source agent', 'target agent', 'link', 'command'])
+def copy_onto_a_device_is_gone_on_with(who):
+    """The device held other bytes. Its journal is in the state folder of the target's agent."""
+    with LostOnDevice(who) as lost:
+        target = lost.world.target
+        lib.check([name for name in target.state_files() if name.endswith('.journal')], 'the notes are %s',
+                  target.state_files())
+        lib.check(not target.storage_files(), 'the storage folder has %s', target.storage_files())
+        resume_copies.assert_resumed(lost.command('resume').result().expect('done'))
+        assert_device(lost, lost.written)
+        guestctl.wait_for(lambda: not lost.kept('b'), lib.PATIENCE_S, 'a target that keeps nothing', 0.2)
+        lib.check(not [name for name in target.state_files() if name.endswith('.journal')], 'it leaves %s',
+                  target.state_files())
+
+
+@lib.scenario(sample=1, what=['bytes', 'journal'])
+def device_that_is_not_as_it_was(what):
+    """Somebody wrote to it meanwhile: what differs is sent again. Without its journal all is."""
+    with LostOnDevice('target agent') as lost:
+        if what == 'bytes':
+            resume_copies.scribble(lost.written, 2 * MIB + 4096)
+        else:
+            [journal] = [name for name in lost.world.target.state_files() if name.endswith('.journal')]
+            os.unlink(os.path.join(lost.world.target.state, journal))
+        result = lost.command('resume').result().expect('done')
+        if what == 'bytes':
+            resume_copies.assert_resumed(result, resent=MIB)
+        else:
+            [volume] = result.detail['volumes']
+            lib.check('starts over' in volume.get('warning', ''), 'it does not say so: %s', volume)
+        assert_device(lost, lost.written)
+
+
+# ------------------------------------------------------------------------------------------------- chains
+
+def make_chain(folder):
+    """A base and a child side by side, whose files are copied byte by byte. The child's path."""
+    base = VhdxBuild(2 * FILE_MIB * MIB)
+    base.blocks = {2 * block: (PRESENT, os.urandom(MIB)) for block in range(FILE_MIB)}
+    child = VhdxBuild(2 * FILE_MIB * MIB, parent=vhdx_locator(base, '.\\base.vhdx'))
+    child.blocks = {2 * block + 1: (PRESENT, os.urandom(MIB)) for block in range(FILE_MIB)}
+    base.write(os.path.join(folder, 'base.vhdx'))
+    child.write(os.path.join(folder, 'child.avhdx'))
+    return os.path.join(folder, 'child.avhdx')
+
+
+def assert_chain_resumed(result, child, written):
+    """It went on in the middle of the child: the base and more were there."""
+    resumed = result.expect('done').detail.get('resumed') or {}
+    lib.check(resumed.get('kept_bytes', 0) > os.path.getsize(os.path.join(os.path.dirname(child), 'base.vhdx'))
+              and resumed['resent_bytes'] == 0, 'it did not go on: %s', result.detail)
+    for name in ('base.vhdx', 'child.avhdx'):
+        subprocess.run(['cmp', os.path.join(os.path.dirname(child), name), os.path.join(written, name)], check=True)
+    lib.check(sorted(os.listdir(written)) == ['base.vhdx', 'child.avhdx'], 'there is %s', os.listdir(written))
+
+
+class LostChain(Lost):
+    held_sync = (r'child\.avhdx\.godwit-.*\.journal$', 1)
+
+    def prepare_source(self):
+        self.source = make_chain(self.world.source.storage)
+        self.name, self.written, self.words = '', self.world.target.storage, []
+
+
+@lib.scenario(sample=1, who=['source agent', 'target agent', 'link', 'command'])
+def chain_lost_in_its_second_file_goes_on(who):
+    with LostChain(who) as lost:
+        lib.check(not {'base.vhdx', 'child.avhdx'} & set(lost.world.target.storage_files()),
+                  'an unfinished file has its name: %s', lost.world.target.storage_files())
+        result = lost.command('resume').result()
+        guestctl.wait_for(lambda: not lost.kept('b'), lib.PATIENCE_S, 'a target that keeps nothing', 0.2)
+        assert_chain_resumed(result, lost.source, lost.written)
+
+
+class ChainHere(Here):
+    def copy_words(self):
+        return ['copy', '--sync-every', '1', self.source, self.out + '/']
+
+
+@lib.scenario()
+def chain_lost_in_its_second_file_goes_on_here():
+    with ChainHere('raw') as here:
+        here.source = make_chain(here.world.folder)
+        here.kill_when(r'child\.avhdx\.godwit-.*\.journal$', 1)
+        lib.check(sorted(os.listdir(here.out)) == left_in(here.out) and len(left_in(here.out)) == 4,
+                  'the names are %s', os.listdir(here.out))
+        here.faults.say('')
+        assert_chain_resumed(here.run('resume'), here.source, here.out)
+        lib.check(not here.listed(), 'something is kept: %s', here.listed())
+
+
+# ------------------------------------------------------------------------------------------- loss of power
+
+class LostPower(Lost):
+    """The target's storage loses power with the agent; the notes of the agent are elsewhere."""
+    held_sync = (r'\.part$', 2)
+
+    def prepare_source(self):
+        super().prepare_source()
+        self.faults = FaultMount(self.world, self.world.target.storage, power=True)
+
+    def take_away(self, copy):
+        super().take_away(copy)
+        self.faults.lose_power()
+
+
+@lib.scenario(sample=1, target=sorted(TARGETS))
+def target_that_loses_power_has_what_its_journal_says(target):
+    with LostPower('target agent', target) as lost:
+        lib.check(lost.name not in lost.world.target.storage_files(), 'an unfinished image has its name')
+        resume_copies.assert_resumed(lost.command('resume').result().expect('done'), resent=0)
+        resume_copies.assert_same(lost.source, lost.written, target)
+        guestctl.wait_for(lambda: lost.world.target.storage_files() == [lost.name], lib.PATIENCE_S,
+                          'a target that has the image alone', 0.2)
+
+
+# ------------------------------------------------------------------------------------------- the very end
+
+@lib.scenario(sample=1, target=sorted(TARGETS))
+def copy_killed_when_it_had_its_name(target):
+    """The image is whole. resume does not touch what has a name, and says so; cancel removes the rest."""
+    with Here(target) as here:
+        here.kill_when(r'/out$', 1)  # the first such sync is of the journal's name
+        resume_copies.assert_same(here.source, here.written, target)
+        here.faults.say('')
+        [kept] = here.listed()
+        before = os.stat(here.written)
+        assert_refused(here.run('resume'), 'failed', here.written + ' is there already', 'godwit cancel')
+        here.run('cancel', kept['epoch'][:12])
+        after = os.stat(here.written)
+        lib.check((before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns), 'it was touched')
+        lib.check(os.listdir(here.out) == [os.path.basename(here.written)] and not here.listed(), 'it leaves %s',
+                  os.listdir(here.out))
+
+
+class LostAtItsEnd(Lost):
+    """The target has given the image its name and has not said so: the folder is about to be synced."""
+    held_sync = (r'/storage$', 1)  # the first such sync is of the journal's name
+
+    def take_away(self, copy):
+        source, target = self.world.source, self.world.target
+        resume_copies.assert_same(self.source, self.written, self.target)
+        if self.who == 'target agent':
+            super().take_away(copy)
+            return
+        # The source does not hear of it any more, whatever the target says.
+        os.kill(source.agent.pid, signal.SIGSTOP)
+        target.release()
+        guestctl.wait_for(lambda: target.storage_files() == [self.name], lib.PATIENCE_S, 'a finished target', 0.2)
+        super().take_away(copy)
+
+
+@lib.scenario(sample=1, who=['target agent', 'source agent'], target=['raw', 'vhdx'])
+def copy_lost_when_the_target_had_finished_it(who, target):
+    with LostAtItsEnd(who, target) as lost:
+        storage = lost.world.target
+        before = os.stat(lost.written)
+        words = [lost.name, 'godwit cancel'] if who == 'target agent' else [lost.name, 'exists already']
+        assert_refused(lost.command('resume').result(), 'blocked', *words)
+        [kept] = lost.command('resume', '--list').result().events[-1]['kept']
+        answer = lost.command('cancel', kept['epoch'][:12]).result()
+        lib.check(answer.status == 0, 'cancel: %s', answer.errors)
+        guestctl.wait_for(lambda: storage.storage_files() == [lost.name] and not lost.kept('b'), lib.PATIENCE_S,
+                          'a target with the image alone', 0.2)
+        after = os.stat(lost.written)
+        lib.check((before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns), 'it was touched')
+        resume_copies.assert_same(lost.source, lost.written, target)
+
+
+if __name__ == '__main__':
+    sys.exit(lib.run_main())
