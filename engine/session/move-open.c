@@ -20,14 +20,20 @@
 static void check_format(struct gw_move *move, const struct gw_vm_disk *disk)
 {
     enum gw_image_format format;
+    struct gw_nbd_image image;
 
-    if (gw_nbd_format_is_known(disk->format))
+    if (gw_nbd_format_is_known(disk->format)) {
+        /* What QEMU itself tells of a qcow2 is told already, and better. */
+        if (move->reasons.count == 0 && gw_nbd_image_check(disk->path, disk->format, &image))
+            gw_reasons_add(&move->reasons, "disk %s: %s", disk->name, gw_error_message());
         return;
+    }
     if (gw_image_format_parse(disk->format, &format) || format == GW_IMAGE_PROBE) {
-        gw_reasons_add(&move->reasons,
-                       "disk %s is a %s image: a disk in use must be raw, VHDX or qcow2; convert "
-                       "it with qemu-img first",
-                       disk->name, disk->format);
+        gw_reasons_add(
+            &move->reasons,
+            "disk %s is a %s image: a disk in use must be raw, VHDX, qcow2, VDI or VMDK; "
+            "convert it with qemu-img first",
+            disk->name, disk->format);
     }
 }
 
