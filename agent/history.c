@@ -28,8 +28,11 @@ static int fail(struct gw_history *history, const char *doing)
     bool is_short =
         !history->database || (sqlite3_errcode(history->database) & 0xff) == SQLITE_NOMEM;
 
-    return gw_fail(is_short ? -ENOMEM : -EIO, "history %s: %s: %s", history->path, doing,
-                   history->database ? sqlite3_errmsg(history->database) : "out of memory");
+    bool is_full = history->database && (sqlite3_errcode(history->database) & 0xff) == SQLITE_FULL;
+
+    return gw_fail(is_short ? -ENOMEM : -EIO, "history %s: %s: %s%s", history->path, doing,
+                   history->database ? sqlite3_errmsg(history->database) : "out of memory",
+                   is_full ? gw_error_way_out(-ENOSPC) : "");
 }
 
 static int prepare(struct gw_history *history, const char *sql, sqlite3_stmt **out)
@@ -64,7 +67,7 @@ static int create_file(const char *path)
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 
     if (fd < 0)
-        return gw_fail_errno(-errno, "history %s", path);
+        return gw_fail_write(-errno, "history %s", path);
     close(fd);
     return 0;
 }

@@ -9,6 +9,7 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "engine/volume/nbd.h"
 
 #define CHANNELS_MAX     64u
 #define MAX_PAUSE_MS_MAX 600000u
@@ -325,8 +326,8 @@ static int parse_format(const char *format, bool is_source)
     if (format && strcmp(format, "vhd") == 0)
         return gw_fail(-EINVAL, "godwit reads VHD images and does not write them: use vhdx");
     if (format && strcmp(format, "raw") != 0 && strcmp(format, "vhdx") != 0 &&
-        strcmp(format, "qcow2") != 0)
-        return gw_fail(-EINVAL, "format '%.32s' is none of raw, vhdx and qcow2", format);
+        !gw_nbd_format_is_known(format))
+        return gw_fail(-EINVAL, "format '%.32s' is none of raw, vhdx, qcow2, vdi and vmdk", format);
     return 0;
 }
 

@@ -15,6 +15,7 @@
 #include "agent/snapshot.h"
 #include "common/checked.h"
 #include "common/error.h"
+#include "engine/handover/handover.h"
 #include "engine/migration.h"
 
 #define INSTANCE_NAME "instance-id"
@@ -30,7 +31,7 @@ static int take_lock(struct gw_state *state)
         return error;
     state->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (state->lock_fd < 0)
-        return gw_fail_errno(-errno, "state %s", path);
+        return gw_fail_write(-errno, "state %s", path);
     if (flock(state->lock_fd, LOCK_EX | LOCK_NB) != 0)
         return errno == EWOULDBLOCK
                    ? gw_fail(-EBUSY,
@@ -49,11 +50,11 @@ static int write_instance(const char *path, const uint8_t *id)
     snprintf(temporary, sizeof(temporary), "%s.new", path);
     fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
-        return gw_fail_errno(-errno, "state %s", temporary);
+        return gw_fail_write(-errno, "state %s", temporary);
     is_written = write(fd, id, GW_ID_SIZE) == GW_ID_SIZE && fsync(fd) == 0;
     close(fd);
     if (!is_written || rename(temporary, path) != 0)
-        return gw_fail_errno(-errno, "state %s", path);
+        return gw_fail_write(-errno, "state %s", path);
     return 0;
 }
 
@@ -131,13 +132,25 @@ int gw_state_undecided(struct gw_state *state)
 struct description {
     json_t *list;
     bool is_idle;
+    bool is_failing; /* the journal, and why */
+    struct gw_error failure;
 };
+
+/* Nobody has it in hand, and what would settle it cannot be recorded: the guest may stand still for that. */
+static bool is_stuck(const struct description *description, const struct gw_journal_entry *entry)
+{
+    enum gw_handover_state state;
+
+    return description->is_failing && description->is_idle &&
+           gw_handover_state_parse(entry->state, &state) == 0 && !gw_handover_is_decided(state);
+}
 
 /* What waits for a person, with the command that settles it; and what an agent left behind. */
 static int describe_entry(const struct gw_journal_entry *entry, void *context)
 {
     struct description *description = context;
-    bool is_in_doubt = gw_resolve_is_in_doubt(entry);
+    bool is_unrecorded = is_stuck(description, entry);
+    bool is_in_doubt = is_unrecorded || gw_resolve_is_in_doubt(entry);
     json_t *object;
 
     if (!is_in_doubt && !description->is_idle)
@@ -146,6 +159,8 @@ static int describe_entry(const struct gw_journal_entry *entry, void *context)
     if (!object)
         return gw_fail(-ENOMEM, "out of memory");
     json_object_set_new(object, "is_in_doubt", json_boolean(is_in_doubt));
+    if (is_unrecorded)
+        json_object_set_new(object, "meaning", gw_json_text(description->failure.text));
     if (entry->detail)
         json_object_set(object, "detail", entry->detail);
     json_array_append_new(description->list, object);
@@ -156,6 +171,7 @@ json_t *gw_state_describe(struct gw_state *state, bool is_idle)
 {
     struct description description = {.list = json_array(), .is_idle = is_idle};
 
+    description.is_failing = gw_journal_is_failing(state->journal, &description.failure);
     if (gw_journal_each_open(state->journal, describe_entry, &description) < 0)
         json_array_append_new(description.list,
                               json_pack("{s:s, s:o, s:b}", "state", "unknown", "meaning",

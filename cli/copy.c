@@ -68,9 +68,9 @@ static int take(void *context, const char *name, const char *value)
 }
 
 static const struct gw_usage_option options[] = {
-    {"format", "FORMAT", "what to write: raw, vhdx or qcow2; as the source"},
+    {"format", "FORMAT", "what to write: raw, vhdx, qcow2, vdi or vmdk; as the source"},
     {"source-format", "FORMAT",
-     "what the source is: raw, vhdx, vhd or qcow2; found out from its content"},
+     "what the source is: raw, vhdx, vhd, qcow2, vdi or vmdk; found out from its content"},
     {"preallocate", NULL, "take all of the target's space beforehand; a VHDX becomes a fixed one"},
     {"dynamic", NULL, "do not, although the source is fixed"},
     {"size", "SIZE", "make the disk larger: bytes, or 512K, 20G, 4T"},

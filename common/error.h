@@ -24,6 +24,12 @@ int gw_fail(int error, const char *format, ...) __attribute__((format(printf, 2,
 /* As gw_fail, with ": " and the text of errno's value behind the message. */
 int gw_fail_errno(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* What a user can do about a file that cannot be written: a clause that begins with "; ", or "". */
+const char *gw_error_way_out(int error);
+
+/* As gw_fail_errno, of a file of godwit's own that cannot be written; the way out comes last. */
+int gw_fail_write(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 /* The calling thread's last message; never NULL; valid until its next gw_fail(). */
 const char *gw_error_message(void);
 

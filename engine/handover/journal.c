@@ -23,6 +23,7 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "common/json.h"
+#include "common/log.h"
 #include "engine/handover/handover.h"
 
 #define SCHEMA_VERSION  1
@@ -75,47 +76,69 @@ struct gw_journal {
     sqlite3 *database;
     sqlite3_stmt *statements[STATEMENT_COUNT];
     char *path;
-    bool is_synced; /* a commit syncs the log */
+    bool is_synced;  /* a commit syncs the log */
+    bool is_failing; /* the newest record failed, and somebody was told */
+    struct gw_error failure;
     /* Set once, before others use the journal. */
     void (*recorded)(void *context, const struct gw_journal_entry *entry);
     void *context;
 };
 
-/* The errno that fits what SQLite said last, with a message that names the file. */
-static int fail(struct gw_journal *journal, const char *what)
+/* What the kernel said of the log or, without one, of the database: SQLite calls it all an I/O error, and
+ * errno may be another call's by now. */
+static int system_error(struct gw_journal *journal)
 {
-    const int code = sqlite3_extended_errcode(journal->database);
-    int error = -EIO;
+    sqlite3_file *log = NULL;
+    int number = 0;
 
-    switch (code & 0xff) {
+    /* Its index could not grow. Of this one SQLite does not keep what the kernel said. */
+    if (sqlite3_extended_errcode(journal->database) == SQLITE_IOERR_SHMSIZE)
+        return -ENOSPC;
+    sqlite3_file_control(journal->database, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log);
+    if (log && log->pMethods)
+        log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &number);
+    if (!number)
+        sqlite3_file_control(journal->database, "main", SQLITE_FCNTL_LAST_ERRNO, &number);
+    return number == ENOSPC || number == EDQUOT || number == EROFS || number == EACCES ? -number
+                                                                                       : -EIO;
+}
+
+static int error_of(struct gw_journal *journal)
+{
+    switch (sqlite3_extended_errcode(journal->database) & 0xff) {
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
-        error = -EBUSY;
-        break;
+        return -EBUSY;
     case SQLITE_FULL:
-        error = -ENOSPC;
-        break;
+        return -ENOSPC;
     case SQLITE_READONLY:
     case SQLITE_PERM:
     case SQLITE_AUTH:
-        error = -EACCES;
-        break;
+        return -EACCES;
     case SQLITE_CANTOPEN:
-        error = -ENOENT;
-        break;
+        return -ENOENT;
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
-        error = -EUCLEAN;
-        break;
+        return -EUCLEAN;
     case SQLITE_NOMEM:
-        error = -ENOMEM;
-        break;
+        return -ENOMEM;
     default:
-        break;
+        return system_error(journal);
     }
+}
+
+/* The errno that fits what SQLite said last, with a message that names the file and the way out. */
+static int fail(struct gw_journal *journal, const char *what)
+{
+    const int error = error_of(journal);
+    const bool is_io = (sqlite3_extended_errcode(journal->database) & 0xff) == SQLITE_IOERR;
+    char cause[96];
+
     return gw_fail(error, "journal %s: %s: %s%s", journal->path, what,
-                   sqlite3_errmsg(journal->database),
-                   error == -EBUSY ? " (does another godwit use this state folder?)" : "");
+                   is_io ? strerror_r(-error, cause, sizeof(cause))
+                         : sqlite3_errmsg(journal->database),
+                   error == -EBUSY ? " (does another godwit use this state folder?)"
+                                   : gw_error_way_out(error));
 }
 
 static int execute(struct gw_journal *journal, const char *sql, const char *what)
@@ -183,14 +206,14 @@ static int prepare_file(const char *path, bool allow_volatile)
         goto out;
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) {
-        error = gw_fail_errno(-errno, "journal %s: cannot be opened for writing", path);
+        error = gw_fail_write(-errno, "journal %s: cannot be opened for writing", path);
         goto out;
     }
     if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode))
         error = gw_fail(-EINVAL, "journal %s: is not a regular file", path);
     /* The name itself must outlive a power cut. */
     else if (fsync(folder_fd) != 0)
-        error = gw_fail_errno(-errno, "journal %s: cannot sync its folder", path);
+        error = gw_fail_write(-errno, "journal %s: cannot sync its folder", path);
     close(fd);
 out:
     close(folder_fd);
@@ -356,6 +379,23 @@ static int write_entry(struct gw_journal *journal, const struct gw_journal_entry
     return error;
 }
 
+/* Said once when it begins and once when it ends: who waits for a record tries every few seconds. */
+static void tell(struct gw_journal *journal, int error)
+{
+    bool was_failing;
+
+    pthread_mutex_lock(&journal->lock);
+    was_failing = journal->is_failing;
+    journal->is_failing = error != 0;
+    if (error)
+        gw_error_take(error, &journal->failure);
+    pthread_mutex_unlock(&journal->lock);
+    if (error && !was_failing)
+        gw_log(GW_LOG_ERROR, "%s", gw_error_message());
+    else if (!error && was_failing)
+        gw_log(GW_LOG_WARNING, "journal %s: takes records again", journal->path);
+}
+
 int gw_journal_record(struct gw_journal *journal, const struct gw_journal_entry *entry)
 {
     unsigned failures = gw_json_failures();
@@ -381,9 +421,21 @@ int gw_journal_record(struct gw_journal *journal, const struct gw_journal_entry 
     error = write_entry(journal, entry, detail, gw_handover_needs_sync(state));
     pthread_mutex_unlock(&journal->lock);
     free(detail);
+    tell(journal, error);
     if (!error && journal->recorded)
         journal->recorded(journal->context, entry);
     return error;
+}
+
+bool gw_journal_is_failing(struct gw_journal *journal, struct gw_error *out)
+{
+    bool is_failing;
+
+    pthread_mutex_lock(&journal->lock);
+    is_failing = journal->is_failing;
+    *out = journal->failure;
+    pthread_mutex_unlock(&journal->lock);
+    return is_failing;
 }
 
 void gw_journal_watch(struct gw_journal *journal,

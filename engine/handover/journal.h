@@ -4,9 +4,9 @@
  * database: WAL, synchronous=FULL, never on tmpfs, no checkpoint in the pause.
  *
  * Errors: 0 or -errno with a message that names the file: -EBUSY (another process holds it),
- *   -ENOSPC, -EACCES, -EUCLEAN (damaged), -EIO. A record that could not be made durable is an
+ *   -ENOSPC, -EROFS, -EACCES, -EUCLEAN (damaged), -EIO. A record that could not be made durable is an
  *   error, and the promise must not be made; it may be on the disk all the same, so the opposite
- *   must not be assumed either.
+ *   must not be assumed either. The first that fails is logged, and the first that succeeds again.
  * Threads: any; a lock inside (leaf).
  */
 #ifndef GODWIT_ENGINE_HANDOVER_JOURNAL_H
@@ -15,6 +15,8 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "common/error.h"
 
 #define GW_EPOCH_TEXT_MAX 40u
 /* Member of detail: true while the other host says the opposite of what this one was told. */
@@ -40,6 +42,8 @@ void gw_journal_close(struct gw_journal *journal);
 /* Durable when it returns (PREPARED outlives the agent only, see gw_handover_needs_sync). A state of
  * the same epoch and side replaces the older one; the history of states with their times is kept. */
 int gw_journal_record(struct gw_journal *journal, const struct gw_journal_entry *entry);
+/* Could the newest record not be made? Then why. */
+bool gw_journal_is_failing(struct gw_journal *journal, struct gw_error *out);
 /* From now on recorded(context, entry) is called behind each record that succeeded, on the thread that
  * made it, some of them in the pause of a move. It may use the journal. Before any other thread. */
 void gw_journal_watch(struct gw_journal *journal,

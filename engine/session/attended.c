@@ -20,8 +20,17 @@ struct item {
     int lock_fd; /* -1: this process has the folder for itself */
 };
 
+/* What recovery has asked about. */
+struct asked {
+    char epoch[GW_EPOCH_TEXT_MAX];
+    enum gw_journal_side side;
+    unsigned calls;
+};
+
 struct gw_attended {
-    pthread_mutex_t lock; /* protects items; leaf */
+    pthread_mutex_t lock; /* protects what follows, but for folder; leaf */
+    struct asked asked[GW_ATTENDED_MAX];
+    unsigned next_asked; /* the one that makes room for another */
     struct item items[GW_ATTENDED_MAX];
     unsigned count;
     char *folder; /* of the locks that several processes see, or NULL */
@@ -129,6 +138,31 @@ int gw_attend(struct gw_attended *attended, const char *epoch, enum gw_journal_s
     }
     pthread_mutex_unlock(&attended->lock);
     return error;
+}
+
+static struct asked *find_asked(struct gw_attended *attended, const char *epoch,
+                                enum gw_journal_side side)
+{
+    struct asked *asked;
+
+    for (unsigned i = 0; i < GW_ATTENDED_MAX; i++)
+        if (attended->asked[i].side == side && strcmp(attended->asked[i].epoch, epoch) == 0)
+            return &attended->asked[i];
+    asked = &attended->asked[attended->next_asked++ % GW_ATTENDED_MAX];
+    snprintf(asked->epoch, sizeof(asked->epoch), "%s", epoch);
+    asked->side = side;
+    asked->calls = 0;
+    return asked;
+}
+
+bool gw_attended_is_due(struct gw_attended *attended, const char *epoch, enum gw_journal_side side)
+{
+    unsigned calls;
+
+    pthread_mutex_lock(&attended->lock);
+    calls = find_asked(attended, epoch, side)->calls++;
+    pthread_mutex_unlock(&attended->lock);
+    return calls < GW_PATIENCE_CALLS || calls % GW_PATIENCE_CALLS == 0;
 }
 
 void gw_unattend(struct gw_attended *attended, const char *epoch, enum gw_journal_side side)

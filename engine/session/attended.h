@@ -10,9 +10,13 @@
 
 #include "engine/migration.h"
 
-#define GW_ATTENDED_MAX 64u
+#define GW_ATTENDED_MAX   64u
+#define GW_PATIENCE_CALLS 20u /* of gw_attended_is_due, one each GW_RECOVER_EVERY_MS */
 
 int gw_attend(struct gw_attended *attended, const char *epoch, enum gw_journal_side side);
+/* Is it time for recovery to ask the other host about this move? Each call counts: always at first, then once
+ * in GW_PATIENCE_CALLS. */
+bool gw_attended_is_due(struct gw_attended *attended, const char *epoch, enum gw_journal_side side);
 void gw_unattend(struct gw_attended *attended, const char *epoch, enum gw_journal_side side);
 
 #endif

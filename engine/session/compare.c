@@ -49,32 +49,20 @@ static void add(struct gw_compare_piece *piece, uint64_t offset, const uint8_t *
 static int read_granules(void *context)
 {
     struct reading *reading = context;
-    struct gw_source_volume *volume = reading->volume;
-    struct gw_extent extent = {0};
-    uint64_t offset = reading->offset;
-    unsigned count = 0;
+    /* What lies behind the end is another matter: it need not be there. */
+    struct gw_verify_walk walk = {.volume = reading->volume,
+                                  .offset = reading->offset,
+                                  .end = reading->end,
+                                  .granule = GW_COMPARE_GRANULE};
+    uint64_t offset, length = 1;
     int error = 0;
 
-    while (!error && offset < reading->end && count < GW_COMPARE_MAX) {
-        /* What lies behind the end is another matter: it need not be there. */
-        uint64_t length = gw_min(GW_COMPARE_GRANULE, reading->end - offset), left;
-
-        if (offset >= extent.offset + extent.length)
-            error = volume->ops->next_extent(volume, offset, &extent);
-        if (error)
-            break;
-        left = extent.offset + extent.length - offset;
-        if (extent.kind != GW_EXTENT_DATA && left >= length) {
-            offset += gw_max(gw_align_down(left, GW_COMPARE_GRANULE), length);
-            continue;
-        }
-        error = gw_verify_read(volume, offset, length, reading->buffer);
-        if (!error)
+    for (unsigned count = 0; !error && length > 0 && count < GW_COMPARE_MAX; count++) {
+        error = gw_verify_next(&walk, reading->buffer, &offset, &length);
+        if (!error && length > 0)
             add(reading->out, offset, reading->buffer, length);
-        offset += length;
-        count++;
     }
-    reading->out->end = gw_min(offset, reading->end);
+    reading->out->end = gw_min(walk.offset, reading->end);
     return error;
 }
 
@@ -92,6 +80,12 @@ int gw_compare_read(struct gw_source_volume *volume, uint64_t offset, uint64_t e
     error = gw_fault_run(volume->name, read_granules, &reading);
     gw_memory_free(buffer, GW_COMPARE_GRANULE + 4096);
     return error;
+}
+
+int gw_compare_begin(struct gw_source_volume *volume, struct gw_bitmap *different)
+{
+    volume->granularity = GW_COMPARE_GRANULE;
+    return gw_bitmap_init(different, (volume->size + GW_COMPARE_GRANULE - 1) / GW_COMPARE_GRANULE);
 }
 
 static void note(uint64_t index, uint64_t end, const struct gw_source_volume *volume,

@@ -32,6 +32,9 @@ struct gw_compare_piece {
     struct gw_compare_granule granules[GW_COMPARE_MAX]; /* not all zeroes, in their order */
 };
 
+/* A bitmap of what differs, one bit per granule; so is what the volume is sent by from here on. The
+ * caller frees the bitmap. */
+int gw_compare_begin(struct gw_source_volume *volume, struct gw_bitmap *different);
 /* From offset, a multiple of the granule, to end at most. */
 int gw_compare_read(struct gw_source_volume *volume, uint64_t offset, uint64_t end,
                     struct gw_compare_piece *out);

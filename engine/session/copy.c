@@ -81,9 +81,7 @@ static int send_different(struct gw_source *source, struct gw_copy *copy, unsign
     uint64_t bytes = 0;
     int error;
 
-    volume->granularity = GW_COMPARE_GRANULE;
-    error =
-        gw_bitmap_init(&different, (volume->size + GW_COMPARE_GRANULE - 1) / GW_COMPARE_GRANULE);
+    error = gw_compare_begin(volume, &different);
     if (error)
         return error;
     error = gw_source_compare(source, index, volume, copy->copied[index], &different, &bytes);

@@ -27,7 +27,7 @@ static int open_export(const char *uri, const char *format, struct gw_endpoint *
 static int open_foreign(const char *path, const char *format, struct gw_endpoint *out)
 {
     struct gw_nbd_image image;
-    int error = gw_nbd_image_check(path, &image);
+    int error = gw_nbd_image_check(path, format, &image);
 
     if (!error)
         error = gw_nbd_source_open_image(path, format, &out->volume);
@@ -137,20 +137,19 @@ int gw_endpoint_make(const struct gw_offered_volume *offered, const char *place,
     return gw_nbd_target_open_uri(offered->name, place, offered->size, out);
 }
 
-static bool is_ending_of(const char *ending, const char *format)
-{
-    return strcasecmp(ending + 1, format) == 0;
-}
-
-/* A plain disk may have any ending but that of a format; a VHDX has its own. */
+/* May a file of that format have this ending? A VHDX has its own; another disk may have any that is
+ * not the name of a format. */
 static bool keeps_name(const struct gw_offered_volume *offered, const char *ending)
 {
-    if (is_ending_of(ending, "vhdx") || is_ending_of(ending, "avhdx"))
+    static const char *const formats[] = {"raw", "vhdx", "vhd", "avhd", "qcow2", "vdi", "vmdk"};
+    const char *format = gw_offer_format(offered);
+
+    if (strcasecmp(ending, ".avhdx") == 0)
         return offered->format == GW_IMAGE_VHDX;
-    if (offered->foreign[0])
-        return !is_ending_of(ending, "raw") && !is_ending_of(ending, "vhd");
-    return offered->format == GW_IMAGE_RAW && !is_ending_of(ending, "qcow2") &&
-           !is_ending_of(ending, "vhd");
+    for (size_t i = 0; i < GW_ARRAY_LENGTH(formats); i++)
+        if (strcasecmp(ending + 1, formats[i]) == 0)
+            return strcmp(format, formats[i]) == 0;
+    return offered->format != GW_IMAGE_VHDX;
 }
 
 void gw_endpoint_name(const struct gw_offered_volume *offered, char *out, size_t size)

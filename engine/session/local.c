@@ -208,9 +208,7 @@ static int mend(struct local *local, const struct gw_local_options *options)
     uint64_t bytes = 0;
     int error;
 
-    volume->granularity = GW_COMPARE_GRANULE;
-    error =
-        gw_bitmap_init(&different, (volume->size + GW_COMPARE_GRANULE - 1) / GW_COMPARE_GRANULE);
+    error = gw_compare_begin(volume, &different);
     if (error)
         return error;
     error = local->target->ops->view(local->target, &view);

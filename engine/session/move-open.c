@@ -20,14 +20,20 @@
 static void check_format(struct gw_move *move, const struct gw_vm_disk *disk)
 {
     enum gw_image_format format;
+    struct gw_nbd_image image;
 
-    if (gw_nbd_format_is_known(disk->format))
+    if (gw_nbd_format_is_known(disk->format)) {
+        /* What QEMU itself tells of a qcow2 is told already, and better. */
+        if (move->reasons.count == 0 && gw_nbd_image_check(disk->path, disk->format, &image))
+            gw_reasons_add(&move->reasons, "disk %s: %s", disk->name, gw_error_message());
         return;
+    }
     if (gw_image_format_parse(disk->format, &format) || format == GW_IMAGE_PROBE) {
-        gw_reasons_add(&move->reasons,
-                       "disk %s is a %s image: a disk in use must be raw, VHDX or qcow2; convert "
-                       "it with qemu-img first",
-                       disk->name, disk->format);
+        gw_reasons_add(
+            &move->reasons,
+            "disk %s is a %s image: a disk in use must be raw, VHDX, qcow2, VDI or VMDK; "
+            "convert it with qemu-img first",
+            disk->name, disk->format);
     }
 }
 
@@ -335,18 +341,25 @@ static int open_guard(struct gw_move *move)
     return gw_guard_start(&options, &move->guard);
 }
 
+static int make_socket_dir(struct gw_move *move)
+{
+    char path[GW_PARTIAL_SOCKETS_MAX];
+
+    gw_partial_sockets(move->source->epoch, path);
+    if (mkdir(path, 0700))
+        return gw_fail_write(-errno, "no folder for QEMU's socket: %s", path);
+    memcpy(move->socket_dir, path, sizeof(path));
+    return 0;
+}
+
 int gw_move_open_volumes(struct gw_move *move)
 {
-    int error;
+    /* The note before anything is made or changed, the guard before the guest is ever stopped (opening a
+     * disk may do that). */
+    int error = gw_move_begin_partial(move);
 
-    snprintf(move->socket_dir, sizeof(move->socket_dir), "/tmp/godwit-XXXXXX");
-    if (!mkdtemp(move->socket_dir)) {
-        move->socket_dir[0] = '\0';
-        return gw_fail_errno(-errno, "no folder for QEMU's socket");
-    }
-    /* The note before anything of QEMU is changed, the guard before the guest is ever stopped
-     * (opening a disk may do that). */
-    error = gw_move_begin_partial(move);
+    if (!error)
+        error = make_socket_dir(move);
     if (!error)
         error = gw_vm_prepare_source(move->qmp);
     if (!error)

@@ -297,8 +297,12 @@ static void listen_once(struct gw_move *move, int timeout_ms)
     }
     if (gw_message_is(message, "handover"))
         error = gw_switchover_hear(&move->switchover, peer->instance_id, message);
-    else if (gw_message_is(message, "error"))
+    else if (gw_message_is(message, "error")) {
         keep_cause(move, gw_message_raise(message));
+        /* A step of its failed: it will never be ready, and may not be able to promise anything. */
+        if (move->switchover.machine.state == GW_HANDOVER_WAITING)
+            event(move, GW_EVENT_CANCEL);
+    }
     json_decref(message);
     if (error)
         gw_log(GW_LOG_WARNING, "move %s: %s", move->source->epoch, gw_error_message());
@@ -330,8 +334,6 @@ static void hand_over(struct gw_move *move)
     set_phase(move, GW_PHASE_HANDOVER);
     gw_source_set_limit(move->source, pause_limit_ms(move));
     event(move, GW_EVENT_CONVERGED);
-    if (*state == GW_HANDOVER_UNDOING && is_vmm_gone(move))
-        event(move, GW_EVENT_VMM_GONE);
     while (*state == GW_HANDOVER_WAITING)
         listen_once(move, GW_SLOW_REPLY_TIMEOUT_MS);
     while ((*state == GW_HANDOVER_COMMITTED || *state == GW_HANDOVER_IN_DOUBT ||
@@ -349,6 +351,9 @@ static void close_attempt(struct gw_move *move)
     uint64_t deadline = gw_clock_ns() + CLOSE_TIMEOUT_MS * GW_NS_PER_MS;
 
     move->source->is_cancel_ignored = true;
+    /* An undo that QEMU did not answer: its connection closes before its process has ended. */
+    if (*state == GW_HANDOVER_UNDOING && is_vmm_gone(move))
+        event(move, GW_EVENT_VMM_GONE);
     while (!is_settled(*state) && move->switchover.control && gw_clock_ns() < deadline &&
            (*state == GW_HANDOVER_RESUMED || *state == GW_HANDOVER_GONE))
         listen_once(move, 1000);
@@ -425,6 +430,7 @@ static int run_move(struct gw_move *move)
     else
         event(move, GW_EVENT_CANCEL);
     close_attempt(move);
+    move->steps.keeps &= move->switchover.keeps;
     return 0;
 }
 

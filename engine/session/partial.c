@@ -73,9 +73,11 @@ static int write_file(const char *path, const json_t *object)
     fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0 || write(fd, text, length) != (ssize_t)length || fsync(fd) ||
         rename(temporary, path))
-        error = gw_fail_errno(-errno, "cannot write %s", path);
+        error = gw_fail_write(-errno, "cannot write %s", path);
     if (fd >= 0)
         close(fd);
+    if (error)
+        unlink(temporary);
     free(text);
     return error;
 }
@@ -91,7 +93,7 @@ int gw_partial_write(const struct gw_environment *environment, struct gw_partial
     partial->changed_ns = gw_clock_wall_ns();
     error = folder_of(environment, folder);
     if (!error && mkdir(folder, 0700) && errno != EEXIST)
-        error = gw_fail_errno(-errno, "cannot make the folder %s", folder);
+        error = gw_fail_write(-errno, "cannot make the folder %s", folder);
     if (!error)
         error = path_of(environment, partial->epoch, partial->side, path);
     if (error)
@@ -238,6 +240,21 @@ static void end_launched(const struct gw_partial *partial)
     gw_folder_remove(ram_dir);
 }
 
+void gw_partial_sockets(const char *epoch, char *out)
+{
+    snprintf(out, GW_PARTIAL_SOCKETS_MAX, "/tmp/godwit-%.12s", epoch);
+}
+
+static void remove_sockets(const struct gw_partial *partial)
+{
+    char folder[GW_PARTIAL_SOCKETS_MAX];
+
+    if (partial->side != GW_SIDE_SOURCE || strcmp(text_of(partial->detail, "kind"), "move") != 0)
+        return;
+    gw_partial_sockets(partial->epoch, folder);
+    gw_folder_remove(folder);
+}
+
 static void clean_vmm(const struct gw_environment *environment, const struct gw_partial *partial)
 {
     pid_t pid = (pid_t)json_integer_value(json_object_get(partial->detail, "pid"));
@@ -331,6 +348,25 @@ static enum known ask_journal(const struct gw_environment *environment,
     return error || !gw_handover_is_ended(state) ? OPEN : ENDED;
 }
 
+/* A move that ended at its target when its images were complete: no part has its name any more. */
+static bool has_parts(const struct gw_partial *partial)
+{
+    const json_t *disk;
+    size_t index;
+
+    if (partial->side != GW_SIDE_TARGET || strcmp(text_of(partial->detail, "kind"), "move") != 0)
+        return true;
+    json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
+    {
+        const char *part = text_of(disk, "part");
+
+        /* A device has no other name: what is on it may be a part. */
+        if (!part[0] || access(part, F_OK) == 0)
+            return true;
+    }
+    return false;
+}
+
 static int look_at(const struct gw_partial *partial, void *context)
 {
     const struct rounds *rounds = context;
@@ -339,12 +375,17 @@ static int look_at(const struct gw_partial *partial, void *context)
     bool is_late = age_ns / GW_NS_PER_S >= (uint64_t)environment->keep_partial_hours * 3600;
     enum known known = ask_journal(environment, partial);
 
+    /* Whatever comes of the move: nobody goes on from a socket. */
+    if (rounds->is_start)
+        remove_sockets(partial);
     /* Recovery, or whoever has it in hand, sees to it. */
     if (known == OPEN || gw_attend(environment->attended, partial->epoch, partial->side))
         return 0;
     if (rounds->is_start && known == UNKNOWN && partial->side == GW_SIDE_TARGET)
         end_launched(partial);
-    if (partial->is_kept ? is_late : rounds->is_start) {
+    if (partial->is_kept && (known != ENDED || !rounds->is_start || has_parts(partial))
+            ? is_late
+            : rounds->is_start) {
         gw_log(GW_LOG_INFO, "migration %.12s: what it left here is removed", partial->epoch);
         /* The target of one that died before its first record would wait for it. */
         gw_partial_cancel(environment, partial);

@@ -39,6 +39,11 @@ void gw_partial_forget(const struct gw_environment *environment, const char *epo
 int gw_partial_each(const struct gw_environment *environment,
                     int (*each)(const struct gw_partial *partial, void *context), void *context);
 
+/* The folder for the socket of QEMU's NBD server, of a move at its source: its name comes from the epoch, so
+ * that the note is enough to find it. out has GW_PARTIAL_SOCKETS_MAX bytes. */
+#define GW_PARTIAL_SOCKETS_MAX 32u
+void gw_partial_sockets(const char *epoch, char *out);
+
 /* What it stands for goes too: the partial images, or godwit's bitmaps and settings in QEMU. */
 void gw_partial_drop(const struct gw_environment *environment, const struct gw_partial *partial);
 

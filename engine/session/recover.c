@@ -155,7 +155,7 @@ static void recover_source(const struct gw_environment *environment,
     if (gw_handover_is_ended(switchover.machine.state)) {
         if (log)
             gw_guard_close_log(log);
-        if (!steps.keeps)
+        if (!switchover.keeps)
             gw_partial_forget(environment, entry->epoch, GW_SIDE_SOURCE);
     }
     gw_qmp_close(steps.qmp);
@@ -164,11 +164,12 @@ static void recover_source(const struct gw_environment *environment,
     json_decref(switchover.peer_times);
 }
 
-/* Partial images of an agent that died stay for a later attempt. */
+/* Partial images of an agent that died stay for a later attempt: of one that was not complete yet. */
 static bool keep_parts(const struct gw_environment *environment, const char *epoch,
-                       struct gw_partial *partial)
+                       enum gw_handover_state state, struct gw_partial *partial)
 {
-    return gw_partial_read(environment, epoch, GW_SIDE_TARGET, partial) == 0 && partial->is_kept &&
+    return (state == GW_HANDOVER_RECEIVING || state == GW_HANDOVER_ABORTED) &&
+           gw_partial_read(environment, epoch, GW_SIDE_TARGET, partial) == 0 && partial->is_kept &&
            gw_partial_write(environment, partial) == 0;
 }
 
@@ -186,7 +187,7 @@ static void recover_target(const struct gw_environment *environment,
         (person == GW_EVENT_COUNT && (state == GW_HANDOVER_PREPARED || state == GW_HANDOVER_LOST)))
         return;
     gw_target_steps_reconnect(&steps);
-    steps.keeps_parts = keep_parts(environment, entry->epoch, &partial);
+    steps.keeps_parts = keep_parts(environment, entry->epoch, state, &partial);
     prepare(environment, entry, &switchover);
     switchover.act = act_target;
     switchover.context = &steps;
@@ -213,11 +214,24 @@ void gw_recover_entry(const struct gw_environment *environment,
         recover_target(environment, entry, person, out);
 }
 
+/* The guest runs here, or has ended by itself: only the target's part is to be tidied up, which is in no hurry
+ * where nobody answers. */
+static bool may_wait(const struct gw_journal_entry *entry)
+{
+    enum gw_handover_state state;
+
+    return gw_handover_state_parse(entry->state, &state) == 0 &&
+           (state == GW_HANDOVER_RESUMED || state == GW_HANDOVER_GONE) &&
+           !json_is_true(json_object_get(entry->detail, GW_CONTRADICTED));
+}
+
 static int recover_one(const struct gw_journal_entry *entry, void *context)
 {
     const struct gw_environment *environment = context;
     struct gw_recovered recovered;
 
+    if (may_wait(entry) && !gw_attended_is_due(environment->attended, entry->epoch, entry->side))
+        return 0;
     if (gw_attend(environment->attended, entry->epoch, entry->side))
         return 0;
     gw_recover_entry(environment, entry, GW_EVENT_COUNT, &recovered);

@@ -2,7 +2,7 @@
 /*
  * serve: the receiving side's session, shared by its parts: serve.c (the conversation, channels),
  * serve-rejoin.c (the wait for a source whose link was lost), serve-disks.c (volumes that are files)
- * and serve-vm.c (the VM and its handover). Private to engine/session.
+ * and serve-vm.c with serve-vm-make.c (the VM and its handover). Private to engine/session.
  * Errors: as migration.h.
  * Threads: as migration.h.
  * Units: bytes.
@@ -178,7 +178,7 @@ void gw_serve_end_journals(struct gw_serve *serve);
 bool gw_serve_gives_back(const struct gw_serve *serve);
 void gw_serve_close_partial(struct gw_serve *serve);
 
-/* serve-vm.c: the target's QEMU, made ready for the offer; what the source is told goes into reply.
+/* serve-vm-make.c: the target's QEMU, made ready for the offer; what the source is told goes into reply.
  */
 int gw_serve_vm_offer(struct gw_serve *serve, const json_t *offer, json_t *reply);
 /* A message of the handover, of this session's move or of an earlier one that the journal knows. */

@@ -5,6 +5,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
@@ -123,14 +124,21 @@ int gw_storage_resolve(const struct gw_environment *environment, const char *wan
 
 void gw_folder_remove(const char *folder)
 {
-    DIR *entries = opendir(folder);
+    /* One that somebody else made there in the meantime is theirs. */
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    struct stat status;
+    DIR *entries =
+        fd >= 0 && fstat(fd, &status) == 0 && status.st_uid == geteuid() ? fdopendir(fd) : NULL;
     const struct dirent *entry;
 
+    if (!entries && fd >= 0)
+        close(fd);
     while (entries && (entry = readdir(entries)) != NULL)
         if (entry->d_type != DT_DIR)
             unlinkat(dirfd(entries), entry->d_name, 0);
-    if (entries)
-        closedir(entries);
+    if (!entries)
+        return;
+    closedir(entries);
     if (rmdir(folder) && errno != ENOENT)
         gw_log(GW_LOG_WARNING, "%s is not empty and stays", folder);
 }

@@ -70,13 +70,14 @@ static void note(struct gw_switchover *switchover, enum gw_handover_action actio
     if (message != GW_EVENT_COUNT && switchover->control)
         gw_message_send(
             switchover->control,
-            json_pack("{s:s,s:s,s:s,s:b,s:o*,s:o*}", "type", "handover", "message",
-                      gw_handover_event_name(message), "epoch", switchover->epoch, "keep",
-                      (int)(switchover->keeps && action == GW_ACT_SEND_ABORT), "steps_ms",
-                      message == GW_EVENT_RUNNING ? gw_switchover_times(switchover) : NULL, "cause",
-                      is_refusal(message) && switchover->cause.code
-                          ? json_string(switchover->cause.text)
-                          : NULL));
+            json_pack(
+                "{s:s,s:s,s:s,s:b,s:o*,s:o*,s:o*}", "type", "handover", "message",
+                gw_handover_event_name(message), "epoch", switchover->epoch, "keep",
+                (int)(switchover->keeps && action == GW_ACT_SEND_ABORT), "kept",
+                message == GW_EVENT_ABORTED ? json_boolean(switchover->keeps) : NULL, "steps_ms",
+                message == GW_EVENT_RUNNING ? gw_switchover_times(switchover) : NULL, "cause",
+                is_refusal(message) && switchover->cause.code ? json_string(switchover->cause.text)
+                                                              : NULL));
 }
 
 static void note_vmm_gone(struct gw_switchover *switchover)
@@ -106,8 +107,13 @@ static int step(struct gw_switchover *switchover, enum gw_handover_action action
     gw_log(GW_LOG_DEBUG, "move %s: %s: %s, %.1f ms", switchover->epoch,
            gw_handover_action_name(action), error ? gw_error_message() : "done",
            (double)switchover->action_ns[action] / 1e6);
-    if (error && !switchover->cause.code)
+    if (error && !switchover->cause.code) {
         gw_error_take(error, &switchover->cause);
+        /* The words go to the source before the machine says what follows; what a source gives up for it
+         * says in its ABORT. */
+        if (switchover->side == GW_SIDE_TARGET && switchover->control)
+            gw_message_send_error(switchover->control, error);
+    }
     if (error && switchover->is_vmm_gone && switchover->is_vmm_gone(switchover->context))
         note_vmm_gone(switchover);
     if (error && action == GW_ACT_CONT && switchover->side == GW_SIDE_TARGET)
@@ -230,6 +236,11 @@ int gw_switchover_hear(struct gw_switchover *switchover, const uint8_t *instance
                         switchover->epoch);
     if (!error && gw_handover_message_parse(name, &event))
         error = gw_fail(-EPROTO, "handover: '%.40s' is not a message", name);
+    /* The target promises, and has nothing that a later attempt could go on from. */
+    if (!error && event == GW_EVENT_ABORTED &&
+        memcmp(instance, switchover->machine.peer_instance, GW_ID_SIZE) == 0 &&
+        json_is_false(json_object_get(message, "kept")))
+        switchover->keeps = false;
     if (!error)
         error = gw_handover_hear(&switchover->machine, instance, event, &actions);
     return error ? error : run(switchover, &actions);

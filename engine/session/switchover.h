@@ -34,7 +34,8 @@ struct gw_switchover {
     struct gw_error cause; /* of the first step that failed */
     bool
         wants_redial; /* the machine asked for the link again; recovery dials every few seconds anyway */
-    bool keeps;       /* source: the target need not remove what a later attempt can go on from */
+    /* Source: the target need not remove what a later attempt can go on from. Target: there is some. */
+    bool keeps;
     enum gw_handover_state shown;     /* what the log has said */
     json_t *peer_times;               /* the target's steps, as it told them; the owner decrefs */
     uint64_t heard_ns;                /* when the newest message of the peer came */

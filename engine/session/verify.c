@@ -123,39 +123,44 @@ int gw_verify_read(struct gw_source_volume *volume, uint64_t offset, uint64_t le
     return error;
 }
 
-/* Every granule that is not wholly within a hole, in order. */
-static int walk(struct gw_source_volume *volume, struct digest *digest, uint8_t *buffer)
+int gw_verify_next(struct gw_verify_walk *walk, uint8_t *buffer, uint64_t *offset, uint64_t *length)
 {
-    struct gw_extent extent = {0};
-    uint64_t offset = 0;
-    int error = 0;
+    const struct gw_extent *extent = &walk->extent;
+    int error;
 
-    while (!error && offset < volume->size) {
-        uint64_t length = gw_min(GW_VERIFY_GRANULE, volume->size - offset), left;
+    while (walk->offset < walk->end) {
+        uint64_t left;
 
+        *offset = walk->offset;
+        *length = gw_min(walk->granule, walk->end - walk->offset);
         /* Once for each extent: a look for holes costs more the longer the run of data is. */
-        if (offset >= extent.offset + extent.length)
-            error = volume->ops->next_extent(volume, offset, &extent);
-        if (error)
-            break;
-        left = extent.offset + extent.length - offset;
-        if (extent.kind != GW_EXTENT_DATA && left >= length) {
-            offset += gw_max(gw_align_down(left, GW_VERIFY_GRANULE), length);
-            continue;
+        if (walk->offset >= extent->offset + extent->length) {
+            error = walk->volume->ops->next_extent(walk->volume, walk->offset, &walk->extent);
+            if (error)
+                return error;
         }
-        error = gw_verify_read(volume, offset, length, buffer);
-        if (!error)
-            add(digest, offset / GW_VERIFY_GRANULE, buffer, length);
-        offset += length;
+        left = extent->offset + extent->length - walk->offset;
+        if (extent->kind == GW_EXTENT_DATA || left < *length) {
+            walk->offset += *length;
+            return gw_verify_read(walk->volume, *offset, *length, buffer);
+        }
+        walk->offset += gw_max(gw_align_down(left, walk->granule), *length);
     }
-    return error;
+    *length = 0;
+    return 0;
 }
 
 static int touch_volume(void *context)
 {
     struct subject *subject = context;
+    struct gw_verify_walk walk = {
+        .volume = subject->volume, .end = subject->volume->size, .granule = GW_VERIFY_GRANULE};
+    uint64_t offset, length;
+    int error;
 
-    return walk(subject->volume, &subject->digest, subject->buffer);
+    while ((error = gw_verify_next(&walk, subject->buffer, &offset, &length)) == 0 && length > 0)
+        add(&subject->digest, offset / GW_VERIFY_GRANULE, subject->buffer, length);
+    return error;
 }
 
 int gw_verify_source(struct gw_source_volume *volume, uint8_t *out)

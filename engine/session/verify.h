@@ -24,6 +24,18 @@ int gw_verify_source(struct gw_source_volume *volume, uint8_t *digest);
 /* The bytes of a range into a buffer, which has room for length and 4096 more. */
 int gw_verify_read(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
                    uint8_t *into);
+/* A walk over the granules of a volume that are not wholly within a hole, in order. */
+struct gw_verify_walk {
+    struct gw_source_volume *volume;
+    uint64_t offset, end; /* where it is; where it ends, at most the volume's size */
+    uint64_t granule;
+    struct gw_extent extent; /* zeroed at first */
+};
+
+/* Reads the next one into the buffer, which has room for a granule and 4096 more. *length is 0 where
+ * there is none; walk->offset is behind what was looked at. */
+int gw_verify_next(struct gw_verify_walk *walk, uint8_t *buffer, uint64_t *offset,
+                   uint64_t *length);
 int gw_verify_memory(const void *memory, uint64_t size, uint8_t *digest);
 
 #endif

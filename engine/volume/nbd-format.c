@@ -1,26 +1,237 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What is known of the formats that go through qemu-nbd: which there are, and what the header of
- * an image at rest says (QEMU, docs/interop/qcow2.txt). An image that names other files, by which it
- * could have qemu-nbd read what nobody gave us, is refused.
+ * What is known of the formats that go through qemu-nbd: which there are, how qemu-img is asked for one,
+ * and what the header of an image says (QEMU, docs/interop/qcow2.txt and block/vdi.c; VMware, "Virtual
+ * Disk Format 5.0"). An image that names other files, by which it could have qemu-nbd read what nobody
+ * gave us, is refused.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/bytes.h"
+#include "common/checked.h"
 #include "common/error.h"
 #include "engine/volume/nbd.h"
 
-#define HEADER_SIZE        104u
+#define HEADER_SIZE 512u
+#define SECTOR      512u
+
+/* What to do with an image that cannot be copied as a file. */
+#define SERVE_IT "serve it with qemu-nbd and copy from nbd+unix://"
+
+struct format {
+    const char *name;
+    const char *magic; /* the first bytes */
+    /* For qemu-img create -o: one file, and nothing allocated. */
+    const char *create;
+    bool has_cluster_size; /* may be chosen: cluster_size=, in place of create */
+    int (*check)(const char *path, const uint8_t *header, struct gw_nbd_image *out);
+    /* Of an image made here that holds its own name; else NULL. */
+    int (*rename)(const char *path, const uint8_t *header, const char *name);
+};
+
+/* ---- qcow2: big endian ---- */
+
 #define DATA_FILE          (1u << 2) /* incompatible features: the data lie in another file */
 #define CLUSTER_BITS_LEAST 9u
 #define CLUSTER_BITS_MOST  21u
 
+static int check_qcow2(const char *path, const uint8_t *header, struct gw_nbd_image *out)
+{
+    uint32_t version = gw_get_be32(header + 4), bits = gw_get_be32(header + 20);
+    uint64_t features = version >= 3 ? gw_get_be64(header + 72) : 0;
+
+    if (version < 2 || version > 3 || bits < CLUSTER_BITS_LEAST || bits > CLUSTER_BITS_MOST)
+        return gw_fail(-EUCLEAN, "%s is no qcow2 image of version 2 or 3", path);
+    if (gw_get_be64(header + 8))
+        return gw_fail(-ENOTSUP,
+                       "%s is a layer above another image: make one of them with 'qemu-img convert "
+                       "-O qcow2' first, or " SERVE_IT,
+                       path);
+    if (features & DATA_FILE)
+        return gw_fail(-ENOTSUP, "%s keeps its data in another file: " SERVE_IT, path);
+    if (gw_get_be32(header + 32))
+        return gw_fail(-ENOTSUP,
+                       "%s is encrypted: serve it with qemu-nbd and its key, and copy from "
+                       "nbd+unix://",
+                       path);
+    if (gw_get_be32(header + 60))
+        return gw_fail(-ENOTSUP,
+                       "%s holds %u snapshots, which would be lost: delete them with 'qemu-img "
+                       "snapshot -d', or " SERVE_IT,
+                       path, gw_get_be32(header + 60));
+    out->cluster_size = 1u << bits;
+    out->virtual_size = gw_get_be64(header + 24);
+    return 0;
+}
+
+/* ---- VDI: little endian ---- */
+
+#define VDI_SIGNATURE 0xbeda107fu
+#define VDI_DYNAMIC   1u
+#define VDI_STATIC    2u
+
+static int check_vdi(const char *path, const uint8_t *header, struct gw_nbd_image *out)
+{
+    static const uint8_t none[16];
+    uint32_t kind = gw_get_le32(header + 0x4c);
+
+    if (gw_get_le32(header + 0x40) != VDI_SIGNATURE || gw_get_le32(header + 0x44) != 0x10001u)
+        return gw_fail(-EUCLEAN, "%s is no VDI image of version 1.1", path);
+    /* The image that this one lies above, and that one's last change. */
+    if ((kind != VDI_DYNAMIC && kind != VDI_STATIC) ||
+        memcmp(header + 0x1a8, none, sizeof(none)) != 0 ||
+        memcmp(header + 0x1b8, none, sizeof(none)) != 0)
+        return gw_fail(-ENOTSUP,
+                       "%s is a layer above another VDI image: make one of them with 'VBoxManage "
+                       "clonemedium' first",
+                       path);
+    out->cluster_size = gw_get_le32(header + 0x178);
+    out->virtual_size = gw_get_le64(header + 0x170);
+    return 0;
+}
+
+/* ---- VMDK: little endian, with a text in it, the descriptor ---- */
+
+#define DESCRIPTOR_MOST (64u << 10)
+#define GRAIN_MOST      (1u << 16) /* sectors */
+
+struct descriptor {
+    off_t offset;
+    size_t length; /* the room for the text */
+    char *text;    /* length bytes and a zero byte: to be freed */
+};
+
+static int read_descriptor(const char *path, const uint8_t *header, struct descriptor *out)
+{
+    uint64_t offset = gw_get_le64(header + 28), length = gw_get_le64(header + 36);
+    ssize_t got = -1;
+    int fd;
+
+    if (offset == 0 || offset > UINT32_MAX || length == 0 || length > DESCRIPTOR_MOST / SECTOR)
+        return gw_fail(-EUCLEAN, "%s has no VMDK descriptor where its header says", path);
+    out->offset = (off_t)(offset * SECTOR);
+    out->length = length * SECTOR;
+    out->text = calloc(1, out->length + 1);
+    if (!out->text)
+        return gw_fail(-ENOMEM, "no memory for a VMDK descriptor");
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd >= 0) {
+        got = pread(fd, out->text, out->length, out->offset);
+        close(fd);
+    }
+    if (got > 0)
+        return 0;
+    free(out->text);
+    return gw_fail(-EIO, "%s: cannot read its VMDK descriptor", path);
+}
+
+/* The descriptor of a header without a capacity names the files that hold the data. */
+static int check_vmdk(const char *path, const uint8_t *header, struct gw_nbd_image *out)
+{
+    uint64_t sectors = gw_get_le64(header + 12), grain = gw_get_le64(header + 20);
+    struct descriptor descriptor;
+    int error;
+
+    if (gw_get_le32(header + 4) < 1 || gw_get_le32(header + 4) > 3 || sectors == 0 ||
+        sectors > INT64_MAX / SECTOR || grain == 0 || grain > GRAIN_MOST)
+        return gw_fail(
+            -ENOTSUP,
+            "%s is no VMDK image that is one sparse file: make one with 'qemu-img convert "
+            "-O vmdk' first, or " SERVE_IT,
+            path);
+    error = read_descriptor(path, header, &descriptor);
+    if (error)
+        return error;
+    if (strstr(descriptor.text, "parentFileNameHint"))
+        error = gw_fail(-ENOTSUP,
+                        "%s is a layer above another VMDK image: make one of them with 'qemu-img "
+                        "convert -O vmdk' first, or " SERVE_IT,
+                        path);
+    else if (!strstr(descriptor.text, "createType=\"monolithicSparse\"") &&
+             !strstr(descriptor.text, "createType=\"streamOptimized\""))
+        error = gw_fail(-ENOTSUP,
+                        "%s is a VMDK image of several files: make one with 'qemu-img convert -O "
+                        "vmdk' first, or " SERVE_IT,
+                        path);
+    free(descriptor.text);
+    out->cluster_size = (uint32_t)grain * SECTOR;
+    out->virtual_size = sectors * SECTOR;
+    return error;
+}
+
+static int write_descriptor(const char *path, const struct descriptor *descriptor)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    ssize_t put = -1;
+
+    if (fd >= 0) {
+        put = pwrite(fd, descriptor->text, descriptor->length, descriptor->offset);
+        close(fd);
+    }
+    return put == (ssize_t)descriptor->length
+               ? 0
+               : gw_fail_errno(-errno, "%s: cannot write its VMDK descriptor", path);
+}
+
+/* The line of the one extent: RW 2048 SPARSE "NAME". */
+static int rename_vmdk(const char *path, const uint8_t *header, const char *name)
+{
+    struct descriptor old, new = {.text = NULL};
+    char *begin, *end = NULL;
+    int error = read_descriptor(path, header, &old), length;
+
+    if (error)
+        return error;
+    new = old;
+    new.text = calloc(1, new.length + 1);
+    begin = strstr(old.text, "SPARSE \"");
+    if (begin)
+        end = strchr(begin + strlen("SPARSE \""), '"');
+    if (!new.text)
+        error = gw_fail(-ENOMEM, "no memory for a VMDK descriptor");
+    else if (!end)
+        error = gw_fail(-EUCLEAN, "%s: its VMDK descriptor names no extent", path);
+    if (!error) {
+        *begin = '\0';
+        length = snprintf(new.text, new.length, "%sSPARSE \"%s%s", old.text, name, end);
+        error = length < (int)new.length
+                    ? write_descriptor(path, &new)
+                    : gw_fail(-ENAMETOOLONG, "%s: %s does not fit its VMDK descriptor", path, name);
+    }
+    free(old.text);
+    free(new.text);
+    return error;
+}
+
+/* ---- all of them ---- */
+
+static const struct format formats[] = {
+    {"qcow2", "QFI\xfb", "preallocation=off", true, check_qcow2, NULL},
+    {"vdi", "<<< ", "static=off", false, check_vdi, NULL},
+    {"vmdk", "KDMV", "subformat=monolithicSparse", false, check_vmdk, rename_vmdk},
+};
+
+static const struct format *find_format(const char *name)
+{
+    for (size_t i = 0; i < GW_ARRAY_LENGTH(formats); i++)
+        if (strcmp(formats[i].name, name) == 0)
+            return &formats[i];
+    return NULL;
+}
+
+static bool begins_as(const struct format *format, const uint8_t *header)
+{
+    return memcmp(header, format->magic, strlen(format->magic)) == 0;
+}
+
 bool gw_nbd_format_is_known(const char *format)
 {
-    return strcmp(format, "qcow2") == 0;
+    return find_format(format) != NULL;
 }
 
 /* Fills header; what lies behind the file's end is zero. */
@@ -45,45 +256,50 @@ const char *gw_nbd_format_probe(const char *path)
 
     if (read_header(path, header))
         return NULL;
-    return memcmp(header, "QFI\xfb", 4) == 0 && gw_get_be32(header + 4) >= 2 ? "qcow2" : NULL;
+    for (size_t i = 0; i < GW_ARRAY_LENGTH(formats); i++)
+        if (begins_as(&formats[i], header))
+            return formats[i].name;
+    return NULL;
 }
 
-int gw_nbd_image_check(const char *path, struct gw_nbd_image *out)
+static int read_known(const char *path, const char *name, const struct format **format,
+                      uint8_t *header)
 {
-    uint8_t header[HEADER_SIZE];
-    uint32_t version, bits;
-    uint64_t features;
-    int error = read_header(path, header);
+    int error;
 
-    if (error)
+    *format = find_format(name);
+    if (!*format)
+        return gw_fail(-ENOTSUP, "%s: images of the format %.32s are not read", path, name);
+    error = read_header(path, header);
+    if (error || begins_as(*format, header))
         return error;
-    version = gw_get_be32(header + 4);
-    bits = gw_get_be32(header + 20);
-    features = version >= 3 ? gw_get_be64(header + 72) : 0;
-    if (memcmp(header, "QFI\xfb", 4) != 0 || version < 2 || version > 3 ||
-        bits < CLUSTER_BITS_LEAST || bits > CLUSTER_BITS_MOST)
-        return gw_fail(-EUCLEAN, "%s is no qcow2 image of version 2 or 3", path);
-    if (gw_get_be64(header + 8))
-        return gw_fail(-ENOTSUP,
-                       "%s is a layer above another image: make one of them with 'qemu-img convert "
-                       "-O qcow2' first, or serve it with qemu-nbd and copy from nbd+unix://",
-                       path);
-    if (features & DATA_FILE)
-        return gw_fail(-ENOTSUP,
-                       "%s keeps its data in another file: serve it with qemu-nbd and copy from "
-                       "nbd+unix://",
-                       path);
-    if (gw_get_be32(header + 32))
-        return gw_fail(-ENOTSUP,
-                       "%s is encrypted: serve it with qemu-nbd and its key, and copy from "
-                       "nbd+unix://",
-                       path);
-    if (gw_get_be32(header + 60))
-        return gw_fail(-ENOTSUP,
-                       "%s holds %u snapshots, which would be lost: delete them with 'qemu-img "
-                       "snapshot -d', or serve it with qemu-nbd and copy from nbd+unix://",
-                       path, gw_get_be32(header + 60));
-    out->cluster_size = 1u << bits;
-    out->virtual_size = gw_get_be64(header + 24);
-    return 0;
+    return gw_fail(-EUCLEAN, "%s is no %s image that is one file", path, name);
+}
+
+int gw_nbd_image_check(const char *path, const char *name, struct gw_nbd_image *out)
+{
+    const struct format *format;
+    uint8_t header[HEADER_SIZE];
+    int error = read_known(path, name, &format, header);
+
+    return error ? error : format->check(path, header, out);
+}
+
+int gw_nbd_image_rename(const char *path, const char *name, const char *final)
+{
+    const struct format *format;
+    uint8_t header[HEADER_SIZE];
+    int error = read_known(path, name, &format, header);
+
+    return error || !format->rename ? error : format->rename(path, header, final);
+}
+
+void gw_nbd_create_options(const char *name, uint32_t cluster_size, char *out, size_t size)
+{
+    const struct format *format = find_format(name);
+
+    if (format->has_cluster_size && cluster_size)
+        snprintf(out, size, "cluster_size=%u", cluster_size);
+    else
+        snprintf(out, size, "%s", format->create);
 }

@@ -262,9 +262,7 @@ int gw_nbd_source_open_image(const char *path, const char *format, struct gw_sou
     struct nbd_source *disk;
     int error;
 
-    if (!gw_nbd_format_is_known(format))
-        return gw_fail(-ENOTSUP, "%s: images of the format %.32s are not read", path, format);
-    error = gw_nbd_image_check(path, &image);
+    error = gw_nbd_image_check(path, format, &image);
     if (!error)
         error = new_source("image", &disk);
     if (error)

@@ -124,7 +124,7 @@ static int check_image(const struct nbd_target *disk)
 static int finish(struct gw_target_volume *volume)
 {
     struct nbd_target *disk = of(volume);
-    char folder[PATH_MAX];
+    char folder[PATH_MAX], name[PATH_MAX];
     int error = sync_image(volume);
 
     if (error)
@@ -134,6 +134,10 @@ static int finish(struct gw_target_volume *volume)
     error = gw_nbd_server_finish(&disk->server, volume->name);
     if (!error)
         error = check_image(disk);
+    if (!error) {
+        snprintf(name, sizeof(name), "%s", disk->path);
+        error = gw_nbd_image_rename(disk->part, disk->format, basename(name));
+    }
     if (!error)
         error = sync_path(disk->part, 0);
     if (error)
@@ -179,9 +183,9 @@ static const struct gw_target_ops ops = {
 /* The file is made here, where a name that is taken is seen, and private; qemu-img keeps it. */
 static int make_image(struct nbd_target *disk, const struct gw_nbd_target_options *options)
 {
-    char size[32], cluster[48] = "preallocation=off";
+    char size[32], shape[48];
     const char *const words[] = {"qemu-img", "create", "-q",       "-f", disk->format, "-o",
-                                 cluster,    "--",     disk->part, size, NULL};
+                                 shape,      "--",     disk->part, size, NULL};
     struct gw_error kept;
     int status, error, fd = open(disk->part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
@@ -190,8 +194,7 @@ static int make_image(struct nbd_target *disk, const struct gw_nbd_target_option
     close(fd);
     disk->is_made = true;
     snprintf(size, sizeof(size), "%llu", (unsigned long long)options->size);
-    if (options->cluster_size)
-        snprintf(cluster, sizeof(cluster), "cluster_size=%u", options->cluster_size);
+    gw_nbd_create_options(disk->format, options->cluster_size, shape, sizeof(shape));
     error = gw_tool_run(words, CREATE_TIMEOUT_S, &status);
     if (error || status == 0)
         return error;

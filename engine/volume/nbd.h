@@ -20,14 +20,18 @@ bool gw_nbd_format_is_known(const char *format);
 /* The format that the file at path begins as, when it is one of those; else NULL. */
 const char *gw_nbd_format_probe(const char *path);
 
-/* What the header of an image at rest says. */
+/* What the header of an image says. */
 struct gw_nbd_image {
     uint64_t virtual_size;
     uint32_t cluster_size;
 };
 /* -EUCLEAN for what is no such image; -ENOTSUP for one that names other files, is encrypted, or
  * holds what a copy would lose (snapshots). */
-int gw_nbd_image_check(const char *path, struct gw_nbd_image *out);
+int gw_nbd_image_check(const char *path, const char *format, struct gw_nbd_image *out);
+/* Writes the name that the image at path will have into it, where its format keeps that (VMDK). */
+int gw_nbd_image_rename(const char *path, const char *format, const char *name);
+/* For qemu-img create -o. cluster_size 0: the format's own choice; some take no other. */
+void gw_nbd_create_options(const char *format, uint32_t cluster_size, char *out, size_t size);
 
 struct gw_nbd_source_options {
     const char *name;
@@ -62,7 +66,7 @@ struct gw_nbd_target_options {
     const char *epoch;  /* part of the name until the end */
     const char *format; /* -ENOTSUP unless gw_nbd_format_is_known */
     uint64_t size;
-    uint32_t cluster_size; /* qcow2: 0 for the format's own choice */
+    uint32_t cluster_size; /* 0 for the format's own choice; some take no other */
 };
 
 /* Makes PATH.godwit-EPOCH.part with qemu-img and writes it through a qemu-nbd. finish ends that,

@@ -197,6 +197,17 @@ const char *hosts_transport(const struct hosts *hosts)
     return text ? text : "";
 }
 
+bool hosts_end_well(struct hosts *hosts, const char *transport)
+{
+    bool is_good = hosts_end_copy(hosts) == 0 && hosts_are_same(hosts) &&
+                   strncmp(hosts_transport(hosts), transport, strlen(transport)) == 0;
+
+    if (!is_good)
+        fprintf(stderr, "result %d over '%s': %s\n", hosts->result, hosts_transport(hosts),
+                hosts->error.text);
+    return is_good;
+}
+
 const char *hosts_reason(const struct hosts *hosts, const char *name)
 {
     const json_t *list = json_object_get(hosts->outcome.detail, "passed_over"), *item;

@@ -39,6 +39,8 @@ void hosts_start_copy(struct hosts *hosts);
 /* Waits until some of the image has been copied. */
 void hosts_wait_half_way(struct hosts *hosts);
 int hosts_end_copy(struct hosts *hosts);
+/* As hosts_end_copy: it went well, over that transport, and the bytes are the same. Prints why not. */
+bool hosts_end_well(struct hosts *hosts, const char *transport);
 /* What the result says of the transport that was used, and of why one was passed over; "" for none. */
 const char *hosts_transport(const struct hosts *hosts);
 const char *hosts_reason(const struct hosts *hosts, const char *name);

@@ -76,8 +76,8 @@ class Admins(Lab):
                      "'channels' is not a number")
 
     def test_an_unknown_format_is_refused(self):
-        self.refused({'request': 'copy', 'source': '/a', 'target': '/b', 'format': 'vmdk'},
-                     'none of raw, vhdx and qcow2')
+        self.refused({'request': 'copy', 'source': '/a', 'target': '/b', 'format': 'qed'},
+                     'none of raw, vhdx, qcow2, vdi and vmdk')
 
     def test_a_bad_network_is_refused(self):
         self.refused({'request': 'copy', 'source': '/a', 'target': '/b',

@@ -80,7 +80,7 @@ class Arguments(Lab):
         self.wrong(['copy', 'a', ':disk'], 'no host before')
 
     def test_copy_to_an_unknown_format(self):
-        self.wrong(['copy', '--format', 'vmdk', 'a', 'b'], "'vmdk' is none of raw, vhdx and qcow2")
+        self.wrong(['copy', '--format', 'qed', 'a', 'b'], "'qed' is none of raw, vhdx, qcow2, vdi and vmdk")
 
     def test_copy_port_without_a_host(self):
         self.wrong(['copy', '--port', '1', 'a', './b:c'], 'names no host')

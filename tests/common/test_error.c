@@ -43,6 +43,18 @@ Test(error, cuts_long_messages)
     cr_assert_not_null(strstr(gw_error_message(), ": Input/output error"));
 }
 
+Test(error, a_file_that_cannot_be_written_has_a_way_out)
+{
+    cr_assert_eq(gw_fail_write(-ENOSPC, "state %s", "/x"), -ENOSPC);
+    cr_assert_str_eq(gw_error_message(),
+                     "state /x: No space left on device; make room on its file system");
+    gw_fail_write(-EROFS, "state /x");
+    cr_assert_str_eq(gw_error_message(),
+                     "state /x: Read-only file system; mount its file system read-write");
+    gw_fail_write(-EIO, "state /x");
+    cr_assert_str_eq(gw_error_message(), "state /x: Input/output error", "nobody knows a way out");
+}
+
 static void *fail_elsewhere(void *out)
 {
     cr_assert_str_eq(gw_error_message(), "");

@@ -84,33 +84,37 @@ def obey(server, holder):
             lines.write(json.dumps({'answer': answer}) + '\n')
 
 
-def inside_holder(*words):
+def ask_holder(*words):
     """hold PATTERN, wait SECONDS, release, or go-on PATTERN: releases and holds the next such line."""
     if words[0] == 'go-on':
-        inside_holder('hold', words[1])
+        ask_holder('hold', words[1])
         words = ['go']
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(HOLD_SOCKET)
         with connection.makefile('rw') as lines:
             lines.write(json.dumps(words) + '\n')
             lines.flush()
-            print(lines.readline().strip())
+            return json.loads(lines.readline())['answer']
+
+
+def inside_holder(*words):
+    print(json.dumps({'answer': ask_holder(*words)}))
 
 
 def inside_guest(options='{}'):
     """Starts the guest, which fills its memory, and leaves it running. options: memory_mib, disk_mib,
-    fill_mib (data on the disk), span_mib (of memory that is written)."""
+    fill_mib (data on the disk), span_mib (of memory that is written), name, extra (more for QEMU)."""
     import guestctl
     import guestimage
-    wanted = dict({'memory_mib': 96, 'disk_mib': 32, 'fill_mib': 2}, **json.loads(options))
-    os.makedirs('/tmp/vm/disks')
-    path = '/tmp/vm/disks/web1.vhdx'
+    wanted = dict({'memory_mib': 96, 'disk_mib': 32, 'fill_mib': 2, 'name': 'web1', 'extra': []}, **json.loads(options))
+    os.makedirs('/tmp/vm/disks', exist_ok=True)
+    path = '/tmp/vm/disks/%s.vhdx' % wanted['name']
     guestimage.make_image(path, wanted['disk_mib'] << 20, 'vhdx', False, BOOT, wanted['fill_mib'], None, seed=11,
                           span_mib=wanted.get('span_mib', wanted['memory_mib'] // 2), pages_per_tick=10,
                           writes_per_tick=2, reads_per_tick=1, write_start_mib=2,
                           write_range_mib=min(8, wanted['disk_mib'] // 4))
-    guest = guestctl.Guest('/tmp/vm/guest', name='web1', memory_mib=wanted['memory_mib'],
-                           disks=[{'path': path, 'format': 'vhdx'}])
+    guest = guestctl.Guest('/tmp/vm/' + wanted['name'], name=wanted['name'], memory_mib=wanted['memory_mib'],
+                           disks=[{'path': path, 'format': 'vhdx'}], extra=wanted['extra'])
     guest.start()
     # One emulated processor for all: what moves the guest goes first.
     os.setpriority(os.PRIO_PROCESS, guest.pid, 15)
@@ -134,10 +138,14 @@ def inside_verify(serial_path):
     print(json.dumps(numbers))
 
 
+def move_line(qmp, to, *more):
+    return ['move', '--json', '--psk', KEY, '--qmp', qmp, '--to', to, '--tracker', 'softdirty', '--max-pause', '4000',
+            '--no-throttle', *more]
+
+
 def inside_move(qmp, to, *more):
     """A move, which must succeed; what the command printed last."""
-    print(json.dumps(godwit('move', '--json', '--psk', KEY, '--qmp', qmp, '--to', to, '--tracker', 'softdirty',
-                            '--max-pause', '4000', '--no-throttle', *more)))
+    print(json.dumps(godwit(*move_line(qmp, to, *more))))
 
 
 def digest(path):
@@ -163,6 +171,12 @@ def inside_progress(kind):
     [agent] = godwit('status', '--json')['agents']
     jobs = [job for job in agent['jobs'] if job['kind'] == kind]
     print(json.dumps(max(jobs, key=lambda job: job['submitted_ms'])['progress']))
+
+
+def inside_regions():
+    """The numbers of the memory regions that are registered; no two have the same one after the other."""
+    answer = subprocess.run(['rdma', '-j', 'resource', 'show', 'mr'], capture_output=True, text=True, check=True)
+    print(json.dumps({'regions': [one['mrn'] for one in json.loads(answer.stdout or '[]') if 'mrn' in one]}))
 
 
 def inside_left():
@@ -247,11 +261,13 @@ def run_main(functions, run, **options):
         name = 'inside_' + sys.argv[2]
         functions.get(name, globals().get(name))(*sys.argv[3:])
         return 0
-    from godwit_lab import Lab, LabError
+    from godwit_lab import Lab
+    from lab_kernel import LabError, ready_kernel
     try:
-        with Lab(**dict({'hosts': 2, 'memory': 1400}, **options)) as lab:
-            run(lab)
+        ready_kernel()
     except LabError as error:
-        say('skipped: %s' % error)
+        say('skipped: the lab cannot be built: %s' % error)
         return SKIP
+    with Lab(**dict({'hosts': 2, 'memory': 1400}, **options)) as lab:
+        run(lab)
     return 0

@@ -15,13 +15,7 @@ import subprocess
 import sys
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-BINARY = os.environ.get('GODWIT_BIN', os.path.join(ROOT, 'build', 'cli', 'godwit'))
-BOOT = os.environ.get('GODWIT_GUEST_BOOT', os.path.join(ROOT, 'build/tests/guest/guest.bin'))
-sys.dont_write_bytecode = True
-for folder in ('scripts/lab.d', 'tests/guest', 'tests/scenario'):
-    sys.path.insert(0, os.path.join(ROOT, folder))
+from labmoves import BINARY, BOOT, SKIP, say
 
 MEMORY_MIB = 48
 SOCKET = '/run/godwit.sock'
@@ -29,7 +23,6 @@ STORAGE, STATE = '/disk/storage', '/disk/state'
 GUEST = '/tmp/guest'
 SOURCE, TARGET = 0, 1
 WAIT_S = 240
-SKIP = 77
 
 # (who loses power, the source's state at that moment): what comes of it, exit codes of the move.
 # S: the source runs it; T: the target does; N: nobody, it was lost with its host, whose images have their
@@ -42,10 +35,6 @@ CASES = {
     (SOURCE, 'COMMITTED'): ('T', None),
     (SOURCE, 'HANDED_OVER'): ('T', None),
 }
-
-
-def say(text):
-    print(text, flush=True)
 
 
 def check(condition, text, *values):

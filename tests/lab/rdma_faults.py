@@ -14,12 +14,12 @@ phase, when none are).
 import itertools
 import os
 import random
-import random
 import re
 import sys
 import time
 
 from labmoves import NETWORK, Machines, check, run_main, say
+from lab_kernel import LabError
 
 SIZES = '{"memory_mib": 48, "disk_mib": 24, "fill_mib": 8, "span_mib": 16}'
 # Where the source stands when the wire goes silent. Clear memory is held back until a window is registered.
@@ -28,8 +28,9 @@ PHASES = {'disks': {'clear': 'phase disks$', 'sealed': 'phase disks$'},
           'handover': {'clear': 'what is left fits the pause$', 'sealed': 'what is left fits the pause$'}}
 # Only the agent of host 1 trusts the network: what moves to host 0 is sealed.
 SECRECY = {'clear': 0, 'sealed': 1}  # the source
+SEED = os.environ.get('GODWIT_SEED', '1')
 LATE = 'what is left fits the pause$'
-# What a check does; the guest moves back with the second.
+# What a check does: one of them.
 SAMPLE = ['device[memory,clear]', 'wire[disks,sealed]']
 
 
@@ -202,34 +203,38 @@ class Case:
                                'rdma link add rxe$n type rxe netdev eth$n || exit; done', is_checked=True)
 
 
-def run(lab):
-    seed = os.environ.get('GODWIT_SEED', '1')
-    generator = random.Random('faults ' + seed)
-    names = choose()
-    say('GODWIT_SEED=%s: %s' % (seed, ', '.join(names)))
+def open_machines(lab):
+    """Both agents and the guest, which is on host 0: the monitor's path."""
     machines = Machines(lab, __file__)
     for host in (0, 1):
         machines.start_agent(host, '--listen', '0.0.0.0', *(['--trusted-network', NETWORK] if host else []))
     warm = machines.warm(1)
     guest = machines.inside(0, 'guest', SIZES)
-    qmp = guest['qmp']
     warm.wait(100)
     machines.warm(0).wait(100)
     for host in (0, 1):
         machines.wait_agent(host)
+    return machines, guest['qmp']
+
+
+def run(lab, names, failed):
+    """Takes away the names of those that were run; returns early when one failed, as nobody knows what it left."""
+    machines, qmp = open_machines(lab)
     at = 0
-    for name in names:
-        began = time.monotonic()
-        case = Case(machines, name, generator)
-        if at != case.source:
-            qmp = machines.inside(at, *move_words(qmp, case.source))['detail']['target']['qmp']
+    while names:
+        began, name = time.monotonic(), names.pop(0)
+        case = Case(machines, name, random.Random(name + SEED))
         try:
+            if at != case.source:
+                qmp = machines.inside(at, *move_words(qmp, case.source))['detail']['target']['qmp']
             there = case.run(qmp)['detail']['target']
-        except SystemExit:
+            machines.inside(case.target, 'verify', there['chardevs']['serial0'])
+            case.mend()
+        except (SystemExit, LabError) as failure:
             machines.say_logs()
-            raise
-        machines.inside(case.target, 'verify', there['chardevs']['serial0'])
-        case.mend()
+            say('FAIL: %s (%.0f s): %s' % (name, time.monotonic() - began, failure))
+            failed.append(name)
+            return
         qmp, at = there['qmp'], case.target
         say('PASS: %s (%.0f s)' % (name, time.monotonic() - began))
     machines.check_nothing_left()
@@ -247,13 +252,21 @@ def choose():
     """The cases of the command line; all; or one of SAMPLE."""
     if len(sys.argv) > 1:
         return sys.argv[1:]
-    if os.environ.get('GODWIT_CHECK_ALL'):
-        return cases()
-    return [random.Random(os.environ.get('GODWIT_SEED')).choice(SAMPLE)]
+    return cases() if os.environ.get('GODWIT_CHECK_ALL') else [random.Random('faults ' + SEED).choice(SAMPLE)]
+
+
+def main():
+    names, failed, status = choose(), [], 0
+    say('GODWIT_SEED=%s: %s' % (SEED, ', '.join(names)))
+    while names and not status:
+        status = run_main(globals(), lambda lab: run(lab, names, failed), wires=2, memory=1200)
+    if failed:
+        sys.exit('failed: ' + ', '.join(failed))
+    return status
 
 
 if __name__ == '__main__':
     if '--list' in sys.argv:
         print('\n'.join(cases()))
         sys.exit(0)
-    sys.exit(run_main(globals(), run, wires=2, memory=1200))
+    sys.exit(run_main(globals(), None) if 'inside' in sys.argv[1:2] else main())

@@ -39,6 +39,33 @@ def inside_image(path):
 
 # ------------------------------------------------------------------------------------- in this machine
 
+def move_and_look(machines, *words):
+    """A move that is held at the beginning and at the end of the pause: what devices have registered at the
+    end, they had at the beginning."""
+    def regions():
+        return [set(machines.inside(host, 'regions')['regions']) for host in (0, 1)]
+
+    def await_held():
+        for _ in range(20):
+            if machines.inside(0, 'holder', 'wait', '10')['answer']:
+                return
+            check(move.status is None, 'the move does not get there: %s', move.err)
+        sys.exit('the move does not get there')
+    machines.inside(0, 'holder', 'hold', 'source is STOPPED$')
+    move = machines.start(0, 'move', *words)
+    await_held()
+    before = regions()
+    machines.inside(0, 'holder', 'go-on', 'source is COMMITTED$')
+    await_held()
+    after = regions()
+    machines.inside(0, 'holder', 'release')
+    ended = machines.end(move, 'move')
+    say('pause: regions %s, then %s' % (before, after))
+    for had, has in zip(before, after):
+        check(had and has <= had, 'registered in the pause: %s', has - had)
+    return ended
+
+
 def sent_packets(lab):
     """By the device's own count."""
     return int(lab.run(0, 'cat /sys/class/infiniband/rxe0/ports/1/hw_counters/sent_pkts', is_checked=True).out)
@@ -92,7 +119,7 @@ def run(lab):
     warm.wait(100)
     move = ['--transport', TRANSPORT, '--trusted-network', NETWORK]
     before = sent_packets(lab)
-    ended = machines.inside(0, 'move', guest['qmp'], '10.99.0.2', *move)
+    ended = move_and_look(machines, guest['qmp'], '10.99.0.2', *move)
     check_clear(ended, sent_packets(lab) - before)
     check_received(ended, machines.inside(1, 'progress', 'serve'))
     there = ended['detail']['target']
@@ -110,6 +137,8 @@ def run(lab):
                                 '--pin-limit', '%dM' % (PIN_LIMIT_MIB + 16))
         check_rolled(ended)
         machines.inside(1, 'verify', ended['detail']['target']['chardevs']['serial0'])
+    if 'pages taken away' in parts:
+        check_punched(machines, move)
     if 'copies' in parts:
         copy_image(machines)
     machines.check_nothing_left()
@@ -118,10 +147,25 @@ def run(lab):
 def choose():
     """What follows the clear move: all of it, or one part or none by the seed."""
     if os.environ.get('GODWIT_CHECK_ALL'):
-        return ['sealed move', 'small limit', 'copies']
+        return ['sealed move', 'small limit', 'pages taken away', 'copies']
     seed = os.environ.get('GODWIT_SEED', '1')
     say('GODWIT_SEED=%s' % seed)
-    return random.Random(seed).choice([[], ['sealed move'], ['copies']])
+    return random.Random(seed).choice([[], ['sealed move'], ['copies'], ['pages taken away']])
+
+
+def check_punched(machines, move):
+    """A guest that gives pages back as it likes: a device would go on reading those that it had."""
+    guest = machines.inside(0, 'guest', json.dumps({
+        'memory_mib': 48, 'disk_mib': 16, 'span_mib': 8, 'name': 'web2',
+        'extra': ['-device', 'virtio-balloon-pci,id=balloon0,free-page-reporting=on']}))
+    ended = machines.inside(0, 'move', guest['qmp'], '10.99.0.2', *move)
+    ram = paths(ended)['ram0']
+    say('pages taken away: %s, note %r' % (ram, ended['progress']['path_note']))
+    check(ended['progress']['path'] == 'slots' and ram['path'] == 'slots' and ram['direct_bytes'] == 0,
+          'memory went by %s: %s', ram['path'], ram)
+    check('goes through slots: the VM\'s balloon takes pages out of it' in ended['progress']['path_note'],
+          'the note is %r', ended['progress']['path_note'])
+    machines.inside(1, 'verify', ended['detail']['target']['chardevs']['serial0'])
 
 
 def copy_image(machines):

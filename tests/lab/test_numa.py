@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Workers and their memory on machines with two NUMA nodes, as the kernel sees them: two hosts of the lab,
-each with a network card on either node, and a copy between them that uses both."""
+each with a network card on either node, and copies between them that use both, by TCP and by verbs."""
+import json
 import os
 import re
 import sys
+import time
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -15,27 +17,66 @@ sys.path.insert(0, os.path.join(ROOT, 'scripts', 'lab.d'))
 from godwit_lab import Lab, LabError  # noqa: E402
 from lab_kernel import ready_kernel  # noqa: E402
 
-AGENT = '''mkdir -p /srv/vm /var/lib/gw && echo $$ > /tmp/agent.pid && exec %s agent --psk /tmp/lab.psk --state /var/lib/gw --storage /srv/vm \
---listen 0.0.0.0 --socket /tmp/agent.sock --allow-volatile-state --transport tcp''' % GODWIT
-# Worker threads with the CPUs that they may use and the CPU that they are on, and the memory policies
-# of the agent's mappings, a few times while bytes move.
-LOOK = '''
-pid=$(cat /tmp/agent.pid)
-for i in $(seq 600); do
-    grep -q -s gw-worker /proc/$pid/task/*/comm && break
-    sleep 0.1
-done
-sleep 1
-for task in /proc/$pid/task/*; do
-    name=$(cat $task/comm)
-    case $name in
-    gw-worker*) echo thread $name $(grep Cpus_allowed_list $task/status | cut -f 2) \
-                     $(cut -d ' ' -f 39 $task/stat) ;;
-    esac
-done
-grep -E 'dev/zero|anon_inode:.io_uring' /proc/$pid/numa_maps
-'''
-RING_PAGES = 2048  # 8 MiB
+AGENT = '''mkdir -p /srv/vm /var/lib/gw && echo $$ > /tmp/agent.pid && export GODWIT_MODULE_DIR=%s && exec %s agent \
+--psk /tmp/lab.psk --state /var/lib/gw --storage /srv/vm --listen 0.0.0.0 --socket /tmp/agent.sock \
+--allow-volatile-state\
+''' % (os.environ.get('GODWIT_MODULE_DIR', ''), GODWIT)
+SENT = 'cat /sys/class/infiniband/rxe%d/ports/1/hw_counters/sent_pkts'
+
+
+# Of a lane's ring, 8 MiB, so many pages are touched once it is at work.
+AT_WORK_PAGES = 64
+# Without a node: the channel of a session, which the control thread has, not a worker. 280 KiB.
+CONTROL_PAGES = 80
+
+
+def look():
+    """In a host: worker threads with the CPUs that they may use and the CPU that they are on, and the memory
+    policies of the agent's mappings, again and again while bytes move; the newest look that saw workers of
+    both nodes at work, or else the newest of all."""
+    with open('/tmp/agent.pid') as handle:
+        process = '/proc/' + handle.read().strip()
+    print('looking', flush=True)
+    deadline, newest = time.monotonic() + 100, ''
+    while time.monotonic() < deadline:
+        threads = read_threads(process)
+        if newest and not threads:
+            break
+        with open(process + '/numa_maps') as handle:
+            maps = [line for line in handle if '/dev/zero' in line or 'io_uring' in line]
+        seen = ''.join(threads + maps)
+        if threads:
+            newest = seen
+        if {line.split()[1][-1] for line in threads} == {'0', '1'} and min(ring_pages(seen).values()) > AT_WORK_PAGES:
+            break
+        time.sleep(0.2)
+    print(newest)
+
+
+def read_threads(process):
+    found = []
+    for task in os.listdir(process + '/task'):
+        try:
+            with open('%s/task/%s/comm' % (process, task)) as handle:
+                name = handle.read().strip()
+            with open('%s/task/%s/status' % (process, task)) as handle:
+                allowed = re.search(r'^Cpus_allowed_list:\s*(\S+)', handle.read(), re.M).group(1)
+            with open('%s/task/%s/stat' % (process, task)) as handle:
+                on = handle.read().rpartition(')')[2].split()[36]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if name.startswith('gw-worker'):
+            found.append('thread %s %s %s\n' % (name, allowed, on))
+    return found
+
+
+def ring_pages(text):
+    """Pages on each node that want to be there."""
+    pages = {0: 0, 1: 0}
+    for node, line in re.findall(r'^\S+ prefer(?: \(many\))?:(\d) (file=/dev/zero.*)', text, re.M):
+        count = re.search(r' N%s=(\d+)' % node, line)
+        pages[int(node)] += int(count.group(1)) if count else 0
+    return pages
 
 
 class Numa(unittest.TestCase):
@@ -53,21 +94,22 @@ class Numa(unittest.TestCase):
         for node, allowed, on in found:
             self.assertEqual((allowed, on), (node, node), side + text)
 
-    def check_memory(self, text, side):
-        """Every ring of a lane wants its node, and has its pages there; both nodes have some."""
-        pages = {0: 0, 1: 0}
+    def check_memory(self, text, side, transport):
+        """Every ring of a lane, and over verbs what a channel sends from and receives into, wants its node, and
+        has its pages there; both nodes have some."""
+        without = 0
         for line in text.splitlines():
             policy = re.search(r'prefer(?: \(many\))?:(\d) file=/dev/zero', line)
-            if not policy:
-                self.assertNotIn('/dev/zero', line, side + text)
-                continue
-            node, other = int(policy.group(1)), 1 - int(policy.group(1))
-            self.assertNotRegex(line, r' N%d=' % other, side + text)
-            count = re.search(r' N%d=(\d+)' % node, line)
-            pages[node] += int(count.group(1)) if count else 0
-        self.assertGreater(min(pages.values()), 64, side + text)
+            if policy:
+                self.assertNotRegex(line, r' N%d=' % (1 - int(policy.group(1))), side + text)
+            elif '/dev/zero' in line and ' N' in line:
+                # (Without pages it is a ring that is being made.)
+                without += 1
+                self.assertLess(sum(map(int, re.findall(r' N\d=(\d+)', line))), CONTROL_PAGES, side + text)
+        self.assertLessEqual(without, 1 if transport == 'verbs' else 0, side + text)
+        self.assertGreater(min(ring_pages(text).values()), AT_WORK_PAGES, side + text)
 
-    def test_workers_and_rings_are_next_to_their_cards(self):
+    def start_agents(self):
         lab = self.lab
         lab.run(0, '%s key lab > $LAB_OUT/psk && head -c 24M /dev/urandom > /tmp/disk.raw' % GODWIT,
                 is_checked=True)
@@ -81,21 +123,51 @@ class Numa(unittest.TestCase):
             ready = lab.run(index, 'while [ ! -S /tmp/agent.sock ]; do kill -0 $(cat /tmp/agent.pid) || '
                                    'exit; sleep 0.1; done')
             self.assertEqual(ready.status, 0, agents[index].err)
-        looks = [lab.start(index, LOOK) for index in (0, 1)]
-        copy = lab.start(0, '%s copy --socket /tmp/agent.sock --channels 2 /tmp/disk.raw 10.99.0.2:/srv/vm/'
-                            % GODWIT)
-        for side, look in zip(('source\n', 'target\n'), looks):
-            self.assertEqual(look.wait(120), 0, look.out + look.err + copy.out + copy.err)
-        self.assertEqual(copy.wait(120), 0, copy.out + copy.err + agents[0].err + agents[1].err)
-        sums = [lab.run(index, 'sha256sum < %s/disk.raw' % folder).out
-                for index, folder in ((0, '/tmp'), (1, '/srv/vm'))]
+        return agents
+
+    def copy(self, transport, agents):
+        """A copy by that transport; what both hosts looked like meanwhile."""
+        lab, name = self.lab, transport + '.raw'
+        looks = [lab.start(index, 'python3 %s look' % os.path.abspath(__file__)) for index in (0, 1)]
+        for job in looks:
+            deadline = time.monotonic() + 100
+            while 'looking' not in job.out:
+                self.assertLess(time.monotonic(), deadline, job.err)
+                time.sleep(0.2)
+        copy = lab.start(0, '%s copy --json --socket /tmp/agent.sock --transport %s --channels 2 /tmp/disk.raw '
+                            '10.99.0.2:/srv/vm/%s' % (GODWIT, transport, name))
+        for side, job in zip(('source\n', 'target\n'), looks):
+            self.assertEqual(job.wait(150), 0, side + job.out + job.err + copy.out + copy.err)
+        self.assertEqual(copy.wait(150), 0, copy.out + copy.err + agents[0].err + agents[1].err)
+        ended = [json.loads(line) for line in copy.out.splitlines() if line.startswith('{')][-1]
+        self.assertRegex(ended['progress']['transport'], '^' + transport)
+        sums = [lab.run(index, 'sha256sum < ' + path).out
+                for index, path in ((0, '/tmp/disk.raw'), (1, '/srv/vm/' + name))]
         self.assertEqual(sums[0], sums[1])
-        for side, look in zip(('source\n', 'target\n'), looks):
-            self.check_threads(look.out, side)
-            self.check_memory(look.out, side)
+        return [job.out for job in looks]
+
+    def sent(self):
+        """Packets of each RDMA device of the source, by its own count."""
+        return [int(self.lab.run(0, SENT % number, is_checked=True).out) for number in (0, 1)]
+
+    def test_workers_and_rings_are_next_to_their_cards(self):
+        agents = self.start_agents()
+        for transport in ('tcp', 'verbs'):
+            with self.subTest(transport):
+                before = self.sent()
+                for side, seen in zip(('source\n', 'target\n'), self.copy(transport, agents)):
+                    self.check_threads(seen, side)
+                    self.check_memory(seen, side, transport)
+                each = [after - was for was, after in zip(before, self.sent())]
+                # Each card carries a good part of 24 MiB in packets of 4 KiB, or none of it.
+                self.assertGreater(min(each), 1000 if transport == 'verbs' else -1, each)
+                self.assertLess(max(each), 1000 if transport == 'tcp' else 1 << 20, each)
 
 
 if __name__ == '__main__':
+    if sys.argv[1:] == ['look']:
+        look()
+        sys.exit(0)
     try:
         ready_kernel()
     except LabError as error:

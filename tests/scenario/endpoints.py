@@ -130,6 +130,20 @@ def qcow2_at_rest_is_copied(way):
         lib.check('cluster_size: 131072' in told, 'the clusters are others: %s', told)
 
 
+@lib.scenario(sample=1, image_format=['vdi', 'vmdk'])
+def other_format_at_rest_is_copied(image_format):
+    with lib.World() as world:
+        raw = make_raw(world)
+        path = raw[:-3] + image_format
+        tool('qemu-img', 'convert', '-O', image_format, raw, path)
+        world.start_agents()
+        folder = world.target.storage
+        for more in [], ['--format', 'vhdx'], ['--format', 'qcow2']:
+            copies.run_copy(world, path, world.target.address + ':', '--verify', *more).expect('done')
+        for found in image_format, 'vhdx', 'qcow2':
+            copies.compare(raw, 'raw', os.path.join(folder, 'disk.' + found), found)
+
+
 @lib.scenario(sample=1, what=['layer', 'snapshot', 'data file', 'encrypted', 'garbage'])
 def qcow2_that_would_lose_something_is_refused(what):
     """A layer and a data file besides: what they name is not ours to read."""

@@ -18,7 +18,7 @@ PHASES = ['disks', 'memory', 'handover']
 KEEPS_NOTHING = ['--keep-partial', '0']
 
 
-class Ready:
+class Ready(lib.Prepared):
     """A world with agents and a guest, and a move that has come to a phase and stays there for
     seconds: disks and memory on a slow wire, the handover with the target's QEMU held still, so that
     it never says that it has the state."""
@@ -28,19 +28,11 @@ class Ready:
         self.target_options = target
         self.held = None
 
-    def __enter__(self):
-        world = self.world.__enter__()
-        try:
-            world.start_agents(source=KEEPS_NOTHING, target=[*KEEPS_NOTHING, *self.target_options])
-            world.start_guest()
-            self.before = world.listing()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def __exit__(self, *error):
-        return self.world.__exit__(*error)
+    def prepare(self):
+        world = self.world
+        world.start_agents(source=KEEPS_NOTHING, target=[*KEEPS_NOTHING, *self.target_options])
+        world.start_guest()
+        self.before = world.listing()
 
     def go_to(self, phase, *extra):
         world = self.world
@@ -228,6 +220,7 @@ def source_agent_dies(phase):
         world.source.stop_agent(kill=True)
         result = move.result()
         lib.check(result.status != lib.EXIT['done'], 'the command says done')
+        lib.check(world.source.socket_folders(), 'the dead agent left no folder: nothing is tested by it')
         world.assert_still_on_source()
         drives = world.source_state()['qemu drives']
         lib.check(drives == ready.before['qemu drives'], 'the guest runs on %s', drives)

@@ -3,11 +3,12 @@
 """Stops an agent exactly where it says where it is, without a hook in the product: the agent runs
 under a seccomp filter that hands each write to its standard error, and each sync, to this process
 before the kernel does it (seccomp(2), SECCOMP_RET_USER_NOTIF). A log line that is awaited holds its
-thread until release(); a sync can be answered with an error, and all of them are listed. At --verbose
-twice the agent logs each state of a handover before it does anything in it.
+thread until release(); a sync can be answered with an error, and all of them are listed; where it was asked for
+before the agent began, so can a pwrite. At --verbose twice the agent logs each state of a handover before it does
+anything in it.
 
-As a program it is the launcher: hold.py FD COMMAND..., with FD a socket that the filter's
-descriptor is sent over.
+As a program it is the launcher: hold.py FD WHAT COMMAND..., with FD a socket that the filter's
+descriptor is sent over, and WHAT "writes" or "-".
 """
 import ctypes
 import errno
@@ -23,6 +24,7 @@ import time
 
 SYS_SECCOMP = 317
 WRITE = 1
+PWRITE = 18
 SYNCS = {26: 'msync', 74: 'fsync', 75: 'fdatasync', 162: 'sync', 277: 'sync_file_range', 306: 'syncfs'}
 RECEIVE, SEND = 0xc0502100, 0xc0182101
 CONTINUE = 1
@@ -31,23 +33,24 @@ ALLOW, NOTIFY = 0x7fff0000, 0x7fc00000
 LOAD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
 
 
-def make_filter():
-    """write(2, ...) and every kind of sync are handed over; everything else is as ever."""
+def make_filter(with_writes):
+    """write(2, ...), every kind of sync and perhaps pwrite are handed over; everything else is as ever."""
     def one(code, value, yes=0, no=0):
         return struct.pack('HBBI', code, yes, no, value)
-    count = len(SYNCS)
+    numbers = list(SYNCS) + ([PWRITE] if with_writes else [])
+    count = len(numbers)
     return b''.join(
         [one(LOAD, 4), one(JUMP_EQUAL, AUDIT_ARCH_X86_64, 0, count + 4), one(LOAD, 0)] +
-        [one(JUMP_EQUAL, number, count + 3 - index, 0) for index, number in enumerate(SYNCS)] +
+        [one(JUMP_EQUAL, number, count + 3 - index, 0) for index, number in enumerate(numbers)] +
         [one(JUMP_EQUAL, WRITE, 0, 2), one(LOAD, 16), one(JUMP_EQUAL, 2, 1, 0),
          one(RETURN, ALLOW), one(RETURN, NOTIFY)])
 
 
-def install():
+def install(with_writes):
     """The filter on this process and all it becomes; its descriptor."""
     class Program(ctypes.Structure):
         _fields_ = [('length', ctypes.c_ushort), ('code', ctypes.c_void_p)]
-    code = make_filter()
+    code = make_filter(with_writes)
     buffer = ctypes.create_string_buffer(code)
     program = Program(len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -57,9 +60,9 @@ def install():
     return listener
 
 
-def launch(fd, command):
+def launch(fd, what, command):
     with socket.socket(fileno=fd) as connection:
-        listener = install()
+        listener = install(what == 'writes')
         socket.send_fds(connection, [b'x'], [listener])
         os.close(listener)
     os.execvp(command[0], command)
@@ -75,6 +78,8 @@ class Holder:
         self.is_held = threading.Event()
         self.sync_pattern = None
         self.held_sync = None   # (pattern of the path, how many pass first) of the sync that holds next
+        self.with_writes = False    # before the agent starts: fail_writes is going to be used
+        self.failing_writes = None  # (pattern of the path, errno)
         self.lines = []
         self.syncs = []         # (when by the wall clock, which system call, the file's path) of each
 
@@ -82,7 +87,8 @@ class Holder:
         """(words before the command, the descriptor that it needs): for one start of an agent."""
         ours, theirs = socket.socketpair()
         threading.Thread(target=self.receive, args=(ours,), daemon=True).start()
-        return [sys.executable, os.path.abspath(__file__), str(theirs.fileno())], theirs
+        return [sys.executable, os.path.abspath(__file__), str(theirs.fileno()),
+                'writes' if self.with_writes else '-'], theirs
 
     def receive(self, connection):
         with connection:
@@ -114,6 +120,9 @@ class Holder:
         os.close(listener)
 
     def judge(self, listener, number, pid, name, arguments):
+        if name == PWRITE:
+            self.answer(listener, number, self.write_error(pid, arguments[0]))
+            return
         if name != WRITE and self.holds_sync(pid, arguments[0], listener, number):
             self.is_held.set()
             return
@@ -136,6 +145,14 @@ class Holder:
             self.is_held.set()
         else:
             self.answer(listener, number)
+
+    def write_error(self, pid, fd):
+        with self.lock:
+            failing = self.failing_writes
+        try:
+            return failing[1] if failing and re.search(failing[0], os.readlink('/proc/%d/fd/%d' % (pid, fd))) else 0
+        except OSError:
+            return 0
 
     def takes_sync(self, pid, call, fd):
         """Is this the sync that is to fail? It fails once."""
@@ -194,6 +211,11 @@ class Holder:
         with self.lock:
             self.sync_pattern = pattern
 
+    def fail_writes(self, pattern, error=0):
+        """From now on every pwrite to a file whose path fits answers this error, until pattern is None."""
+        with self.lock:
+            self.failing_writes = (pattern, error) if pattern else None
+
     def wait(self, timeout):
         return self.is_held.wait(timeout)
 
@@ -208,4 +230,4 @@ class Holder:
 
 
 if __name__ == '__main__':
-    launch(int(sys.argv[1]), sys.argv[2:])
+    launch(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

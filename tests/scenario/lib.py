@@ -16,7 +16,6 @@ import random
 import re
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), 'guest'))
 import guestctl  # noqa: E402 (its folder is known only now)
 import guestimage  # noqa: E402
 import hold  # noqa: E402
+from processes import chardev_path, file_locks, open_files  # noqa: E402
 
 ADDRESSES = {'a': '10.77.0.1', 'b': '10.77.0.2'}
 NETWORK = '10.77.0.0/16'
@@ -151,6 +151,7 @@ class Host:
         self.socket = os.path.join(self.folder, 'agent.sock')
         self.log = os.path.join(self.folder, 'agent.log')
         self.agent = None
+        self.extra = ()
         self.holder = hold.Holder() if side in world.options['held'] else None
         for folder in (self.storage, self.state):
             os.makedirs(folder)
@@ -162,7 +163,8 @@ class Host:
         return ['ip', 'netns', 'exec', self.namespace]
 
     def start_agent(self, *extra, timeout=PATIENCE_S):
-        """godwit agent, until it says that it is ready."""
+        """godwit agent, until it says that it is ready; started again, with the same options."""
+        self.extra = extra = extra or self.extra
         ready, written = os.pipe()
         words = self.enter()
         if self.side == 'b':
@@ -312,6 +314,12 @@ class Host:
         return sorted(os.path.relpath(os.path.join(at, name), self.state)
                       for at, _, names in os.walk(self.state) for name in names
                       if not name.endswith(('-wal', '-shm', '-journal')))
+
+    def socket_folders(self):
+        """Those of the moves that this host's log names."""
+        found = {'/tmp/godwit-' + epoch for epoch in
+                 re.findall(r'\b([0-9a-f]{12})(?:[0-9a-f]{20})?\b', self.agent_log())}
+        return sorted(filter(os.path.exists, found))
 
     def storage_files(self):
         return sorted(os.path.relpath(os.path.join(at, name), self.storage)
@@ -516,10 +524,16 @@ class World:
         return found
 
     def look(self):
-        found = self.source_state()
-        found['qemu parameters'] = self.guest.qmp('query-migrate-parameters')
-        found['qemu files'] = self.vmm_files()
-        found['qemu locks'] = file_locks(self.guest.pid)
+        found = {}
+        if self.guest and self.guest.is_running():
+            found = self.source_state()
+            found['qemu parameters'] = self.guest.qmp('query-migrate-parameters')
+            found['qemu files'] = self.vmm_files()
+            found['qemu locks'] = file_locks(self.guest.pid)
+            # Devices of a guest that stands still have given theirs up.
+            if found['qemu status'] != 'running':
+                found['qemu files'].pop('anon_inode:[eventfd]', None)
+        found['a sockets'] = self.source.socket_folders()
         for host in self.hosts.values():
             words = [[os.path.basename(one[0])] + one[1:2] for _, one in host.processes()
                      if one and host.agent and 'ip' != os.path.basename(one[0])]
@@ -543,16 +557,24 @@ class World:
             time.sleep(0.1)
         return dict(looks[-1], socket=min(look.get('socket', 0) for look in looks))
 
-    def assert_listing(self, before, timeout=PATIENCE_S, files=()):
+    def assert_listing(self, before, timeout=PATIENCE_S, files=(), changed=None):
         """listing() is as before, but for these files in the target's storage, which others put
-        there: a failed move left nothing."""
-        wanted = dict(before)
+        there, and what else was changed on purpose: a failed move left nothing. Of a QEMU that has ended
+        since nothing is expected."""
+        wanted = dict(before, **(changed or {}))
         wanted['b storage'] = sorted(wanted['b storage'] + list(files))
 
         def changes():
             after = self.look()
+            if wanted.get('qemu status') != 'running' and 'qemu files' in wanted:
+                wanted['qemu files'] = {name: count for name, count in wanted['qemu files'].items()
+                                        if name != 'anon_inode:[eventfd]'}
+            if 'qemu files' in wanted and 'qemu files' not in after:
+                for name in [name for name in wanted if name.startswith('qemu')]:
+                    del wanted[name]
+                wanted['a processes'] = [one for one in wanted['a processes'] if not one.startswith('qemu-system')]
             # Such a monitor may have been open before, on a machine that is busy enough.
-            if after['qemu files']['socket'] < wanted['qemu files']['socket']:
+            elif 'qemu files' in wanted and after['qemu files']['socket'] < wanted['qemu files']['socket']:
                 after['qemu files']['socket'] = wanted['qemu files']['socket']
             return {name: ('before', wanted.get(name), 'after', after.get(name))
                     for name in set(wanted) | set(after) if wanted.get(name) != after.get(name)}
@@ -621,49 +643,20 @@ class World:
             check(answer.returncode == 0, '%s: %s', name, answer.stdout + answer.stderr)
 
 
-def open_files(pid):
-    """What a process has open: how many of each kind. Numbers of sockets and pipes tell nothing."""
-    counts = {}
-    folder = '/proc/%d/fd' % pid
-    for name in os.listdir(folder):
+class Prepared:
+    """Something with a world that prepare() fills: what fails there ends the world."""
+
+    def __enter__(self):
+        self.world.__enter__()
         try:
-            kind = re.sub(r':\[\d+\]', '', os.readlink(os.path.join(folder, name)))
-        except OSError:
-            continue
-        kind = re.sub(r'/\d+/', '/N/', kind)
-        counts[kind] = counts.get(kind, 0) + 1
-    return counts
+            self.prepare()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
 
-
-def file_locks(pid):
-    """The locks that a process holds on files: (kind, mode, device and inode, range). Locks of open
-    file descriptions have no owner, so they are found by the regular files that the process has open: an
-    inode's number alone is somebody else's on another file system."""
-    inodes = set()
-    folder = '/proc/%d/fd' % pid
-    for name in os.listdir(folder):
-        try:
-            status = os.stat(os.path.join(folder, name))
-        except OSError:
-            continue
-        if stat.S_ISREG(status.st_mode):
-            inodes.add('%02x:%02x:%d' % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino))
-    found = []
-    with open('/proc/locks') as handle:
-        for line in handle:
-            words = line.split()
-            if words[1] != '->' and words[5] in inodes:
-                found.append((words[1], words[3], words[5], words[6], words[7]))
-    return sorted(found)
-
-
-def chardev_path(words, wanted):
-    """The path of a socket chardev on a QEMU command line."""
-    for option, value in zip(words, words[1:]):
-        if option == '-chardev' and re.search(r'(^|,)id=%s(,|$)' % re.escape(wanted), value):
-            path = re.search(r'(?:^|,)path=([^,]+)', value)
-            return path.group(1) if path else None
-    return None
+    def __exit__(self, *error):
+        return self.world.__exit__(*error)
 
 
 # --------------------------------------------------------------------------------------- running

@@ -152,6 +152,26 @@ def a_link_that_stays_away():
         world.assert_listing(ready.before)
 
 
+@lib.scenario(sample=1, phase=['disks', 'memory'])
+def cancelled_while_the_link_is_down(phase):
+    """A move that waits for its link, for an hour if need be, ends when it is told to: the guest runs on. Its target
+    waits as well, until it is reached again."""
+    with Ready() as ready:
+        world = ready.world
+        move = ready.go_to(phase, '--reconnect-timeout', '3600')
+        ready.cut()
+        wait_note(move, 'the link is down')
+        cancel = world.source.command('cancel', world.source.running_job()).result()
+        lib.check(cancel.status == 0, 'cancel ended with %d: %s', cancel.status, cancel.errors)
+        world.assert_refused(move.result(lib.PATIENCE_S), 'failed', 'cancel')
+        world.assert_source_clean(ready.before)
+        world.assert_still_on_source(ticks=2)
+        lib.check(world.target.qemus(), 'the target gave up by itself: it was not the cancel that tidied up')
+        ready.mend()
+        world.source.limit_rate(None)
+        world.assert_listing(ready.before)
+
+
 @lib.scenario()
 def a_target_that_forgot():
     """Its agent was killed and is back: it has nothing to go on with and says so."""

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Moves of guests whose disks are qcow2 images: read through QEMU's NBD server, written through a
+"""Moves of guests whose disks are qcow2, VDI or VMDK images: read through QEMU's NBD server, written through a
 qemu-nbd. Besides the guest's own check, the images are checked and compared by qemu-img."""
 import json
 import os
@@ -69,6 +69,23 @@ def busy_guest_with_qcow2(secrecy, cache, machine, iothread):
         assert_sound(world)
 
 
+@lib.scenario(sample=1, image_format=['vdi', 'vmdk'], iothread=[False, True])
+def busy_guest_with_another_format(image_format, iothread):
+    with lib.World(disk={'iothread': iothread}, **dict(SIZE, image_format=image_format)) as world:
+        world.start_agents()
+        world.start_guest()
+        world.guest.serial.wait_tick(least=18)
+        world.move('--verify').expect('done')
+        numbers = world.assert_moved()
+        lib.check(numbers['blocks'] > 0, 'the guest checked no block')
+        assert_no_servers(world)
+        for pid, _ in world.target.qemus():
+            lib.guestctl.end_process(pid)
+        path = os.path.join(world.target.storage, 'web1-0.' + image_format)
+        tool('qemu-img', 'check', '-f', image_format, path)
+        lib.check(information(path)['format'] == image_format, 'the target has another format')
+
+
 @lib.scenario()
 def quieted_guest_leaves_equal_qcow2():
     """Every byte of both images is equal; and a byte that differs is noticed by the same comparison."""
@@ -119,13 +136,13 @@ def qcow2_and_raw_move_together():
         assert_sound(world)
 
 
-@lib.scenario(sample=1, what=['snapshot', 'bitmap', 'data file', 'vdi'])
+@lib.scenario(sample=1, what=['snapshot', 'bitmap', 'data file', 'qed'])
 def what_would_be_lost_is_refused(what):
     words = {'snapshot': ['vda', 'snapshot', 'keep-me', 'qemu-img snapshot -d'],
              'bitmap': ['vda', '1 persistent bitmap', 'block-dirty-bitmap-remove'],
              'data file': ['vda', 'in a file beside the image'],
-             'vdi': ['vda is a vdi image', 'raw, VHDX or qcow2']}[what]
-    with lib.World(**dict(SIZE, image_format='vdi' if what == 'vdi' else 'qcow2')) as world:
+             'qed': ['vda is a qed image', 'raw, VHDX, qcow2, VDI or VMDK']}[what]
+    with lib.World(**dict(SIZE, image_format='qed' if what == 'qed' else 'qcow2')) as world:
         world.start_agents()
         make_disks = world.make_disks
 

@@ -14,27 +14,18 @@ SLOW_MBIT = 60
 WHO = ['source agent', 'target agent', 'link']
 
 
-class Lost:
+class Lost(lib.Prepared):
     """A move that was lost in the first pass over its disks, after some of it was durable."""
 
     def __init__(self, who, phase='disks', **options):
         self.world = lib.World(**dict(SIZE, **options))
         self.who, self.phase = who, phase
 
-    def __enter__(self):
-        self.world.__enter__()
-        try:
-            self.world.start_agents()
-            self.world.start_guest()
-            self.before = self.world.listing()
-            self.lose()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def __exit__(self, *error):
-        return self.world.__exit__(*error)
+    def prepare(self):
+        self.world.start_agents()
+        self.world.start_guest()
+        self.before = self.world.listing()
+        self.lose()
 
     def kept(self, side):
         [agent] = self.world.hosts[side].command('status').result().events[-1]['agents']
@@ -131,6 +122,50 @@ def guest_that_was_started_again_is_resumed(image):
         result = lost.resume().expect('done')
         lib.check(result.detail['resumed']['kept_bytes'] > 0, 'it did not go on: %s', result.detail)
         world.assert_moved()
+
+
+@lib.scenario()
+def nothing_is_kept_of_a_move_whose_target_was_complete():
+    """The source's agent dies while the target puts its disks in, behind the point from which it could keep a part:
+    once both have spoken neither has a note of it."""
+    with lib.World(**dict(SIZE, held='ab')) as world:
+        world.start_agents()
+        world.start_guest()
+        before = world.listing()
+        world.target.hold('PLACING')
+        move = world.start_move('--sync-every', '1')
+        world.target.await_held('PLACING', move)
+        notes = [name for name in world.source.state_files() if name.startswith('partial/')]
+        lib.check(notes, 'the source has no note of the move')
+        world.source.stop_agent(kill=True)
+        world.target.release()
+        move.result()
+        world.source.start_agent()
+        world.assert_listing(before)
+        world.assert_still_on_source()
+
+
+@lib.scenario()
+def nothing_is_kept_of_a_part_that_is_gone():
+    """The target's agent dies when it has discarded a cancelled move and has not forgotten its note yet."""
+    with lib.World(**dict(SIZE, held='ab')) as world:
+        world.start_agents()
+        world.start_guest()
+        before = world.listing()
+        world.source.hold('STOPPED')
+        move = world.start_move('--sync-every', '1')
+        world.source.await_held('STOPPED', move)
+        lib.check(world.source.command('cancel', world.source.running_job()).result().status == 0, 'no cancel')
+        world.target.hold('DISCARDED')
+        world.source.release()
+        world.target.await_held('DISCARDED', move)
+        notes = [name for name in world.target.state_files() if name.startswith('partial/')]
+        lib.check(notes, 'the target has no note of the move')
+        world.target.stop_agent(kill=True)
+        world.assert_refused(move.result(), 'failed', 'cancel')
+        world.target.start_agent()
+        world.assert_listing(before)
+        world.assert_still_on_source()
 
 
 @lib.scenario(sample=1, side=['a', 'b'])

@@ -102,7 +102,7 @@ class FaultMount:
         os.rename(self.kept, self.folder)
 
 
-class Here:
+class Here(lib.Prepared):
     """A copy on one host without an agent, to a folder on faultfs."""
 
     def __init__(self, target, power=False):
@@ -110,24 +110,15 @@ class Here:
         self.world = lib.World()
         self.power = power
 
-    def __enter__(self):
-        self.world.__enter__()
-        try:
-            folder = self.world.folder
-            self.source = make_source(os.path.join(folder, 'source.raw'))
-            self.out = os.path.join(folder, 'out')
-            self.written = os.path.join(self.out, 'disk.' + image_format(self.target))
-            self.environment = dict(os.environ, GODWIT_STATE_HOME=os.path.join(folder, 'home'))
-            self.environment.pop('GODWIT_SOCKET', None)
-            self.faults = FaultMount(self.world, self.out, self.power)
-            self.faults.say('slow %d .part' % SLOW_MS)
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def __exit__(self, *error):
-        return self.world.__exit__(*error)
+    def prepare(self):
+        folder = self.world.folder
+        self.source = make_source(os.path.join(folder, 'source.raw'))
+        self.out = os.path.join(folder, 'out')
+        self.written = os.path.join(self.out, 'disk.' + image_format(self.target))
+        self.environment = dict(os.environ, GODWIT_STATE_HOME=os.path.join(folder, 'home'))
+        self.environment.pop('GODWIT_SOCKET', None)
+        self.faults = FaultMount(self.world, self.out, self.power)
+        self.faults.say('slow %d .part' % SLOW_MS)
 
     def copy_words(self):
         return ['copy', '--sync-every', '1', *TARGETS[self.target], self.source, self.written]
@@ -276,7 +267,7 @@ def cancel_removes_what_a_killed_copy_left():
 
 # --------------------------------------------------------------------------------------- between two hosts
 
-class Lost:
+class Lost(lib.Prepared):
     """A copy to another host that was lost after some of it was durable there."""
     held_sync = (r'\.part$', 1)  # where the target stops: the first record is written
     target_options = ()
@@ -285,23 +276,14 @@ class Lost:
         self.who, self.target = who, target
         self.world = lib.World(trusted=True, held='b')
 
-    def __enter__(self):
-        self.world.__enter__()
-        try:
-            self.prepare()
-            self.world.start_agents(target=self.target_options)
-            if self.who == 'command':
-                self.world.source.stop_agent()
-            self.lose()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def __exit__(self, *error):
-        return self.world.__exit__(*error)
-
     def prepare(self):
+        self.prepare_source()
+        self.world.start_agents(target=self.target_options)
+        if self.who == 'command':
+            self.world.source.stop_agent()
+        self.lose()
+
+    def prepare_source(self):
         self.source = make_source(os.path.join(self.world.source.storage, 'source.raw'))
         self.name = 'disk.' + image_format(self.target)
         self.written = os.path.join(self.world.target.storage, self.name)

@@ -65,8 +65,8 @@ class LostOnDevice(Lost):
     held_sync = (r'^/dev/loop\d+$', 1)
     target_options = ('--storage', '/dev')
 
-    def prepare(self):
-        super().prepare()
+    def prepare_source(self):
+        super().prepare_source()
         self.name = self.written = endpoints.loop_device(self.world, DISK_MIB + 8, 512)
 
 
@@ -129,7 +129,7 @@ def assert_chain_resumed(result, child, written):
 class LostChain(Lost):
     held_sync = (r'child\.avhdx\.godwit-.*\.journal$', 1)
 
-    def prepare(self):
+    def prepare_source(self):
         self.source = make_chain(self.world.source.storage)
         self.name, self.written, self.words = '', self.world.target.storage, []
 
@@ -167,8 +167,8 @@ class LostPower(Lost):
     """The target's storage loses power with the agent; the notes of the agent are elsewhere."""
     held_sync = (r'\.part$', 2)
 
-    def prepare(self):
-        super().prepare()
+    def prepare_source(self):
+        super().prepare_source()
         self.faults = FaultMount(self.world, self.world.target.storage, power=True)
 
     def take_away(self, copy):

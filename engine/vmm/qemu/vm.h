@@ -71,7 +71,7 @@ struct gw_vm_disk {
     bool is_machine_ide;        /* made by the machine (-hda, -drive if=ide): unit, and no device */
     uint32_t unit;              /* is_machine_ide: 0 to 3 */
     uint32_t device_index;      /* else: in devices */
-    char format[16];            /* of the image: "raw", "vhdx", "qcow2" */
+    char format[16];            /* of the image: "raw", "vhdx", "qcow2", ... */
     char file_name[256];        /* the image's name without its folders */
     uint64_t virtual_size;
     bool is_read_only, is_direct, is_no_flush, is_discard; /* cache.direct, cache.no-flush, unmap */

@@ -288,3 +288,20 @@ Test(attended, free_takes_null)
 {
     gw_attended_free(NULL);
 }
+
+Test(attended, recovery_is_in_less_of_a_hurry_later)
+{
+    struct gw_attended *attended;
+    unsigned due = 0;
+
+    cr_assert_eq(gw_attended_new(&attended), 0);
+    for (unsigned call = 0; call < GW_PATIENCE_CALLS; call++)
+        cr_assert(gw_attended_is_due(attended, "aa", GW_SIDE_SOURCE), "call %u", call);
+    for (unsigned call = 0; call < 3 * GW_PATIENCE_CALLS; call++)
+        due += gw_attended_is_due(attended, "aa", GW_SIDE_SOURCE);
+    cr_assert_eq(due, 3, "%u", due);
+    cr_assert(gw_attended_is_due(attended, "aa", GW_SIDE_TARGET),
+              "the other side's is another one");
+    cr_assert(gw_attended_is_due(attended, "bb", GW_SIDE_SOURCE));
+    gw_attended_free(attended);
+}

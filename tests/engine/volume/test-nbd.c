@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* qcow2 images as volumes through qemu-nbd, judged by qemu-img. */
+/* qcow2, VDI and VMDK images as volumes through qemu-nbd, judged by qemu-img. */
 #include <criterion/criterion.h>
 
 #include <errno.h>
@@ -205,7 +205,123 @@ Test(nbd, target_whose_server_dies_fails_at_once)
     place_end(&place);
 }
 
+static const char *const others[] = {"vdi", "vmdk"};
+
+Test(nbd, other_formats_hold_what_was_written_and_are_read_again)
+{
+    for (unsigned i = 0; i < sizeof(others) / sizeof(*others); i++) {
+        struct gw_nbd_target_options options;
+        struct gw_target_volume *volume = NULL;
+        struct gw_source_volume *source = NULL;
+        uint8_t bytes[512];
+        struct place place;
+
+        place_on_disk(&place);
+        options = options_of(place_path(&place, "disk"));
+        options.format = others[i];
+        cr_assert_eq(gw_nbd_target_create(&options, &volume), 0, "%s", gw_error_message());
+        place_fill(place_path(&place, "wanted"), 0, 4096, 1);
+        place_truncate(place_path(&place, "wanted"), 0);
+        place_truncate(place_path(&place, "wanted"), SIZE);
+        write_both(volume, &place, 0, 256 * KIB, 1);
+        write_both(volume, &place, 10 * MIB - 4096, 128 * KIB, 2);
+        write_both(volume, &place, 64 * MIB, 512, 3);
+        cr_assert_eq(volume->ops->finish(volume), 0, "%s", gw_error_message());
+        volume->ops->close(volume);
+        cr_assert_eq(place_run("qemu-img compare -q -f %s -F raw %s/disk %s/wanted", others[i],
+                               place.folder, place.folder),
+                     0, "%s", others[i]);
+        cr_assert_lt(place_allocated(place_path(&place, "disk")), 8 * MIB, "%s is not thin",
+                     others[i]);
+        /* No name of the part is left in it. */
+        cr_assert_neq(place_run("grep -q godwit-0123abcd %s/disk", place.folder), 0, "%s",
+                      others[i]);
+        cr_assert(strcmp(gw_nbd_format_probe(place_path(&place, "disk")), others[i]) == 0);
+        cr_assert_eq(gw_nbd_source_open_image(place_path(&place, "disk"), others[i], &source), 0,
+                     "%s", gw_error_message());
+        cr_assert_eq(source->size, SIZE);
+        cr_assert_eq(source->ops->read(source, 64 * MIB, bytes, sizeof(bytes)), 0);
+        cr_assert_eq(bytes[7], place_byte(3, 64 * MIB + 7));
+        source->ops->close(source);
+        place_end(&place);
+    }
+}
+
+Test(nbd, vmdk_keeps_its_own_name)
+{
+    struct gw_nbd_target_options options;
+    struct gw_target_volume *volume = NULL;
+    struct place place;
+
+    place_in_memory(&place);
+    options = options_of(place_path(&place, "disk"));
+    options.format = "vmdk";
+    cr_assert_eq(gw_nbd_target_create(&options, &volume), 0, "%s", gw_error_message());
+    cr_assert_eq(place_run("grep -aq 'SPARSE \"%s\"' %s/%s", PART, place.folder, PART), 0);
+    cr_assert_eq(volume->ops->finish(volume), 0, "%s", gw_error_message());
+    cr_assert_eq(place_run("grep -aq 'SPARSE \"disk\"' %s/disk", place.folder), 0);
+    cr_assert_eq(place_run("qemu-img check -q -f vmdk %s/disk", place.folder), 0);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
 /* ---- sources ---- */
+
+static void expect_refused(const struct place *place, const char *format, int wanted,
+                           const char *word)
+{
+    struct gw_source_volume *volume;
+
+    cr_expect_eq(gw_nbd_source_open_image(place_path(place, "disk"), format, &volume), wanted);
+    cr_expect(strstr(gw_error_message(), word), "%s", gw_error_message());
+    cr_expect_not(has_server());
+}
+
+Test(nbd, vmdk_that_names_other_files_is_refused)
+{
+    struct place place;
+
+    place_in_memory(&place);
+    cr_assert_eq(place_run("cd %s && qemu-img create -q -f vmdk base 8M && "
+                           "qemu-img create -q -f vmdk -b base -F vmdk disk",
+                           place.folder),
+                 0);
+    expect_refused(&place, "vmdk", -ENOTSUP, "layer above another");
+    cr_assert_eq(place_run("cd %s && qemu-img create -q -f vmdk -o "
+                           "subformat=twoGbMaxExtentSparse disk 8M",
+                           place.folder),
+                 0);
+    expect_refused(&place, "vmdk", -EUCLEAN, "one file");
+    /* A header without a capacity: the descriptor names the extents. */
+    cr_assert_eq(place_run("cd %s && qemu-img create -q -f vmdk disk 8M && "
+                           "dd if=/dev/zero of=disk bs=1 seek=12 count=8 conv=notrunc 2>/dev/null",
+                           place.folder),
+                 0);
+    expect_refused(&place, "vmdk", -ENOTSUP, "one sparse file");
+    cr_assert_eq(place_run("cd %s && qemu-img create -q -f vmdk disk 8M && "
+                           "dd if=/dev/zero of=disk bs=1 seek=36 count=8 conv=notrunc 2>/dev/null",
+                           place.folder),
+                 0);
+    expect_refused(&place, "vmdk", -EUCLEAN, "no VMDK descriptor");
+    place_end(&place);
+}
+
+Test(nbd, vdi_that_is_a_layer_is_refused)
+{
+    struct place place;
+
+    place_in_memory(&place);
+    cr_assert_eq(place_run("cd %s && qemu-img create -q -f vdi disk 8M && printf x | dd of=disk "
+                           "bs=1 seek=424 conv=notrunc 2>/dev/null",
+                           place.folder),
+                 0);
+    expect_refused(&place, "vdi", -ENOTSUP, "layer above another");
+    cr_assert_eq(place_run("cd %s && printf x | dd of=disk bs=1 seek=64 conv=notrunc 2>/dev/null",
+                           place.folder),
+                 0);
+    expect_refused(&place, "vdi", -EUCLEAN, "no VDI image");
+    place_end(&place);
+}
 
 static void expect_extent(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
                           enum gw_extent_kind kind)
