@@ -33,11 +33,13 @@
 #define LATENCY_ROUNDS 2000u
 #define IDLE_TURNS     64u
 #define DRAIN_WAIT_MS  2000
+#define OPTIONS_MAX    8u
 
 struct settings {
     bool is_sender, is_plain, is_stable, is_scattered, is_latency;
     const char *transport;
-    const char *provider; /* of transport fabric */
+    struct gw_transport_option options[OPTIONS_MAX]; /* of the transport */
+    unsigned option_count;
     unsigned channels, seconds, record;
     uint32_t size;
     const char *congestion;
@@ -121,9 +123,8 @@ static void report(const struct settings *settings, const char *how, uint64_t by
 
 static void open_side(struct side *side, const struct settings *settings)
 {
-    const struct gw_transport_option provider = {.name = "provider", .value = settings->provider};
-    const struct gw_transport_options options = {.items = &provider,
-                                                 .count = provider.value ? 1 : 0};
+    const struct gw_transport_options options = {.items = settings->options,
+                                                 .count = settings->option_count};
 
     side->settings = settings;
     if (gw_transport_new(settings->transport, &options, &side->transport) != 0 ||
@@ -149,7 +150,11 @@ static void close_side(struct side *side)
 
 static struct gw_channel_options channel_options(struct side *side, unsigned number)
 {
+    static const uint8_t secret[GW_SECRET_MAX] = {1, 2, 3}; /* some back ends need one */
+
     return (struct gw_channel_options){.domain = side->domain,
+                                       .secret = secret,
+                                       .secret_length = sizeof(secret),
                                        .poller = side->poller,
                                        .context = &side->lanes[number],
                                        .number = number + 1,
@@ -272,7 +277,13 @@ static void connect_lanes(struct side *side)
         struct gw_channel *ready[CHANNELS_MAX];
         struct gw_message message;
         struct lane *lane = &side->lanes[i];
-        int error = gw_connect(side->transport, &options, &lane->channel);
+        uint64_t until_ns = gw_clock_ns() + CONNECT_MS * GW_NS_PER_MS;
+        int error;
+
+        /* A port may be there before its listener is. */
+        do {
+            error = gw_connect(side->transport, &options, &lane->channel);
+        } while (error == -ECONNREFUSED && gw_clock_ns() < until_ns && usleep(20000) == 0);
 
         while (!error && (error = gw_recv(lane->channel, &message)) == -EAGAIN) {
             turn(side, ready);
@@ -540,21 +551,50 @@ static void run_plain(const struct settings *settings)
 
 static int usage(void)
 {
-    fprintf(stderr,
-            "usage: transport-blast listen|send ADDRESS:PORT [--channels N] [--size BYTES]\n"
-            "       [--seconds N] [--record WRITES] [--copy] [--scattered] [--plain]\n"
-            "       [--congestion NAME] [--transport NAME] [--provider NAME] [--latency]\n");
+    fprintf(
+        stderr,
+        "usage: transport-blast listen|send ADDRESS:PORT [--channels N] [--size BYTES]\n"
+        "       [--seconds N] [--record WRITES] [--copy] [--scattered] [--plain]\n"
+        "       [--congestion NAME] [--transport NAME] [--provider NAME] [--option NAME=VALUE]\n"
+        "       [--latency]\n");
     return 2;
 }
 
 static const struct option long_options[] = {
-    {"channels", required_argument, NULL, 'c'},   {"size", required_argument, NULL, 's'},
-    {"seconds", required_argument, NULL, 't'},    {"record", required_argument, NULL, 'r'},
-    {"congestion", required_argument, NULL, 'C'}, {"copy", no_argument, NULL, 'y'},
-    {"scattered", no_argument, NULL, 'x'},        {"plain", no_argument, NULL, 'p'},
-    {"transport", required_argument, NULL, 'T'},  {"provider", required_argument, NULL, 'P'},
-    {"latency", no_argument, NULL, 'l'},          {0},
+    {"channels", required_argument, NULL, 'c'},
+    {"size", required_argument, NULL, 's'},
+    {"seconds", required_argument, NULL, 't'},
+    {"record", required_argument, NULL, 'r'},
+    {"congestion", required_argument, NULL, 'C'},
+    {"copy", no_argument, NULL, 'y'},
+    {"scattered", no_argument, NULL, 'x'},
+    {"plain", no_argument, NULL, 'p'},
+    {"transport", required_argument, NULL, 'T'},
+    {"provider", required_argument, NULL, 'P'},
+    {"latency", no_argument, NULL, 'l'},
+    {"option", required_argument, NULL, 'o'},
+    {0},
 };
+
+static bool add_option(struct settings *settings, const char *name, const char *value)
+{
+    if (settings->option_count == OPTIONS_MAX)
+        return false;
+    settings->options[settings->option_count++] =
+        (struct gw_transport_option){.name = name, .value = value};
+    return true;
+}
+
+/* NAME=VALUE */
+static bool split_option(struct settings *settings, char *text)
+{
+    char *equals = strchr(text, '=');
+
+    if (!equals)
+        return false;
+    *equals = '\0';
+    return add_option(settings, text, equals + 1);
+}
 
 static bool parse(int argc, char **argv, struct settings *settings)
 {
@@ -592,7 +632,12 @@ static bool parse(int argc, char **argv, struct settings *settings)
             settings->transport = optarg;
             break;
         case 'P':
-            settings->provider = optarg;
+            if (!add_option(settings, "provider", optarg))
+                return false;
+            break;
+        case 'o':
+            if (!split_option(settings, optarg))
+                return false;
             break;
         case 'l':
             settings->is_latency = true;

@@ -208,6 +208,7 @@ def cancelled_copy_leaves_nothing(way):
             lib.check(result.status == 0 or not left, 'it leaves %s', left)
             return
         world.start_agents()
+        before = world.listing()
         world.source.limit_rate(lib.SLOW_MBIT)
         command = world.source.command('copy', '--progress', path,
                                        world.target.address + ':copy.raw')
@@ -215,7 +216,7 @@ def cancelled_copy_leaves_nothing(way):
         command.wait_event(lambda event: (event.get('progress') or {}).get('bytes_done', 0) > 0)
         world.source.command('cancel', world.source.running_job()).result()
         world.assert_refused(command.result(), 'failed', 'cancel')
-        world.assert_no_debris()
+        world.assert_listing(before)
 
 
 if __name__ == '__main__':
