@@ -518,12 +518,19 @@ void gw_journal_entry_free(struct gw_journal_entry *entry)
     entry->detail = NULL;
 }
 
+bool gw_journal_entry_is_open(const struct gw_journal_entry *entry)
+{
+    enum gw_handover_state state;
+
+    return gw_handover_state_parse(entry->state, &state) != 0 || !gw_handover_is_ended(state) ||
+           json_is_true(json_object_get(entry->detail, GW_CONTRADICTED));
+}
+
 /* Everything that is open, read under the lock, so that each() may use the journal itself. */
 static int read_open(struct gw_journal *journal, struct gw_journal_entry **out, size_t *count)
 {
     sqlite3_stmt *statement = journal->statements[EACH];
     struct gw_journal_entry *entries = NULL, entry, *grown;
-    enum gw_handover_state state;
     size_t room = 0;
     int step, error = 0;
 
@@ -533,8 +540,7 @@ static int read_open(struct gw_journal *journal, struct gw_journal_entry **out, 
                                    : fail(journal, "cannot be read");
         if (error != 0)
             break;
-        if (gw_handover_state_parse(entry.state, &state) == 0 && gw_handover_is_ended(state) &&
-            !json_is_true(json_object_get(entry.detail, GW_CONTRADICTED))) {
+        if (!gw_journal_entry_is_open(&entry)) {
             gw_journal_entry_free(&entry);
             continue;
         }

@@ -54,7 +54,9 @@ int gw_journal_find(struct gw_journal *journal, const char *epoch, enum gw_journ
                     struct gw_journal_entry *out);
 /* Takes NULL; the entry itself is the caller's. */
 void gw_journal_entry_free(struct gw_journal_entry *entry);
-/* Calls each for every entry that is not ended (see gw_handover_is_ended) or is contradicted, oldest
+/* Not ended (see gw_handover_is_ended), or contradicted. */
+bool gw_journal_entry_is_open(const struct gw_journal_entry *entry);
+/* Calls each for every entry that is open as it is when this begins, oldest
  * change first. Stops when it returns not 0, and returns that. each may use the journal. */
 int gw_journal_each_open(struct gw_journal *journal,
                          int (*each)(const struct gw_journal_entry *entry, void *context),

@@ -203,15 +203,37 @@ static void recover_target(const struct gw_environment *environment,
     gw_partial_free(&partial);
 }
 
-void gw_recover_entry(const struct gw_environment *environment,
-                      const struct gw_journal_entry *entry, enum gw_handover_event person,
-                      struct gw_recovered *out)
+/* What was done and could not be recorded is not done again, every few seconds, before it can be: the guest's
+ * owner may have paused it meanwhile. */
+static bool takes_records(const struct gw_environment *environment,
+                          const struct gw_journal_entry *entry)
 {
+    struct gw_error failure;
+
+    return !gw_journal_is_failing(environment->journal, &failure) ||
+           gw_journal_record(environment->journal, entry) == 0;
+}
+
+int gw_recover_entry(const struct gw_environment *environment, const char *epoch,
+                     enum gw_journal_side side, enum gw_handover_event person,
+                     struct gw_recovered *out)
+{
+    struct gw_journal_entry entry;
+    int error;
+
     memset(out, 0, sizeof(*out));
-    if (entry->side == GW_SIDE_SOURCE)
-        recover_source(environment, entry, person, out);
+    error = gw_journal_find(environment->journal, epoch, side, &entry);
+    if (error)
+        return error;
+    if (person == GW_EVENT_COUNT &&
+        (!gw_journal_entry_is_open(&entry) || !takes_records(environment, &entry)))
+        gw_handover_state_parse(entry.state, &out->state);
+    else if (side == GW_SIDE_SOURCE)
+        recover_source(environment, &entry, person, out);
     else
-        recover_target(environment, entry, person, out);
+        recover_target(environment, &entry, person, out);
+    gw_journal_entry_free(&entry);
+    return 0;
 }
 
 /* The guest runs here, or has ended by itself: only the target's part is to be tidied up, which is in no hurry
@@ -229,14 +251,15 @@ static int recover_one(const struct gw_journal_entry *entry, void *context)
 {
     const struct gw_environment *environment = context;
     struct gw_recovered recovered;
+    int error;
 
     if (may_wait(entry) && !gw_attended_is_due(environment->attended, entry->epoch, entry->side))
         return 0;
     if (gw_attend(environment->attended, entry->epoch, entry->side))
         return 0;
-    gw_recover_entry(environment, entry, GW_EVENT_COUNT, &recovered);
+    error = gw_recover_entry(environment, entry->epoch, entry->side, GW_EVENT_COUNT, &recovered);
     gw_unattend(environment->attended, entry->epoch, entry->side);
-    return 0;
+    return error;
 }
 
 int gw_recover(const struct gw_environment *environment)

@@ -2,8 +2,9 @@
 /*
  * recover: one move taken up from the journal, by itself or with a person's word. Private to
  * engine/session.
- * Errors: what failed is in gw_recovered.cause; the state says what counts.
- * Order: the caller attends the move (attended.h) and has read entry after that.
+ * Errors: that the journal cannot be read; what failed of the move is in gw_recovered.cause, and the state says
+ *   what counts.
+ * Order: the caller attends the move (attended.h); what it knew of it before may have changed since.
  * Threads: any that attends the move; blocks for some seconds.
  */
 #ifndef GODWIT_ENGINE_SESSION_RECOVER_H
@@ -21,8 +22,8 @@ struct gw_recovered {
 
 /* person: GW_EVENT_RESOLVE_SOURCE or _TARGET, or GW_EVENT_COUNT for nobody's word. The other host is
  * asked first where it can be reached; a word that is not expected then changes nothing. */
-void gw_recover_entry(const struct gw_environment *environment,
-                      const struct gw_journal_entry *entry, enum gw_handover_event person,
-                      struct gw_recovered *out);
+int gw_recover_entry(const struct gw_environment *environment, const char *epoch,
+                     enum gw_journal_side side, enum gw_handover_event person,
+                     struct gw_recovered *out);
 
 #endif

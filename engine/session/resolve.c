@@ -113,12 +113,12 @@ static bool is_as_asked(const struct gw_recovered *recovered, enum gw_journal_si
     }
 }
 
-static int judge(const struct gw_recovered *recovered, const struct gw_journal_entry *entry,
-                 bool keeps_target, struct gw_outcome *out)
+static int judge(const struct gw_recovered *recovered, enum gw_journal_side side, bool keeps_target,
+                 struct gw_outcome *out)
 {
     struct gw_error cause = recovered->cause;
 
-    if (recovered->state != GW_HANDOVER_NONE && is_as_asked(recovered, entry->side, keeps_target) &&
+    if (recovered->state != GW_HANDOVER_NONE && is_as_asked(recovered, side, keeps_target) &&
         !recovered->is_contradicted)
         return 0;
     out->exit_code = GW_EXIT_IN_DOUBT;
@@ -141,22 +141,19 @@ static int settle(const struct gw_environment *environment, const struct gw_jour
                   bool keeps_target, struct gw_outcome *out)
 {
     struct gw_recovered recovered;
-    struct gw_journal_entry entry;
     int error = attend(environment, found);
 
     if (error)
         return error;
-    error = gw_journal_find(environment->journal, found->epoch, found->side, &entry);
+    error = gw_recover_entry(environment, found->epoch, found->side,
+                             keeps_target ? GW_EVENT_RESOLVE_TARGET : GW_EVENT_RESOLVE_SOURCE,
+                             &recovered);
     if (!error) {
-        gw_recover_entry(environment, &entry,
-                         keeps_target ? GW_EVENT_RESOLVE_TARGET : GW_EVENT_RESOLVE_SOURCE,
-                         &recovered);
         json_object_set_new(out->detail, "state",
                             json_string(gw_handover_state_name(recovered.state)));
         json_object_set_new(out->detail, "meaning",
                             json_string(gw_handover_state_meaning(recovered.state)));
-        error = judge(&recovered, &entry, keeps_target, out);
-        gw_journal_entry_free(&entry);
+        error = judge(&recovered, found->side, keeps_target, out);
     }
     gw_unattend(environment->attended, found->epoch, found->side);
     return error;

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import lib
 from failures import KEEPS_NOTHING, Ready
@@ -18,6 +19,7 @@ guestctl = lib.guestctl
 SIZE = {'memory_mib': 64, 'disk_mib': 64, 'fill_mib': 24, 'trusted': True, 'image_format': 'raw', 'held': 'ab',
         'workload': {'pages_per_tick': 50, 'writes_per_tick': 8, 'reads_per_tick': 2}}
 STATE_MIB = 4
+RECOVER_EVERY_S = 3  # GW_RECOVER_EVERY_MS
 WORDS = {'full': '(is full|No space left on device); make room on its file system',
          'read-only': 'Read-only file system; mount its file system read-write'}
 # (state that is about to be recorded, whose state folder takes nothing): what comes of it at once, and in the end.
@@ -191,6 +193,14 @@ def check_outcome(ready, outcome, what, result):
         lib.check('a' not in ready.sides or re.search(WORDS[what], one['meaning']), 'the status says %s', one)
 
 
+def stays_as_its_owner_wants(world):
+    """While nothing can be recorded, nobody makes a guest run again that its owner has paused."""
+    world.guest.qmp('stop')
+    time.sleep(2.5 * RECOVER_EVERY_S)
+    lib.check(world.guest.qmp('query-status')['status'] == 'paused', 'the guest was made to run again')
+    world.guest.qmp('cont')
+
+
 @lib.scenario(sample=3, place=['%s %s' % place for place in PLACES], what=sorted(WORDS))
 def record_cannot_be_made(place, what):
     state, sides = place.split()
@@ -208,6 +218,8 @@ def record_cannot_be_made(place, what):
         check_outcome(ready, at_once, what, result)
         if at_once == 'S':
             lib.check(re.search(WORDS[what], result.error), 'the move ends with: %s', result.error)
+        if at_once == 'S' and 'a' in sides:
+            stays_as_its_owner_wants(world)
         ready.mend(what)
         if in_the_end == 'S':
             world.assert_still_on_source(ticks=2)
