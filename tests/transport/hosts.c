@@ -77,8 +77,12 @@ static void await(struct end *end, const int *value)
 static void say(struct end *end, struct gw_channel *channel, const void *bytes, uint32_t length)
 {
     struct rig_send send = rig_send(bytes, length);
+    int error;
 
-    check(rig_post_send(channel, &send) == 0);
+    /* Behind thousands of writes the queue may be full. */
+    while ((error = rig_post_send(channel, &send)) == -EAGAIN)
+        rig_turn(&end->rig);
+    check(error == 0);
     await(end, &send.done_count);
     check(send.status == 0);
 }
