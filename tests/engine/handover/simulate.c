@@ -285,8 +285,8 @@ static int run(uint64_t first, uint64_t count, double seconds)
 int main(int argc, char **argv)
 {
     const char *seed = getenv("GODWIT_SEED"), *all = getenv("GODWIT_CHECK_ALL");
-    uint64_t first = (seed != NULL ? strtoull(seed, NULL, 10) : 1) << 32, count = 150000;
-    double seconds = 25;
+    uint64_t first = (seed != NULL ? strtoull(seed, NULL, 10) : 1) << 32, count = 250000;
+    double seconds = 50;
     int mutation = MUTATE_NOTHING, failures = 0;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
