@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -25,7 +24,8 @@
 
 struct format {
     const char *name;
-    const char *magic; /* the first bytes */
+    const char *magic;  /* the first bytes */
+    uint32_t signature; /* little endian, at 0x40; 0: none */
     /* For qemu-img create -o: one file, and nothing allocated. */
     const char *create;
     bool has_cluster_size; /* may be chosen: cluster_size=, in place of create */
@@ -80,7 +80,7 @@ static int check_vdi(const char *path, const uint8_t *header, struct gw_nbd_imag
     static const uint8_t none[16];
     uint32_t kind = gw_get_le32(header + 0x4c);
 
-    if (gw_get_le32(header + 0x40) != VDI_SIGNATURE || gw_get_le32(header + 0x44) != 0x10001u)
+    if (gw_get_le32(header + 0x44) != 0x10001u)
         return gw_fail(-EUCLEAN, "%s is no VDI image of version 1.1", path);
     /* The image that this one lies above, and that one's last change. */
     if ((kind != VDI_DYNAMIC && kind != VDI_STATIC) ||
@@ -97,37 +97,38 @@ static int check_vdi(const char *path, const uint8_t *header, struct gw_nbd_imag
 
 /* ---- VMDK: little endian, with a text in it, the descriptor ---- */
 
-#define DESCRIPTOR_MOST (64u << 10)
-#define GRAIN_MOST      (1u << 16) /* sectors */
+/* QEMU looks for what is beneath an image here, wherever its header says that the text lies. */
+#define DESCRIPTOR_OFFSET (1u * SECTOR)
+#define DESCRIPTOR_LENGTH (20u * SECTOR)
+#define GRAIN_MOST        (1u << 16) /* sectors */
 
+/* The text and a zero byte. */
 struct descriptor {
-    off_t offset;
-    size_t length; /* the room for the text */
-    char *text;    /* length bytes and a zero byte: to be freed */
+    char text[DESCRIPTOR_LENGTH + 1];
 };
 
 static int read_descriptor(const char *path, const uint8_t *header, struct descriptor *out)
 {
-    uint64_t offset = gw_get_le64(header + 28), length = gw_get_le64(header + 36);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     ssize_t got = -1;
-    int fd;
 
-    if (offset == 0 || offset > UINT32_MAX || length == 0 || length > DESCRIPTOR_MOST / SECTOR)
-        return gw_fail(-EUCLEAN, "%s has no VMDK descriptor where its header says", path);
-    out->offset = (off_t)(offset * SECTOR);
-    out->length = length * SECTOR;
-    out->text = calloc(1, out->length + 1);
-    if (!out->text)
-        return gw_fail(-ENOMEM, "no memory for a VMDK descriptor");
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    memset(out, 0, sizeof(*out));
     if (fd >= 0) {
-        got = pread(fd, out->text, out->length, out->offset);
+        got = pread(fd, out->text, DESCRIPTOR_LENGTH, DESCRIPTOR_OFFSET);
         close(fd);
     }
-    if (got > 0)
-        return 0;
-    free(out->text);
-    return gw_fail(-EIO, "%s: cannot read its VMDK descriptor", path);
+    if (got <= 0)
+        return gw_fail(-EIO, "%s: cannot read its VMDK descriptor", path);
+    if (gw_get_le64(header + 28) != DESCRIPTOR_OFFSET / SECTOR || gw_get_le64(header + 36) == 0 ||
+        gw_get_le64(header + 36) > DESCRIPTOR_LENGTH / SECTOR)
+        return gw_fail(-ENOTSUP, "%s: its VMDK descriptor is not behind its header: " SERVE_IT,
+                       path);
+    return 0;
+}
+
+static bool says(const struct descriptor *descriptor, const char *words)
+{
+    return memmem(descriptor->text, DESCRIPTOR_LENGTH, words, strlen(words)) != NULL;
 }
 
 /* The descriptor of a header without a capacity names the files that hold the data. */
@@ -147,18 +148,17 @@ static int check_vmdk(const char *path, const uint8_t *header, struct gw_nbd_ima
     error = read_descriptor(path, header, &descriptor);
     if (error)
         return error;
-    if (strstr(descriptor.text, "parentFileNameHint"))
+    if (says(&descriptor, "parentFileNameHint"))
         error = gw_fail(-ENOTSUP,
                         "%s is a layer above another VMDK image: make one of them with 'qemu-img "
                         "convert -O vmdk' first, or " SERVE_IT,
                         path);
-    else if (!strstr(descriptor.text, "createType=\"monolithicSparse\"") &&
-             !strstr(descriptor.text, "createType=\"streamOptimized\""))
+    else if (!says(&descriptor, "createType=\"monolithicSparse\"") &&
+             !says(&descriptor, "createType=\"streamOptimized\""))
         error = gw_fail(-ENOTSUP,
                         "%s is a VMDK image of several files: make one with 'qemu-img convert -O "
                         "vmdk' first, or " SERVE_IT,
                         path);
-    free(descriptor.text);
     out->cluster_size = (uint32_t)grain * SECTOR;
     out->virtual_size = sectors * SECTOR;
     return error;
@@ -169,51 +169,44 @@ static int write_descriptor(const char *path, const struct descriptor *descripto
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     ssize_t put = -1;
 
+    errno = 0;
     if (fd >= 0) {
-        put = pwrite(fd, descriptor->text, descriptor->length, descriptor->offset);
+        put = pwrite(fd, descriptor->text, DESCRIPTOR_LENGTH, DESCRIPTOR_OFFSET);
         close(fd);
     }
-    return put == (ssize_t)descriptor->length
-               ? 0
-               : gw_fail_errno(-errno, "%s: cannot write its VMDK descriptor", path);
+    return put == DESCRIPTOR_LENGTH ? 0
+                                    : gw_fail_errno(errno ? -errno : -ENOSPC,
+                                                    "%s: cannot write its VMDK descriptor", path);
 }
 
 /* The line of the one extent: RW 2048 SPARSE "NAME". */
 static int rename_vmdk(const char *path, const uint8_t *header, const char *name)
 {
-    struct descriptor old, new = {.text = NULL};
+    struct descriptor old, new;
     char *begin, *end = NULL;
     int error = read_descriptor(path, header, &old), length;
 
     if (error)
         return error;
-    new = old;
-    new.text = calloc(1, new.length + 1);
     begin = strstr(old.text, "SPARSE \"");
     if (begin)
         end = strchr(begin + strlen("SPARSE \""), '"');
-    if (!new.text)
-        error = gw_fail(-ENOMEM, "no memory for a VMDK descriptor");
-    else if (!end)
-        error = gw_fail(-EUCLEAN, "%s: its VMDK descriptor names no extent", path);
-    if (!error) {
-        *begin = '\0';
-        length = snprintf(new.text, new.length, "%sSPARSE \"%s%s", old.text, name, end);
-        error = length < (int)new.length
-                    ? write_descriptor(path, &new)
-                    : gw_fail(-ENAMETOOLONG, "%s: %s does not fit its VMDK descriptor", path, name);
-    }
-    free(old.text);
-    free(new.text);
-    return error;
+    if (!end)
+        return gw_fail(-EUCLEAN, "%s: its VMDK descriptor names no extent", path);
+    *begin = '\0';
+    memset(&new, 0, sizeof(new));
+    length = snprintf(new.text, DESCRIPTOR_LENGTH, "%sSPARSE \"%s%s", old.text, name, end);
+    return length < (int)DESCRIPTOR_LENGTH
+               ? write_descriptor(path, &new)
+               : gw_fail(-ENAMETOOLONG, "%s: %s does not fit its VMDK descriptor", path, name);
 }
 
 /* ---- all of them ---- */
 
 static const struct format formats[] = {
-    {"qcow2", "QFI\xfb", "preallocation=off", true, check_qcow2, NULL},
-    {"vdi", "<<< ", "static=off", false, check_vdi, NULL},
-    {"vmdk", "KDMV", "subformat=monolithicSparse", false, check_vmdk, rename_vmdk},
+    {"qcow2", "QFI\xfb", 0, "preallocation=off", true, check_qcow2, NULL},
+    {"vdi", "<<< ", VDI_SIGNATURE, "static=off", false, check_vdi, NULL},
+    {"vmdk", "KDMV", 0, "subformat=monolithicSparse", false, check_vmdk, rename_vmdk},
 };
 
 static const struct format *find_format(const char *name)
@@ -226,7 +219,8 @@ static const struct format *find_format(const char *name)
 
 static bool begins_as(const struct format *format, const uint8_t *header)
 {
-    return memcmp(header, format->magic, strlen(format->magic)) == 0;
+    return memcmp(header, format->magic, strlen(format->magic)) == 0 &&
+           (!format->signature || gw_get_le32(header + 0x40) == format->signature);
 }
 
 bool gw_nbd_format_is_known(const char *format)

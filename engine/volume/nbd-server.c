@@ -160,11 +160,13 @@ static bool can_be_direct(const char *path)
     return fd >= 0;
 }
 
-/* An image that is in use has no option of qemu-nbd's own: the node is described instead. */
-static char *describe_shared(const struct gw_nbd_server_options *options)
+/* What qemu-nbd's own options do not say: that an image may be in use, and that nothing lies beneath it,
+ * whatever it says itself by the time that it is opened. */
+static char *describe(const struct gw_nbd_server_options *options)
 {
-    json_t *node = json_pack("{s:s, s:b, s:{s:s, s:s}}", "driver", options->format, "force-share",
-                             1, "file", "driver", "file", "filename", options->path);
+    json_t *node = json_pack("{s:s, s:b, s:n, s:{s:s, s:s}}", "driver", options->format,
+                             "force-share", (int)options->is_shared, "backing", "file", "driver",
+                             "file", "filename", options->path);
     char *text = node ? json_dumps(node, JSON_COMPACT) : NULL, *out = NULL;
 
     json_decref(node);
@@ -177,28 +179,25 @@ static char *describe_shared(const struct gw_nbd_server_options *options)
 static int launch(const struct gw_nbd_server_options *options, const char *socket,
                   struct gw_tool *child)
 {
-    char socket_option[128], format[48], shared[16];
-    char *node = options->is_shared ? describe_shared(options) : NULL;
+    char socket_option[128], shared[16];
+    char *node = describe(options);
     const char *words[10];
     unsigned count = 0;
     int error;
 
-    if (options->is_shared && !node)
+    if (!node)
         return gw_fail(-ENOMEM, "%s: no memory for qemu-nbd", options->name);
     snprintf(socket_option, sizeof(socket_option), "--socket=%s", socket);
-    snprintf(format, sizeof(format), "--format=%.32s", options->format);
     snprintf(shared, sizeof(shared), "--shared=%u", GW_NBD_CONNECTIONS);
     words[count++] = "qemu-nbd";
     words[count++] = socket_option;
     words[count++] = shared;
     words[count++] = "--discard=unmap";
     words[count++] = can_be_direct(options->path) ? "--cache=none" : "--cache=writeback";
-    if (!node)
-        words[count++] = format;
     if (options->is_read_only)
         words[count++] = "--read-only";
     words[count++] = "--";
-    words[count++] = node ? node : options->path;
+    words[count++] = node;
     words[count] = NULL;
     error = start_child(words, child);
     free(node);

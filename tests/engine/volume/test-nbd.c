@@ -12,6 +12,8 @@
 #include <unistd.h>
 
 #include "common/error.h"
+#include "engine/volume/nbd-client.h"
+#include "engine/volume/nbd-server.h"
 #include "engine/volume/nbd.h"
 #include "tests/engine/volume/place.h"
 
@@ -302,7 +304,36 @@ Test(nbd, vmdk_that_names_other_files_is_refused)
                            "dd if=/dev/zero of=disk bs=1 seek=36 count=8 conv=notrunc 2>/dev/null",
                            place.folder),
                  0);
-    expect_refused(&place, "vmdk", -EUCLEAN, "no VMDK descriptor");
+    expect_refused(&place, "vmdk", -ENOTSUP, "not behind its header");
+    /* QEMU reads the name of what lies beneath from the second sector, whatever the header says. */
+    cr_assert_eq(place_run("exec 2>/dev/null; cd %s && rm disk && qemu-img create -q -f vmdk -b "
+                           "base -F vmdk disk && "
+                           "dd if=disk of=disk bs=512 skip=1 seek=40 count=1 conv=notrunc && "
+                           "printf '\\050' | dd of=disk bs=1 seek=28 conv=notrunc",
+                           place.folder),
+                 0);
+    expect_refused(&place, "vmdk", -ENOTSUP, "not behind its header");
+    place_end(&place);
+}
+
+Test(nbd, nothing_beneath_an_image_is_read)
+{
+    struct gw_nbd_server_options options = {.name = "vda", .format = "qcow2", .is_read_only = true};
+    struct gw_nbd_server server;
+    uint8_t bytes[512];
+    struct place place;
+
+    place_in_memory(&place);
+    cr_assert_eq(place_run("cd %s && qemu-img create -q -f qcow2 base 8M && qemu-io -c 'write -P 7 "
+                           "0 64k' base >/dev/null && qemu-img create -q -f qcow2 -b base -F qcow2 "
+                           "disk",
+                           place.folder),
+                 0);
+    options.path = place_path(&place, "disk");
+    cr_assert_eq(gw_nbd_server_start(&options, &server), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_nbd_client_read(server.client, 0, bytes, sizeof(bytes)), 0);
+    cr_assert_eq(bytes[0], 0, "the base was read");
+    gw_nbd_server_kill(&server);
     place_end(&place);
 }
 
@@ -319,7 +350,7 @@ Test(nbd, vdi_that_is_a_layer_is_refused)
     cr_assert_eq(place_run("cd %s && printf x | dd of=disk bs=1 seek=64 conv=notrunc 2>/dev/null",
                            place.folder),
                  0);
-    expect_refused(&place, "vdi", -EUCLEAN, "no VDI image");
+    expect_refused(&place, "vdi", -EUCLEAN, "no vdi image");
     place_end(&place);
 }
 
