@@ -21,6 +21,7 @@
 #include "engine/vmm/qemu/migrate.h"
 
 #define START_TIMEOUT_MS 15000u
+#define PROBE_TIMEOUT_MS 40000u
 
 static int open_pid_fd(pid_t pid)
 {
@@ -289,6 +290,9 @@ int gw_vm_probe(const char *binary, const char *accelerator, struct gw_launched 
             ret = await_qmp(&launched, log_path, START_TIMEOUT_MS);
         }
     }
+    /* Nothing waits for it but the plan, and a host that is busy starts programs slowly. */
+    if (ret == 0)
+        gw_qmp_set_timeout(launched.qmp, PROBE_TIMEOUT_MS);
     unlink(launched.qmp_path);
     unlink(log_path);
     rmdir(dir);
