@@ -379,27 +379,23 @@ static int write_entry(struct gw_journal *journal, const struct gw_journal_entry
     return error;
 }
 
-/* Said once when it begins and once when it ends: who waits for a record tries every few seconds. */
-static void tell(struct gw_journal *journal, int error)
+/* Said once when it begins and once when it ends: who waits for a record tries every few seconds. Under the lock;
+ * was it otherwise before? */
+static bool note_failing(struct gw_journal *journal, int error)
 {
-    bool was_failing;
+    bool was_failing = journal->is_failing;
 
-    pthread_mutex_lock(&journal->lock);
-    was_failing = journal->is_failing;
     journal->is_failing = error != 0;
     if (error)
         gw_error_take(error, &journal->failure);
-    pthread_mutex_unlock(&journal->lock);
-    if (error && !was_failing)
-        gw_log(GW_LOG_ERROR, "%s", gw_error_message());
-    else if (!error && was_failing)
-        gw_log(GW_LOG_WARNING, "journal %s: takes records again", journal->path);
+    return was_failing != journal->is_failing;
 }
 
 int gw_journal_record(struct gw_journal *journal, const struct gw_journal_entry *entry)
 {
     unsigned failures = gw_json_failures();
     enum gw_handover_state state;
+    bool is_news;
     char *detail = NULL;
     int error = gw_handover_state_parse(entry->state, &state);
 
@@ -419,9 +415,13 @@ int gw_journal_record(struct gw_journal *journal, const struct gw_journal_entry 
     }
     pthread_mutex_lock(&journal->lock);
     error = write_entry(journal, entry, detail, gw_handover_needs_sync(state));
+    is_news = note_failing(journal, error);
     pthread_mutex_unlock(&journal->lock);
     free(detail);
-    tell(journal, error);
+    if (is_news && error)
+        gw_log(GW_LOG_ERROR, "%s", gw_error_message());
+    else if (is_news)
+        gw_log(GW_LOG_WARNING, "journal %s: takes records again", journal->path);
     if (!error && journal->recorded)
         journal->recorded(journal->context, entry);
     return error;
