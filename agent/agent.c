@@ -323,7 +323,7 @@ static json_t *describe(void *context)
         "live_out", (int)limits->live_out, "live_in", (int)limits->live_in, "storage_out",
         (int)limits->storage_out, "storage_in", (int)limits->storage_in, "partials",
         gw_partials_describe(&agent->environment), "in_doubt",
-        gw_state_describe(&agent->state, gw_jobs_active(agent->jobs) == 0));
+        gw_state_describe(&agent->state, agent->attended, gw_jobs_active(agent->jobs) == 0));
 }
 
 static void take_record(void *context, const struct gw_journal_entry *entry)

@@ -131,6 +131,7 @@ int gw_state_undecided(struct gw_state *state)
 
 struct description {
     json_t *list;
+    struct gw_attended *attended;
     bool is_idle;
     bool is_failing; /* the journal, and why */
     struct gw_error failure;
@@ -141,7 +142,8 @@ static bool is_stuck(const struct description *description, const struct gw_jour
 {
     enum gw_handover_state state;
 
-    return description->is_failing && description->is_idle &&
+    return description->is_failing &&
+           !gw_attended_has(description->attended, entry->epoch, entry->side) &&
            gw_handover_state_parse(entry->state, &state) == 0 && !gw_handover_is_decided(state);
 }
 
@@ -167,9 +169,10 @@ static int describe_entry(const struct gw_journal_entry *entry, void *context)
     return 0;
 }
 
-json_t *gw_state_describe(struct gw_state *state, bool is_idle)
+json_t *gw_state_describe(struct gw_state *state, struct gw_attended *attended, bool is_idle)
 {
-    struct description description = {.list = json_array(), .is_idle = is_idle};
+    struct description description = {
+        .list = json_array(), .attended = attended, .is_idle = is_idle};
 
     description.is_failing = gw_journal_is_failing(state->journal, &description.failure);
     if (gw_journal_each_open(state->journal, describe_entry, &description) < 0)

@@ -16,6 +16,7 @@
 
 #include "engine/handover/journal.h"
 #include "transport/link/control.h"
+#include "engine/migration.h"
 
 struct gw_state {
     char folder[PATH_MAX];
@@ -34,6 +35,6 @@ int gw_state_undecided(struct gw_state *state);
 /* The entries that are in doubt, as gw_resolve_describe has them, with "is_in_doubt" true; the caller
  * decrefs. is_idle: no migration runs, so the other entries that have not ended are listed too: they
  * were left behind, and the agent settles them. */
-json_t *gw_state_describe(struct gw_state *state, bool is_idle);
+json_t *gw_state_describe(struct gw_state *state, struct gw_attended *attended, bool is_idle);
 
 #endif

@@ -78,6 +78,8 @@ struct gw_environment {
 struct gw_attended;
 int gw_attended_new(struct gw_attended **out);
 void gw_attended_free(struct gw_attended *attended);
+/* Has this process it in hand just now? */
+bool gw_attended_has(struct gw_attended *attended, const char *epoch, enum gw_journal_side side);
 /* Other processes have migrations noted in the same state folder: what this one has in hand is locked
  * there, in files of that folder. Before anything is attended. */
 int gw_attended_share(struct gw_attended *attended, const char *folder);

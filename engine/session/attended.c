@@ -64,6 +64,16 @@ static struct item *find(struct gw_attended *attended, const char *epoch, enum g
     return NULL;
 }
 
+bool gw_attended_has(struct gw_attended *attended, const char *epoch, enum gw_journal_side side)
+{
+    bool has;
+
+    pthread_mutex_lock(&attended->lock);
+    has = find(attended, epoch, side) != NULL;
+    pthread_mutex_unlock(&attended->lock);
+    return has;
+}
+
 int gw_attended_share(struct gw_attended *attended, const char *folder)
 {
     attended->folder = strdup(folder);

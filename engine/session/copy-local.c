@@ -85,6 +85,14 @@ static int note_durable(void *context, uint64_t durable)
     return error ? error : gw_copy_checkpoint(file->copy);
 }
 
+static const json_t *find_older(const struct file *file)
+{
+    const struct gw_copy *copy = file->copy;
+
+    return gw_part_find(json_object_get(copy->older.detail, "disks"), file->index,
+                        copy->plan.offered[file->index].name, file->options.path);
+}
+
 /* The image that an earlier attempt left is given its new name, if there is one. */
 static int take_part(struct file *file)
 {
@@ -95,16 +103,13 @@ static int take_part(struct file *file)
     char reason[GW_PART_REASON_MAX];
     int error;
 
-    if (!copy->older.detail)
+    if (!copy->older.detail || !file->entry)
         return 0;
-    older = gw_part_find(json_object_get(copy->older.detail, "disks"), file->index, offered->name,
-                         file->options.path);
-    error = gw_part_refuse_finished(older);
-    if (error)
-        return error;
+    older = find_older(file);
     gw_part_check(older, offered, durable, reason);
     if (*durable > 0) {
         copy->partial.is_kept = true;
+        copy->is_older_taken = true;
         error = gw_partial_write(copy->environment, &copy->partial);
         if (!error)
             error = gw_part_take_over(older, file->entry);
@@ -135,8 +140,7 @@ static int note_file(struct file *file)
     json_array_append_new(json_object_get(copy->partial.detail, "disks"), entry);
     file->entry = entry;
     file->options.sync_interval_ns = gw_copy_sync_interval_ns(copy);
-    error = gw_partial_write(copy->environment, &copy->partial);
-    return error ? error : take_part(file);
+    return copy->older.detail ? gw_part_refuse_finished(find_older(file)) : 0;
 }
 
 static int fill(struct file *file)
@@ -184,12 +188,18 @@ static int copy_files(struct gw_copy *copy, struct file *files)
 
     for (unsigned i = 0; i < copy->plan.count && !error; i++)
         error = note_file(&files[i]);
+    if (!error && copy->partial.detail)
+        error = gw_partial_write(copy->environment, &copy->partial);
+    for (unsigned i = 0; i < copy->plan.count && !error; i++)
+        error = take_part(&files[i]);
     if (!error)
         error = gw_copy_take_older(copy);
     for (unsigned i = 0; i < copy->plan.count && !error; i++)
         error = fill_file(&files[i]);
     for (unsigned i = 0; i < copy->plan.count && !error; i++)
-        error = gw_local_finish(copy->plan.volumes[i], &files[i].options, files[i].target);
+        error = files[i].target->ops->finish(files[i].target);
+    for (unsigned i = 0; i < copy->plan.count && !error; i++)
+        error = gw_local_verify(copy->plan.volumes[i], &files[i].options);
     return error;
 }
 

@@ -198,7 +198,7 @@ static int settle(struct gw_copy *copy, const struct gw_error *cause, bool is_lo
     if (!cause->code)
         return 0;
     /* What this one could not even begin to go on with is there as it was. */
-    if (copy->older.detail && !copy->is_older_taken)
+    if (copy->older.detail && !copy->is_older_taken && cause->code != -EEXIST)
         return keep(copy->older.epoch, cause);
     return gw_error_raise(cause);
 }

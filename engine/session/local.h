@@ -30,8 +30,7 @@ struct gw_local_options {
  * anything was written: an unfinished image cannot be gone on with. */
 int gw_local_fill(struct gw_source_volume *volume, const struct gw_local_options *options,
                   struct gw_progress *progress, struct gw_target_volume **out);
-/* Makes it valid, gives it its name and with verify compares it. After a failure the caller aborts it. */
-int gw_local_finish(struct gw_source_volume *volume, const struct gw_local_options *options,
-                    struct gw_target_volume *target);
+/* With verify: the finished image beside its source. After a failure the caller aborts the image. */
+int gw_local_verify(struct gw_source_volume *volume, const struct gw_local_options *options);
 
 #endif

@@ -71,6 +71,8 @@ static int write_file(const char *path, const json_t *object)
     }
     snprintf(temporary, sizeof(temporary), "%s.new", path);
     fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    /* A write that is cut short says nothing: there was no more room. */
+    errno = fd < 0 ? errno : ENOSPC;
     if (fd < 0 || write(fd, text, length) != (ssize_t)length || fsync(fd) ||
         rename(temporary, path))
         error = gw_fail_write(-errno, "cannot write %s", path);

@@ -11,7 +11,9 @@
 #include "engine/session/attended.h"
 #include "engine/session/dial.h"
 #include "engine/session/move.h"
+#include "engine/session/partial.h"
 #include "engine/session/recover.h"
+#include "engine/session/storage.h"
 #include "engine/session/target-steps.h"
 
 #define ANSWER_LIMIT_NS  (5 * GW_NS_PER_S)
@@ -122,6 +124,7 @@ static void recover_source(const struct gw_environment *environment,
     const char *qmp = json_string_value(json_object_get(entry->detail, "qmp"));
     const char *log = json_string_value(json_object_get(entry->detail, "log"));
     pid_t pid = (pid_t)json_integer_value(json_object_get(entry->detail, "pid"));
+    char sockets[GW_PARTIAL_SOCKETS_MAX];
     struct gw_switchover switchover;
 
     /* The guard of the agent that died may still be undoing. */
@@ -153,6 +156,8 @@ static void recover_source(const struct gw_environment *environment,
         report(&switchover, out);
     }
     if (gw_handover_is_ended(switchover.machine.state)) {
+        gw_partial_sockets(entry->epoch, sockets);
+        gw_folder_remove(sockets);
         if (log)
             gw_guard_close_log(log);
         if (!switchover.keeps)
@@ -259,7 +264,10 @@ static int recover_one(const struct gw_journal_entry *entry, void *context)
         return 0;
     error = gw_recover_entry(environment, entry->epoch, entry->side, GW_EVENT_COUNT, &recovered);
     gw_unattend(environment->attended, entry->epoch, entry->side);
-    return error;
+    /* The others are not to wait for it. */
+    if (error)
+        gw_log(GW_LOG_WARNING, "move %s: %s", entry->epoch, gw_error_message());
+    return 0;
 }
 
 int gw_recover(const struct gw_environment *environment)

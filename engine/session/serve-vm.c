@@ -381,7 +381,7 @@ void gw_serve_vm_set_control(struct gw_serve *serve, struct gw_control *control)
 static void clean_unbegun(struct gw_serve_vm *vm)
 {
     gw_vm_end(&vm->steps.launched);
-    gw_serve_drop_volumes(vm->serve, false);
+    gw_serve_drop_volumes(vm->serve, vm->serve->keeps_parts);
     vm->steps.epoch = vm->serve->epoch;
     if (!vm->steps.detail)
         vm->steps.detail = json_pack("{s:s,s:s}", "run_dir", vm->has_run_dir ? vm->run_dir : "",

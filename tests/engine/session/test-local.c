@@ -298,7 +298,9 @@ static int run_decorated(struct rig *rig, struct decorated *decorated)
     decorated->progress = &rig->progress;
     error = gw_local_fill(&decorated->volume, &target, &rig->progress, &made);
     if (!error)
-        error = gw_local_finish(&decorated->volume, &target, made);
+        error = made->ops->finish(made);
+    if (!error)
+        error = gw_local_verify(&decorated->volume, &target);
     if (made && error)
         made->ops->abort(made);
     if (made)
