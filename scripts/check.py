@@ -44,7 +44,7 @@ PARTS = [
     ('scenario', 'release', ['scenario'], 2, 1200, False),
     ('sanitized', 'sanitized', ['unit', 'contract'], 2, 800, False),
     ('tsan', 'threads', ['tsan'], 1, 300, False),
-    ('lab', 'release', ['lab'], 2, 540, False),
+    ('lab', 'release', ['lab'], 2, 900, False),
 ]
 BUILDS = {
     'release': ['-Dbuildtype=release', '-Dwerror=true'],

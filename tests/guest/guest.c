@@ -502,7 +502,8 @@ static void boot(void)
     if (config.magic != MAGIC || config.disk_count > DISK_LIMIT)
         stop("the configuration's sector is damaged");
     random_state = config.seed;
-    put_text("BOOT");
+    /* A reset may have cut a line short. */
+    put_text("\nBOOT");
     put_number("seed", config.seed);
     put_number("span_mib", config.span_mib);
     put_number("disks", config.disk_count);

@@ -163,4 +163,4 @@ def resolved_without_an_agent():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=3))

@@ -742,9 +742,9 @@ def run_one(name):
     return verdict
 
 
-def run_main(arguments=None):
+def run_main(arguments=None, at_most=None):
     """--list, names of scenarios (or of their functions), or all of them: of each product a sample of
-    4 drawn by GODWIT_SEED, the whole with GODWIT_CHECK_ALL=1 or --all."""
+    4 drawn by GODWIT_SEED, and of the file so many at most; the whole with GODWIT_CHECK_ALL=1 or --all."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if '--list' in arguments:
         print('\n'.join(SCENARIOS))
@@ -756,6 +756,9 @@ def run_main(arguments=None):
         names = [name for name, entry in SCENARIOS.items() if name in wanted or entry[3] in wanted]
     else:
         names = choose(0 if is_whole else 4, seed)
+        if at_most and not is_whole and len(names) > at_most:
+            drawn = set(random.Random('%s of %d' % (seed, at_most)).sample(names, at_most))
+            names = [name for name in names if name in drawn]
         print('scenarios: %d of %d, seed %s' % (len(names), len(SCENARIOS), seed), flush=True)
     if not names:
         print('FAIL: no scenario of that name')

@@ -126,6 +126,7 @@ def a_slowed_guest_gets_its_speed_back(end):
         if end == 'stays away':
             world.assert_refused(move.result(), 'failed', 'did not come back within 3 s')
             lib.check(stops(monitor, 2) == 0, 'it is stopped after the move')
+            monitor.close()
             world.assert_still_on_source()
             ready.mend()
             world.source.limit_rate(None)
@@ -255,4 +256,4 @@ def a_source_that_is_held_still():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=7))

@@ -39,6 +39,10 @@ class Monitor:
         except (OSError, ValueError):
             return  # QEMU has ended
 
+    def close(self):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
     def stamps(self, name):
         return [event['timestamp']['seconds'] + event['timestamp']['microseconds'] / 1e6
                 for event in self.events if event.get('event') == name]

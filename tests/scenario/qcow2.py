@@ -198,4 +198,4 @@ def failure_leaves_nothing(phase, what):
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=4))

@@ -215,4 +215,4 @@ def killed_copy_leaves_nothing():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=5))

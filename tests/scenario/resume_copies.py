@@ -389,4 +389,4 @@ def target_that_was_cleared_is_copied_to_anew():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=5))

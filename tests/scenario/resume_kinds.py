@@ -161,6 +161,28 @@ def chain_lost_in_its_second_file_goes_on_here():
         lib.check(not here.listed(), 'something is kept: %s', here.listed())
 
 
+@lib.scenario()
+def chain_that_cannot_go_on_keeps_what_it_has():
+    """Somebody else's file has the child's name: nothing is touched, and with that file gone it goes on."""
+    with ChainHere('raw') as here:
+        here.source = make_chain(here.world.folder)
+        here.kill_when(r'base\.vhdx\.godwit-.*\.journal$', 1)
+        here.faults.say('')
+        kept, theirs = left_in(here.out), os.path.join(here.out, 'child.avhdx')
+        with open(theirs, 'w') as handle:
+            handle.write('theirs')
+        refused = here.run('resume')
+        lib.check(refused.status in (lib.EXIT['failed'], lib.EXIT['blocked']) and theirs in refused.error and
+                  'is kept' not in refused.error, 'it says %d: %s', refused.status, refused.error)
+        lib.check(left_in(here.out) == kept, 'left is %s of %s', left_in(here.out), kept)
+        os.unlink(theirs)
+        resumed = here.run('resume').expect('done').detail.get('resumed') or {}
+        lib.check(resumed.get('kept_bytes', 0) > 0, 'it did not go on: %s', resumed)
+        for name in ('base.vhdx', 'child.avhdx'):
+            subprocess.run(['cmp', os.path.join(os.path.dirname(here.source), name), os.path.join(here.out, name)],
+                           check=True)
+
+
 # ------------------------------------------------------------------------------------------- loss of power
 
 class LostPower(Lost):
@@ -240,4 +262,4 @@ def copy_lost_when_the_target_had_finished_it(who, target):
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=4))
