@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two ports of af_packet whose veth pair loses its link: what channels learn of it. Each test makes the pair anew. */
+/* Two ports of af_packet whose veth pair loses its link, or goes away: what channels and sleepers learn
+ * of it. Each test makes the pair anew. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -67,5 +69,28 @@ Test(dpdk_link, a_dead_channel_keeps_its_error)
             cr_assert_eq(system("ip link set near up"), 0);
         await_state(&rig, DPDK_PORT_UP);
     }
+    rig_close(&rig);
+}
+
+/* No channel's timer wakes these: they have none. */
+Test(dpdk_link, who_sleeps_learns_that_the_port_is_gone)
+{
+    struct gw_channel *ready[1];
+    struct rig rig;
+    int fds[2];
+
+    rig_open(&rig, RIG_DPDK);
+    fds[0] = gw_poller_arm(rig.near_poller);
+    fds[1] = gw_poller_arm(rig.far_poller);
+    cr_assert_eq(gw_poll(rig.near_poller, ready, 1), 0);
+    cr_assert_eq(gw_poll(rig.far_poller, ready, 1), 0);
+    cr_assert_eq(system("ip link del near"), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        struct pollfd item = {.fd = fds[i], .events = POLLIN};
+
+        cr_assert_eq(poll(&item, 1, WAIT_MS), 1, "nobody woke poller %u", i);
+    }
+    cr_assert_eq(state_of(rig.transport), DPDK_PORT_GONE);
+    cr_assert_eq(state_of(rig.far_transport), DPDK_PORT_GONE);
     rig_close(&rig);
 }
