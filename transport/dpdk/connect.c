@@ -58,6 +58,12 @@ static void give_to_poller(struct dpdk_channel *channel)
     gw_dpdk_wake(poller->endpoint.wake_fd);
 }
 
+/* A peer that fell silent while the port has no link is not to blame. */
+static int explain_silence(const void *context)
+{
+    return gw_dpdk_port_error(context);
+}
+
 static int new_channel(const struct gw_channel_options *options, const struct dpdk_flow *flow,
                        struct dpdk_core_options *core, struct dpdk_channel **out)
 {
@@ -80,6 +86,8 @@ static int new_channel(const struct gw_channel_options *options, const struct dp
         .secret_length = options->secret_length,
         .port = poller->endpoint.udp_port,
         .max_length = gw_dpdk_port_max_length(&transport_of(poller)->port, flow->local.is_ipv6),
+        .explain_silence = explain_silence,
+        .context = &transport_of(poller)->port,
         .now_ns = gw_clock_ns(),
     };
     if (getrandom(core->nonce, sizeof(core->nonce), 0) != sizeof(core->nonce) ||

@@ -93,6 +93,8 @@ static int make(const struct dpdk_core_options *options, bool is_dialling, struc
     core->port = options->port;
     core->max_length = options->max_length;
     core->dead_ns = options->dead_ns ? options->dead_ns : DPDK_DEAD_NS;
+    core->explain_silence = options->explain_silence;
+    core->context = options->context;
     core->secret_length = options->secret_length;
     memcpy(core->secret, options->secret, options->secret_length);
     memcpy(core->nonce, options->nonce, DPDK_NONCE_SIZE);
@@ -379,11 +381,21 @@ static uint64_t keepalive_at(const struct dpdk_core *core)
     return core->sender.eliciting_ns + core->dead_ns / KEEPALIVES;
 }
 
+/* Chosen here, once: done() and whoever asks later are told the same. */
+static void die_of_silence(struct dpdk_core *core)
+{
+    int error = core->explain_silence ? core->explain_silence(core->context) : 0;
+
+    if (!error)
+        error = gw_fail(-ETIMEDOUT, "dpdk: nothing was heard of the peer for %llu ms",
+                        (unsigned long long)(core->dead_ns / GW_NS_PER_MS));
+    gw_dpdk_die(core, error);
+}
+
 static void tick(struct dpdk_core *core, uint64_t now_ns)
 {
     if (now_ns - core->alive_ns > core->dead_ns) {
-        gw_dpdk_die(core, gw_fail(-ETIMEDOUT, "dpdk: nothing was heard of the peer for %llu ms",
-                                  (unsigned long long)(core->dead_ns / GW_NS_PER_MS)));
+        die_of_silence(core);
         return;
     }
     if (core->state != DPDK_OPEN)

@@ -60,6 +60,10 @@ struct dpdk_core_options {
     uint16_t max_length;  /* the longest datagram that this end sends and takes:
                              DPDK_DATAGRAM_MIN to DPDK_DATAGRAM_MAX */
     uint64_t dead_ns;     /* 0: DPDK_DEAD_NS */
+    /* Asked once, when the peer's silence kills the channel: the error of what is wrong at this end,
+     * with a message, or 0. NULL: nothing is known of this end. */
+    int (*explain_silence)(const void *context);
+    const void *context;
     uint64_t now_ns;
 };
 

@@ -53,32 +53,19 @@ static void unreg(struct gw_region *region)
 
 /* ---- channels ---- */
 
-/* A peer that fell silent while the port has no link is not to blame. */
-static int with_cause(const struct gw_channel *base, int rc)
-{
-    struct gw_error silence;
-    int error;
-
-    if (rc != -ETIMEDOUT)
-        return rc;
-    gw_error_take(rc, &silence);
-    error = gw_dpdk_port_error(&gw_dpdk_transport_of(base->domain->transport)->port);
-    return error ? error : gw_error_raise(&silence);
-}
-
 static int post_write(struct gw_channel *base, struct gw_write *write)
 {
-    return with_cause(base, gw_dpdk_core_write(gw_dpdk_channel_of(base)->core, write));
+    return gw_dpdk_core_write(gw_dpdk_channel_of(base)->core, write);
 }
 
 static int post_send(struct gw_channel *base, struct gw_send *send)
 {
-    return with_cause(base, gw_dpdk_core_send(gw_dpdk_channel_of(base)->core, send));
+    return gw_dpdk_core_send(gw_dpdk_channel_of(base)->core, send);
 }
 
 static int receive(struct gw_channel *base, struct gw_message *out)
 {
-    return with_cause(base, gw_dpdk_core_recv(gw_dpdk_channel_of(base)->core, out));
+    return gw_dpdk_core_recv(gw_dpdk_channel_of(base)->core, out);
 }
 
 static void info(struct gw_channel *base, struct gw_channel_info *out)

@@ -171,6 +171,8 @@ int gw_dpdk_endpoint_open(struct dpdk_transport *transport, bool is_poller, uint
 void gw_dpdk_endpoint_close(struct dpdk_transport *transport, struct dpdk_endpoint *endpoint);
 int gw_dpdk_ring_new(const char *what, unsigned size, struct rte_ring **out);
 void gw_dpdk_ring_free(struct rte_ring *ring); /* and the buffers in it; takes NULL */
+/* Every endpoint that waits. */
+void gw_dpdk_wake_all(struct dpdk_transport *transport);
 /* Reads one burst from a queue of the NIC, unless somebody else does. What is for self goes to out,
  * which has room for DPDK_BURST; the rest to its endpoints. Returns how many came from the NIC;
  * *count: those in out. */

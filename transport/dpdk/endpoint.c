@@ -145,6 +145,24 @@ void gw_dpdk_endpoint_close(struct dpdk_transport *transport, struct dpdk_endpoi
     release(endpoint);
 }
 
+static void wake_waiting(struct dpdk_endpoint *endpoint)
+{
+    if (atomic_exchange(&endpoint->is_waiting, false))
+        gw_dpdk_wake(endpoint->wake_fd);
+}
+
+void gw_dpdk_wake_all(struct dpdk_transport *transport)
+{
+    pthread_mutex_lock(&transport->lock);
+    for (unsigned place = 1; place < DPDK_ENDPOINTS_MAX; place++) {
+        struct dpdk_endpoint *endpoint = atomic_load(&transport->endpoints[place]);
+
+        if (endpoint)
+            wake_waiting(endpoint);
+    }
+    pthread_mutex_unlock(&transport->lock);
+}
+
 /* ---- receiving ---- */
 
 bool gw_dpdk_is_setup(const struct dpdk_poller *poller, const uint8_t *datagram, uint32_t length)
@@ -166,8 +184,8 @@ static void hand_over(struct dpdk_endpoint *endpoint, const struct dpdk_arrival 
         rte_pktmbuf_free(arrival->mbuf); /* as on a network that is full: it is sent again */
     if (is_setup)
         gw_dpdk_wake(poller->setup_fd);
-    else if (atomic_exchange(&endpoint->is_waiting, false))
-        gw_dpdk_wake(endpoint->wake_fd);
+    else
+        wake_waiting(endpoint);
 }
 
 /* In one piece, and what the NIC says of its checksums is good. */

@@ -333,7 +333,8 @@ int gw_dpdk_poll(struct gw_poller *base, struct gw_channel **ready, int max)
     adopt(poller);
     take_from_inbox(poller, now_ns);
     take_from_nic(poller, now_ns);
-    if (atomic_load_explicit(&port->state, memory_order_relaxed) == DPDK_PORT_GONE)
+    /* (In order with is_waiting: who slept through the change is woken.) */
+    if (atomic_load(&port->state) == DPDK_PORT_GONE)
         end_channels(poller, port);
     send_all(poller, now_ns);
     count = report(poller, ready, max);

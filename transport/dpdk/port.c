@@ -282,24 +282,33 @@ void gw_dpdk_port_close(struct dpdk_port *port)
     gw_error_raise(&kept);
 }
 
+static enum dpdk_port_state next_state(const struct dpdk_port *port, enum dpdk_port_state before)
+{
+    struct rte_eth_link link = {0};
+    /* Drivers of packet sockets say that there always is one. */
+    bool has_link = rte_eth_link_get_nowait(port->id, &link) == 0 && link.link_status;
+
+    if (port->interface_index && !gw_dpdk_kernel_look(port->interface_index, &has_link))
+        return DPDK_PORT_GONE;
+    if (has_link)
+        return DPDK_PORT_UP;
+    return before == DPDK_PORT_NEW ? DPDK_PORT_NEW : DPDK_PORT_DOWN;
+}
+
+/* Two threads may look at the same time: whoever comes second looks again, and each change is made,
+ * and told, by one of them. */
 enum dpdk_port_state gw_dpdk_port_look(struct dpdk_port *port)
 {
-    enum dpdk_port_state before = atomic_load(&port->state), now = DPDK_PORT_UP;
-    struct rte_eth_link link = {0};
-    bool has_link;
+    unsigned before = atomic_load(&port->state), now;
 
-    if (before == DPDK_PORT_GONE)
-        return before;
-    /* Drivers of packet sockets say that there always is one. */
-    has_link = rte_eth_link_get_nowait(port->id, &link) == 0 && link.link_status;
-    if (port->interface_index && !gw_dpdk_kernel_look(port->interface_index, &has_link))
-        now = DPDK_PORT_GONE;
-    else if (!has_link)
-        now = before == DPDK_PORT_NEW ? DPDK_PORT_NEW : DPDK_PORT_DOWN;
+    do {
+        if (before == DPDK_PORT_GONE)
+            return DPDK_PORT_GONE;
+        now = next_state(port, before);
+    } while (!atomic_compare_exchange_strong(&port->state, &before, now));
     if (now != before && now > DPDK_PORT_UP)
         gw_log(GW_LOG_WARNING, "dpdk: the port %s",
                now == DPDK_PORT_GONE ? "is gone" : "lost its link");
-    atomic_store(&port->state, now);
     return now;
 }
 

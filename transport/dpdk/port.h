@@ -105,7 +105,7 @@ int gw_dpdk_kernel_reserve(const struct dpdk_host *host, uint16_t *port, int *fd
 /* ---- port.c ---- */
 int gw_dpdk_port_open(struct dpdk_settings *settings, struct dpdk_port *port);
 void gw_dpdk_port_close(struct dpdk_port *port);
-/* Sees how the port fares. Anybody's. */
+/* Sees how the port fares; what one caller saw go is not there again for another one. Anybody's. */
 enum dpdk_port_state gw_dpdk_port_look(struct dpdk_port *port);
 /* The error of a port that has lost its link or is gone; 0 otherwise. */
 int gw_dpdk_port_error(const struct dpdk_port *port);

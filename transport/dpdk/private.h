@@ -156,6 +156,8 @@ struct dpdk_core {
     uint32_t id, incarnation, peer_id, peer_incarnation;
     uint16_t port, peer_port, max_length;
     uint64_t dead_ns;
+    int (*explain_silence)(const void *context);
+    const void *context;
     uint8_t nonce[DPDK_NONCE_SIZE], peer_nonce[DPDK_NONCE_SIZE];
     uint8_t secret[GW_SECRET_MAX]; /* until the keys are made */
     uint32_t secret_length;

@@ -43,10 +43,21 @@ static unsigned look(struct dpdk_transport *transport)
     return total;
 }
 
+/* Pollers that sleep have channels to end once the port is gone; whoever goes to sleep later sees it
+ * before. Returns whether that was done. */
+static bool look_at_port(struct dpdk_transport *transport)
+{
+    if (gw_dpdk_port_look(&transport->port) != DPDK_PORT_GONE)
+        return false;
+    gw_dpdk_wake_all(transport);
+    return true;
+}
+
 static void *run(void *argument)
 {
     struct dpdk_transport *transport = argument;
     uint64_t wait_ns = LOOK_IDLE_NS, link_ns = 0;
+    bool is_gone = false;
 
     pthread_setname_np(pthread_self(), "gw-dpdk");
     prctl(PR_SET_TIMERSLACK, 1000ul);
@@ -55,9 +66,9 @@ static void *run(void *argument)
         bool is_awaited = atomic_load(&transport->waiting_count) > 0;
         struct timespec wait;
 
-        if (gw_clock_ns() - link_ns > LINK_NS) {
+        if (!is_gone && gw_clock_ns() - link_ns > LINK_NS) {
             link_ns = gw_clock_ns();
-            gw_dpdk_port_look(&transport->port);
+            is_gone = look_at_port(transport);
         }
         if (look(transport) > 0)
             wait_ns = LOOK_MIN_NS;

@@ -377,6 +377,42 @@ Test(dpdk_core, an_answer_that_never_comes_is_a_timeout)
     gw_dpdk_core_free(core);
 }
 
+static int ask_cable(const void *context)
+{
+    return *(const bool *)context ? gw_fail(-ENETDOWN, "the cable is broken") : 0;
+}
+
+/* What is wrong at this end when the channel dies is what it died of, also once it is mended. */
+Test(dpdk_core, a_silence_that_this_end_explains_has_one_error)
+{
+    static const uint8_t secret[GW_SECRET_MAX] = {1};
+    struct dpdk_core_options options = options_for(secret);
+    bool is_broken = true;
+    struct gw_send send = {.op.done = done, .message = "unheard", .length = 7};
+    struct gw_message message;
+    uint8_t header[DPDK_HEADER_SIZE];
+    struct dpdk_packet packet;
+    struct dpdk_core *core;
+
+    options.explain_silence = ask_cable;
+    options.context = &is_broken;
+    cr_assert_eq(gw_dpdk_core_dial(&options, "hello", 5, &core), 0);
+    cr_assert_eq(gw_dpdk_core_send(core, &send), 0);
+    for (uint64_t now = sim.now_ns; gw_dpdk_core_state(core) == DPDK_OPENING;
+         now = gw_max(gw_dpdk_core_deadline(core, now), now + 1)) {
+        cr_assert(now < sim.now_ns + 20 * SIM_SECOND);
+        gw_dpdk_core_output(core, now, header, &packet);
+    }
+    cr_assert_eq(gw_dpdk_core_reap(core), 1);
+    cr_assert_eq(statuses[0], -ENETDOWN);
+    is_broken = false;
+    cr_assert_eq(gw_dpdk_core_error(core), -ENETDOWN);
+    cr_assert_str_eq(gw_error_message(), "the cable is broken");
+    cr_assert_eq(gw_dpdk_core_recv(core, &message), -ENETDOWN);
+    cr_assert_eq(gw_dpdk_core_send(core, &send), -ENETDOWN);
+    gw_dpdk_core_free(core);
+}
+
 Test(dpdk_core, marks_are_counted_and_slow_it_down)
 {
     struct dpdk_counts counts;
