@@ -155,6 +155,8 @@ ssize_t gw_fabric_rdm_post(struct fabric_channel *channel, struct fabric_work *w
                            const uint8_t *bytes, size_t length);
 void gw_fabric_rdm_receive(struct fabric_channel *channel, unsigned buffer);
 void gw_fabric_rdm_absorb(struct fabric_channel *channel);
+/* A request failed, which kills the channel: takes every message that has arrived before. */
+void gw_fabric_rdm_hear_out(struct fabric_channel *channel);
 void gw_fabric_rdm_end(struct fabric_channel *channel);
 void gw_fabric_rdm_free(struct fabric_channel *channel);
 

@@ -361,9 +361,11 @@ static int take(struct fabric_channel *channel, const struct gw_message *message
     return 0;
 }
 
-void gw_fabric_rdm_absorb(struct fabric_channel *channel)
+/* Returns how many there were. */
+static unsigned absorb(struct fabric_channel *channel)
 {
     struct gw_message message;
+    unsigned count = 0;
     int error = 0;
 
     while (!channel->error.code) {
@@ -371,15 +373,34 @@ void gw_fabric_rdm_absorb(struct fabric_channel *channel)
         if (error)
             break;
         error = channel->rdm->knows_peer ? take(channel, &message) : take_name(channel, &message);
+        count++;
         if (error)
             gw_fabric_channel_kill(channel, error);
     }
     if (channel->error.code || error == -EAGAIN)
-        return;
+        return count;
     if (error == -ECONNRESET || error == -EPIPE)
         gw_fabric_channel_kill_unexplained(channel);
     else
         gw_fabric_channel_kill(channel, error);
+    return count;
+}
+
+void gw_fabric_rdm_absorb(struct fabric_channel *channel)
+{
+    absorb(channel);
+}
+
+void gw_fabric_rdm_hear_out(struct fabric_channel *channel)
+{
+    /* What the peer was allowed to send bounds it; the other channel holds less than that at once. */
+    while (!channel->error.code) {
+        /* Channels that this poll has been to may get something as well. */
+        gw_waker_tell(&channel->poller->waker);
+        gw_poll(channel->poller->messages, NULL, 0);
+        if (absorb(channel) == 0)
+            return;
+    }
 }
 
 /* ---- the end ---- */

@@ -43,10 +43,12 @@ static bool is_taken(struct fabric_channel *channel, ssize_t answer)
         channel->sender.next++;
         return true;
     }
-    if (answer != -FI_EAGAIN)
-        gw_fabric_channel_kill(channel,
-                               gw_fail(-EIO, "the provider does not take a request: %s",
-                                       channel->transport->library.strerror((int)-answer)));
+    if (answer == -FI_EAGAIN)
+        return false;
+    if (channel->rdm)
+        gw_fabric_rdm_hear_out(channel);
+    gw_fabric_channel_kill(channel, gw_fail(-EIO, "the provider does not take a request: %s",
+                                            channel->transport->library.strerror((int)-answer)));
     return false;
 }
 
