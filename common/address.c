@@ -113,6 +113,20 @@ void gw_address_set_port(struct gw_address *address, unsigned port)
         ((struct sockaddr_in *)&address->storage)->sin_port = htons((uint16_t)port);
 }
 
+void gw_address_unmap(struct gw_address *address)
+{
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
+    const unsigned char *bytes;
+
+    if (address->storage.ss_family != AF_INET6 || raw_bytes(address, &bytes) != AF_INET)
+        return;
+    memcpy(&v4.sin_addr, bytes, sizeof(v4.sin_addr));
+    v4.sin_port = ((const struct sockaddr_in6 *)&address->storage)->sin6_port;
+    memset(&address->storage, 0, sizeof(address->storage));
+    memcpy(&address->storage, &v4, sizeof(v4));
+    address->length = sizeof(v4);
+}
+
 bool gw_address_is_any(const struct gw_address *address)
 {
     static const unsigned char any[16];

@@ -34,6 +34,8 @@ int gw_address_parse(const char *text, unsigned default_port, struct gw_address 
 const char *gw_address_format(const struct gw_address *address, char *buffer, size_t size);
 unsigned gw_address_port(const struct gw_address *address);
 void gw_address_set_port(struct gw_address *address, unsigned port);
+/* IPv4 written as IPv6 (::ffff:a.b.c.d), which is how a listener at [::] names its peers, becomes IPv4. */
+void gw_address_unmap(struct gw_address *address);
 /* 0.0.0.0 or [::]: every address of the host. */
 bool gw_address_is_any(const struct gw_address *address);
 bool gw_address_same_host(const struct gw_address *a, const struct gw_address *b);

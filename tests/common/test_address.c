@@ -70,6 +70,24 @@ Test(address, refuses_a_host_that_is_too_long)
     cr_assert_eq(gw_address_parse(text, 1, &address), -EINVAL);
 }
 
+Test(address, unmaps_ipv4_alone)
+{
+    struct gw_address mapped, plain, other;
+
+    cr_assert_eq(gw_address_parse("10.0.0.1:7", 0, &plain), 0);
+    cr_assert_eq(gw_address_parse("[::ffff:10.0.0.1]:7", 0, &mapped), 0);
+    gw_address_unmap(&mapped);
+    cr_assert_eq(mapped.length, plain.length);
+    cr_assert_eq(memcmp(&mapped.storage, &plain.storage, plain.length), 0);
+    cr_assert_eq(gw_address_parse("[2001:db8::7]:80", 0, &other), 0);
+    mapped = other;
+    gw_address_unmap(&mapped);
+    cr_assert_eq(memcmp(&mapped, &other, sizeof(other)), 0);
+    mapped = plain;
+    gw_address_unmap(&mapped);
+    cr_assert_eq(memcmp(&mapped, &plain, sizeof(plain)), 0);
+}
+
 Test(address, compares_hosts_and_sets_ports)
 {
     struct gw_address a, b, c;

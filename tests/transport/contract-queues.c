@@ -245,22 +245,27 @@ CONTRACT(armed_descriptor_wakes_for_a_message)
 
 CONTRACT(armed_descriptor_is_quiet_when_nothing_happens)
 {
-    uint64_t settled_ns = gw_clock_ns() + (rig->kind == RIG_DPDK ? 500 * GW_NS_PER_MS : 0);
+    uint64_t settled_ns = gw_clock_ns() + (rig->kind == RIG_DPDK ? 500 * GW_NS_PER_MS : 0),
+             begun_ns;
     struct gw_channel *ready[1];
-    int wakes = 0;
+    int wakes = 0, seconds;
 
     /* Where the path's MTU is found out by trying, that takes some round trips. */
     for (int turn = 0; turn < 200 || gw_clock_ns() < settled_ns; turn++)
         rig_turn(rig);
     if (rig_is_faulty(rig))
         return; /* faulty looks for commands every 20 ms */
+    begun_ns = gw_clock_ns();
     for (int i = 0; i < 4; i++) {
         int fd = gw_poller_arm(rig->far_poller);
 
         cr_assert_eq(gw_poll(rig->far_poller, ready, 1), 0);
         wakes += sleeps_until_readable(fd, 100);
     }
-    cr_assert_leq(wakes, 1, "a back end may look after its peers once a second");
+    /* Less than one, but on a machine that had other things to do. */
+    seconds = (int)((gw_clock_ns() - begun_ns) / GW_NS_PER_S) + 1;
+    cr_assert_leq(wakes, seconds * rig_timers(rig),
+                  "a back end may look after its peers once a second");
 }
 
 CONTRACT(armed_descriptor_wakes_a_blocked_sender)

@@ -202,3 +202,54 @@ Test(fabric_rdm, a_write_to_an_endpoint_that_is_not_there_ends)
     cr_assert_eq(write.done_count, 1);
     cr_assert_eq(write.status, -ETIMEDOUT);
 }
+
+/* The two connections beneath a channel say in any order that the peer is gone. */
+Test(fabric_rdm, last_words_are_heard_where_writes_fail)
+{
+    enum { WRITES = 4, WORDS = GW_RECEIVES };
+    static const char text[GW_MESSAGE_MAX];
+    struct rig_write writes[WRITES], first;
+    struct rig_send words[WORDS];
+    struct gw_message message;
+    struct gw_region *region;
+    struct rig rig;
+    uint8_t *target = calloc(1, GW_WRITE_MAX), *source;
+    uint64_t deadline_ns = gw_clock_ns() + RIG_WAIT_MS * GW_NS_PER_MS;
+    int error;
+
+    setenv("GODWIT_TEST_FABRIC", "tcp;ofi_rxm", 1);
+    rig_open(&rig, RIG_FABRIC);
+    rig_join(&rig);
+    cr_assert(target);
+    cr_assert_eq(gw_reg(rig.far_domain, target, GW_WRITE_MAX, GW_ACCESS_REMOTE_WRITE, 1, &region),
+                 0);
+    source = rig_source_new(&rig, GW_WRITE_MAX, 3);
+    first = rig_write(source, 1, region, 0);
+    cr_assert_eq(rig_post_write(rig.near, &first), 0);
+    cr_assert(rig_until(&rig, &first.done_count, 1));
+    for (unsigned i = 0; i < WRITES; i++) {
+        writes[i] = rig_write(source, GW_WRITE_MAX, region, 0);
+        cr_assert_eq(rig_post_write(rig.near, &writes[i]), 0);
+    }
+    /* The near end looks at nothing until the far one is gone. */
+    for (unsigned i = 0; i < WORDS; i++) {
+        words[i] = rig_send(text, i);
+        cr_assert_eq(rig_post_send(rig.far, &words[i]), 0);
+    }
+    while (!words[WORDS - 1].done_count && gw_clock_ns() < deadline_ns)
+        gw_poll(rig.far_poller, NULL, 0);
+    cr_assert_eq(words[WORDS - 1].done_count, 1);
+    gw_close(rig.far);
+    rig.far = NULL;
+    for (unsigned i = 0; i < WORDS; i++) {
+        cr_assert_eq(rig_receive(&rig, rig.near, &message), 0, "%u: %s", i, gw_error_message());
+        cr_assert_eq(message.length, i);
+    }
+    error = rig_receive(&rig, rig.near, &message);
+    cr_assert_eq(error, -ECONNRESET, "%d: %s", error, gw_error_message());
+    cr_assert(rig_until(&rig, &writes[WRITES - 1].done_count, 1));
+    cr_assert_eq(writes[WRITES - 1].status, -ECONNRESET);
+    gw_unreg(region);
+    rig_close(&rig);
+    free(target);
+}

@@ -61,6 +61,8 @@ struct rig_send {
 int rig_kinds(const enum rig_kind **out);
 const char *rig_name(enum rig_kind kind);
 bool rig_is_faulty(const struct rig *rig);
+/* How many times a second an end may wake with nothing to do: once for each back end that it consists of. */
+int rig_timers(const struct rig *rig);
 void rig_transport_new(enum rig_kind kind, struct gw_transport **out);
 /* The host's address of the back end, port 0. */
 void rig_free_address(enum rig_kind kind, struct gw_address *out);

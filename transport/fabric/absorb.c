@@ -70,6 +70,8 @@ static bool note_failure(struct fabric_channel *channel)
         work->is_complete = work->is_failed = true;
         gw_fabric_sender_advance(&channel->sender);
     }
+    if (channel->rdm)
+        gw_fabric_rdm_hear_out(channel);
     if (entry.err == FI_ECANCELED)
         gw_fabric_channel_kill_unexplained(channel);
     else

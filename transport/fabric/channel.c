@@ -65,7 +65,7 @@ static int open_endpoint(struct fabric_channel *channel, struct fi_info *info)
     int answer = fi_endpoint(channel->domain->domain, info, &channel->ep, channel), error;
 
     if (answer == 0 && channel->transport->is_rdm) {
-        error = gw_fabric_rdm_open(channel);
+        error = gw_fabric_rdm_open(channel, info);
         if (error)
             return error;
     }

@@ -69,6 +69,7 @@ struct fabric_rdm_send {
 struct fabric_rdm {
     struct gw_channel *messages; /* NULL once it is closed */
     struct fid_av *av;
+    uint32_t format;        /* of the addresses of endpoints (FI_ADDR_*) */
     struct gw_address host; /* at the other end of messages */
     bool has_told, knows_peer, has_header;
     unsigned stuck_ticks;
@@ -146,7 +147,7 @@ void gw_fabric_channel_describe(struct fabric_channel *channel, const struct gw_
                                 const struct gw_address *peer);
 
 /* ---- rdm.c ---- */
-int gw_fabric_rdm_open(struct fabric_channel *channel);
+int gw_fabric_rdm_open(struct fabric_channel *channel, const struct fi_info *info);
 /* Tells the peer where the endpoint is; again later if it could not be. */
 void gw_fabric_rdm_tell(struct fabric_channel *channel);
 /* Posts a message, header included; work completes with it. 0 or -FI_EAGAIN. */
@@ -154,6 +155,8 @@ ssize_t gw_fabric_rdm_post(struct fabric_channel *channel, struct fabric_work *w
                            const uint8_t *bytes, size_t length);
 void gw_fabric_rdm_receive(struct fabric_channel *channel, unsigned buffer);
 void gw_fabric_rdm_absorb(struct fabric_channel *channel);
+/* A request failed, which kills the channel: takes every message that has arrived before. */
+void gw_fabric_rdm_hear_out(struct fabric_channel *channel);
 void gw_fabric_rdm_end(struct fabric_channel *channel);
 void gw_fabric_rdm_free(struct fabric_channel *channel);
 

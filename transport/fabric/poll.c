@@ -169,7 +169,7 @@ int gw_fabric_arm(struct gw_poller *base)
 
         if (channel->cq_fd < 0 || channel->is_refused)
             timerfd_settime(poller->timer_fd, 0, &soon, NULL);
-        if (channel->cq_fd >= 0 && !channel->error.code && !is_quiet(channel))
+        if (channel->cq_fd >= 0 && channel->ep && !is_quiet(channel))
             gw_waker_wake(&poller->waker);
     }
     return poller->waker.epoll_fd;

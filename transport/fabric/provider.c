@@ -173,12 +173,17 @@ static int look_up(const struct fabric_transport *transport, const struct gw_add
 int gw_fabric_find(const struct fabric_transport *transport, const struct gw_address *local,
                    const struct gw_address *peer, struct fi_info **out)
 {
+    struct gw_address from = local ? *local : (struct gw_address){0};
+    struct gw_address to = peer ? *peer : (struct gw_address){0};
     struct fi_info *hints, *found = NULL;
     int error = hints_new(transport, &hints);
 
     if (error)
         return error;
-    error = look_up(transport, local, peer, hints, &found);
+    /* Both sides have to name the address in one family, and the peer may not listen at [::]. */
+    gw_address_unmap(&from);
+    gw_address_unmap(&to);
+    error = look_up(transport, local ? &from : NULL, peer ? &to : NULL, hints, &found);
     transport->library.freeinfo(hints);
     if (!error)
         *out = found;

@@ -205,7 +205,7 @@ int gw_fabric_rdm_accept(struct gw_request *base, const struct gw_channel_option
 
 /* ---- an endpoint, and where it is ---- */
 
-int gw_fabric_rdm_open(struct fabric_channel *channel)
+int gw_fabric_rdm_open(struct fabric_channel *channel, const struct fi_info *info)
 {
     struct fi_av_attr addresses = {.type = FI_AV_UNSPEC, .count = 1};
     struct fabric_rdm *rdm = channel->rdm = calloc(1, sizeof(*rdm));
@@ -213,6 +213,7 @@ int gw_fabric_rdm_open(struct fabric_channel *channel)
 
     if (!rdm)
         return gw_fail(-ENOMEM, "fabric: no memory for a channel");
+    rdm->format = info->addr_format;
     answer = fi_av_open(channel->domain->domain, &addresses, &rdm->av, NULL);
     if (answer == 0)
         answer = fi_ep_bind(channel->ep, &rdm->av->fid, 0);
@@ -236,8 +237,8 @@ void gw_fabric_rdm_tell(struct fabric_channel *channel)
         return;
     }
     rdm->address = (struct gw_send){.op = {.done = told}, .message = rdm->address_bytes};
-    rdm->address.length = gw_fabric_name_encode(channel->domain->info->addr_format, name,
-                                                (uint32_t)length, rdm->address_bytes);
+    rdm->address.length =
+        gw_fabric_name_encode(rdm->format, name, (uint32_t)length, rdm->address_bytes);
     rdm->has_told = gw_send(rdm->messages, &rdm->address) == 0;
 }
 
@@ -248,8 +249,8 @@ static int judge(const struct fabric_channel *channel, const struct fabric_name 
     uint8_t own[FABRIC_NAME_MAX];
     size_t length = sizeof(own);
 
-    if (name->format != channel->domain->info->addr_format ||
-        fi_getname(&channel->ep->fid, own, &length) != 0 || name->length != length)
+    if (name->format != channel->rdm->format || fi_getname(&channel->ep->fid, own, &length) != 0 ||
+        name->length != length)
         return gw_fail(-EPROTO, "the peer's endpoint has an address of another form");
     if (!channel->transport->has_ip_addresses)
         return 0;
@@ -360,9 +361,11 @@ static int take(struct fabric_channel *channel, const struct gw_message *message
     return 0;
 }
 
-void gw_fabric_rdm_absorb(struct fabric_channel *channel)
+/* Returns how many there were. */
+static unsigned absorb(struct fabric_channel *channel)
 {
     struct gw_message message;
+    unsigned count = 0;
     int error = 0;
 
     while (!channel->error.code) {
@@ -370,15 +373,34 @@ void gw_fabric_rdm_absorb(struct fabric_channel *channel)
         if (error)
             break;
         error = channel->rdm->knows_peer ? take(channel, &message) : take_name(channel, &message);
+        count++;
         if (error)
             gw_fabric_channel_kill(channel, error);
     }
     if (channel->error.code || error == -EAGAIN)
-        return;
+        return count;
     if (error == -ECONNRESET || error == -EPIPE)
         gw_fabric_channel_kill_unexplained(channel);
     else
         gw_fabric_channel_kill(channel, error);
+    return count;
+}
+
+void gw_fabric_rdm_absorb(struct fabric_channel *channel)
+{
+    absorb(channel);
+}
+
+void gw_fabric_rdm_hear_out(struct fabric_channel *channel)
+{
+    /* What the peer was allowed to send bounds it; the other channel holds less than that at once. */
+    while (!channel->error.code) {
+        /* Channels that this poll has been to may get something as well. */
+        gw_waker_tell(&channel->poller->waker);
+        gw_poll(channel->poller->messages, NULL, 0);
+        if (absorb(channel) == 0)
+            return;
+    }
 }
 
 /* ---- the end ---- */

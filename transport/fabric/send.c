@@ -43,10 +43,12 @@ static bool is_taken(struct fabric_channel *channel, ssize_t answer)
         channel->sender.next++;
         return true;
     }
-    if (answer != -FI_EAGAIN)
-        gw_fabric_channel_kill(channel,
-                               gw_fail(-EIO, "the provider does not take a request: %s",
-                                       channel->transport->library.strerror((int)-answer)));
+    if (answer == -FI_EAGAIN)
+        return false;
+    if (channel->rdm)
+        gw_fabric_rdm_hear_out(channel);
+    gw_fabric_channel_kill(channel, gw_fail(-EIO, "the provider does not take a request: %s",
+                                            channel->transport->library.strerror((int)-answer)));
     return false;
 }
 
@@ -69,7 +71,7 @@ static struct iovec source_of(const struct fabric_channel *channel, const struct
 }
 
 static bool add_write(struct fabric_channel *channel, struct gw_write *write,
-                      const struct fabric_place *place, uint64_t more)
+                      const struct fabric_place *place)
 {
     struct fabric_sender *sender = &channel->sender;
     void *descriptor;
@@ -86,7 +88,7 @@ static bool add_write(struct fabric_channel *channel, struct gw_write *write,
 
     message.context = &next_work(sender)->context;
     write->op.scratch[FABRIC_SEQUENCE] = sender->next;
-    if (!is_taken(channel, fi_writemsg(channel->ep, &message, channel->write_flags | more)))
+    if (!is_taken(channel, fi_writemsg(channel->ep, &message, channel->write_flags)))
         return false;
     sender->fence = sender->next;
     sender->written += write->length;
@@ -96,7 +98,7 @@ static bool add_write(struct fabric_channel *channel, struct gw_write *write,
 }
 
 /* Posts length bytes that lie in the channel's own memory. */
-static bool post_bytes(struct fabric_channel *channel, uint8_t *bytes, size_t length, uint64_t more)
+static bool post_bytes(struct fabric_channel *channel, uint8_t *bytes, size_t length)
 {
     struct fabric_work *work = next_work(&channel->sender);
     void *descriptor = channel->mr ? fi_mr_desc(channel->mr) : NULL;
@@ -109,7 +111,7 @@ static bool post_bytes(struct fabric_channel *channel, uint8_t *bytes, size_t le
 
     if (channel->rdm)
         return is_taken(channel, gw_fabric_rdm_post(channel, work, bytes, length));
-    return is_taken(channel, fi_sendmsg(channel->ep, &message, FI_COMPLETION | more));
+    return is_taken(channel, fi_sendmsg(channel->ep, &message, FI_COMPLETION));
 }
 
 static void write_header(struct fabric_channel *channel, enum gw_send_type type, uint32_t length,
@@ -123,7 +125,7 @@ static void write_header(struct fabric_channel *channel, enum gw_send_type type,
     gw_send_header_encode(&header, at);
 }
 
-static bool add_send(struct fabric_channel *channel, struct gw_send *send, uint64_t more)
+static bool add_send(struct fabric_channel *channel, struct gw_send *send)
 {
     struct fabric_sender *sender = &channel->sender;
     uint8_t *slot = sender->slots + (size_t)sender->next_slot * GW_SEND_SIZE_MAX;
@@ -132,7 +134,7 @@ static bool add_send(struct fabric_channel *channel, struct gw_send *send, uint6
     if (send->length)
         memcpy(slot + GW_SEND_HEADER_SIZE, send->message, send->length);
     send->op.scratch[FABRIC_SEQUENCE] = sender->next;
-    if (!post_bytes(channel, slot, GW_SEND_HEADER_SIZE + send->length, more))
+    if (!post_bytes(channel, slot, GW_SEND_HEADER_SIZE + send->length))
         return false;
     gw_credit_give(&channel->credit);
     channel->credit.may_send--;
@@ -155,7 +157,7 @@ static bool post_small(struct fabric_channel *channel, enum gw_send_type type,
     write_header(channel, type, count * 8, at);
     for (uint32_t i = 0; i < count; i++)
         gw_put_le64(at + GW_SEND_HEADER_SIZE + i * 8, numbers[i]);
-    if (!post_bytes(channel, at, GW_SEND_HEADER_SIZE + count * 8, 0))
+    if (!post_bytes(channel, at, GW_SEND_HEADER_SIZE + count * 8))
         return false;
     gw_credit_give(&channel->credit);
     return true;
@@ -226,7 +228,7 @@ static bool may_send(const struct fabric_channel *channel)
            !(channel->domain->is_fenced && is_before(sender->completed, sender->fence));
 }
 
-static bool try_write(struct fabric_channel *channel, struct gw_write *write, uint64_t more)
+static bool try_write(struct fabric_channel *channel, struct gw_write *write)
 {
     struct fabric_place direct = {.key = write->remote_key, .device_key = write->remote_key};
     const struct fabric_place *place = &direct;
@@ -235,19 +237,18 @@ static bool try_write(struct fabric_channel *channel, struct gw_write *write, ui
         return false;
     if (channel->domain->has_addresses)
         place = find_place(channel, write->remote_key);
-    return place && add_write(channel, write, place, more);
+    return place && add_write(channel, write, place);
 }
 
-/* False when the op must wait. */
+/* False when the op must wait. None is given with FI_MORE: a provider that waits for what follows would
+ * wait for good, since that may still find no room, or wait for what it is to follow. */
 static bool add_op(struct fabric_channel *channel, struct gw_op *op)
 {
-    uint64_t more = op->next ? FI_MORE : 0;
-
     if (room(&channel->sender, FABRIC_RESERVED_SENDS) == 0)
         return false;
     if (op->scratch[FABRIC_KIND] == FABRIC_OP_WRITE)
-        return try_write(channel, gw_container_of(op, struct gw_write, op), more);
-    return may_send(channel) && add_send(channel, gw_container_of(op, struct gw_send, op), more);
+        return try_write(channel, gw_container_of(op, struct gw_write, op));
+    return may_send(channel) && add_send(channel, gw_container_of(op, struct gw_send, op));
 }
 
 void gw_fabric_sender_run(struct fabric_channel *channel)
