@@ -44,7 +44,8 @@ static int explain(struct fabric_channel *channel, const struct fabric_work *wor
 
     if (work->is_receive && (entry->err == FI_ETRUNC || entry->err == FI_EMSGSIZE))
         return gw_fail(-EPROTO, "the peer sent a message of more than %u bytes", GW_MESSAGE_MAX);
-    if (entry->prov_errno)
+    /* Without an endpoint ofi_rxm has nobody to ask for the words, and does not look. */
+    if (entry->prov_errno && channel->ep)
         fi_cq_strerror(channel->cq, entry->prov_errno, entry->err_data, text, sizeof(text));
     text[sizeof(text) - 1] = 0;
     if (entry->err == FI_ETIMEDOUT)
