@@ -95,7 +95,7 @@ struct fabric_transport {
     struct fabric_library library;
     char provider[FABRIC_PROVIDER_MAX];
     bool is_rdm;                   /* endpoints of the provider do not connect */
-    bool has_ip_addresses;         /* is_rdm: its addresses are those of IP */
+    bool has_ip_addresses;         /* is_rdm: its endpoints can be named by those of IP */
     struct gw_transport *messages; /* is_rdm: what carries all but the writes */
     pthread_mutex_t lock;
     struct gw_ring connected; /* all channels that life.c watches */

@@ -81,6 +81,11 @@ static int ask(struct fabric_transport *transport, struct fi_info **found, int *
     return answer == -FI_ENOSYS ? -FI_ENODATA : answer;
 }
 
+static bool is_ip(uint32_t format)
+{
+    return format == FI_SOCKADDR || format == FI_SOCKADDR_IN || format == FI_SOCKADDR_IN6;
+}
+
 int gw_fabric_choose_provider(struct fabric_transport *transport, const char *wanted)
 {
     struct fi_info *found = NULL;
@@ -105,9 +110,8 @@ int gw_fabric_choose_provider(struct fabric_transport *transport, const char *wa
     if (answer)
         return gw_fabric_fail(transport, answer, "it cannot be asked what it does");
     fault = find_fault(found, text);
-    transport->has_ip_addresses = found->addr_format == FI_SOCKADDR ||
-                                  found->addr_format == FI_SOCKADDR_IN ||
-                                  found->addr_format == FI_SOCKADDR_IN6;
+    for (const struct fi_info *info = found; info; info = info->next)
+        transport->has_ip_addresses |= is_ip(info->addr_format);
     transport->library.freeinfo(found);
     return fault ? gw_fail(-ENODEV, "fabric %s cannot be used: %s", transport->provider, fault) : 0;
 }
@@ -140,21 +144,42 @@ static int set_source(struct fi_info *hints, const struct gw_address *local)
     return 0;
 }
 
+/* What libfabric is asked for besides hints. */
+struct question {
+    char host[NI_MAXHOST], service[NI_MAXSERV];
+    const char *named_host, *named_service; /* NULL: anything */
+    uint64_t flags;
+};
+
+static int make_question(const struct gw_address *local, const struct gw_address *peer,
+                         struct fi_info *hints, struct question *out)
+{
+    const struct gw_address *named = peer ? peer : local;
+    int error = split(named, out->host, out->service);
+
+    hints->addr_format = named->storage.ss_family == AF_INET6 ? FI_SOCKADDR_IN6 : FI_SOCKADDR_IN;
+    out->named_host = out->host;
+    out->named_service = out->service;
+    out->flags = peer ? 0 : FI_SOURCE;
+    return !error && peer && local ? set_source(hints, local) : error;
+}
+
 static int look_up(const struct fabric_transport *transport, const struct gw_address *local,
                    const struct gw_address *peer, struct fi_info *hints, struct fi_info **out)
 {
     const struct gw_address *named = peer ? peer : local;
-    char host[NI_MAXHOST], service[NI_MAXSERV], text[GW_ADDRESS_TEXT_MAX], reason[160];
+    char text[GW_ADDRESS_TEXT_MAX], reason[160];
     const char *fault;
-    int answer, error = split(named, host, service);
+    struct question question = {.flags = 0};
+    int answer, error = 0;
 
-    hints->addr_format = named->storage.ss_family == AF_INET6 ? FI_SOCKADDR_IN6 : FI_SOCKADDR_IN;
-    if (!error && peer && local)
-        error = set_source(hints, local);
+    /* Where an address of IP means nothing it is the provider's first device. */
+    if (!transport->is_rdm || transport->has_ip_addresses)
+        error = make_question(local, peer, hints, &question);
     if (error)
         return error;
-    answer =
-        transport->library.getinfo(FABRIC_API, host, service, peer ? 0 : FI_SOURCE, hints, out);
+    answer = transport->library.getinfo(FABRIC_API, question.named_host, question.named_service,
+                                        question.flags, hints, out);
     gw_address_format(named, text, sizeof(text));
     if (answer == -FI_ENODATA)
         return peer ? gw_fail(-EHOSTUNREACH, "fabric %s: no device of this host reaches %s",

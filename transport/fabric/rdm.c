@@ -242,15 +242,24 @@ void gw_fabric_rdm_tell(struct fabric_channel *channel)
     rdm->has_told = gw_send(rdm->messages, &rdm->address) == 0;
 }
 
+static bool has_our_form(const struct fabric_channel *channel, const struct fabric_name *name)
+{
+    uint8_t own[FABRIC_NAME_MAX];
+    size_t length = sizeof(own);
+
+    if (name->format != channel->rdm->format)
+        return false;
+    if (name->format == FI_ADDR_STR)
+        return name->bytes[name->length - 1] == 0;
+    return fi_getname(&channel->ep->fid, own, &length) == 0 && name->length == length;
+}
+
 /* An address of the host that is at the other end of the messages, where that can be told. */
 static int judge(const struct fabric_channel *channel, const struct fabric_name *name)
 {
     struct gw_address said = {0};
-    uint8_t own[FABRIC_NAME_MAX];
-    size_t length = sizeof(own);
 
-    if (name->format != channel->rdm->format || fi_getname(&channel->ep->fid, own, &length) != 0 ||
-        name->length != length)
+    if (!has_our_form(channel, name))
         return gw_fail(-EPROTO, "the peer's endpoint has an address of another form");
     if (!channel->transport->has_ip_addresses)
         return 0;
