@@ -248,4 +248,4 @@ def other_wire_version_is_refused():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=7))

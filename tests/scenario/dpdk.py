@@ -141,4 +141,4 @@ def faulty_ports_are_named():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=5))

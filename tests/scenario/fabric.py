@@ -85,4 +85,4 @@ def no_such_provider_is_one_line():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=5))

@@ -369,4 +369,4 @@ def link_is_cut_at_the_commit():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main(at_most=9))
+    sys.exit(lib.run_main(at_most=7))

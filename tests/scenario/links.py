@@ -256,4 +256,4 @@ def a_source_that_is_held_still():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main(at_most=7))
+    sys.exit(lib.run_main(at_most=5))

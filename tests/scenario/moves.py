@@ -178,4 +178,4 @@ def move_without_an_agent_starts_a_private_one():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=8))
