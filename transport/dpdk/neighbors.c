@@ -107,6 +107,7 @@ static int resolve(struct dpdk_transport *transport, const struct dpdk_host *loc
     char text[GW_ADDRESS_TEXT_MAX];
     struct gw_address address;
     bool is_found = false;
+    int error;
 
     pthread_mutex_lock(&neighbors->lock);
     for (uint64_t now = gw_clock_ns(); !is_found && now < deadline_ns; now = gw_clock_ns()) {
@@ -130,6 +131,11 @@ static int resolve(struct dpdk_transport *transport, const struct dpdk_host *loc
     pthread_mutex_unlock(&neighbors->lock);
     if (is_found)
         return 0;
+    /* The kernel may tell of a link that is lost a while after it was. */
+    gw_dpdk_port_look(&transport->port);
+    error = gw_dpdk_port_error(&transport->port);
+    if (error)
+        return error;
     gw_dpdk_host_to_address(host, 0, &address);
     gw_address_format(&address, text, sizeof(text));
     return gw_fail(-EHOSTUNREACH, "dpdk: nobody answers for %.*s on the port's network",
