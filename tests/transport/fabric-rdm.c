@@ -249,6 +249,7 @@ Test(fabric_rdm, last_words_are_heard_where_writes_fail)
     cr_assert_eq(error, -ECONNRESET, "%d: %s", error, gw_error_message());
     cr_assert(rig_until(&rig, &writes[WRITES - 1].done_count, 1));
     cr_assert_eq(writes[WRITES - 1].status, -ECONNRESET);
+    rig_source_free(&rig, source);
     gw_unreg(region);
     rig_close(&rig);
     free(target);
