@@ -74,9 +74,11 @@ class CommandLine(unittest.TestCase):
             os.environ.update(LINES='31', COLUMNS='101')
             os.execv(LAB, [LAB, 'shell', '--memory', '512'])
         said = b''
-        # In the echo of what is typed the words are not yet what they are awaited as.
-        for typed, awaited in ((b'', b'# '), (b'stty size; echo is=$((40+2)); sleep 1000\n', b'is=42'),
-                               (b'\x03', b'^C'), (b'echo after=$((40+3))\n', b'after=43')):
+        # In the echo of what is typed the words are not yet what they are awaited as. What Ctrl-C is to end
+        # says itself that it is there.
+        waits = b"sh -c 'trap \"echo ca\\ught; exit\" INT; echo is=$((40+2)); while :; do sleep 1; done'"
+        for typed, awaited in ((b'', b'# '), (b'stty size; ' + waits + b'\n', b'is=42'),
+                               (b'\x03', b'caught'), (b'echo after=$((40+3))\n', b'after=43')):
             os.write(terminal, typed)
             while awaited not in said:
                 self.assertTrue(select.select([terminal], [], [], 90)[0], said)
