@@ -15,7 +15,7 @@
 #include "common/clock.h"
 #include "world.h"
 
-#define WORLDS_MAX (24u << 20)
+#define WORLDS_MAX (64u << 20)
 #define NOBODY     UINT32_MAX
 
 struct node {
@@ -280,7 +280,7 @@ static int explore(const struct options *options, bool has_edges)
 /* A wrong machine must be found out. */
 static int find_out(enum mutation mutation, bool is_verbose)
 {
-    const struct options options = {.mutation = mutation};
+    const struct options options = {.mutation = mutation, .has_ghosts = true};
     struct search search = {.options = &options};
     int result = 0;
 
@@ -300,8 +300,9 @@ static int find_out(enum mutation mutation, bool is_verbose)
 
 int main(int argc, char **argv)
 {
-    const struct options cuttable = {0}, evil = {.is_network_evil = true},
-                         paused = {.is_guest_paused = true};
+    const struct options cuttable = {.has_ghosts = true},
+                         evil = {.has_ghosts = true, .is_network_evil = true},
+                         paused = {.has_ghosts = true, .is_guest_paused = true};
     bool is_verbose = false, has_all = false;
     int failures = 0;
 
