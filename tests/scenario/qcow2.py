@@ -24,11 +24,16 @@ def information(path):
     return json.loads(tool('qemu-img', 'info', '-U', '--output=json', path))
 
 
-def assert_sound(world, name='web1-0.qcow2'):
-    """The target's image, with its QEMU ended: no fault, no leak; and as thin as the source's."""
+def finished_image(world, name):
+    """The path of the target's image, with its QEMU ended."""
     for pid, _ in world.target.qemus():
         lib.guestctl.end_process(pid)
-    path = os.path.join(world.target.storage, name)
+    return os.path.join(world.target.storage, name)
+
+
+def assert_sound(world, name='web1-0.qcow2'):
+    """The target's image, with its QEMU ended: no fault, no leak; and as thin as the source's."""
+    path = finished_image(world, name)
     tool('qemu-img', 'check', '-f', 'qcow2', path)
     aside = [one for one in os.listdir(world.source.storage) if one.startswith(name + '.godwit-')]
     lib.check(len(aside) == 1, '%s was renamed to %s', name, aside)
@@ -54,34 +59,30 @@ def assert_no_servers(world):
         raise lib.Failure('left running: %s' % nbd_servers(world)) from None
 
 
+def move_busy_guest(world):
+    world.start_agents()
+    world.start_guest()
+    world.guest.serial.wait_tick(least=18)
+    world.move('--verify').expect('done')
+    numbers = world.assert_moved()
+    lib.check(numbers['blocks'] > 0, 'the guest checked no block')
+    assert_no_servers(world)
+
+
 @lib.scenario(sample=1, secrecy=['clear', 'sealed'], cache=['writeback', 'none'],
               machine=['pc', 'q35'], iothread=[False, True])
 def busy_guest_with_qcow2(secrecy, cache, machine, iothread):
     with lib.World(trusted=secrecy == 'clear', machine=machine,
                    disk={'cache': cache, 'iothread': iothread}, **SIZE) as world:
-        world.start_agents()
-        world.start_guest()
-        world.guest.serial.wait_tick(least=18)
-        world.move('--verify').expect('done')
-        numbers = world.assert_moved()
-        lib.check(numbers['blocks'] > 0, 'the guest checked no block')
-        assert_no_servers(world)
+        move_busy_guest(world)
         assert_sound(world)
 
 
 @lib.scenario(sample=1, image_format=['vdi', 'vmdk'], iothread=[False, True])
 def busy_guest_with_another_format(image_format, iothread):
     with lib.World(disk={'iothread': iothread}, **dict(SIZE, image_format=image_format)) as world:
-        world.start_agents()
-        world.start_guest()
-        world.guest.serial.wait_tick(least=18)
-        world.move('--verify').expect('done')
-        numbers = world.assert_moved()
-        lib.check(numbers['blocks'] > 0, 'the guest checked no block')
-        assert_no_servers(world)
-        for pid, _ in world.target.qemus():
-            lib.guestctl.end_process(pid)
-        path = os.path.join(world.target.storage, 'web1-0.' + image_format)
+        move_busy_guest(world)
+        path = finished_image(world, 'web1-0.' + image_format)
         tool('qemu-img', 'check', '-f', image_format, path)
         lib.check(information(path)['format'] == image_format, 'the target has another format')
 
