@@ -80,6 +80,15 @@ static uint32_t next_datagram(struct scene *scene, struct dpdk_core *core,
     return DPDK_HEADER_SIZE + packet.length;
 }
 
+static bool take(const struct scene *scene, struct dpdk_core *core, const uint8_t *bytes,
+                 uint32_t length, unsigned flags)
+{
+    struct dpdk_input input = {.bytes = bytes, .length = length, .flags = flags};
+
+    gw_dpdk_core_input(core, scene->now_ns, &input, 1);
+    return input.is_authentic;
+}
+
 static void open_scene(struct scene *scene)
 {
     struct dpdk_core_options options;
@@ -103,10 +112,10 @@ static void open_scene(struct scene *scene)
         gw_dpdk_core_answer(&options, &open, &scene->core))
         abort();
     length = next_datagram(scene, scene->core, bytes);
-    if (!gw_dpdk_core_input(scene->dialling, scene->now_ns, bytes, length, 0))
+    if (!take(scene, scene->dialling, bytes, length, 0))
         abort();
     while ((length = next_datagram(scene, scene->dialling, bytes)) > 0)
-        if (!gw_dpdk_core_input(scene->core, scene->now_ns, bytes, length, 0))
+        if (!take(scene, scene->core, bytes, length, 0))
             abort();
 }
 
@@ -194,7 +203,7 @@ static void fuzz_peer(const uint8_t *data, size_t size, bool has_key)
             put_names(&scene, bytes, padded, 1000 + i);
             seal(&scene, bytes, padded);
         }
-        gw_dpdk_core_input(scene.core, scene.now_ns, bytes, padded, flags & 1);
+        take(&scene, scene.core, bytes, padded, flags & 1);
         scene.now_ns += (uint64_t)(flags >> 2) * 1000000;
         turn(&scene, ops, i);
     }

@@ -16,7 +16,17 @@
 #define EXCESS_NUMBER 4u      /* Swift's beta: 4/5 of the excess */
 #define EXCESS_DENOM  5u
 #define LEAST_AGE_NS  (10 * GW_NS_PER_S)
-#define DRAIN_ROUNDS  2u
+/* Who comes late has only seen the others' queue, and aims too high. They give way; then it shows. */
+#define FIRST_AGE_NS (GW_NS_PER_S / 20)
+#define DRAIN_ROUNDS 2u
+/* While competing the pause comes at whole periods of the host's clock, so that channels of one host
+ * let go together, and is long enough for others to notice and to follow. */
+#define PROBE_NS     GW_NS_PER_S
+#define PROBE_MAX_NS (64 * GW_NS_PER_S)
+#define PROBE_TRIPS  64u
+#define PROBE_ROUNDS 4u
+#define EMPTY_COUNT  2u /* pauses in a row: a TCP's queue is empty at times */
+#define PROBE_CALM   4u /* rounds: what falls then does not fall because of a loss */
 #define LOSS_DATAGRAMS                                                                             \
     4096u                   /* over so many loss is weighed: 1 % hardly ever looks like 2 % there */
 #define LOSS_SHARE      50u /* 1/50: 2 % */
@@ -26,6 +36,8 @@
 #define CLEAR_ROUNDS    5u  /* TIMELY's N: after so many clear rounds the increase grows */
 #define QUEUE_SCORE_MAX 64u
 #define QUEUE_SCORE     16u
+#define SQUEEZED        3u    /* times less than lately */
+#define HIGH_ROUNDS     1024u /* lately */
 
 void gw_dpdk_cc_init(struct dpdk_cc *cc, uint32_t unit, uint64_t window_max)
 {
@@ -33,6 +45,7 @@ void gw_dpdk_cc_init(struct dpdk_cc *cc, uint32_t unit, uint64_t window_max)
                            .window_max = window_max,
                            .window = (uint64_t)FIRST_UNITS * unit,
                            .threshold = UINT64_MAX,
+                           .least_age_ns = FIRST_AGE_NS,
                            .is_slow_start = true,
                            .least_ns = UINT64_MAX,
                            .round_least_ns = UINT64_MAX,
@@ -72,7 +85,9 @@ uint64_t gw_dpdk_cc_target_ns(const struct dpdk_cc *cc)
 
 uint64_t gw_dpdk_cc_window(const struct dpdk_cc *cc)
 {
-    return cc->drain_rounds ? gw_min(cc->window, (uint64_t)LEAST_UNITS * 2 * cc->unit) : cc->window;
+    uint64_t drained = (uint64_t)(cc->is_competing ? LEAST_UNITS : LEAST_UNITS * 2) * cc->unit;
+
+    return cc->drain_rounds ? gw_min(cc->window, drained) : cc->window;
 }
 
 uint64_t gw_dpdk_cc_rate(const struct dpdk_cc *cc)
@@ -177,22 +192,36 @@ static void decrease(struct dpdk_cc *cc, uint64_t delay_ns, uint64_t target_ns)
     set_window(cc, cc->window - gw_min(cut, cc->window / 2));
 }
 
-/* A queue that does not go away although this side gave way for many rounds is somebody else's. */
-static void note_queue(struct dpdk_cc *cc, bool is_queued)
+/* The most that this side had on its way, lately, without a queue above the target. */
+static void note_high(struct dpdk_cc *cc, bool is_queued)
 {
-    if (cc->queue_score == 0)
-        cc->window_before = cc->window;
-    if (is_queued && cc->queue_score < QUEUE_SCORE_MAX)
+    cc->window_high -= cc->window_high / HIGH_ROUNDS;
+    if (!is_queued)
+        cc->window_high = gw_max(cc->window_high, cc->window);
+}
+
+/* Somebody else's is a queue that does not go away although this side gave way for many rounds, or
+ * gave most of what it had. One around the target is what Swift itself makes: it is above in about
+ * every other round. */
+static void note_queue(struct dpdk_cc *cc, uint64_t delay_ns, uint64_t target_ns)
+{
+    bool is_queued = delay_ns > target_ns;
+    bool is_squeezed = is_queued && cc->window < cc->window_high / SQUEEZED;
+    bool is_filled = is_squeezed || delay_ns > target_ns + (target_ns - cc->least_ns) / 4;
+
+    if (is_filled && cc->queue_score < QUEUE_SCORE_MAX)
         cc->queue_score++;
-    if (!is_queued && cc->queue_score > 0)
-        cc->queue_score--;
-    if (cc->queue_score >= QUEUE_SCORE && !cc->is_competing) {
-        cc->is_competing = true;
-        /* What was given away was taken by somebody else, or was never the cause. */
-        set_window(cc, gw_max(cc->window, cc->window_before / 2));
-    }
-    if (cc->queue_score == 0)
-        cc->is_competing = false;
+    if (!is_filled)
+        cc->queue_score -= (uint32_t)gw_min(cc->queue_score, 2);
+    if (cc->is_competing)
+        return;
+    note_high(cc, is_queued);
+    if (cc->queue_score < QUEUE_SCORE)
+        return;
+    cc->is_competing = true;
+    cc->queue_score = cc->empty_count = 0;
+    /* What was given away was taken by somebody else, or was never the cause. */
+    set_window(cc, gw_max(cc->window, cc->window_high / 2));
 }
 
 /* A loss with a standing queue: once for all that was on its way then, which may be found lost in
@@ -219,7 +248,7 @@ static void weigh_round(struct dpdk_cc *cc)
     }
     if (cc->is_slow_start || delay == UINT64_MAX)
         return;
-    note_queue(cc, is_queued);
+    note_queue(cc, delay, target);
     if (yields_to_loss(cc, is_queued))
         return;
     if (is_queued && !cc->is_competing)
@@ -228,15 +257,90 @@ static void weigh_round(struct dpdk_cc *cc)
         increase(cc, delay);
 }
 
+/* Periods are whole seconds, doubled as often as a long round trip wants, so
+ * that they fall together whatever each channel takes its own for. */
+static void plan_drain(struct dpdk_cc *cc, uint64_t now_ns)
+{
+    uint64_t period = PROBE_NS;
+
+    while (period < PROBE_TRIPS * cc->smoothed_ns && period < PROBE_MAX_NS)
+        period *= 2;
+    cc->next_drain_ns = (now_ns / period + 1) * period;
+}
+
+/* Another channel that pauses takes its share of the queue away; a TCP does that after a loss. */
+static bool has_company(const struct dpdk_cc *cc, uint64_t now_ns)
+{
+    return cc->calm_rounds >= PROBE_CALM && now_ns + PROBE_NS / 2 > cc->next_drain_ns &&
+           cc->previous_least_ns != UINT64_MAX &&
+           cc->round_least_ns < cc->previous_least_ns - cc->previous_least_ns / 4;
+}
+
+static void compete(struct dpdk_cc *cc, uint64_t now_ns)
+{
+    cc->calm_rounds = cc->round_lost ? 0 : cc->calm_rounds + 1;
+    if (cc->next_drain_ns == 0)
+        plan_drain(cc, now_ns);
+    if (now_ns < cc->next_drain_ns && !has_company(cc, now_ns))
+        return;
+    plan_drain(cc, now_ns);
+    cc->calm_rounds = 0;
+    cc->drain_rounds = PROBE_ROUNDS;
+    cc->drained_from_ns = gw_max(cc->smoothed_ns, 1);
+    cc->drained_least_ns = UINT64_MAX;
+    if (now_ns - cc->least_stamp_ns > LEAST_AGE_NS)
+        cc->least_ns = UINT64_MAX;
+    cc->known_least_ns = cc->least_ns;
+    /* Two channels' least windows, if all of the wire is this one's. */
+    cc->drained_slack_ns =
+        (uint64_t)LEAST_UNITS * 2 * cc->unit * cc->drained_from_ns / gw_max(cc->window, cc->unit);
+}
+
+/* The pause of one that competes: when the queue went away with it, it was its own. Empty is what
+ * it was before at the least; what is the least for the first time proves nothing. The window is
+ * then what makes a queue of the target. */
+static void note_drained(struct dpdk_cc *cc)
+{
+    uint64_t target = gw_dpdk_cc_target_ns(cc), slack;
+
+    cc->drained_least_ns = gw_min(cc->drained_least_ns, cc->round_least_ns);
+    if (cc->drain_rounds > 0 || target == UINT64_MAX || cc->known_least_ns == UINT64_MAX)
+        return;
+    slack = gw_min((target - cc->least_ns) / 4 + cc->drained_slack_ns, target - cc->least_ns);
+    if (cc->drained_least_ns > cc->known_least_ns + slack ||
+        cc->drained_least_ns + slack < cc->known_least_ns)
+        cc->empty_count = 0;
+    else
+        cc->empty_count++;
+    if (cc->empty_count < EMPTY_COUNT)
+        return;
+    cc->is_competing = false;
+    cc->queue_score = 0;
+    if (target < cc->drained_from_ns)
+        set_window(cc,
+                   (uint64_t)((double)cc->window * (double)target / (double)cc->drained_from_ns));
+    cc->window_high = cc->window;
+}
+
 static void end_round(struct dpdk_cc *cc, const struct dpdk_cc_news *news)
 {
-    if (cc->drain_rounds > 0)
+    if (cc->drain_rounds > 0) {
         cc->drain_rounds--;
-    else
+        if (cc->is_competing)
+            note_drained(cc);
+    } else {
         weigh_round(cc);
-    if (!cc->is_slow_start && cc->drain_rounds == 0 && cc->least_ns != UINT64_MAX &&
-        news->now_ns - cc->least_stamp_ns > LEAST_AGE_NS) {
+        if (cc->is_competing)
+            compete(cc, news->now_ns);
+        else
+            cc->next_drain_ns = 0;
+    }
+    if (!cc->is_slow_start && !cc->is_competing && cc->drain_rounds == 0 &&
+        cc->least_ns != UINT64_MAX &&
+        news->now_ns - cc->least_stamp_ns >
+            gw_max(cc->least_age_ns, PROBE_TRIPS * cc->smoothed_ns)) {
         cc->drain_rounds = DRAIN_ROUNDS;
+        cc->least_age_ns = gw_min(cc->least_age_ns * 2, LEAST_AGE_NS);
         cc->least_ns = UINT64_MAX;
     }
     cc->previous_least_ns = cc->round_least_ns;

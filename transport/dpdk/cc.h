@@ -10,7 +10,8 @@
  *   Loss alone counts above 2 % only; with a standing queue any loss counts.
  *   Beside senders that fill the queue until it overflows, delay says nothing: a queue that stays
  *   above the target, whatever this side gives way, turns to TCP's own rule (AIMD by loss, RFC
- *   5681) until it is gone (the switch is Copa's: Arun and Balakrishnan, NSDI 2018).
+ *   5681) until it is gone (the switch is Copa's: Arun and Balakrishnan, NSDI 2018). Whether it is,
+ *   a pause tells, as BBR's ProbeRTT (draft-ietf-ccwg-bbr): what is still there then is not ours.
  *
  * Threads: one.
  * Units: bytes of datagrams, nanoseconds.
@@ -30,6 +31,7 @@ struct dpdk_cc {
     uint64_t smoothed_ns, deviation_ns; /* RFC 6298; 0: no sample yet */
     uint64_t latest_ns;
     uint64_t least_ns, least_stamp_ns; /* of the last 10 s or so, and when it was seen */
+    uint64_t least_age_ns;             /* it is looked for anew after so long without seeing it */
 
     uint64_t round_end; /* the round is over when this packet number is acknowledged */
     uint64_t round_least_ns, previous_least_ns;
@@ -42,9 +44,14 @@ struct dpdk_cc {
     uint32_t marked_share;          /* DCTCP's alpha, of 1024 */
     uint32_t clear_rounds;          /* in a row without a queue */
     uint32_t queue_score;           /* rounds with a standing queue, less those without */
-    uint64_t window_before;         /* when queue_score was last 0 */
+    uint64_t window_high; /* the most without a queue above the target, slowly forgotten */
     bool is_competing, has_yielded;
-    uint32_t drain_rounds; /* left of a pause that lets the queue drain, to see the path's delay */
+    uint32_t drain_rounds;  /* left of a pause that lets the queue drain, to see the path's delay */
+    uint32_t empty_count;   /* pauses that found no queue, in a row */
+    uint32_t calm_rounds;   /* in a row without loss or pause */
+    uint64_t next_drain_ns; /* while competing */
+    uint64_t drained_least_ns, drained_from_ns; /* in the pause, and the usual delay before */
+    uint64_t known_least_ns, drained_slack_ns;  /* before the pause; what still counts as empty */
 };
 
 /* What one acknowledgement told. */

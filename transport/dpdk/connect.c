@@ -48,7 +48,8 @@ void gw_dpdk_channel_free(struct dpdk_channel *channel)
     free(channel);
 }
 
-/* From now on the poller's thread has it. */
+/* From now on the poller's thread has it. Under setup_lock: another thread that makes a channel on this
+ * poller may have found it by a datagram. */
 static void give_to_poller(struct dpdk_channel *channel)
 {
     struct dpdk_poller *poller = channel->poller;
@@ -121,18 +122,20 @@ static int give_up(struct dpdk_channel *channel, int error)
 
 /* ---- dialling ---- */
 
-/* What came for channels of this poller that are being made, by whichever thread. */
+/* What came for channels of this poller that are being made, by whichever thread. As much as its inbox holds:
+ * somebody may fill it again and again. */
 static void take_in_setup(struct dpdk_poller *poller)
 {
     uint64_t now_ns = gw_clock_ns();
     void *mbuf;
 
-    while (rte_ring_dequeue(poller->setup_inbox, &mbuf) == 0) {
+    for (unsigned i = 0;
+         i < DPDK_REQUESTS_SIZE && rte_ring_dequeue(poller->setup_inbox, &mbuf) == 0; i++) {
         struct dpdk_arrival arrival = {.mbuf = mbuf};
 
         gw_dpdk_frame_read(rte_pktmbuf_mtod(arrival.mbuf, uint8_t *),
                            rte_pktmbuf_data_len(arrival.mbuf), true, &arrival.frame);
-        gw_dpdk_take_in(poller, DPDK_SLOT_SETUP, &arrival, now_ns);
+        gw_dpdk_take_in(poller, DPDK_SLOT_SETUP, &arrival, 1, now_ns);
     }
 }
 
@@ -195,18 +198,17 @@ int gw_dpdk_connect(struct gw_transport *base, const struct gw_connect_options *
     }
     if (!error) {
         error = drive(channel, &options->peer, deadline_ns);
-        if (error) {
-            pthread_mutex_lock(&poller->setup_lock);
+        pthread_mutex_lock(&poller->setup_lock);
+        if (error)
             give_up(channel, error);
-            pthread_mutex_unlock(&poller->setup_lock);
-        }
+        else
+            give_to_poller(channel);
+        pthread_mutex_unlock(&poller->setup_lock);
     }
     atomic_fetch_sub(&transport->waiting_count, 1);
-    if (error)
-        return error;
-    give_to_poller(channel);
-    *out = &channel->base;
-    return 0;
+    if (!error)
+        *out = &channel->base;
+    return error;
 }
 
 /* ---- accepting ---- */
@@ -228,8 +230,10 @@ int gw_dpdk_accept(struct gw_request *base, const struct gw_channel_options *opt
             give_up(channel, error);
     }
     /* The answer goes out now: the poller may not be polled for a while. */
-    if (!error)
+    if (!error) {
         gw_dpdk_send_burst(channel, gw_clock_ns());
+        give_to_poller(channel);
+    }
     pthread_mutex_unlock(&poller->setup_lock);
     if (error) {
         struct gw_error cause;
@@ -238,7 +242,6 @@ int gw_dpdk_accept(struct gw_request *base, const struct gw_channel_options *opt
         gw_dpdk_reject(base, "the peer could not open its end");
         return gw_error_raise(&cause);
     }
-    give_to_poller(channel);
     free(request);
     *out = &channel->base;
     return 0;

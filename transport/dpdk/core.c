@@ -101,6 +101,7 @@ static int make(const struct dpdk_core_options *options, bool is_dialling, struc
     core->alive_ns = core->turn_ns = options->now_ns;
     core->setup_next_ns = options->now_ns;
     core->setup_wait_ns = DPDK_SETUP_MIN_NS;
+    core->ticked_ns = DPDK_NONE;
     core->path.next_ns = DPDK_NONE;
     core->path.length = DPDK_DATAGRAM_MIN;
     gw_dpdk_sender_init(core);
@@ -246,31 +247,37 @@ static void opened(struct dpdk_core *core, uint64_t now_ns)
     gw_dpdk_path_open(core, core->path.max, now_ns);
 }
 
-static bool take_accept(struct dpdk_core *core, uint64_t now_ns, const uint8_t *datagram,
-                        uint32_t length)
+/* What a datagram proves. */
+enum proof { FORGED, AGAIN, PEERS };
+
+static enum proof take_accept(struct dpdk_core *core, uint64_t now_ns, const uint8_t *datagram,
+                              uint32_t length)
 {
     struct dpdk_setup setup;
     int rc;
 
-    if (!core->is_dialling || gw_dpdk_accept_decode(datagram, length, &setup) ||
+    /* Dead is dead: the secret that the keys are made of is gone. */
+    if (!core->is_dialling || core->state == DPDK_DEAD ||
+        gw_dpdk_accept_decode(datagram, length, &setup) ||
         memcmp(setup.answered, core->nonce, DPDK_NONCE_SIZE) != 0 ||
         !gw_dpdk_tag_is_right(&core->setup_receive_key, datagram, length))
-        return false;
+        return FORGED;
     if (core->state == DPDK_OPEN) {
-        /* The peer does not know yet that it was heard. */
-        core->sender.is_ping_due = true;
-        return true;
+        /* Without traffic so far, the peer does not know yet that it was heard. Anybody may have sent
+         * it again: nothing is learned from it. */
+        core->sender.is_ping_due |= core->receiver.largest == 0;
+        return AGAIN;
     }
     meet(core, setup.id, setup.incarnation, setup.nonce, setup.port);
     core->path.max = (uint32_t)gw_min(core->max_length, setup.max_length);
     rc = derive_keys(core);
     if (rc) {
         gw_dpdk_die(core, rc);
-        return true;
+        return PEERS;
     }
     opened(core, now_ns);
     core->sender.is_ping_due = true;
-    return true;
+    return PEERS;
 }
 
 /* Nobody can prove a refusal: who refuses has no secret. It names the nonce, so that only those can
@@ -307,14 +314,16 @@ static void dispatch(struct dpdk_core *core, uint64_t now_ns, const struct dpdk_
     }
 }
 
-/* This end was not run for a while: that is no silence of the peer's. */
-static void note_turn(struct dpdk_core *core, uint64_t now_ns)
+/* The time of this turn. One that is before the last turn's was looked at by another thread before it
+ * was given the core. If this end was not run for a while: that is no silence of the peer's. */
+static uint64_t note_turn(struct dpdk_core *core, uint64_t now_ns)
 {
-    uint64_t absent = now_ns - core->turn_ns;
+    uint64_t absent = now_ns > core->turn_ns ? now_ns - core->turn_ns : 0;
 
-    core->turn_ns = now_ns;
+    core->turn_ns += absent;
     if (absent > DPDK_ABSENT_NS)
         core->alive_ns += absent;
+    return core->turn_ns;
 }
 
 /* ACCEPT and REFUSE have their own proofs; everything else the key of this life, and a packet number
@@ -323,47 +332,52 @@ static bool is_traffic(const struct dpdk_core *core, const struct dpdk_header *h
                        const uint8_t *datagram, uint32_t length)
 {
     return header->kind >= DPDK_KIND_WRITE && header->kind <= DPDK_KIND_CLOSE &&
-           !(core->is_dialling && core->state == DPDK_OPENING) &&
+           core->peer_incarnation != 0 && /* else there are no keys */
            gw_dpdk_receiver_is_new(core, header->number) &&
            gw_dpdk_tag_is_right(&core->receive_key, datagram, length);
 }
 
-static bool take(struct dpdk_core *core, uint64_t now_ns, const uint8_t *datagram, uint32_t length,
-                 unsigned flags)
+static enum proof take(struct dpdk_core *core, uint64_t now_ns, const struct dpdk_input *input)
 {
+    const uint8_t *datagram = input->bytes;
+    uint32_t length = input->length;
     struct dpdk_header header;
 
     if (gw_dpdk_header_decode(datagram, length, &header) || header.id != core->id ||
         header.incarnation != core->incarnation)
-        return false;
+        return FORGED;
     if (header.kind == DPDK_KIND_ACCEPT)
         return take_accept(core, now_ns, datagram, length);
     if (header.kind == DPDK_KIND_REFUSE)
-        return take_refuse(core, datagram, length);
+        return take_refuse(core, datagram, length) ? PEERS : FORGED;
     if (!is_traffic(core, &header, datagram, length))
-        return false;
+        return FORGED;
     gw_dpdk_receiver_take(core, now_ns, header.number);
     core->counts.datagrams_received++;
     if (core->state == DPDK_DEAD)
-        return true;
+        return PEERS;
     if (core->state == DPDK_OPENING)
         opened(core, now_ns);
-    if (flags & DPDK_INPUT_CE) {
+    if (input->flags & DPDK_INPUT_CE) {
         core->counts.congestion_seen++;
         core->receiver.marked++;
     }
     dispatch(core, now_ns, &header, datagram + DPDK_HEADER_SIZE);
-    return true;
+    return PEERS;
 }
 
-bool gw_dpdk_core_input(struct dpdk_core *core, uint64_t now_ns, const void *datagram,
-                        uint32_t length, unsigned flags)
+void gw_dpdk_core_input(struct dpdk_core *core, uint64_t now_ns, struct dpdk_input *inputs,
+                        unsigned count)
 {
-    note_turn(core, now_ns);
-    if (take(core, now_ns, datagram, length, flags))
-        return true;
-    core->counts.forged++;
-    return false;
+    now_ns = note_turn(core, now_ns);
+    core->ticked_ns = DPDK_NONE;
+    for (unsigned i = 0; i < count; i++) {
+        enum proof proof = take(core, now_ns, &inputs[i]);
+
+        inputs[i].is_authentic = proof == PEERS;
+        core->counts.forged += proof == FORGED;
+    }
+    gw_region_table_let_go(&core->receiver.grip);
 }
 
 struct dpdk_header gw_dpdk_next_header(struct dpdk_core *core, enum dpdk_kind kind)
@@ -434,14 +448,23 @@ static bool output_close(struct dpdk_core *core, uint8_t *header, struct dpdk_pa
     return true;
 }
 
+void gw_dpdk_core_tick(struct dpdk_core *core, uint64_t now_ns)
+{
+    now_ns = note_turn(core, now_ns);
+    /* Once for all datagrams of a burst, which leave at the same time. */
+    if (core->state == DPDK_DEAD || core->ticked_ns == now_ns)
+        return;
+    tick(core, now_ns);
+    core->ticked_ns = now_ns;
+}
+
 bool gw_dpdk_core_output(struct dpdk_core *core, uint64_t now_ns, uint8_t *header,
                          struct dpdk_packet *out)
 {
     uint32_t probe;
 
-    note_turn(core, now_ns);
-    if (core->state != DPDK_DEAD)
-        tick(core, now_ns);
+    gw_dpdk_core_tick(core, now_ns);
+    now_ns = core->turn_ns;
     if (core->state == DPDK_DEAD)
         return output_close(core, header, out);
     if (core->state == DPDK_OPENING)

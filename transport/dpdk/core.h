@@ -20,8 +20,9 @@
  * Order: that of transport.h. Two writes to the same bytes may be placed in either order unless the
  *   peer has answered, in a message, one that was sent between them.
  * Threads: one, the channel's worker. Nothing locks, and nothing is allocated after the core was made.
- * Units: bytes; nanoseconds of any clock that never goes back. Lengths of datagrams are those of the
- *   UDP payload.
+ * Units: bytes; nanoseconds of any clock that never goes back (a driver that passes a core to another
+ *   thread may still come with a time before that: it counts as the last turn's). Lengths of
+ *   datagrams are those of the UDP payload.
  */
 #ifndef GODWIT_TRANSPORT_DPDK_CORE_H
 #define GODWIT_TRANSPORT_DPDK_CORE_H
@@ -102,11 +103,18 @@ unsigned gw_dpdk_core_reap(struct dpdk_core *core);
 enum dpdk_input_flags {
     DPDK_INPUT_CE = 1, /* its IP header says "congestion experienced" (RFC 3168) */
 };
-/* Takes one datagram whose id and incarnation are this core's (or ACCEPT and REFUSE while it dials).
- * Places what is to be placed before it returns; the bytes are not kept. Returns true when it was
- * authentic: only then may the driver learn anything from it, such as a changed address. */
-bool gw_dpdk_core_input(struct dpdk_core *core, uint64_t now_ns, const void *datagram,
-                        uint32_t length, unsigned flags);
+/* A datagram that arrived. */
+struct dpdk_input {
+    const void *bytes;
+    uint32_t length;
+    unsigned flags; /* enum dpdk_input_flags */
+    bool
+        is_authentic; /* out: only then may the driver learn anything from it, such as a changed address */
+};
+/* Takes datagrams whose id and incarnation are this core's (or ACCEPT and REFUSE while it dials), a few
+ * dozen at a time. Places what is to be placed before it returns; the bytes are not kept. */
+void gw_dpdk_core_input(struct dpdk_core *core, uint64_t now_ns, struct dpdk_input *inputs,
+                        unsigned count);
 
 /* A datagram that is to leave: header, then payload. */
 struct dpdk_packet {
@@ -126,6 +134,9 @@ struct dpdk_packet {
  * max_length of the options. */
 bool gw_dpdk_core_output(struct dpdk_core *core, uint64_t now_ns, uint8_t *header,
                          struct dpdk_packet *out);
+/* Looks at the clock alone, for a driver that has no room for datagrams: a channel whose peer fell silent dies
+ * all the same. */
+void gw_dpdk_core_tick(struct dpdk_core *core, uint64_t now_ns);
 /* Puts the tag into header, over it and the payload as it leaves (the copy, where there is one).
  * Each datagram that output gave needs it, before the next output of this core. */
 void gw_dpdk_core_seal(const struct dpdk_core *core, uint8_t *header, const void *payload,
@@ -146,10 +157,10 @@ struct dpdk_counts {
     uint64_t bytes_sent, bytes_received;       /* of ops, each byte once */
     uint64_t messages_sent, messages_received; /* posted and done; received */
     uint64_t datagrams_sent, datagrams_received;
-    uint64_t sent_again;      /* datagrams that repeat what was taken for lost */
-    uint64_t sent_in_vain;    /* of those, the first had arrived after all */
+    uint64_t sent_again;      /* datagrams that repeat what was lost, or not answered in time */
+    uint64_t sent_in_vain;    /* of those, had arrived after all */
     uint64_t duplicates;      /* arrived again, placed once */
-    uint64_t forged;          /* not authentic: corrupt, foreign, or old */
+    uint64_t forged;          /* not authentic: corrupt, foreign, or old (but for an ACCEPT) */
     uint64_t congestion_seen; /* datagrams that arrived marked */
 };
 struct dpdk_path {
@@ -158,6 +169,19 @@ struct dpdk_path {
     uint64_t window, in_flight; /* bytes of datagrams */
     uint64_t rate;              /* bytes per second that pacing allows */
 };
+/* What became of datagrams with parts of ops that were sent since the driver began to send them in another way,
+ * and of those between that and the change before. */
+struct dpdk_era {
+    uint64_t first; /* packet number */
+    uint64_t sent;  /* datagrams */
+    uint64_t lost;  /* of those, since later ones had arrived, and not arrived after all */
+};
+struct dpdk_eras {
+    struct dpdk_era now, before;
+};
+void gw_dpdk_core_begin_era(struct dpdk_core *core);
+const struct dpdk_eras *gw_dpdk_core_eras(const struct dpdk_core *core);
+
 void gw_dpdk_core_counts(const struct dpdk_core *core, struct dpdk_counts *out);
 void gw_dpdk_core_path(const struct dpdk_core *core, struct dpdk_path *out);
 

@@ -81,9 +81,10 @@ static void info(struct gw_channel *base, struct gw_channel_info *out)
     gw_dpdk_core_path(channel->core, &path);
     gw_dpdk_host_to_address(&channel->flow.local, channel->flow.local_port, &out->local);
     gw_dpdk_host_to_address(&channel->flow.peer, channel->flow.peer_port, &out->peer);
-    snprintf(out->description, sizeof(out->description), "dpdk %s %s > %s, datagrams of %u",
+    snprintf(out->description, sizeof(out->description), "dpdk %s %s > %s, datagrams of %u%s",
              transport->port.driver, gw_address_format(&out->local, local, sizeof(local)),
-             gw_address_format(&out->peer, peer, sizeof(peer)), path.length);
+             gw_address_format(&out->peer, peer, sizeof(peer)), path.length,
+             gw_dpdk_sends_in_place(channel) ? ", sent in place" : "");
     out->bytes_sent = counts.bytes_sent;
     out->bytes_received = counts.bytes_received;
     out->messages_sent = counts.messages_sent;

@@ -26,6 +26,7 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "transport/dpdk/copies.h"
 #include "transport/dpdk/core.h"
 #include "transport/dpdk/headers.h"
 #include "transport/dpdk/port.h"
@@ -107,12 +108,27 @@ struct dpdk_channel {
     struct dpdk_poller *poller;
     struct dpdk_flow flow;
     uint32_t id, incarnation;
+    struct dpdk_copies copies; /* the poller's thread */
 };
 
 struct dpdk_slot {
     _Atomic unsigned state;
     _Atomic uint32_t incarnation;
     struct dpdk_channel *channel; /* written before the state says so */
+};
+
+/* What a poller sends: see outbox.c. */
+struct dpdk_outbox {
+    struct rte_mbuf *unsent[DPDK_BURST]; /* that the NIC had no room for; in one piece */
+    unsigned unsent_count;
+    struct rte_mbuf *spare[DPDK_BURST];
+    unsigned spare_count;
+    uint64_t lent_count; /* datagrams whose payload was not copied, since it was opened */
+    struct rte_mempool *lent_pool;
+    /* Without bytes of their own: each stands for the payload of one datagram of a burst, in an op's
+     * memory. NULL where the driver wants copies. */
+    struct rte_mbuf *lent[DPDK_BURST];
+    struct rte_mbuf_ext_shared_info lent_info;
 };
 
 struct dpdk_poller {
@@ -126,10 +142,12 @@ struct dpdk_poller {
     unsigned seen_changes;
     struct dpdk_channel *channels[DPDK_CHANNELS_MAX];
     unsigned channel_count, next_channel, next_report;
-    struct rte_mbuf *unsent[DPDK_BURST];
-    unsigned unsent_count;
+    struct dpdk_outbox outbox;
     int epoll_fd, timer_fd;
     unsigned polls_since_arm; /* UINT_MAX: it is not armed */
+    /* Datagrams that came and went since then; when there last were many. */
+    uint64_t traffic_since_ns, busy_ns;
+    unsigned traffic;
 
     /* Control threads'. */
     pthread_mutex_t setup_lock; /* one thread at a time drives the channels that are being made */
@@ -199,14 +217,33 @@ static inline struct dpdk_poller *gw_dpdk_poller_of(struct gw_poller *base)
 }
 
 /* ---- turn.c ---- */
-/* Gives an arrived datagram to the channel that it names, of those in that state. Frees the buffer. */
+/* Gives up to DPDK_BURST datagrams to the channels that they name, of those in that state. Frees the buffers. */
 void gw_dpdk_take_in(struct dpdk_poller *poller, enum dpdk_slot_state state,
-                     struct dpdk_arrival *arrival, uint64_t now_ns);
-/* Makes up to max datagrams of a channel. */
-unsigned gw_dpdk_make(struct dpdk_channel *channel, uint64_t now_ns, struct rte_mbuf **out,
-                      unsigned max);
+                     const struct dpdk_arrival *arrivals, unsigned count, uint64_t now_ns);
+/* Whether payload of its first-sent writes may be left where it lies. */
+bool gw_dpdk_sends_in_place(const struct dpdk_channel *channel);
+/* Makes up to max datagrams of a channel, at most DPDK_BURST. With the outbox of its poller (the poller's
+ * thread alone) buffers are taken from there, and payload may be left where it lies. */
+unsigned gw_dpdk_make(struct dpdk_channel *channel, struct dpdk_outbox *outbox, uint64_t now_ns,
+                      struct rte_mbuf **out, unsigned max);
 /* A control thread's: makes and sends what a channel has, one burst at the most. */
 void gw_dpdk_send_burst(struct dpdk_channel *channel, uint64_t now_ns);
+
+/* ---- outbox.c ---- */
+int gw_dpdk_outbox_open(struct dpdk_poller *poller);
+void gw_dpdk_outbox_close(struct dpdk_poller *poller);
+/* A buffer for a datagram's headers and payload, or NULL. */
+struct rte_mbuf *gw_dpdk_outbox_take(struct dpdk_outbox *outbox, struct rte_mempool *pool);
+void gw_dpdk_outbox_give_back(struct dpdk_outbox *outbox, struct rte_mbuf *mbuf);
+/* Puts payload behind the bytes of a burst's datagram of that index, without copying it. */
+void gw_dpdk_outbox_lend(struct dpdk_outbox *outbox, unsigned index, struct rte_mbuf *mbuf,
+                         const struct dpdk_packet *packet);
+/* Sends what is unsent, as far as the NIC has room. When it returns nobody reads any op's memory. */
+void gw_dpdk_outbox_flush(struct dpdk_poller *poller);
+/* Asks a channel for a burst and sends it; how many it made. Nothing is to be unsent. */
+unsigned gw_dpdk_outbox_send(struct dpdk_poller *poller, struct dpdk_channel *channel,
+                             uint64_t now_ns);
+void gw_dpdk_outbox_drop(struct dpdk_outbox *outbox);
 
 /* ---- connect.c ---- */
 int gw_dpdk_connect(struct gw_transport *base, const struct gw_connect_options *options,

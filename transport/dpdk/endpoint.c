@@ -169,7 +169,8 @@ bool gw_dpdk_is_setup(const struct dpdk_poller *poller, const uint8_t *datagram,
 {
     uint32_t id = length >= DPDK_HEADER_SIZE ? gw_get_le32(datagram + 4) : UINT32_MAX;
 
-    return id < DPDK_CHANNELS_MAX && atomic_load(&poller->slots[id].state) == DPDK_SLOT_SETUP;
+    return id < DPDK_CHANNELS_MAX && atomic_load(&poller->slots[id].state) == DPDK_SLOT_SETUP &&
+           atomic_load(&poller->slots[id].incarnation) == gw_get_le32(datagram + 8);
 }
 
 static void hand_over(struct dpdk_endpoint *endpoint, const struct dpdk_arrival *arrival)
@@ -248,26 +249,30 @@ struct sorting {
     unsigned neighbor_count;
 };
 
+/* Where the next arrival's place is in out, whosever it turns out to be: what was just written in parts
+ * costs much to copy. */
 static void sort_one(struct dpdk_transport *transport, struct rte_mbuf *mbuf,
                      struct sorting *sorting)
 {
-    struct dpdk_arrival arrival = {.mbuf = mbuf};
+    struct dpdk_arrival *arrival = &sorting->out[*sorting->count];
     struct dpdk_endpoint *endpoint = NULL;
 
+    arrival->mbuf = mbuf;
+    arrival->frame.kind = DPDK_FRAME_OTHER;
     if (is_sound(&transport->port, mbuf)) {
         gw_dpdk_frame_read(rte_pktmbuf_mtod(mbuf, uint8_t *), rte_pktmbuf_data_len(mbuf),
-                           !transport->port.verifies_ipv4, &arrival.frame);
-        endpoint = find_endpoint(transport, &arrival.frame);
-        if (arrival.frame.kind > DPDK_FRAME_UDP && sorting->neighbor_count < NEIGHBORS_KEPT)
-            sorting->neighbors[sorting->neighbor_count++] = arrival.frame;
+                           !transport->port.verifies_ipv4, &arrival->frame);
+        endpoint = find_endpoint(transport, &arrival->frame);
+        if (arrival->frame.kind > DPDK_FRAME_UDP && sorting->neighbor_count < NEIGHBORS_KEPT)
+            sorting->neighbors[sorting->neighbor_count++] = arrival->frame;
     }
     if (!endpoint) {
-        refuse_unclaimed(transport, &arrival);
+        refuse_unclaimed(transport, arrival);
         rte_pktmbuf_free(mbuf);
     } else if (endpoint == sorting->self) {
-        sorting->out[(*sorting->count)++] = arrival;
+        (*sorting->count)++;
     } else {
-        hand_over(endpoint, &arrival);
+        hand_over(endpoint, arrival);
     }
 }
 
@@ -284,6 +289,8 @@ unsigned gw_dpdk_receive(struct dpdk_transport *transport, unsigned queue,
     if (!rte_spinlock_trylock(&lock->rx_lock))
         return 0;
     got = rte_eth_rx_burst(transport->port.id, (uint16_t)queue, mbufs, DPDK_BURST);
+    if (got > 0 && !atomic_load_explicit(&transport->port.has_heard, memory_order_relaxed))
+        atomic_store_explicit(&transport->port.has_heard, true, memory_order_relaxed);
     for (unsigned i = 0; i < got && i < PREFETCH_AHEAD; i++)
         rte_prefetch0(rte_pktmbuf_mtod(mbufs[i], void *));
     for (unsigned i = 0; i < got; i++) {

@@ -14,7 +14,9 @@
 #define PROTOCOL_UDP    17u
 #define PROTOCOL_ICMPV6 58u
 
-#define ECN_CAPABLE   2u /* ECT(0) */
+#define IPV4_FIRST    0x45u   /* version, words of the header */
+#define IPV4_WHOLE    0x4000u /* not to be fragmented: the path's MTU is found out */
+#define ECN_CAPABLE   2u      /* ECT(0) */
 #define ECN_CONGESTED 3u
 #define TIME_TO_LIVE  64u
 #define ND_HOP_LIMIT  255u /* RFC 4861: proves that the sender is on this network */
@@ -70,7 +72,9 @@ void gw_dpdk_host_to_address(const struct dpdk_host *host, uint16_t port, struct
 
 bool gw_dpdk_host_is_same(const struct dpdk_host *a, const struct dpdk_host *b)
 {
-    return a->is_ipv6 == b->is_ipv6 && memcmp(a->bytes, b->bytes, sizeof(a->bytes)) == 0;
+    if (a->is_ipv6 != b->is_ipv6)
+        return false;
+    return a->is_ipv6 ? memcmp(a->bytes, b->bytes, 16) == 0 : memcmp(a->bytes, b->bytes, 4) == 0;
 }
 
 static void set_host(struct dpdk_host *out, bool is_ipv6, const uint8_t *bytes)
@@ -276,19 +280,30 @@ uint32_t gw_dpdk_headers_size(const struct dpdk_flow *flow)
            DPDK_UDP_SIZE;
 }
 
+/* Of what write_ipv4 writes, from where it has it: to read the bytes again, just written one by one, would
+ * stall the processor. */
+static uint16_t ipv4_checksum(const struct dpdk_flow *flow, uint32_t length)
+{
+    uint64_t words = IPV4_FIRST << 8 | ECN_CAPABLE;
+
+    words += (DPDK_IPV4_SIZE + length) + IPV4_WHOLE + (TIME_TO_LIVE << 8 | PROTOCOL_UDP);
+    return (uint16_t)~fold(words + add_words(0, flow->local.bytes, 4) +
+                           add_words(0, flow->peer.bytes, 4));
+}
+
 static void write_ipv4(const struct dpdk_flow *flow, uint32_t length, bool by_nic, uint8_t *out)
 {
     memset(out, 0, DPDK_IPV4_SIZE);
-    out[0] = 0x45;
+    out[0] = IPV4_FIRST;
     out[1] = ECN_CAPABLE;
     gw_put_be16(out + 2, (uint16_t)(DPDK_IPV4_SIZE + length));
-    gw_put_be16(out + 6, 0x4000); /* not to be fragmented: the path's MTU is found out */
+    gw_put_be16(out + 6, IPV4_WHOLE);
     out[8] = TIME_TO_LIVE;
     out[9] = PROTOCOL_UDP;
     memcpy(out + 12, flow->local.bytes, 4);
     memcpy(out + 16, flow->peer.bytes, 4);
     if (!by_nic)
-        gw_put_be16(out + 10, (uint16_t)~fold(add_words(0, out, DPDK_IPV4_SIZE)));
+        gw_put_be16(out + 10, ipv4_checksum(flow, length));
 }
 
 static void write_ipv6(const struct dpdk_host *from, const struct dpdk_host *to, uint8_t protocol,

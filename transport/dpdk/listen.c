@@ -124,13 +124,15 @@ void gw_dpdk_reject(struct gw_request *base, const char *reason)
 
 static bool is_our_version(struct dpdk_transport *transport, const struct dpdk_request *request)
 {
+    unsigned version = request->open.datagram[0];
     char reason[GW_REASON_MAX];
 
-    if (request->open.wire_version == GW_WIRE_VERSION)
+    if (request->open.wire_version == GW_WIRE_VERSION && version == DPDK_VERSION)
         return true;
     snprintf(reason, sizeof(reason),
-             "the peer speaks wire version %u, this host %u: install the same version on both",
-             request->open.wire_version, GW_WIRE_VERSION);
+             "the peer speaks wire version %u and dpdk's %u, this host %u and %u: install the same "
+             "version on both",
+             request->open.wire_version, version, GW_WIRE_VERSION, DPDK_VERSION);
     send_refusal(transport, &request->flow, &request->open, reason);
     return false;
 }
@@ -173,8 +175,12 @@ int gw_dpdk_next_request(struct gw_listener *base, int timeout_ms, struct gw_req
     for (;;) {
         void *mbuf;
 
+        /* What comes from now on wakes it. No more than what may lie there already is looked at before the
+         * clock is: strangers may send for ever. */
         atomic_store(&listener->endpoint.is_waiting, true);
-        while (rte_ring_dequeue(listener->endpoint.inbox, &mbuf) == 0) {
+        for (unsigned i = 0;
+             i < DPDK_REQUESTS_SIZE && rte_ring_dequeue(listener->endpoint.inbox, &mbuf) == 0;
+             i++) {
             struct dpdk_request *request = read_request(listener, mbuf);
 
             rte_pktmbuf_free(mbuf);

@@ -152,19 +152,17 @@ static bool is_on_network(const struct dpdk_local *local, const struct dpdk_host
            ((local->host.bytes[bytes] ^ host->bytes[bytes]) >> (8 - bits % 8)) == 0;
 }
 
-/* A port that was just started has its link after a while, a few seconds on a real one. One that had
- * it and lost it is not waited for: there may be another way to the peer. */
+/* A port that was just started has its link after a while, a few seconds on a real one. One that heard
+ * something over it and lost it is not waited for: there may be another way to the peer. */
 static int wait_for_link(struct dpdk_transport *transport, uint64_t deadline_ns)
 {
     struct timespec wait = {.tv_nsec = LINK_EVERY_NS};
+    enum dpdk_port_state state;
 
-    while (gw_dpdk_port_look(&transport->port) == DPDK_PORT_NEW) {
-        if (gw_clock_ns() >= deadline_ns)
-            return gw_fail(-ENETDOWN, "dpdk: the port has no link: look at its cable and at the "
-                                      "other end");
+    while ((state = gw_dpdk_port_look(&transport->port)) == DPDK_PORT_NEW &&
+           gw_clock_ns() < deadline_ns)
         nanosleep(&wait, NULL);
-    }
-    return gw_dpdk_port_error(&transport->port);
+    return state == DPDK_PORT_UP ? 0 : gw_dpdk_port_error(&transport->port);
 }
 
 int gw_dpdk_route(struct dpdk_transport *transport, struct dpdk_flow *flow, int timeout_ms)

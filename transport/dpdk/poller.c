@@ -14,6 +14,11 @@
 
 #define NOT_ARMED    UINT32_MAX
 #define INBOX_BURSTS 4u /* of what others read, in one turn */
+/* So many datagrams within that time are a stream: who serves it stays awake for as long once more. A
+ * sleeper would have to wait for the port's thread, which looks every 50 us at best. */
+#define STREAM_DATAGRAMS 8u
+#define AWAKE_NS         200000u
+#define RETRY_NS         (1 * GW_NS_PER_MS) /* while the NIC has no room */
 
 /* ---- opening and closing ---- */
 
@@ -70,6 +75,7 @@ static void free_poller(struct dpdk_poller *poller)
     close_one(poller->epoll_fd);
     close_one(poller->timer_fd);
     close_one(poller->setup_fd);
+    gw_dpdk_outbox_close(poller);
     gw_dpdk_ring_free(poller->setup_inbox);
     pthread_mutex_destroy(&poller->setup_lock);
     free(poller);
@@ -88,6 +94,8 @@ int gw_dpdk_poller_open(struct gw_transport *base, struct gw_poller **out)
     poller->polls_since_arm = NOT_ARMED;
     pthread_mutex_init(&poller->setup_lock, NULL);
     error = gw_dpdk_ring_new("setup", DPDK_REQUESTS_SIZE, &poller->setup_inbox);
+    if (!error)
+        error = gw_dpdk_outbox_open(poller);
     if (!error)
         error = gw_dpdk_endpoint_open(transport, true, 0, &poller->endpoint);
     if (!error) {
@@ -114,7 +122,6 @@ void gw_dpdk_poller_close(struct gw_poller *base)
     disarm(poller);
     gw_dpdk_endpoint_close(transport, &poller->endpoint);
     leave_place(transport, poller->place);
-    rte_pktmbuf_free_bulk(poller->unsent, poller->unsent_count);
     free_poller(poller);
 }
 
@@ -140,17 +147,17 @@ static unsigned take_from_inbox(struct dpdk_poller *poller, uint64_t now_ns)
     unsigned total = 0;
 
     for (unsigned burst = 0; burst < INBOX_BURSTS; burst++) {
+        struct dpdk_arrival arrivals[DPDK_BURST];
         void *mbufs[DPDK_BURST];
         unsigned got = rte_ring_dequeue_burst(poller->endpoint.inbox, mbufs, DPDK_BURST, NULL);
 
         for (unsigned i = 0; i < got; i++) {
-            struct dpdk_arrival arrival = {.mbuf = mbufs[i]};
-
-            gw_dpdk_frame_read(rte_pktmbuf_mtod(arrival.mbuf, uint8_t *),
-                               rte_pktmbuf_data_len(arrival.mbuf), !transport->port.verifies_ipv4,
-                               &arrival.frame);
-            gw_dpdk_take_in(poller, DPDK_SLOT_OPEN, &arrival, now_ns);
+            arrivals[i].mbuf = mbufs[i];
+            gw_dpdk_frame_read(rte_pktmbuf_mtod(arrivals[i].mbuf, uint8_t *),
+                               rte_pktmbuf_data_len(arrivals[i].mbuf),
+                               !transport->port.verifies_ipv4, &arrivals[i].frame);
         }
+        gw_dpdk_take_in(poller, DPDK_SLOT_OPEN, arrivals, got, now_ns);
         total += got;
         if (got < DPDK_BURST)
             break;
@@ -172,7 +179,8 @@ static bool leave_to_setup(struct dpdk_poller *poller, const struct dpdk_arrival
     return true;
 }
 
-/* The NIC's queues are dealt out among the pollers: with one of each, each has its own. */
+/* The NIC's queues are dealt out among the pollers: with one of each, each has its own. Returns how many
+ * datagrams were this poller's. */
 static unsigned take_from_nic(struct dpdk_poller *poller, uint64_t now_ns)
 {
     struct dpdk_transport *transport = gw_dpdk_transport_of(poller->base.transport);
@@ -181,12 +189,18 @@ static unsigned take_from_nic(struct dpdk_poller *poller, uint64_t now_ns)
 
     for (unsigned queue = poller->place % queues; queue < queues; queue += step) {
         struct dpdk_arrival arrivals[DPDK_BURST];
-        unsigned count;
+        unsigned count, kept = 0;
 
-        total += gw_dpdk_receive(transport, queue, &poller->endpoint, arrivals, &count);
-        for (unsigned i = 0; i < count; i++)
-            if (!leave_to_setup(poller, &arrivals[i]))
-                gw_dpdk_take_in(poller, DPDK_SLOT_OPEN, &arrivals[i], now_ns);
+        gw_dpdk_receive(transport, queue, &poller->endpoint, arrivals, &count);
+        total += count;
+        for (unsigned i = 0; i < count; i++) {
+            if (leave_to_setup(poller, &arrivals[i]))
+                continue;
+            if (kept < i)
+                arrivals[kept] = arrivals[i];
+            kept++;
+        }
+        gw_dpdk_take_in(poller, DPDK_SLOT_OPEN, arrivals, kept, now_ns);
         if (poller->polls_since_arm == NOT_ARMED)
             atomic_store_explicit(&transport->port.queues[queue].polled_ns, now_ns,
                                   memory_order_relaxed);
@@ -194,32 +208,32 @@ static unsigned take_from_nic(struct dpdk_poller *poller, uint64_t now_ns)
     return total;
 }
 
-static void flush(struct dpdk_poller *poller)
-{
-    struct dpdk_transport *transport = gw_dpdk_transport_of(poller->base.transport);
-    unsigned queue = poller->place % transport->port.queue_count;
-    unsigned sent =
-        gw_dpdk_port_send(&transport->port, queue, poller->unsent, poller->unsent_count);
-
-    poller->unsent_count -= sent;
-    memmove(poller->unsent, poller->unsent + sent,
-            poller->unsent_count * sizeof(poller->unsent[0]));
-}
-
 /* Each channel in turn gives a burst; what the NIC has no room for waits, and nobody is asked for
  * more until it has gone. */
-static void send_all(struct dpdk_poller *poller, uint64_t now_ns)
+static unsigned send_all(struct dpdk_poller *poller, uint64_t now_ns)
 {
-    if (poller->unsent_count)
-        flush(poller);
-    for (unsigned i = 0; i < poller->channel_count && poller->unsent_count == 0; i++) {
+    unsigned total = 0;
+
+    gw_dpdk_outbox_flush(poller);
+    for (unsigned i = 0; i < poller->channel_count && poller->outbox.unsent_count == 0; i++) {
         unsigned at = poller->next_channel++ % poller->channel_count;
 
-        poller->unsent_count =
-            gw_dpdk_make(poller->channels[at], now_ns, poller->unsent, DPDK_BURST);
-        if (poller->unsent_count)
-            flush(poller);
+        total += gw_dpdk_outbox_send(poller, poller->channels[at], now_ns);
     }
+    for (unsigned i = 0; i < poller->channel_count && poller->outbox.unsent_count; i++)
+        gw_dpdk_core_tick(poller->channels[i]->core, now_ns);
+    return total;
+}
+
+static void note_traffic(struct dpdk_poller *poller, uint64_t now_ns, unsigned datagrams)
+{
+    if (now_ns - poller->traffic_since_ns > AWAKE_NS) {
+        poller->traffic_since_ns = now_ns;
+        poller->traffic = 0;
+    }
+    poller->traffic += datagrams;
+    if (poller->traffic >= STREAM_DATAGRAMS)
+        poller->busy_ns = now_ns;
 }
 
 /* Who was not reported for want of room is the first in the next turn. */
@@ -250,8 +264,9 @@ static void set_timer(struct dpdk_poller *poller, uint64_t now_ns)
 
     for (unsigned i = 0; i < poller->channel_count; i++)
         deadline_ns = gw_min(deadline_ns, gw_dpdk_core_deadline(poller->channels[i]->core, now_ns));
-    if (poller->unsent_count)
-        deadline_ns = now_ns;
+    /* What channels have to send, perhaps for long, cannot go either. */
+    if (poller->outbox.unsent_count)
+        deadline_ns = now_ns + RETRY_NS;
     if (deadline_ns != UINT64_MAX) {
         deadline_ns = gw_max(deadline_ns, 1);
         timer.it_value.tv_sec = (time_t)(deadline_ns / GW_NS_PER_S);
@@ -289,6 +304,10 @@ int gw_dpdk_arm(struct gw_poller *base)
     struct dpdk_transport *transport = gw_dpdk_transport_of(base->transport);
     struct dpdk_poller *poller = gw_dpdk_poller_of(base);
 
+    if (gw_clock_ns() - poller->busy_ns < AWAKE_NS) {
+        gw_dpdk_wake(poller->endpoint.wake_fd);
+        return poller->epoll_fd;
+    }
     if (poller->polls_since_arm == NOT_ARMED)
         atomic_fetch_add(&transport->waiting_count, 1);
     poller->polls_since_arm = 0;
@@ -317,8 +336,15 @@ static void end_channels(struct dpdk_poller *poller, const struct dpdk_port *por
     for (unsigned i = 0; i < poller->channel_count; i++)
         if (gw_dpdk_core_state(poller->channels[i]->core) != DPDK_DEAD)
             gw_dpdk_core_fail(poller->channels[i]->core, gw_dpdk_port_error(port));
-    rte_pktmbuf_free_bulk(poller->unsent, poller->unsent_count);
-    poller->unsent_count = 0;
+    gw_dpdk_outbox_drop(&poller->outbox);
+}
+
+/* What the NIC has no room for waits no longer where nobody will empty its ring, or nobody has use for it: each
+ * datagram that matters is sent again. */
+static void drop_hopeless(struct dpdk_poller *poller, const struct dpdk_port *port)
+{
+    if (poller->channel_count == 0 || atomic_load(&port->state) == DPDK_PORT_DOWN)
+        gw_dpdk_outbox_drop(&poller->outbox);
 }
 
 int gw_dpdk_poll(struct gw_poller *base, struct gw_channel **ready, int max)
@@ -326,17 +352,20 @@ int gw_dpdk_poll(struct gw_poller *base, struct gw_channel **ready, int max)
     struct dpdk_poller *poller = gw_dpdk_poller_of(base);
     const struct dpdk_port *port = &gw_dpdk_transport_of(base->transport)->port;
     uint64_t now_ns = gw_clock_ns();
+    unsigned datagrams;
     int count;
 
     gw_dpdk_thread_enter();
     note_poll(poller);
     adopt(poller);
-    take_from_inbox(poller, now_ns);
-    take_from_nic(poller, now_ns);
+    datagrams = take_from_inbox(poller, now_ns);
+    datagrams += take_from_nic(poller, now_ns);
     /* (In order with is_waiting: who slept through the change is woken.) */
     if (atomic_load(&port->state) == DPDK_PORT_GONE)
         end_channels(poller, port);
-    send_all(poller, now_ns);
+    datagrams += send_all(poller, now_ns);
+    drop_hopeless(poller, port);
+    note_traffic(poller, now_ns, datagrams);
     count = report(poller, ready, max);
     if (poller->polls_since_arm != NOT_ARMED)
         set_timer(poller, now_ns);

@@ -73,6 +73,20 @@ static int make_pool(const struct dpdk_settings *settings, struct dpdk_port *por
     return 0;
 }
 
+/* Drivers that read what is sent with the CPU, within the burst: from any memory of the process. Those of
+ * NICs read it later and by DMA, af_xdp's cuts what has two parts, and virtio_user's other end can only
+ * read what is DPDK's. */
+static bool reads_any_memory(const char *driver)
+{
+    static const char *const drivers[] = {"net_af_packet", "net_vhost", "net_memif", "net_tap",
+                                          "net_pcap"};
+
+    for (size_t i = 0; i < GW_ARRAY_LENGTH(drivers); i++)
+        if (strcmp(driver, drivers[i]) == 0)
+            return true;
+    return false;
+}
+
 static void choose_offloads(const struct rte_eth_dev_info *info, struct rte_eth_conf *configuration,
                             struct dpdk_port *port)
 {
@@ -88,6 +102,13 @@ static void choose_offloads(const struct rte_eth_dev_info *info, struct rte_eth_
         configuration->rxmode.offloads |= RTE_ETH_RX_OFFLOAD_IPV4_CKSUM;
         port->verifies_ipv4 = true;
     }
+    if (info->tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS && reads_any_memory(port->driver)) {
+        configuration->txmode.offloads |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+        port->sends_in_place = true;
+    }
+    gw_log(GW_LOG_INFO, "dpdk: %s %s", port->driver,
+           port->sends_in_place ? "sends bytes from where they lie"
+                                : "gets a copy of what it is to send");
 }
 
 static int configure(const struct rte_eth_dev_info *info, struct dpdk_port *port)
@@ -292,7 +313,11 @@ static enum dpdk_port_state next_state(const struct dpdk_port *port, enum dpdk_p
         return DPDK_PORT_GONE;
     if (has_link)
         return DPDK_PORT_UP;
-    return before == DPDK_PORT_NEW ? DPDK_PORT_NEW : DPDK_PORT_DOWN;
+    /* While the other end starts a link may come and go: virtio_user resets its device when it is
+     * configured, after vhost had a link to it already. */
+    if (before == DPDK_PORT_NEW || !atomic_load_explicit(&port->has_heard, memory_order_relaxed))
+        return DPDK_PORT_NEW;
+    return DPDK_PORT_DOWN;
 }
 
 /* Two threads may look at the same time: whoever comes second looks again, and each change is made,
@@ -312,14 +337,27 @@ enum dpdk_port_state gw_dpdk_port_look(struct dpdk_port *port)
     return now;
 }
 
+void gw_dpdk_port_give_up(struct dpdk_port *port)
+{
+    if (atomic_exchange(&port->state, DPDK_PORT_GONE) != DPDK_PORT_GONE)
+        gw_log(GW_LOG_ERROR, "dpdk: %s hangs with what it is to send: the port is given up",
+               port->driver);
+}
+
 int gw_dpdk_port_error(const struct dpdk_port *port)
 {
     switch (atomic_load_explicit(&port->state, memory_order_relaxed)) {
+    case DPDK_PORT_NEW:
+        return gw_fail(-ENETDOWN,
+                       "dpdk: the port has no link: look at its cable and at the other end");
     case DPDK_PORT_DOWN:
         return gw_fail(-ENETDOWN,
                        "dpdk: the port lost its link: look at its cable and at the other "
                        "end");
     case DPDK_PORT_GONE:
+        if (!port->interface[0])
+            return gw_fail(-ENODEV, "dpdk: the port's driver %s hangs: start the agent anew",
+                           port->driver);
         return gw_fail(
             -ENODEV, "dpdk: the port's interface %s is gone: once it is back, start the agent anew",
             port->interface);
@@ -337,6 +375,13 @@ unsigned gw_dpdk_port_send(struct dpdk_port *port, unsigned queue, struct rte_mb
     sent = rte_eth_tx_burst(port->id, (uint16_t)queue, mbufs, (uint16_t)count);
     rte_spinlock_unlock(&port->queues[queue].tx_lock);
     return sent;
+}
+
+void gw_dpdk_port_clean_up(struct dpdk_port *port, unsigned queue)
+{
+    rte_spinlock_lock(&port->queues[queue].tx_lock);
+    rte_eth_tx_done_cleanup(port->id, (uint16_t)queue, 0);
+    rte_spinlock_unlock(&port->queues[queue].tx_lock);
 }
 
 static void send_one(struct dpdk_port *port, struct rte_mbuf *mbuf)

@@ -54,24 +54,27 @@ struct dpdk_queue {
 
 /* How the port fares, as its thread last saw it. */
 enum dpdk_port_state {
-    DPDK_PORT_NEW, /* it never had a link */
+    DPDK_PORT_NEW, /* it has no link, and lost none that anything had come over */
     DPDK_PORT_UP,
     DPDK_PORT_DOWN, /* no cable, or nobody at the other end: may pass */
-    DPDK_PORT_GONE, /* the kernel has its interface no more: does not pass */
+    DPDK_PORT_GONE, /* the kernel has its interface no more, or its driver hangs: does not pass */
 };
 
 struct dpdk_port {
     uint16_t id;
     _Atomic unsigned state; /* enum dpdk_port_state */
+    _Atomic bool has_heard; /* a frame came, whosever */
     char driver[64];
     struct dpdk_mac mac;
     unsigned mtu;
     unsigned queue_count;
-    unsigned checksums;     /* enum dpdk_checksum: what the NIC computes */
-    uint64_t offload_flags; /* of a datagram's mbuf, for that */
-    bool verifies_ipv4;     /* the NIC does, on arrival */
-    bool is_kernels;        /* the kernel has the same interface, addresses and UDP ports */
-    char interface[64];     /* the kernel's name of it, or "" */
+    unsigned checksums; /* enum dpdk_checksum: what the NIC computes */
+    bool verifies_ipv4; /* the NIC does, on arrival */
+    _Atomic bool
+        sends_in_place; /* the driver takes payload from where it lies, and is done with it when a
+                               burst is: looked at after each (outbox.c) */
+    bool is_kernels;    /* the kernel has the same interface, addresses and UDP ports */
+    char interface[64]; /* the kernel's name of it, or "" */
     unsigned interface_index;
     struct rte_mempool *pool;
     struct dpdk_queue queues[DPDK_QUEUES_MAX];
@@ -107,11 +110,15 @@ int gw_dpdk_port_open(struct dpdk_settings *settings, struct dpdk_port *port);
 void gw_dpdk_port_close(struct dpdk_port *port);
 /* Sees how the port fares; what one caller saw go is not there again for another one. Anybody's. */
 enum dpdk_port_state gw_dpdk_port_look(struct dpdk_port *port);
-/* The error of a port that has lost its link or is gone; 0 otherwise. */
+/* Its driver hangs: it is of no use any more. */
+void gw_dpdk_port_give_up(struct dpdk_port *port);
+/* The error of a port that has no link or is gone; 0 otherwise. */
 int gw_dpdk_port_error(const struct dpdk_port *port);
 /* Puts them on the wire; returns how many the NIC took. The rest stays the caller's. */
 unsigned gw_dpdk_port_send(struct dpdk_port *port, unsigned queue, struct rte_mbuf **mbufs,
                            unsigned count);
+/* Has the driver look which buffers it is done with. */
+void gw_dpdk_port_clean_up(struct dpdk_port *port, unsigned queue);
 /* One frame of a control thread. */
 void gw_dpdk_port_send_frame(struct dpdk_port *port, const uint8_t *frame, uint32_t length);
 /* One datagram of a control thread, with its headers. */

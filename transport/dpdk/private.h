@@ -92,7 +92,6 @@ struct dpdk_sender {
      * reordering that was seen, is lost. */
     uint64_t rack_sent_ns, rack_number;
     uint64_t loss_timer_ns; /* DPDK_NONE: off */
-    uint64_t late_until_ns; /* until then what was taken for lost may show up */
     uint32_t reorder_steps; /* of a quarter of the round trip */
     uint64_t reorder_stamp; /* packet number after which one step is taken back */
 
@@ -103,10 +102,12 @@ struct dpdk_sender {
     bool is_blocked; /* the next op is a message that the peer has no room for */
     unsigned blocked_count;
 
+    struct dpdk_eras eras;
     uint64_t pace_next_ns, pace_ns_per_kib;
     uint32_t marked_seen;  /* the peer's count */
     uint64_t eliciting_ns; /* when something was last sent that the peer acknowledges */
     struct dpdk_sent sent[DPDK_SENT];
+    uint64_t unsettled[DPDK_SENT / 64]; /* of those: DPDK_OUT, or DPDK_LOST and perhaps just late */
     struct dpdk_segment segments[DPDK_SEGMENTS];
 };
 
@@ -130,6 +131,7 @@ struct dpdk_receiver {
     unsigned to_acknowledge; /* datagrams since the last acknowledgement */
     uint64_t ack_due_ns;     /* DPDK_NONE: nothing to acknowledge */
     uint64_t bitmap[DPDK_ACK_BYTES / 8];
+    struct gw_region_grip grip; /* while datagrams are taken */
     struct dpdk_inbox inboxes[DPDK_MESSAGES];
 };
 
@@ -168,6 +170,7 @@ struct dpdk_core {
     unsigned closes_left;
     uint64_t alive_ns; /* the peer was, for sure: it acknowledged what was sent then */
     uint64_t turn_ns;
+    uint64_t ticked_ns; /* timers were looked at; DPDK_NONE: something came since */
     struct dpdk_tag_key setup_send_key, setup_receive_key, send_key, receive_key;
     struct dpdk_counts counts;
     struct dpdk_cc cc;
@@ -175,6 +178,15 @@ struct dpdk_core {
     struct dpdk_receiver receiver;
     struct dpdk_sender sender;
 };
+
+/* 64 bits of a ring of bits, from a number on; words is a power of two. */
+static inline uint64_t gw_dpdk_ring_word(const uint64_t *ring, unsigned words, uint64_t first)
+{
+    uint64_t at = first / 64 % words, next = (at + 1) % words;
+    unsigned shift = first % 64;
+
+    return shift == 0 ? ring[at] : ring[at] >> shift | ring[next] << (64 - shift);
+}
 
 /* core.c: kills it with the thread's last message; what was posted is done with error. */
 void gw_dpdk_die(struct dpdk_core *core, int error);

@@ -64,13 +64,12 @@ static int place(struct dpdk_core *core, const struct dpdk_header *header, const
                                       .length = header->length,
                                       .channel_number = core->number};
     void *to;
-    int rc = gw_region_table_hold(core->regions, &target, &to);
+    int rc = gw_region_table_grip(core->regions, &core->receiver.grip, &target, &to);
 
     if (rc)
         return rc;
     if (header->length)
         memcpy(to, payload, header->length);
-    gw_region_table_release(core->regions, target.key);
     return 0;
 }
 
@@ -82,10 +81,11 @@ static int keep(struct dpdk_core *core, const struct dpdk_header *header, const 
     uint32_t total = (uint32_t)(header->fields[DPDK_OFFSET] >> 32);
     struct dpdk_inbox *inbox = &receiver->inboxes[number % DPDK_MESSAGES];
 
-    if (number - receiver->freed >= DPDK_MESSAGES)
+    if (number - receiver->given >= receiver->freed + DPDK_MESSAGES - receiver->given)
         return gw_fail(-EPROTO, "dpdk: the peer sent message %llu, and %u from %llu on may come",
-                       (unsigned long long)number, DPDK_MESSAGES,
-                       (unsigned long long)receiver->freed);
+                       (unsigned long long)number,
+                       (unsigned)(receiver->freed + DPDK_MESSAGES - receiver->given),
+                       (unsigned long long)receiver->given);
     if (total > GW_MESSAGE_MAX || !gw_range_fits(offset, header->length, total))
         return gw_fail(-EPROTO, "dpdk: the peer sent %u bytes at %u of a message of %u",
                        header->length, offset, total);
@@ -200,16 +200,6 @@ int gw_dpdk_core_recv(struct dpdk_core *core, struct gw_message *out)
     return 0;
 }
 
-/* 64 bits of the ring from packet number first on. Before number 1 the ring has clear bits. */
-static uint64_t replay_word(const struct dpdk_receiver *receiver, uint64_t first)
-{
-    uint64_t at = first % DPDK_REPLAY / 64, next = (at + 1) % (DPDK_REPLAY / 64);
-    unsigned shift = first % 64;
-
-    return shift == 0 ? receiver->replay[at]
-                      : receiver->replay[at] >> shift | receiver->replay[next] << (64 - shift);
-}
-
 void gw_dpdk_receiver_ack(struct dpdk_core *core, uint64_t now_ns, uint8_t *header,
                           struct dpdk_packet *out)
 {
@@ -224,9 +214,11 @@ void gw_dpdk_receiver_ack(struct dpdk_core *core, uint64_t now_ns, uint8_t *head
     ack.fields[DPDK_ACK_MESSAGES] = receiver->told;
     ack.fields[DPDK_ACK_TIMES] = delay | (uint64_t)receiver->marked << 32;
     gw_dpdk_header_encode(&ack, header);
+    /* Before number 1 the ring has clear bits. */
     for (unsigned i = 0; i < DPDK_ACK_BYTES / 8; i++)
-        gw_put_le64(&receiver->bitmap[i], replay_word(receiver, receiver->largest - DPDK_ACK_BITS +
-                                                                    1 + (uint64_t)i * 64));
+        gw_put_le64(&receiver->bitmap[i],
+                    gw_dpdk_ring_word(receiver->replay, DPDK_REPLAY / 64,
+                                      receiver->largest - DPDK_ACK_BITS + 1 + (uint64_t)i * 64));
     *out = (struct dpdk_packet){
         .payload = receiver->bitmap, .length = DPDK_ACK_BYTES, .must_copy = true};
     receiver->to_acknowledge = 0;

@@ -158,6 +158,15 @@ static void leave_flight(struct dpdk_sender *sender, const struct dpdk_sent *sen
     sender->out_count--;
 }
 
+static void set_fate(struct dpdk_sender *sender, struct dpdk_sent *sent, enum dpdk_fate fate)
+{
+    uint64_t *word = &sender->unsettled[sent->number % DPDK_SENT / 64];
+    uint64_t bit = 1ull << sent->number % 64;
+
+    sent->fate = (uint8_t)fate;
+    *word = fate == DPDK_SETTLED ? *word & ~bit : *word | bit;
+}
+
 /* A bit for each part of the segment that it carried. */
 static uint8_t parts_of(const struct dpdk_sent *sent)
 {
@@ -171,12 +180,37 @@ static bool is_live(const struct dpdk_sender *sender, const struct dpdk_sent *se
     return sent->segment != DPDK_NONE && sent->segment >= sender->segment_first;
 }
 
+/* More, or less, of the era in which it was sent. */
+static void count_lost(struct dpdk_sender *sender, const struct dpdk_sent *sent, int more)
+{
+    if (sent->number >= sender->eras.now.first)
+        sender->eras.now.lost += (uint64_t)(int64_t)more;
+    else if (sent->number >= sender->eras.before.first)
+        sender->eras.before.lost += (uint64_t)(int64_t)more;
+}
+
+void gw_dpdk_core_begin_era(struct dpdk_core *core)
+{
+    struct dpdk_sender *sender = &core->sender;
+
+    sender->eras.before = sender->eras.now;
+    sender->eras.now = (struct dpdk_era){.first = sender->number_next};
+}
+
+const struct dpdk_eras *gw_dpdk_core_eras(const struct dpdk_core *core)
+{
+    return &core->sender.eras;
+}
+
 static void arrived(struct dpdk_core *core, struct account *account, struct dpdk_sent *sent)
 {
     struct dpdk_sender *sender = &core->sender;
 
     if (sent->fate == DPDK_LOST) {
-        core->counts.sent_in_vain++;
+        if (sent->segment != DPDK_NONE) {
+            core->counts.sent_in_vain++;
+            count_lost(sender, sent, -1);
+        }
         if (sender->reorder_steps < 16)
             sender->reorder_steps++;
         sender->reorder_stamp = sender->number_next;
@@ -193,7 +227,7 @@ static void arrived(struct dpdk_core *core, struct account *account, struct dpdk
         else
             account->had_short = true;
     }
-    sent->fate = DPDK_SETTLED;
+    set_fate(sender, sent, DPDK_SETTLED);
     gw_dpdk_path_acknowledged(core, account->now_ns, sent);
     if (is_live(sender, sent))
         settle(core, segment_at(sender, sent->segment), parts_of(sent));
@@ -206,14 +240,13 @@ static void take_bitmap(struct dpdk_core *core, struct account *account, uint64_
     uint64_t first = largest - DPDK_ACK_BITS + 1; /* wraps below 1, where no bit may count */
 
     for (unsigned i = 0; i < DPDK_ACK_BYTES / 8; i++) {
+        uint64_t from = first + (uint64_t)i * 64;
         uint64_t word = gw_get_le64(bitmap + (size_t)i * 8);
 
-        /* All settled there, unless something was taken for lost not long ago. */
-        if (first + (uint64_t)i * 64 + 63 < sender->number_oldest &&
-            account->now_ns > sender->late_until_ns)
-            continue;
+        /* Most of it was told before. */
+        word &= gw_dpdk_ring_word(sender->unsettled, DPDK_SENT / 64, from);
         for (; word; word &= word - 1) {
-            uint64_t number = first + (uint64_t)i * 64 + (unsigned)__builtin_ctzll(word);
+            uint64_t number = from + (unsigned)__builtin_ctzll(word);
             struct dpdk_sent *sent = &sender->sent[number % DPDK_SENT];
 
             if (sent->number == number && sent->fate != DPDK_SETTLED && number <= largest)
@@ -239,12 +272,12 @@ static void went_missing(struct dpdk_core *core, uint64_t now_ns, struct dpdk_se
     struct dpdk_sender *sender = &core->sender;
 
     leave_flight(sender, sent);
-    sent->fate = DPDK_LOST;
-    sender->late_until_ns = now_ns + 2 * gw_dpdk_sender_pto_ns(core);
+    set_fate(sender, sent, DPDK_LOST);
     gw_dpdk_path_lost(core, now_ns, sent);
     if (sent->segment == DPDK_NONE)
         return; /* a probe that is too long for the path says nothing about congestion */
     (*lost)++;
+    count_lost(sender, sent, 1);
     if (is_live(sender, sent))
         queue_lost(sender, sent->segment, parts_of(sent));
 }
@@ -269,7 +302,7 @@ static uint32_t find_lost(struct dpdk_core *core, uint64_t now_ns)
         if (sent->segment != DPDK_NONE && sent->segment < sender->segment_first) {
             /* The peer has it, by this datagram or by another one. */
             leave_flight(sender, sent);
-            sent->fate = DPDK_SETTLED;
+            set_fate(sender, sent, DPDK_SETTLED);
             continue;
         }
         if (number > sender->rack_number)
@@ -434,24 +467,29 @@ static void pace(struct dpdk_core *core, uint64_t now_ns, uint32_t length)
         gw_max(sender->pace_next_ns, earliest) + length * sender->pace_ns_per_kib / 1024;
 }
 
-static void note_sent(struct dpdk_core *core, uint64_t now_ns, const struct dpdk_sent *sent)
+/* Notes a datagram of that many bytes as sent. The caller says what it carries. */
+static struct dpdk_sent *note_sent(struct dpdk_core *core, uint64_t now_ns, uint64_t number,
+                                   uint32_t length)
 {
     struct dpdk_sender *sender = &core->sender;
-
-    struct dpdk_sent *place = &sender->sent[sent->number % DPDK_SENT];
+    struct dpdk_sent *sent = &sender->sent[number % DPDK_SENT];
 
     /* Only beside a peer that sends and sends and never acknowledges. */
-    if (place->fate == DPDK_OUT)
-        leave_flight(sender, place);
+    if (sent->fate == DPDK_OUT)
+        leave_flight(sender, sent);
     if (sender->out_count == 0) {
         sender->progress_ns = now_ns;
-        sender->number_oldest = sent->number;
+        sender->number_oldest = number;
     }
-    *place = *sent;
-    sender->in_flight += sent->length;
+    sent->number = number;
+    sent->sent_ns = now_ns;
+    sent->length = (uint16_t)length;
+    set_fate(sender, sent, DPDK_OUT);
+    sender->in_flight += length;
     sender->out_count++;
     sender->eliciting_ns = now_ns;
-    pace(core, now_ns, sent->length);
+    pace(core, now_ns, length);
+    return sent;
 }
 
 void gw_dpdk_sender_probe(struct dpdk_core *core, uint64_t now_ns, uint32_t length, uint8_t *header,
@@ -459,16 +497,13 @@ void gw_dpdk_sender_probe(struct dpdk_core *core, uint64_t now_ns, uint32_t leng
 {
     static const uint8_t zeros[DPDK_DATAGRAM_MAX - DPDK_HEADER_SIZE];
     struct dpdk_header probe = gw_dpdk_next_header(core, DPDK_KIND_PROBE);
-    struct dpdk_sent sent = {.number = probe.number,
-                             .sent_ns = now_ns,
-                             .segment = DPDK_NONE,
-                             .length = (uint16_t)length,
-                             .fate = DPDK_OUT};
+    struct dpdk_sent *sent = note_sent(core, now_ns, probe.number, length);
 
+    sent->segment = DPDK_NONE;
+    sent->part = 0;
     probe.length = length - DPDK_HEADER_SIZE;
     gw_dpdk_header_encode(&probe, header);
     *out = (struct dpdk_packet){.payload = zeros, .length = probe.length, .must_copy = true};
-    note_sent(core, now_ns, &sent);
 }
 
 static uint32_t part_length(const struct dpdk_segment *segment, uint8_t part)
@@ -488,11 +523,7 @@ static void build(struct dpdk_core *core, uint64_t now_ns, uint64_t number, uint
     uint32_t at = segment->at + part * DPDK_BASE;
     struct dpdk_header header =
         gw_dpdk_next_header(core, is_message ? DPDK_KIND_MESSAGE : DPDK_KIND_WRITE);
-    struct dpdk_sent sent = {.number = header.number,
-                             .sent_ns = now_ns,
-                             .segment = number,
-                             .part = segment->parts == 1 ? DPDK_WHOLE : part,
-                             .fate = DPDK_OUT};
+    struct dpdk_sent *sent;
 
     header.part = part;
     header.parts = segment->parts;
@@ -510,8 +541,10 @@ static void build(struct dpdk_core *core, uint64_t now_ns, uint64_t number, uint
     gw_dpdk_header_encode(&header, bytes);
     *out = (struct dpdk_packet){
         .payload = op_bytes(op) + at, .length = header.length, .must_copy = is_message};
-    sent.length = (uint16_t)(DPDK_HEADER_SIZE + header.length);
-    note_sent(core, now_ns, &sent);
+    sent = note_sent(core, now_ns, header.number, DPDK_HEADER_SIZE + header.length);
+    core->sender.eras.now.sent++;
+    sent->segment = number;
+    sent->part = segment->parts == 1 ? DPDK_WHOLE : part;
 }
 
 static void cut_again(struct dpdk_segment *segment)
@@ -578,7 +611,8 @@ static void output_new(struct dpdk_core *core, uint64_t now_ns, uint8_t *header,
         .op = op,
         .at = sender->cut_at,
         .message = sender->messages_cut,
-        .length = (uint16_t)gw_min(left, core->path.length - DPDK_HEADER_SIZE),
+        .length = (uint16_t)gw_min(
+            left, gw_align_down(core->path.length - DPDK_HEADER_SIZE, DPDK_NH_BLOCK)),
         .parts = 1,
         .missing = 1};
     op->scratch[OUTSTANDING]++;

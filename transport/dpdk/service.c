@@ -17,6 +17,7 @@
 #define LOOK_MAX_NS  (1 * GW_NS_PER_MS) /* while somebody waits */
 #define LOOK_IDLE_NS (5 * GW_NS_PER_MS) /* for listeners and neighbours */
 #define LINK_NS      (100 * GW_NS_PER_MS)
+#define LOOK_BURSTS  32u                /* of one queue at a time: strangers may send for ever */
 #define UNREAD_NS    (1 * GW_NS_PER_MS) /* a poller that has not looked that long is away */
 
 static bool is_unread(const struct dpdk_queue *queue, uint64_t now_ns)
@@ -35,7 +36,9 @@ static unsigned look(struct dpdk_transport *transport)
         struct dpdk_arrival none[DPDK_BURST];
         unsigned got = DPDK_BURST, count;
 
-        while (got == DPDK_BURST && is_unread(&transport->port.queues[i], now_ns)) {
+        for (unsigned burst = 0; burst < LOOK_BURSTS && got == DPDK_BURST &&
+                                 is_unread(&transport->port.queues[i], now_ns);
+             burst++) {
             got = gw_dpdk_receive(transport, i, NULL, none, &count);
             total += got;
         }

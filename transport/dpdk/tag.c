@@ -19,12 +19,14 @@
 #endif
 
 #define CONTEXT_MAX 128u
+#define SIP_BYTES   24u /* of the header; the block behind them is NH's */
 #define SHIFT_WORDS (DPDK_NH_SHIFT / 4)
 #define BLOCK_WORDS (DPDK_NH_BLOCK / 4)
 #define KEY_BYTES   (16u + DPDK_NH_KEY_SIZE)
 
 static_assert(KEY_BYTES <= 255 * 64, "RFC 5869: HKDF-SHA-512 gives no more");
-static_assert(DPDK_TAG_OFFSET % 8 == 0, "SipHash takes whole words");
+static_assert(SIP_BYTES % 8 == 0, "SipHash takes whole words");
+static_assert(SIP_BYTES + DPDK_NH_BLOCK == DPDK_TAG_OFFSET, "all of the header is hashed");
 
 int gw_dpdk_tag_derive(const struct dpdk_tag_secret *secret, struct dpdk_tag_key *out)
 {
@@ -116,6 +118,21 @@ uint64_t gw_dpdk_siphash(const uint64_t key[2], const uint64_t *words, unsigned 
     return sip_end(v, count);
 }
 
+static inline void take_header(uint64_t v[4], const struct dpdk_tag_key *key, const uint8_t *header)
+{
+    sip_begin(v, key->siphash);
+    for (unsigned i = 0; i < SIP_BYTES; i += 8)
+        sip_word(v, gw_get_le64(header + i));
+}
+
+/* The tag, of a state that has taken the header. */
+static inline uint64_t finish(uint64_t v[4], const uint64_t hashed[DPDK_NH_PASSES])
+{
+    for (unsigned i = 0; i < DPDK_NH_PASSES; i++)
+        sip_word(v, hashed[i]);
+    return sip_end(v, SIP_BYTES / 8 + DPDK_NH_PASSES);
+}
+
 /* One block of eight words for both passes, as the paper pairs them: (1, 2), (3, 4), ... */
 static void hash_block(const uint32_t *key, const uint8_t *block, uint64_t sums[DPDK_NH_PASSES])
 {
@@ -131,23 +148,26 @@ static void hash_block(const uint32_t *key, const uint8_t *block, uint64_t sums[
     }
 }
 
+/* The payload from there on; its key begins behind the header's block. */
 static void hash_rest(const struct dpdk_tag_key *key, const uint8_t *payload, uint32_t from,
                       uint32_t length, uint64_t sums[DPDK_NH_PASSES])
 {
+    const uint32_t *k = key->nh + BLOCK_WORDS;
     uint8_t last[DPDK_NH_BLOCK] = {0};
 
     for (; length - from >= DPDK_NH_BLOCK; from += DPDK_NH_BLOCK)
-        hash_block(key->nh + from / 4, payload + from, sums);
+        hash_block(k + from / 4, payload + from, sums);
     if (from == length)
         return;
     memcpy(last, payload + from, length - from);
-    hash_block(key->nh + from / 4, last, sums);
+    hash_block(k + from / 4, last, sums);
 }
 
-void gw_dpdk_nh_plain(const struct dpdk_tag_key *key, const void *payload, uint32_t length,
-                      uint64_t out[DPDK_NH_PASSES])
+void gw_dpdk_nh_plain(const struct dpdk_tag_key *key, const uint8_t *header, const void *payload,
+                      uint32_t length, uint64_t out[DPDK_NH_PASSES])
 {
     memset(out, 0, DPDK_NH_PASSES * sizeof(out[0]));
+    hash_block(key->nh, header + SIP_BYTES, out);
     hash_rest(key, payload, 0, length, out);
 }
 
@@ -167,57 +187,64 @@ static __attribute__((target("avx2"))) inline __m256i pass_block(__m256i words, 
     return _mm256_add_epi64(sums, _mm256_mul_epu32(mixed, _mm256_srli_epi64(mixed, 32)));
 }
 
-static __attribute__((target("avx2"))) void
-nh_avx2(const struct dpdk_tag_key *key, const uint8_t *payload, uint32_t length, uint64_t *out)
+static __attribute__((target("avx2"))) inline __m256i load(const uint8_t *block)
 {
-    /* Two accumulators a pass, so that the additions do not wait for each other. */
-    __m256i sums[2 * DPDK_NH_PASSES] = {_mm256_setzero_si256(), _mm256_setzero_si256(),
-                                        _mm256_setzero_si256(), _mm256_setzero_si256()};
+    return _mm256_loadu_si256((const __m256i *)(const void *)block);
+}
+
+/* SipHash's words wait for each other, NH's blocks for nothing: the processor does both at once. Four
+ * sums, two a pass, so that the additions do not wait either. */
+static __attribute__((target("avx2"))) uint64_t tag_avx2(const struct dpdk_tag_key *key,
+                                                         const uint8_t *header,
+                                                         const uint8_t *payload, uint32_t length)
+{
+    __m256i first = load(header + SIP_BYTES), second;
+    __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                       _mm256_setzero_si256()};
+    const uint32_t *k = key->nh;
+    uint64_t hashed[DPDK_NH_PASSES], v[4];
     uint32_t at = 0;
 
-    for (; length - at >= 2 * DPDK_NH_BLOCK; at += 2 * DPDK_NH_BLOCK) {
-        const uint32_t *k = key->nh + at / 4;
-        __m256i first = _mm256_loadu_si256((const __m256i *)(const void *)(payload + at));
-        __m256i second =
-            _mm256_loadu_si256((const __m256i *)(const void *)(payload + at + DPDK_NH_BLOCK));
-
+    take_header(v, key, header);
+    sums[0] = pass_block(first, k, sums[0]);
+    sums[1] = pass_block(first, k + SHIFT_WORDS, sums[1]);
+    k += BLOCK_WORDS;
+    for (; length - at >= 2 * DPDK_NH_BLOCK; at += 2 * DPDK_NH_BLOCK, k += 2 * BLOCK_WORDS) {
+        first = load(payload + at);
+        second = load(payload + at + DPDK_NH_BLOCK);
         sums[0] = pass_block(first, k, sums[0]);
         sums[1] = pass_block(first, k + SHIFT_WORDS, sums[1]);
         sums[2] = pass_block(second, k + BLOCK_WORDS, sums[2]);
         sums[3] = pass_block(second, k + BLOCK_WORDS + SHIFT_WORDS, sums[3]);
     }
-    out[0] = add_lanes(_mm256_add_epi64(sums[0], sums[2]));
-    out[1] = add_lanes(_mm256_add_epi64(sums[1], sums[3]));
-    hash_rest(key, payload, at, length, out);
+    hashed[0] = add_lanes(_mm256_add_epi64(sums[0], sums[2]));
+    hashed[1] = add_lanes(_mm256_add_epi64(sums[1], sums[3]));
+    if (at < length)
+        hash_rest(key, payload, at, length, hashed);
+    return finish(v, hashed);
 }
 #endif
 
-void gw_dpdk_nh(const struct dpdk_tag_key *key, const void *payload, uint32_t length,
-                uint64_t out[DPDK_NH_PASSES])
+static __attribute__((noinline)) uint64_t tag_plain(const struct dpdk_tag_key *key,
+                                                    const uint8_t *header, const void *payload,
+                                                    uint32_t length)
 {
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2")) {
-        nh_avx2(key, payload, length, out);
-        return;
-    }
-#endif
-    gw_dpdk_nh_plain(key, payload, length, out);
+    uint64_t hashed[DPDK_NH_PASSES], v[4];
+
+    gw_dpdk_nh_plain(key, header, payload, length, hashed);
+    take_header(v, key, header);
+    return finish(v, hashed);
 }
 
 uint64_t gw_dpdk_tag(const struct dpdk_tag_key *key, const uint8_t *header, const void *payload,
                      uint32_t length)
 {
-    uint64_t hashed[DPDK_NH_PASSES] = {0}, v[4];
-
     assert(length <= DPDK_DATAGRAM_MAX - DPDK_HEADER_SIZE);
-    if (length)
-        gw_dpdk_nh(key, payload, length, hashed);
-    sip_begin(v, key->siphash);
-    for (unsigned i = 0; i < DPDK_TAG_OFFSET; i += 8)
-        sip_word(v, gw_get_le64(header + i));
-    for (unsigned i = 0; i < DPDK_NH_PASSES; i++)
-        sip_word(v, hashed[i]);
-    return sip_end(v, DPDK_TAG_OFFSET / 8 + DPDK_NH_PASSES);
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2"))
+        return tag_avx2(key, header, payload, length);
+#endif
+    return tag_plain(key, header, payload, length);
 }
 
 bool gw_dpdk_tag_is_right(const struct dpdk_tag_key *key, const uint8_t *datagram, uint32_t length)

@@ -45,9 +45,10 @@ int gw_dpdk_header_decode(const uint8_t *datagram, uint32_t length, struct dpdk_
     out->number = gw_get_le64(datagram + 16);
     for (unsigned i = 0; i < 4; i++)
         out->fields[i] = gw_get_le64(datagram + 24 + (size_t)i * 8);
-    if (datagram[0] != DPDK_VERSION || out->length != length - DPDK_HEADER_SIZE)
+    /* Another version is refused by name. */
+    if (datagram[0] != DPDK_VERSION && out->kind != DPDK_KIND_REFUSE)
         return -EPROTO;
-    return 0;
+    return out->length == length - DPDK_HEADER_SIZE ? 0 : -EPROTO;
 }
 
 int gw_dpdk_name_decode(const void *datagram, uint32_t length, struct dpdk_name *out)

@@ -42,7 +42,7 @@
 
 #include "transport/transport.h"
 
-#define DPDK_VERSION     1u
+#define DPDK_VERSION     2u
 #define DPDK_HEADER_SIZE 64u
 #define DPDK_TAG_OFFSET  56u
 #define DPDK_TAG_SIZE    8u

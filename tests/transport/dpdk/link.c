@@ -4,8 +4,11 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "common/checked.h"
 #include "common/clock.h"
@@ -69,6 +72,50 @@ Test(dpdk_link, a_dead_channel_keeps_its_error)
             cr_assert_eq(system("ip link set near up"), 0);
         await_state(&rig, DPDK_PORT_UP);
     }
+    rig_close(&rig);
+}
+
+/* Brings the link back once somebody waits to connect. */
+static void *heal(void *argument)
+{
+    struct rig *rig = argument;
+    struct dpdk_transport *transport = gw_dpdk_transport_of(rig->transport);
+    uint64_t deadline_ns = gw_clock_ns() + WAIT_MS * GW_NS_PER_MS;
+
+    while (atomic_load(&transport->waiting_count) == 0 && gw_clock_ns() < deadline_ns)
+        usleep(1000);
+    return system("ip link set near up") == 0 ? rig : NULL;
+}
+
+/* As vhost has it when virtio_user, at the other end, is configured: a link that comes, goes before
+ * anything went over it, and comes again. It is waited for; that there is none is told all the same. */
+Test(dpdk_link, a_link_that_comes_and_goes_at_first_is_waited_for)
+{
+    struct gw_connect_options options = {.channel = {.number = 1, .timeout_ms = 50}};
+    struct gw_channel *none;
+    void *healed = NULL;
+    pthread_t thread;
+    struct rig rig;
+
+    rig_open(&rig, RIG_DPDK);
+    await_state(&rig, DPDK_PORT_UP);
+    cr_assert_eq(system("ip link set near down"), 0);
+    await_state(&rig, DPDK_PORT_NEW);
+    options.channel.domain = rig.near_domain;
+    options.channel.poller = rig.near_poller;
+    options.channel.context = &rig;
+    options.peer = rig.address;
+    rig_set_secret(&options.channel);
+    cr_assert_eq(gw_connect(rig.transport, &options, &none), -ENETDOWN);
+    cr_assert(strstr(gw_error_message(), "has no link"), "%s", gw_error_message());
+    cr_assert_eq(pthread_create(&thread, NULL, heal, &rig), 0);
+    rig_join(&rig);
+    cr_assert_eq(pthread_join(thread, &healed), 0);
+    cr_assert(healed, "the link did not come back");
+    cr_assert_eq(system("ip link set near down"), 0);
+    await_state(&rig, DPDK_PORT_DOWN);
+    cr_assert_eq(gw_connect(rig.transport, &options, &none), -ENETDOWN);
+    cr_assert(strstr(gw_error_message(), "lost its link"), "%s", gw_error_message());
     rig_close(&rig);
 }
 

@@ -13,7 +13,17 @@ LIVES = '200'
 # name: file, what stands there, what the mutant does instead
 MUTANTS = {
     'believes-all': ('tag.c', 'length - DPDK_HEADER_SIZE) ==\n', 'length - DPDK_HEADER_SIZE) >= 0 ||\n'),
-    'header-only': ('tag.c', '    if (length)\n        gw_dpdk_nh(', '    if (false)\n        gw_dpdk_nh('),
+    'header-only': ('tag.c', '    assert(length <= DPDK_DATAGRAM_MAX - DPDK_HEADER_SIZE);\n', '    length = 0;\n'),
+    'skips-a-tag': ('core.c', '           gw_dpdk_tag_is_right(&core->receive_key, datagram, length);\n',
+                    '           (core->counts.datagrams_received % 4 == 3 ||\n'
+                    '            gw_dpdk_tag_is_right(&core->receive_key, datagram, length));\n'),
+    'rest-is-bad': ('core.c', 'enum proof proof = take(core, now_ns, &inputs[i]);',
+                    'enum proof proof = i == 0 || inputs[i - 1].is_authentic ? '
+                    'take(core, now_ns, &inputs[i]) : FORGED;'),
+    'wrong-grip': ('../region-table.c', 'if (grip->slot && grip->key != target->key)', 'if (false)'),
+    'lets-go-early': ('../region-table.c', '    return locate(grip->slot, target, out);\n',
+                      '    int error = locate(grip->slot, target, out);\n\n'
+                      '    gw_region_table_let_go(grip);\n    return error;\n'),
     'places-twice': ('receiver.c', '    if (segment < receiver->expected)\n        return 0;',
                      '    if (segment < receiver->expected)\n'
                      '        return header->kind == DPDK_KIND_WRITE ? place(core, header, payload) : 0;'),

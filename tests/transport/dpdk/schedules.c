@@ -14,20 +14,22 @@
 
 #include "common/bytes.h"
 #include "common/checked.h"
+#include "tests/transport/dpdk/fence.h"
 #include "tests/transport/dpdk/sim.h"
 #include "tests/transport/dpdk/work.h"
 
 #define HISTORY  64u
 #define PATIENCE (30 * SIM_SECOND) /* of the simulated clock, for a life's whole work */
 
-enum plot { QUIET, BLACK_HOLE, BLACKOUT, DEATH, CLOSE, RESTART, PLOTS };
+enum plot { QUIET, BLACK_HOLE, BLACKOUT, DEATH, CLOSE, RESTART, FENCE, PLOTS };
 
 static const char *const plot_names[PLOTS] = {"quiet",
                                               "path MTU black hole",
                                               "link down",
                                               "a peer that dies",
                                               "a peer that closes",
-                                              "a second incarnation"};
+                                              "a second incarnation",
+                                              "a region that ends within a burst"};
 
 struct overheard {
     struct sim_end *from;
@@ -46,6 +48,8 @@ struct life {
     uint32_t attacks; /* share of datagrams that the attacker answers with some of its own */
     struct overheard *history;
     unsigned heard;
+    struct overheard accept;
+    struct fence fence; /* where the plot is FENCE */
     const char *fault;
 };
 
@@ -53,6 +57,7 @@ struct life {
 struct tally {
     unsigned happened[PLOTS];
     uint64_t longest_ns, longest_seed;
+    uint64_t bursts, taken, longest_burst;
 };
 
 static struct life *life_of(struct sim *sim)
@@ -73,8 +78,11 @@ static void attack(struct life *life)
     struct sim *sim = &life->sim;
     const struct overheard *what = &life->history[sim_below(sim, gw_min(life->heard, HISTORY))];
     uint8_t bytes[DPDK_DATAGRAM_MAX];
-    const struct sim_end *to = what->from->peer;
+    const struct sim_end *to;
 
+    if (life->accept.length && sim_below(sim, 16) == 0)
+        what = &life->accept;
+    to = what->from->peer;
     memcpy(bytes, what->bytes, what->length);
     switch (sim_below(sim, 7)) {
     case 0: /* again as it was */
@@ -111,6 +119,8 @@ static void overhear(struct sim *sim, struct sim_end *from, const uint8_t *bytes
     place->from = from;
     place->length = length;
     memcpy(place->bytes, bytes, length);
+    if (bytes[1] == DPDK_KIND_ACCEPT)
+        life->accept = *place;
     while (sim_chance(sim, life->attacks))
         attack(life);
 }
@@ -147,14 +157,6 @@ static void plan_links(struct life *life)
     life->attacks = ONE_OF(sim, 0, 0, 1000, 50000, 300000);
 }
 
-static void connect_ends(struct life *life)
-{
-    struct sim *sim = &life->sim;
-    uint16_t max = (uint16_t)ONE_OF(sim, 1472, 8972, 9188);
-
-    sim_connect(&life->ends[0], &life->ends[1], max, (uint16_t)ONE_OF(sim, 1452, 8972, 9188));
-}
-
 static void take_turn(struct sim_end *end)
 {
     struct life *life = end->context;
@@ -162,6 +164,28 @@ static void take_turn(struct sim_end *end)
 
     work_post(&life->works[which]);
     work_receive(&life->works[1 - which]);
+}
+
+static void make_end(struct life *life, unsigned which)
+{
+    struct sim_end *end = &life->ends[which];
+    struct sim *sim = &life->sim;
+
+    sim_end_init(sim, end, &life->links[which]);
+    end->turn = take_turn;
+    end->context = life;
+    end->burst_max = ONE_OF(sim, 1, 4, 32, SIM_BURST);
+    /* Of what comes behind each other on a busy wire. */
+    end->burst_wait_ns =
+        ONE_OF(sim, 0, 10, 50, 150) * end->link->mtu * SIM_SECOND / end->link->bytes_per_second;
+}
+
+static void connect_ends(struct life *life)
+{
+    struct sim *sim = &life->sim;
+    uint16_t max = (uint16_t)ONE_OF(sim, 1472, 8972, 9188);
+
+    sim_connect(&life->ends[0], &life->ends[1], max, (uint16_t)ONE_OF(sim, 1452, 8972, 9188));
 }
 
 static void begin_works(struct life *life)
@@ -174,13 +198,23 @@ static void begin_works(struct life *life)
                   ONE_OF(sim, 3000, 20000, 60000));
 }
 
-static void note_faults(struct life *life)
+static void gather_faults(struct life *life)
 {
     for (unsigned i = 0; i < 2; i++) {
-        work_check(&life->works[i]);
         if (life->works[i].fault && !life->fault)
             life->fault = life->works[i].fault;
+        if (life->ends[i].fault && !life->fault)
+            life->fault = life->ends[i].fault;
     }
+    if (life->fence.fault && !life->fault)
+        life->fault = life->fence.fault;
+}
+
+static void check_works(struct life *life)
+{
+    for (unsigned i = 0; i < 2; i++)
+        work_check(&life->works[i]);
+    gather_faults(life);
 }
 
 /* The channel's end, and what was written by its attackers afterwards: nothing. */
@@ -190,7 +224,11 @@ static void end_works(struct life *life)
         life->works[i].is_ending = true;
         sim_disconnect(&life->ends[i]);
     }
-    note_faults(life);
+    if (life->plot == FENCE) {
+        fence_close(&life->fence);
+        life->works[0].has_loose_ended = life->fence.has_begun;
+    }
+    check_works(life);
     for (unsigned i = 0; i < 2; i++)
         work_free(&life->works[i]);
 }
@@ -226,6 +264,20 @@ static void happen(struct life *life)
     }
 }
 
+static void take_and_fence(struct sim_end *end, struct dpdk_input *inputs, unsigned count)
+{
+    struct life *life = end->context;
+
+    if (end->sim->now_ns < life->plot_ns) {
+        gw_dpdk_core_input(end->core, end->sim->now_ns, inputs, count);
+        return;
+    }
+    fence_take(&life->fence, end, inputs, count);
+    life->has_happened = life->fence.has_begun;
+    for (unsigned i = 0; i < 2; i++)
+        life->works[i].is_ending = life->has_happened;
+}
+
 static bool is_dead(const struct sim_end *end)
 {
     return !end->core || gw_dpdk_core_state(end->core) == DPDK_DEAD;
@@ -235,17 +287,29 @@ static bool is_over(struct sim *sim)
 {
     struct life *life = life_of(sim);
 
-    if (!life->has_happened && sim->now_ns >= life->plot_ns)
+    if (!life->has_happened && sim->now_ns >= life->plot_ns && life->plot != FENCE)
         happen(life);
     if (life->plot == DEATH && life->has_happened)
         return is_dead(&life->ends[0]);
     if (life->plot == CLOSE && life->has_happened)
         return is_dead(&life->ends[1]);
+    if (life->plot == FENCE && is_dead(&life->ends[1]))
+        return is_dead(&life->ends[0]);
     for (unsigned i = 0; i < 2; i++) {
-        if (life->works[i].wrong || is_dead(&life->ends[i]))
+        if (life->works[i].wrong || life->ends[i].fault || is_dead(&life->ends[i]))
             return true;
     }
     return work_is_over(&life->works[0]) && work_is_over(&life->works[1]);
+}
+
+/* Whoever writes to the region once more breaks a rule, and is told. */
+static bool had_fenced_end(const struct life *life)
+{
+    int target = gw_dpdk_core_error(life->ends[1].core);
+    int source = gw_dpdk_core_error(life->ends[0].core);
+
+    return life->has_happened && target == -EPROTO &&
+           (source == -ECONNRESET || source == -ETIMEDOUT);
 }
 
 /* How the life had to end. */
@@ -255,13 +319,13 @@ static void judge(struct life *life, bool came_to_end)
     bool is_death = (life->plot == DEATH || life->plot == CLOSE) && life->has_happened;
     int error = left->core ? gw_dpdk_core_error(left->core) : 0;
 
-    for (unsigned i = 0; i < 2; i++)
-        if (life->works[i].fault && !life->fault)
-            life->fault = life->works[i].fault;
+    gather_faults(life);
     if (life->fault)
         return;
     if (!came_to_end)
         life->fault = "it stalled";
+    else if (life->plot == FENCE && is_dead(&life->ends[1]) && is_dead(&life->ends[0]))
+        life->fault = had_fenced_end(life) ? NULL : "a region's end killed its channel otherwise";
     else if (!is_death && (is_dead(&life->ends[0]) || is_dead(&life->ends[1])))
         life->fault = gw_error_message();
     else if (is_death && error != -ETIMEDOUT && (life->plot == DEATH || error != -ECONNRESET))
@@ -301,18 +365,26 @@ static bool run(uint64_t seed, struct tally *tally)
     if (!life.history)
         abort();
     plan_links(&life);
-    for (unsigned i = 0; i < 2; i++) {
-        sim_end_init(&life.sim, &life.ends[i], &life.links[i]);
-        life.ends[i].turn = take_turn;
-        life.ends[i].context = &life;
-    }
+    for (unsigned i = 0; i < 2; i++)
+        make_end(&life, i);
     life.plot = (enum plot)sim_below(&life.sim, PLOTS);
     life.plot_ns = life.sim.now_ns + sim_below(&life.sim, 20 * SIM_MS) + SIM_MS;
     connect_ends(&life);
     begin_works(&life);
+    if (life.plot == FENCE) {
+        fence_open(&life.fence, &life.ends[1].regions, &life.works[0].loose,
+                   sim_below(&life.sim, 2));
+        life.ends[1].take = take_and_fence;
+    }
     judge(&life, sim_run(&life.sim, life.sim.now_ns + PATIENCE, is_over));
     tally->happened[life.plot] += life.has_happened;
-    if (life.plot != DEATH && life.plot != CLOSE && life.sim.now_ns > tally->longest_ns) {
+    for (unsigned i = 0; i < 2; i++) {
+        tally->bursts += life.ends[i].bursts;
+        tally->taken += life.ends[i].taken;
+        tally->longest_burst = gw_max(tally->longest_burst, life.ends[i].longest_burst);
+    }
+    if (life.plot != DEATH && life.plot != CLOSE && life.plot != FENCE &&
+        life.sim.now_ns > tally->longest_ns) {
         tally->longest_ns = life.sim.now_ns;
         tally->longest_seed = seed;
     }
@@ -338,6 +410,8 @@ int main(int argc, char **argv)
         failed += !run(seed, &tally);
     for (unsigned i = 1; i < PLOTS; i++)
         printf("%s: in %u\n", plot_names[i], tally.happened[i]);
+    printf("%" PRIu64 " datagrams in %" PRIu64 " bursts, the longest of %" PRIu64 "\n", tally.taken,
+           tally.bursts, tally.longest_burst);
     printf("the longest took %" PRIu64 " ms of its own clock: seed %" PRIu64 "\n",
            (uint64_t)((tally.longest_ns - SIM_SECOND) / SIM_MS), tally.longest_seed);
     return failed ? 1 : 0;

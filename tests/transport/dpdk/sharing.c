@@ -48,6 +48,7 @@ struct tcp {
     uint64_t sent_ns[TCP_WINDOW]; /* 0: settled */
     unsigned in_flight;
     uint64_t oldest;
+    bool is_over; /* sends no more */
 };
 
 struct stage {
@@ -119,7 +120,8 @@ static void tcp_send(struct tcp *tcp)
 {
     uint8_t bytes[TCP_SEGMENT] = {0};
 
-    while (tcp->in_flight < (unsigned)tcp->window && tcp->next - tcp->oldest < TCP_WINDOW) {
+    while (!tcp->is_over && tcp->in_flight < (unsigned)tcp->window &&
+           tcp->next - tcp->oldest < TCP_WINDOW) {
         tcp->sent_ns[tcp->next % TCP_WINDOW] = tcp->sim->now_ns;
         gw_put_le64(bytes, tcp->next++);
         tcp->in_flight++;
@@ -348,6 +350,50 @@ static void test_beside_tcp(uint64_t seed, uint64_t delay_ns, uint64_t queue, bo
     end_stage(stage);
 }
 
+/* The mean time that a datagram waits in the queue, over so many ms. */
+static uint64_t mean_wait_ns(struct stage *stage, uint64_t duration_ms)
+{
+    uint64_t sum = 0;
+
+    for (uint64_t i = 0; i < duration_ms; i++) {
+        run_ms(stage, 1);
+        sum += stage->there.free_at_ns - gw_min(stage->there.free_at_ns, stage->sim.now_ns);
+    }
+    return sum / duration_ms;
+}
+
+/* A TCP fills a deep queue, and is gone then: nobody is left to compete with, and what the channels
+ * keep in the queue themselves must not look like somebody. */
+static void test_after_tcp(uint64_t seed, unsigned channels)
+{
+    struct stage *stage = new_stage(seed, 125000000, 20000, 1250000);
+    uint64_t before = 0, after = 0, beside_ns, wait_ns;
+
+    tcp_init(stage);
+    run_ms(stage, 60);
+    for (unsigned i = 0; i < channels; i++) {
+        bulk_init(stage, &stage->bulks[i], 1472);
+        run_ms(stage, 7 + seed * 17 % 50);
+    }
+    run_ms(stage, 1000);
+    beside_ns = mean_wait_ns(stage, 200);
+    stage->tcp.is_over = true;
+    run_ms(stage, 3500);
+    for (unsigned i = 0; i < channels; i++)
+        before += stage->bulks[i].bytes;
+    wait_ns = mean_wait_ns(stage, 500);
+    for (unsigned i = 0; i < channels; i++)
+        after += stage->bulks[i].bytes;
+    printf("%u beside a TCP a datagram waits %.2f ms, after it %.2f; %.0f MB/s of 125\n", channels,
+           (double)beside_ns / 1e6, (double)wait_ns / 1e6, (double)(after - before) * 2 / 1e6);
+    for (unsigned i = 0; i < channels; i++)
+        show("channel", &stage->bulks[i]);
+    expect(beside_ns > 3 * SIM_MS, "the TCP filled the queue");
+    expect(wait_ns < SIM_MS, "channels let the queue go that nobody else fills");
+    expect((double)(after - before) * 2 > 0.85 * 125e6, "what is left fills the wire");
+    end_stage(stage);
+}
+
 int main(int argc, char **argv)
 {
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
@@ -361,5 +407,7 @@ int main(int argc, char **argv)
     test_beside_tcp(seed, 20000, 1000000, false);
     test_beside_tcp(seed, 100000, 300000, true);
     test_beside_tcp(seed, 500000, 1000000, false);
+    test_after_tcp(seed, 1);
+    test_after_tcp(seed, 2);
     return failures ? 1 : 0;
 }

@@ -13,6 +13,9 @@
 /* Every life of an end has the same id: only the incarnation tells them apart. */
 #define END_ID 1u
 
+#define NUMBER_OFFSET 16u
+#define WINDOW        16384u /* packet numbers behind the largest one that came: older ones are refused */
+
 struct sim_datagram {
     uint64_t at_ns, sequence; /* what arrives at the same time keeps its order */
     struct sim_port *to;
@@ -172,16 +175,148 @@ void sim_send(struct sim *sim, struct sim_link *link, struct sim_port *to, const
     }
 }
 
+/* ---- what is to be believed ---- */
+
+static uint64_t hash_of(const uint8_t *bytes, uint32_t length)
+{
+    uint64_t hash = length;
+
+    for (; length >= 8; bytes += 8, length -= 8)
+        hash = (hash ^ gw_get_le64(bytes)) * 0x9e3779b97f4a7c15u, hash ^= hash >> 29;
+    for (; length; bytes++, length--)
+        hash = (hash ^ *bytes) * 0x9e3779b97f4a7c15u, hash ^= hash >> 29;
+    return hash;
+}
+
+static uint64_t number_of(const uint8_t *datagram)
+{
+    return gw_get_le64(datagram + NUMBER_OFFSET);
+}
+
+static void note_sent(struct sim_end *end, const uint8_t *bytes, uint32_t length)
+{
+    uint64_t number = number_of(bytes);
+
+    if (end->peer->burst_max == 0)
+        return;
+    if (number >= end->sent_count) {
+        uint64_t count = gw_max(256, number * 2);
+
+        end->sent = realloc(end->sent, count * sizeof(end->sent[0]));
+        assert(end->sent);
+        memset(end->sent + end->sent_count, 0, (count - end->sent_count) * sizeof(end->sent[0]));
+        end->sent_count = count;
+    }
+    end->sent[number].hash = hash_of(bytes, length);
+}
+
+static bool is_for(const struct sim_end *end, const uint8_t *bytes, uint32_t length)
+{
+    struct dpdk_name name;
+
+    return !gw_dpdk_name_decode(bytes, length, &name) && name.id == end->id &&
+           name.incarnation == end->incarnation;
+}
+
+/* Whether the core has to take this one for its peer's, after those before it. */
+static bool is_to_be_believed(struct sim_end *end, const struct dpdk_input *input)
+{
+    const uint8_t *bytes = input->bytes;
+    uint64_t number = number_of(bytes);
+    struct sim_sent *sent;
+
+    if (number >= end->peer->sent_count || !is_for(end, bytes, input->length))
+        return false;
+    sent = &end->peer->sent[number];
+    if (sent->hash == 0 || sent->hash != hash_of(bytes, input->length))
+        return false;
+    if (bytes[1] == DPDK_KIND_ACCEPT) {
+        bool is_first = !end->is_met && gw_dpdk_core_state(end->core) != DPDK_DEAD;
+
+        end->is_met |= is_first;
+        return is_first;
+    }
+    if (!end->is_met || sent->is_taken || number + WINDOW <= end->largest_taken)
+        return false;
+    sent->is_taken = true;
+    end->largest_taken = gw_max(end->largest_taken, number);
+    return true;
+}
+
+/* ---- ends ---- */
+
+/* The driver leaves out what has other names, and the core does not rely on it. */
+static unsigned drop_strangers(struct sim_end *end)
+{
+    struct sim_burst *burst = &end->burst;
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < burst->count; i++)
+        if (is_for(end, burst->inputs[i].bytes, burst->inputs[i].length) || sim_below(end->sim, 2))
+            burst->inputs[kept++] = burst->inputs[i];
+    return kept;
+}
+
+static void hand_over(struct sim_end *end)
+{
+    bool is_believed[SIM_BURST];
+    unsigned count = drop_strangers(end);
+
+    end->burst.count = 0;
+    if (count == 0)
+        return;
+    for (unsigned i = 0; i < count; i++)
+        is_believed[i] = is_to_be_believed(end, &end->burst.inputs[i]);
+    end->bursts++;
+    end->taken += count;
+    end->longest_burst = gw_max(end->longest_burst, count);
+    if (end->take)
+        end->take(end, end->burst.inputs, count);
+    else
+        gw_dpdk_core_input(end->core, end->sim->now_ns, end->burst.inputs, count);
+    for (unsigned i = 0; i < count; i++)
+        if (end->burst.inputs[i].is_authentic != is_believed[i])
+            end->fault = is_believed[i] ? "a datagram of the peer's was not believed"
+                                        : "what the peer did not send, or sent once, was believed";
+}
+
+static void wait_in_burst(struct sim_end *end, const struct dpdk_input *input)
+{
+    struct sim_burst *burst = &end->burst;
+    struct sim *sim = end->sim;
+    uint8_t *bytes;
+
+    if (!burst->bytes)
+        burst->bytes = aligned_alloc(4096, SIM_BURST * sizeof(burst->bytes[0]));
+    assert(burst->bytes && input->length <= SIM_ROOM && end->burst_max <= SIM_BURST);
+    bytes = burst->bytes[burst->count];
+    memcpy(bytes, input->bytes, input->length);
+    burst->inputs[burst->count] = *input;
+    burst->inputs[burst->count].bytes = bytes;
+    if (burst->count++ == 0) {
+        burst->wanted = 1 + (unsigned)sim_below(sim, end->burst_max);
+        end->next_ns = gw_min(end->next_ns, sim->now_ns + sim_below(sim, end->burst_wait_ns));
+    }
+    if (burst->count == burst->wanted) {
+        hand_over(end);
+        end->next_ns = sim->now_ns;
+    }
+}
+
 static void end_arrive(struct sim_port *port, const uint8_t *bytes, uint32_t length, bool is_marked)
 {
     struct sim_end *end = gw_container_of(port, struct sim_end, port);
-    struct dpdk_name name;
+    struct dpdk_input input = {
+        .bytes = bytes, .length = length, .flags = is_marked ? DPDK_INPUT_CE : 0};
 
-    if (end->is_frozen || !end->core || gw_dpdk_name_decode(bytes, length, &name) ||
-        name.id != end->id || name.incarnation != end->incarnation)
+    if (end->is_frozen || !end->core || length < DPDK_HEADER_SIZE)
         return;
-    gw_dpdk_core_input(end->core, end->sim->now_ns, bytes, length, is_marked ? DPDK_INPUT_CE : 0);
-    end->next_ns = end->sim->now_ns;
+    if (end->burst_max) {
+        wait_in_burst(end, &input);
+    } else if (is_for(end, bytes, length)) {
+        gw_dpdk_core_input(end->core, end->sim->now_ns, &input, 1);
+        end->next_ns = end->sim->now_ns;
+    }
 }
 
 void sim_end_init(struct sim *sim, struct sim_end *end, struct sim_link *link)
@@ -200,6 +335,8 @@ void sim_end_free(struct sim_end *end)
 {
     sim_disconnect(end);
     gw_region_table_destroy(&end->regions);
+    free(end->burst.bytes);
+    free(end->sent);
 }
 
 static void fill(struct sim *sim, uint8_t *bytes, uint32_t length)
@@ -225,6 +362,14 @@ static struct dpdk_core_options options_of(struct sim_end *end, const uint8_t *s
     return options;
 }
 
+static void begin_life(struct sim_end *end)
+{
+    if (end->sent_count)
+        memset(end->sent, 0, end->sent_count * sizeof(end->sent[0]));
+    end->largest_taken = 0;
+    end->is_met = false;
+}
+
 void sim_connect(struct sim_end *from, struct sim_end *to, uint16_t max_from, uint16_t max_to)
 {
     uint8_t secret[GW_SECRET_MAX], header[DPDK_HEADER_SIZE], datagram[DPDK_DATAGRAM_MIN];
@@ -232,6 +377,11 @@ void sim_connect(struct sim_end *from, struct sim_end *to, uint16_t max_from, ui
     struct dpdk_packet packet;
     struct dpdk_open open;
 
+    from->peer = to;
+    to->peer = from;
+    begin_life(from);
+    begin_life(to);
+    to->is_met = true;
     fill(from->sim, secret, sizeof(secret));
     options = options_of(from, secret, max_from);
     if (gw_dpdk_core_dial(&options, "hello", 5, &from->core) ||
@@ -246,8 +396,6 @@ void sim_connect(struct sim_end *from, struct sim_end *to, uint16_t max_from, ui
         printf("%s\n", gw_error_message());
         abort();
     }
-    from->peer = to;
-    to->peer = from;
     sim_wake(from);
     sim_wake(to);
 }
@@ -263,6 +411,7 @@ static void send_all(struct sim_end *end)
         if (packet.length)
             memcpy(bytes + DPDK_HEADER_SIZE, packet.payload, packet.length);
         gw_dpdk_core_seal(end->core, bytes, bytes + DPDK_HEADER_SIZE, packet.length);
+        note_sent(end, bytes, length);
         if (end->sim->overhear)
             end->sim->overhear(end->sim, end, bytes, length);
         sim_send(end->sim, end->link, &end->peer->port, bytes, length);
@@ -294,6 +443,8 @@ static void turn(struct sim_end *end)
         return;
     }
     end->next_ns = 0;
+    if (end->burst.count)
+        hand_over(end);
     send_all(end);
     gw_dpdk_core_reap(end->core);
     if (end->turn)

@@ -16,6 +16,8 @@
 #include "transport/dpdk/core.h"
 
 #define SIM_ENDS   8u
+#define SIM_BURST  64u        /* datagrams that an end is given at once, at the most */
+#define SIM_ROOM   (3u << 12) /* each of them has pages of its own */
 #define SIM_MS     1000000ull
 #define SIM_SECOND 1000000000ull
 
@@ -42,6 +44,19 @@ struct sim_port {
 
 struct sim_datagram;
 
+/* What an end sent, by its packet number: enough to know it again. */
+struct sim_sent {
+    uint64_t hash;
+    bool is_taken; /* by the other end: another copy of it is a replay */
+};
+
+/* What came for an end and was not yet given to its core. */
+struct sim_burst {
+    uint8_t (*bytes)[SIM_ROOM];
+    struct dpdk_input inputs[SIM_BURST];
+    unsigned count, wanted;
+};
+
 struct sim {
     uint64_t now_ns, random;
     struct sim_datagram **heap;
@@ -66,6 +81,20 @@ struct sim_end {
     uint64_t next_ns;
     void (*turn)(struct sim_end *end); /* after its core's turn: post, receive, look */
     void *context;
+
+    /* Datagrams wait until there are as many as chance wants, burst_max at the most, or for burst_wait_ns
+     * at the most, and are given to the core together; those of another life sometimes, too. Each of them
+     * must be believed, or not, as sim knows. burst_max 0: one by one, and nobody looks. */
+    unsigned burst_max;
+    uint64_t burst_wait_ns;
+    struct sim_burst burst;
+    struct sim_sent *sent;
+    uint64_t sent_count, largest_taken;
+    bool is_met; /* it has its keys */
+    /* Gives a burst to the core; NULL: just that. */
+    void (*take)(struct sim_end *end, struct dpdk_input *inputs, unsigned count);
+    const char *fault;                     /* what the core took for what it is not */
+    uint64_t bursts, taken, longest_burst; /* taken: datagrams in them */
 };
 
 uint64_t sim_random(struct sim *sim);

@@ -14,6 +14,7 @@
 #include "common/checked.h"
 #include "tests/transport/dpdk/sim.h"
 #include "transport/dpdk/tag.h"
+#include "transport/dpdk/wire-private.h"
 
 static struct dpdk_tag_key derive(uint8_t seed)
 {
@@ -64,26 +65,50 @@ Test(dpdk_tag, siphash_is_openssls)
 Test(dpdk_tag, nh_is_the_papers)
 {
     struct dpdk_tag_key key = derive(1);
-    uint8_t payload[DPDK_DATAGRAM_MAX - DPDK_HEADER_SIZE + 32] = {0};
-    static const uint32_t lengths[] = {1, 7, 31, 32, 33, 63, 64, 65, 1168, 1408, 8908, 9124};
+    uint8_t header[DPDK_HEADER_SIZE], text[32 + DPDK_DATAGRAM_MAX - DPDK_HEADER_SIZE + 32];
+    uint8_t *payload = text + 32;
+    static const uint32_t lengths[] = {0, 1, 7, 31, 32, 33, 63, 64, 65, 1168, 1408, 8908, 9124};
 
     for (unsigned l = 0; l < GW_ARRAY_LENGTH(lengths); l++) {
-        uint64_t expected[2] = {0}, fast[2], plain[2];
+        uint64_t expected[2] = {0}, plain[2];
 
-        memset(payload, 0, sizeof(payload));
+        memset(text, 0, sizeof(text));
+        for (uint32_t i = 0; i < sizeof(header); i++)
+            header[i] = (uint8_t)(i * 13 + l);
+        memcpy(text, header + 24, 32);
         for (uint32_t i = 0; i < lengths[l]; i++)
             payload[i] = (uint8_t)(i * 31 + l);
-        for (uint32_t i = 0; i < (lengths[l] + 31) / 32 * 8; i += 2)
+        for (uint32_t i = 0; i < 8 + (lengths[l] + 31) / 32 * 8; i += 2)
             for (unsigned pass = 0; pass < 2; pass++) {
-                uint32_t a = gw_get_le32(payload + (size_t)i * 4) + key.nh[i + pass * 4];
-                uint32_t b = gw_get_le32(payload + (size_t)i * 4 + 4) + key.nh[i + 1 + pass * 4];
+                uint32_t a = gw_get_le32(text + (size_t)i * 4) + key.nh[i + pass * 4];
+                uint32_t b = gw_get_le32(text + (size_t)i * 4 + 4) + key.nh[i + 1 + pass * 4];
 
                 expected[pass] += (uint64_t)a * b;
             }
-        gw_dpdk_nh(&key, payload, lengths[l], fast);
-        gw_dpdk_nh_plain(&key, payload, lengths[l], plain);
-        cr_assert_arr_eq(fast, expected, sizeof(fast), "%u bytes", lengths[l]);
+        gw_dpdk_nh_plain(&key, header, payload, lengths[l], plain);
         cr_assert_arr_eq(plain, expected, sizeof(plain), "%u bytes", lengths[l]);
+    }
+}
+
+/* SipHash of the header's first 24 bytes and of what NH gives for the rest. */
+Test(dpdk_tag, tag_is_siphash_of_header_and_nh)
+{
+    enum { HEADER_WORDS = 3 };
+    struct dpdk_tag_key key = derive(1);
+    uint8_t header[DPDK_HEADER_SIZE], payload[DPDK_DATAGRAM_MAX - DPDK_HEADER_SIZE];
+    uint64_t words[HEADER_WORDS + DPDK_NH_PASSES];
+
+    for (uint32_t i = 0; i < sizeof(header); i++)
+        header[i] = (uint8_t)(i * 13 + 1);
+    for (uint32_t i = 0; i < sizeof(payload); i++)
+        payload[i] = (uint8_t)(i * 31 + i / 256);
+    for (unsigned i = 0; i < HEADER_WORDS; i++)
+        words[i] = gw_get_le64(header + (size_t)i * 8);
+    for (uint32_t length = 0; length <= sizeof(payload); length += length < 2048 ? 1 : 97) {
+        gw_dpdk_nh_plain(&key, header, payload, length, words + HEADER_WORDS);
+        cr_assert_eq(gw_dpdk_tag(&key, header, payload, length),
+                     gw_dpdk_siphash(key.siphash, words, GW_ARRAY_LENGTH(words)), "%u bytes",
+                     length);
     }
 }
 
@@ -299,6 +324,165 @@ Test(dpdk_core, own_absence_is_no_silence)
         cr_assert_eq(gw_dpdk_core_state(ends[i].core), DPDK_OPEN);
 }
 
+static uint8_t accept_bytes[DPDK_DATAGRAM_MIN];
+
+static void keep_accept(struct sim *s, struct sim_end *from, const uint8_t *bytes, uint32_t length)
+{
+    (void)s;
+    (void)from;
+    if (bytes[1] == DPDK_KIND_ACCEPT)
+        memcpy(accept_bytes, bytes, length);
+}
+
+static bool take_at(struct sim_end *end, uint64_t now_ns, const uint8_t *bytes, uint32_t length)
+{
+    struct dpdk_input input = {.bytes = bytes, .length = length};
+
+    gw_dpdk_core_input(end->core, now_ns, &input, 1);
+    return input.is_authentic;
+}
+
+static bool take(struct sim_end *end, const uint8_t *bytes, uint32_t length)
+{
+    return take_at(end, sim.now_ns, bytes, length);
+}
+
+/* Whoever heard the ACCEPT may send it again, from anywhere and at any time. */
+Test(dpdk_core, an_accept_that_comes_again_proves_nothing)
+{
+    struct dpdk_counts counts;
+    uint8_t header[DPDK_HEADER_SIZE];
+    struct dpdk_packet packet;
+
+    sim.overhear = keep_accept;
+    run_ms(50);
+    cr_assert_eq(accept_bytes[1], DPDK_KIND_ACCEPT);
+    cr_assert_not(take(&ends[0], accept_bytes, sizeof(accept_bytes)));
+    cr_assert_eq(gw_dpdk_core_state(ends[0].core), DPDK_OPEN);
+    cr_assert_not(gw_dpdk_core_output(ends[0].core, sim.now_ns, header, &packet), "an answer");
+    gw_dpdk_core_counts(ends[0].core, &counts);
+    cr_assert_eq(counts.forged, 0, "it was the peer that made it");
+}
+
+/* Its keys would be made of a secret that was wiped. */
+Test(dpdk_core, an_accept_that_comes_again_wakes_no_dead_channel)
+{
+    struct gw_write write;
+
+    sim.overhear = keep_accept;
+    run_ms(50);
+    links[0].down_until_ns = links[1].down_until_ns = UINT64_MAX;
+    write_to(&write, region.key, 0, 100);
+    run_ms(20000);
+    cr_assert_eq(gw_dpdk_core_error(ends[0].core), -ETIMEDOUT);
+    cr_assert_not(take(&ends[0], accept_bytes, sizeof(accept_bytes)));
+    cr_assert_eq(gw_dpdk_core_state(ends[0].core), DPDK_DEAD);
+    cr_assert_eq(gw_dpdk_core_error(ends[0].core), -ETIMEDOUT);
+    cr_assert_eq(dones, 1);
+}
+
+/* A datagram as the first end would send it, had it lost its mind. */
+static uint32_t seal_by_peer(struct dpdk_header *header, const void *payload,
+                             uint8_t datagram[DPDK_DATAGRAM_MAX])
+{
+    header->parts = 1;
+    header->id = ends[1].id;
+    header->incarnation = ends[1].incarnation;
+    gw_dpdk_header_encode(header, datagram);
+    memcpy(datagram + DPDK_HEADER_SIZE, payload, header->length);
+    gw_dpdk_core_seal(ends[0].core, datagram, payload, header->length);
+    return DPDK_HEADER_SIZE + header->length;
+}
+
+/* The ring that remembers packet numbers is used again, and what is new is not taken for a replay. */
+Test(dpdk_core, takes_each_packet_number_once)
+{
+    static const struct {
+        uint64_t number;
+        bool is_new;
+    } steps[] = {{1000, true},  {9000, true},   {1000, false},  {17390, true},
+                 {17384, true}, {17384, false}, {1006, false},  {1007, true},
+                 {1007, false}, {90000, true},  {17390, false}, {90000, false}};
+    uint8_t datagram[DPDK_DATAGRAM_MAX];
+
+    run_ms(50);
+    for (unsigned i = 0; i < GW_ARRAY_LENGTH(steps); i++) {
+        struct dpdk_header header = {.kind = DPDK_KIND_PROBE, .number = steps[i].number};
+
+        cr_assert_eq(take(&ends[1], datagram, seal_by_peer(&header, "", datagram)), steps[i].is_new,
+                     "step %u: %llu", i, (unsigned long long)steps[i].number);
+    }
+}
+
+/* What comes behind it in the same burst is placed no more. */
+Test(dpdk_core, a_burst_that_breaks_a_rule_ends_there)
+{
+    struct dpdk_header header = {
+        .kind = DPDK_KIND_WRITE, .length = 5, .number = 1000, .fields = {[DPDK_KEY] = 1}};
+    static uint8_t datagrams[2][DPDK_DATAGRAM_MAX];
+    struct dpdk_input inputs[2];
+
+    run_ms(50);
+    for (unsigned i = 0; i < 2; i++) {
+        inputs[i].bytes = datagrams[i];
+        inputs[i].length = seal_by_peer(&header, "bytes", datagrams[i]);
+        inputs[i].flags = 0;
+        header.number++;
+        header.fields[DPDK_SEGMENT]++;
+        header.fields[DPDK_KEY] = region.key;
+    }
+    gw_dpdk_core_input(ends[1].core, sim.now_ns, inputs, 2);
+    cr_assert(inputs[0].is_authentic && inputs[1].is_authentic);
+    cr_assert_eq(gw_dpdk_core_error(ends[1].core), -EPROTO);
+    for (unsigned i = 0; i < sizeof(memory); i++)
+        cr_assert_eq(memory[i], 0);
+}
+
+/* The engine looks at what it was given, and nobody changes it meanwhile. */
+Test(dpdk_core, refuses_a_message_again_that_was_received)
+{
+    struct gw_send send = {.op = {.done = done}, .message = "truth", .length = 5};
+    struct dpdk_header header = {.kind = DPDK_KIND_MESSAGE,
+                                 .length = 5,
+                                 .number = 1000,
+                                 .fields = {[DPDK_SEGMENT] = 1, [DPDK_OFFSET] = 5ull << 32}};
+    uint8_t datagram[DPDK_DATAGRAM_MAX];
+    struct gw_message message;
+
+    cr_assert_eq(gw_dpdk_core_send(ends[0].core, &send), 0);
+    sim_wake(&ends[0]);
+    run_ms(50);
+    cr_assert_eq(gw_dpdk_core_recv(ends[1].core, &message), 0);
+    cr_assert(take(&ends[1], datagram, seal_by_peer(&header, "a lie", datagram)));
+    cr_assert_arr_eq(message.data, "truth", 5);
+    cr_assert_eq(gw_dpdk_core_error(ends[1].core), -EPROTO);
+}
+
+/* A poller that looked at its clock, and was then given a core by the thread that had it. */
+Test(dpdk_core, a_turn_that_looked_at_the_clock_too_early_is_no_round_trip)
+{
+    struct gw_send send = {.op = {.done = done}, .message = "late", .length = 4};
+    uint8_t datagram[DPDK_DATAGRAM_MAX];
+    struct dpdk_packet packet;
+    struct dpdk_path path;
+
+    run_ms(50);
+    cr_assert_eq(gw_dpdk_core_send(ends[0].core, &send), 0);
+    /* There and back in no time, and before it went. */
+    for (unsigned i = 0; i < 2; i++) {
+        uint64_t now_ns = sim.now_ns + 10 * SIM_MS;
+
+        cr_assert(gw_dpdk_core_output(ends[i].core, now_ns, datagram, &packet));
+        memcpy(datagram + DPDK_HEADER_SIZE, packet.payload, packet.length);
+        gw_dpdk_core_seal(ends[i].core, datagram, packet.payload, packet.length);
+        cr_assert(take_at(&ends[1 - i], i == 0 ? now_ns : sim.now_ns, datagram,
+                          DPDK_HEADER_SIZE + packet.length));
+    }
+    cr_assert_eq(gw_dpdk_core_reap(ends[0].core), 1);
+    gw_dpdk_core_path(ends[0].core, &path);
+    cr_assert_lt(path.round_trip_ns, SIM_SECOND);
+}
+
 static struct dpdk_core_options options_for(const uint8_t *secret)
 {
     return (struct dpdk_core_options){.regions = &ends[0].regions,
@@ -344,18 +528,41 @@ Test(dpdk_core, a_refusal_tells_why)
 {
     static const uint8_t secret[GW_SECRET_MAX] = {1};
     uint8_t datagram[DPDK_DATAGRAM_MIN], refusal[DPDK_DATAGRAM_MIN];
+    struct dpdk_input input = {.bytes = refusal, .length = sizeof(refusal)};
     struct dpdk_core *core = dial(secret, datagram);
     struct dpdk_open open;
 
     cr_assert_eq(gw_dpdk_open_decode(datagram, sizeof(datagram), &open), 0);
     gw_dpdk_refuse_encode(&open, "no room\n", refusal);
     refusal[32] ^= 1; /* the nonce of another OPEN */
-    cr_assert_not(gw_dpdk_core_input(core, sim.now_ns, refusal, sizeof(refusal), 0));
+    gw_dpdk_core_input(core, sim.now_ns, &input, 1);
+    cr_assert_not(input.is_authentic);
     cr_assert_eq(gw_dpdk_core_state(core), DPDK_OPENING);
     refusal[32] ^= 1;
-    cr_assert(gw_dpdk_core_input(core, sim.now_ns, refusal, sizeof(refusal), 0));
+    refusal[0]++; /* by who speaks another version */
+    gw_dpdk_core_input(core, sim.now_ns, &input, 1);
+    cr_assert(input.is_authentic);
     cr_assert_eq(gw_dpdk_core_error(core), -ECONNREFUSED);
     cr_assert_str_eq(gw_error_message(), "the peer refused: no room?");
+    gw_dpdk_core_free(core);
+}
+
+/* Keys that were never made are no keys. */
+Test(dpdk_core, a_channel_that_died_before_it_opened_believes_nothing)
+{
+    static const uint8_t secret[GW_SECRET_MAX] = {1};
+    static const struct dpdk_tag_key zeros;
+    struct dpdk_header header = {
+        .kind = DPDK_KIND_PROBE, .parts = 1, .id = 9, .incarnation = 77, .number = 1};
+    uint8_t datagram[DPDK_DATAGRAM_MIN];
+    struct dpdk_input input = {.bytes = datagram, .length = DPDK_HEADER_SIZE};
+    struct dpdk_core *core = dial(secret, datagram);
+
+    gw_dpdk_core_close(core);
+    gw_dpdk_header_encode(&header, datagram);
+    gw_put_le64(datagram + DPDK_TAG_OFFSET, gw_dpdk_tag(&zeros, datagram, NULL, 0));
+    gw_dpdk_core_input(core, sim.now_ns, &input, 1);
+    cr_assert_not(input.is_authentic);
     gw_dpdk_core_free(core);
 }
 

@@ -7,10 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "common/checked.h"
 
 #define SCRIBBLE 0xA5
+#define LOOSE    0x3C
+#define PAGE     4096u
 #define AHEAD    (WORK_MEMORY / 2) /* bytes that may be written and not yet looked at */
 
 static void fault(struct work *work, const char *what)
@@ -71,6 +74,29 @@ static uint32_t write_length(struct sim *sim, uint32_t largest)
     }
 }
 
+/* Two regions at once, so that a burst has writes of both. */
+static void register_regions(struct work *work)
+{
+    struct gw_region_table *table = &work->to->regions;
+    void *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    assert(page != MAP_FAILED);
+    work->region = (struct gw_region){
+        .memory = work->memory, .length = WORK_MEMORY, .access = GW_ACCESS_REMOTE_WRITE};
+    work->loose =
+        (struct gw_region){.memory = page, .length = PAGE, .access = GW_ACCESS_REMOTE_WRITE};
+    memset(page, LOOSE, PAGE);
+    if (gw_region_table_add(table, &work->region, 7) || gw_region_table_add(table, &work->loose, 7))
+        abort();
+}
+
+static void plan_loose(struct sim *sim, struct work_op *op)
+{
+    op->is_loose = true;
+    op->length = (uint32_t)sim_below(sim, PAGE + 1);
+    op->offset = sim_below(sim, PAGE - op->length + 1);
+}
+
 void work_init(struct work *work, struct sim_end *from, struct sim_end *to, unsigned op_count,
                uint32_t largest_write)
 {
@@ -82,10 +108,7 @@ void work_init(struct work *work, struct sim_end *from, struct sim_end *to, unsi
     work->ops = calloc(op_count, sizeof(work->ops[0]));
     assert(work->memory && work->ops && op_count > 0);
     memset(work->memory, SCRIBBLE, WORK_MEMORY);
-    work->region = (struct gw_region){
-        .memory = work->memory, .length = WORK_MEMORY, .access = GW_ACCESS_REMOTE_WRITE};
-    if (gw_region_table_add(&to->regions, &work->region, 7))
-        abort();
+    register_regions(work);
     for (unsigned i = 0; i < op_count; i++) {
         struct work_op *op = &work->ops[i];
 
@@ -94,6 +117,10 @@ void work_init(struct work *work, struct sim_end *from, struct sim_end *to, unsi
         op->is_message = i + 1 == op_count || sim_below(sim, 4) == 0 || untold > AHEAD / 2;
         op->work = work;
         op->seed = sim_random(sim);
+        if (!op->is_message && sim_below(sim, 4) == 0) {
+            plan_loose(sim, op);
+            continue;
+        }
         op->length = !op->is_message     ? write_length(sim, largest_write)
                      : sim_below(sim, 4) ? (uint32_t)sim_below(sim, 300)
                                          : (uint32_t)sim_below(sim, GW_MESSAGE_MAX + 1);
@@ -112,6 +139,9 @@ void work_free(struct work *work)
     for (unsigned i = 0; i < work->op_count; i++)
         free(work->ops[i].bytes);
     gw_region_table_remove(&work->to->regions, &work->region);
+    if (!work->has_loose_ended)
+        gw_region_table_remove(&work->to->regions, &work->loose);
+    munmap(work->loose.memory, PAGE);
     free(work->ops);
     free(work->memory);
 }
@@ -122,7 +152,7 @@ static bool is_far_ahead(const struct work *work)
     uint64_t bytes = 0;
 
     for (unsigned i = work->checked; i < work->posted; i++)
-        bytes += work->ops[i].is_message ? 0 : work->ops[i].length;
+        bytes += work->ops[i].is_message || work->ops[i].is_loose ? 0 : work->ops[i].length;
     return bytes > AHEAD;
 }
 
@@ -133,18 +163,22 @@ static int post(struct work *work, struct work_op *op)
 
     op->bytes = malloc(op->length ? op->length : 1);
     assert(op->bytes);
-    fill(op->bytes, op->length, op->seed);
+    if (op->is_loose)
+        memset(op->bytes, LOOSE, op->length);
+    else
+        fill(op->bytes, op->length, op->seed);
     op->is_posted = true;
     if (op->is_message) {
         op->send =
             (struct gw_send){.op = {.done = done}, .message = op->bytes, .length = op->length};
         rc = gw_dpdk_core_send(core, &op->send);
     } else {
-        op->write = (struct gw_write){.op = {.done = done},
-                                      .local = op->bytes,
-                                      .length = op->length,
-                                      .remote_key = work->region.key,
-                                      .remote_offset = op->offset};
+        op->write =
+            (struct gw_write){.op = {.done = done},
+                              .local = op->bytes,
+                              .length = op->length,
+                              .remote_key = op->is_loose ? work->loose.key : work->region.key,
+                              .remote_offset = op->offset};
         rc = gw_dpdk_core_write(core, &op->write);
     }
     if (rc) {
@@ -175,6 +209,8 @@ static void look_at(struct work *work, const struct gw_message *message)
         op = &work->ops[work->checked];
         if (op->is_message)
             break;
+        if (op->is_loose)
+            continue;
         if (!is_filled(work->memory + op->offset, op->length, op->seed))
             fault(work, "a message came before a write before it was in place, or it is wrong");
         if (op->length)
@@ -204,6 +240,11 @@ bool work_is_over(const struct work *work)
 
 void work_check(struct work *work)
 {
+    const uint8_t *loose = work->loose.memory;
+
+    for (uint32_t i = 0; i < PAGE && !work->has_loose_ended; i++)
+        if (loose[i] != LOOSE)
+            fault(work, "what was meant for one region is in another one");
     for (unsigned i = 0; i < work->op_count; i++)
         if (work->ops[i].is_posted != work->ops[i].is_done)
             fault(work, "posted and never done");

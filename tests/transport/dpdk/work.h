@@ -21,7 +21,7 @@ struct work_op {
         struct gw_send send;
     };
     struct work *work;
-    bool is_message, is_posted, is_done;
+    bool is_message, is_loose, is_posted, is_done;
     int status;
     uint8_t *bytes; /* what it sends: scribbled over once it is done */
     uint32_t length;
@@ -34,6 +34,8 @@ struct work {
     struct sim_end *from, *to;
     uint8_t *memory; /* of to; zero, or scribbled over after it was looked at */
     struct gw_region region;
+    struct gw_region loose; /* a page of to that is written to over and over, and may end before */
+    bool has_loose_ended;
     struct work_op *ops;
     unsigned op_count, posted, done, checked; /* checked: ops that the receiver has looked at */
     unsigned wrong;                           /* promises broken */
