@@ -40,6 +40,8 @@ void (*const gw_module_services[])(void) = {
     (void (*)(void))gw_region_table_hold,
     (void (*)(void))gw_region_table_hold_again,
     (void (*)(void))gw_region_table_release,
+    (void (*)(void))gw_region_table_grip,
+    (void (*)(void))gw_region_table_let_go,
     (void (*)(void))gw_address_is_any,
     (void (*)(void))gw_address_set_port,
     (void (*)(void))gw_memory_new,

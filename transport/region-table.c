@@ -166,24 +166,49 @@ void gw_region_table_free(struct gw_region_table *table, struct gw_region *regio
     free(region);
 }
 
+/* Of a slot that is held. */
+static int locate(const struct gw_region_slot *slot, const struct gw_region_target *target,
+                  void **out)
+{
+    if (slot->only_channel != 0 && slot->only_channel != target->channel_number)
+        return gw_fail(-EPROTO, "the peer wrote on channel %u to a region of channel %u",
+                       target->channel_number, slot->only_channel);
+    if (!gw_range_fits(target->offset, target->length, slot->length))
+        return gw_fail(-EPROTO, "the peer wrote %u bytes at offset %llu of a region of %llu",
+                       target->length, (unsigned long long)target->offset,
+                       (unsigned long long)slot->length);
+    *out = slot->memory + target->offset;
+    return 0;
+}
+
+int gw_region_table_grip(struct gw_region_table *table, struct gw_region_grip *grip,
+                         const struct gw_region_target *target, void **out)
+{
+    if (grip->slot && grip->key != target->key)
+        gw_region_table_let_go(grip);
+    if (!grip->slot) {
+        grip->slot = hold(table, target->key);
+        grip->key = target->key;
+    }
+    if (!grip->slot)
+        return gw_fail(-EPROTO, "the peer wrote to a region that is not registered");
+    return locate(grip->slot, target, out);
+}
+
+void gw_region_table_let_go(struct gw_region_grip *grip)
+{
+    if (grip->slot)
+        atomic_fetch_sub(&grip->slot->holders, 1);
+    grip->slot = NULL;
+}
+
 int gw_region_table_hold(struct gw_region_table *table, const struct gw_region_target *target,
                          void **out)
 {
-    struct gw_region_slot *slot = hold(table, target->key);
-    int error = 0;
+    struct gw_region_grip grip = {0};
+    int error = gw_region_table_grip(table, &grip, target, out);
 
-    if (!slot)
-        return gw_fail(-EPROTO, "the peer wrote to a region that is not registered");
-    if (slot->only_channel != 0 && slot->only_channel != target->channel_number)
-        error = gw_fail(-EPROTO, "the peer wrote on channel %u to a region of channel %u",
-                        target->channel_number, slot->only_channel);
-    else if (!gw_range_fits(target->offset, target->length, slot->length))
-        error = gw_fail(-EPROTO, "the peer wrote %u bytes at offset %llu of a region of %llu",
-                        target->length, (unsigned long long)target->offset,
-                        (unsigned long long)slot->length);
     if (error)
-        gw_region_table_release(table, target->key);
-    else
-        *out = slot->memory + target->offset;
+        gw_region_table_let_go(&grip);
     return error;
 }

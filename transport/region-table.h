@@ -8,7 +8,9 @@
  * key is still there; remove takes the key away, then waits until the count is zero. Both sides use
  * sequentially consistent atomics, so either the holder sees the key gone or remove sees the
  * holder. Nobody may keep a hold over a wait for the network: a frame that arrives in pieces holds
- * its keys anew for each piece, and is refused from the piece on that finds its key gone.
+ * its keys anew for each piece, and is refused from the piece on that finds its key gone. Counting
+ * waits for all that the processor has yet to store, so who places many small pieces in a row keeps
+ * one hold for those of one region (a grip).
  *
  * Errors: -ENOMEM; -ENOSPC when all slots are taken; -EPROTO when the peer may not write there.
  * Threads: add and remove by control threads (a mutex orders them); hold and release by any thread.
@@ -62,5 +64,16 @@ int gw_region_table_hold(struct gw_region_table *table, const struct gw_region_t
 /* As above for a target that was looked up before: true and held when its key is still good. */
 bool gw_region_table_hold_again(struct gw_region_table *table, uint64_t key);
 void gw_region_table_release(struct gw_region_table *table, uint64_t key);
+
+/* A hold for several targets in a row, by one thread, of one table. Begins zeroed. */
+struct gw_region_grip {
+    struct gw_region_slot *slot; /* NULL: nothing is held */
+    uint64_t key;
+};
+/* As gw_region_table_hold; the grip's hold is kept where the target is of the same region, and else
+ * released. On error it may hold what it held. */
+int gw_region_table_grip(struct gw_region_table *table, struct gw_region_grip *grip,
+                         const struct gw_region_target *target, void **out);
+void gw_region_table_let_go(struct gw_region_grip *grip);
 
 #endif

@@ -64,10 +64,13 @@ int gw_transport_make(const struct gw_transport_maker *maker,
 int gw_transport_new(const char *name, const struct gw_transport_options *options,
                      struct gw_transport **out)
 {
+    struct gw_transport_options named = options ? *options : (struct gw_transport_options){0};
+
     assert(name && out);
+    named.is_named = true;
     for (size_t i = 0; gw_transport_makers[i]; i++)
         if (strcmp(gw_transport_makers[i]->name, name) == 0)
-            return gw_transport_make(gw_transport_makers[i], options, out);
+            return gw_transport_make(gw_transport_makers[i], &named, out);
     return gw_fail(-ENODEV, "transport '%s' is not part of this build", name);
 }
 

@@ -54,11 +54,13 @@ struct gw_transport_option {
 struct gw_transport_options {
     const struct gw_transport_option *items;
     unsigned count;
+    bool is_named; /* somebody asked for this back end: it is not one of many that may do */
 };
 
 /* A back end that is ready for use. Back ends embed it first. */
 struct gw_transport {
     const struct gw_transport_ops *ops;
+    const char *variant; /* what it is over, for people: a libfabric provider's name; or NULL */
 };
 
 struct gw_domain {
@@ -291,8 +293,8 @@ int gw_recv(struct gw_channel *channel, struct gw_message *out);  /* -EAGAIN, de
  * have a message to receive or have died; a channel is reported again until that is dealt with.
  * Returns how many, never negative. */
 int gw_poll(struct gw_poller *poller, struct gw_channel **ready, int max);
-/* A descriptor that becomes readable when gw_poll has something to do. Poll once more between
- * arming and sleeping. */
+/* A descriptor, the same one as long as the poller lives, that becomes readable when gw_poll has something to
+ * do. Poll once more between arming and sleeping. */
 int gw_poller_arm(struct gw_poller *poller);
 
 void gw_channel_info(struct gw_channel *channel, struct gw_channel_info *out);

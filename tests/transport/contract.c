@@ -287,6 +287,21 @@ CONTRACT(write_to_another_channels_region_is_refused)
     target_close(&target);
 }
 
+/* A domain belongs to one link: what one peer was given is no other peer's. */
+CONTRACT(write_to_another_domains_region_is_refused)
+{
+    static uint8_t memory[4096];
+    struct target target = {.memory = memory, .size = sizeof(memory)};
+    struct rig_write write;
+
+    cr_assert_eq(
+        gw_reg(rig->near_domain, memory, sizeof(memory), GW_ACCESS_REMOTE_WRITE, 0, &target.region),
+        0);
+    write = rig_write("x", 1, target.region, 0);
+    expect_refused(rig, &write, &target, "not registered");
+    gw_unreg(target.region);
+}
+
 CONTRACT(write_to_the_channels_own_region_is_placed)
 {
     struct target target;

@@ -126,17 +126,8 @@ struct accepting {
 static void *accept_raw(void *argument)
 {
     struct accepting *accepting = argument;
-    struct rig *rig = accepting->rig;
-    struct gw_channel_options options = {.domain = rig->far_domain,
-                                         .poller = rig->far_poller,
-                                         .context = rig,
-                                         .number = 1,
-                                         .timeout_ms = RIG_WAIT_MS};
-    struct gw_request *request;
 
-    accepting->error = gw_next_request(rig->listener, RIG_WAIT_MS, &request);
-    if (!accepting->error)
-        accepting->error = gw_accept(request, &options, &rig->far);
+    accepting->error = rig_accept(accepting->rig, 1, &accepting->rig->far);
     return NULL;
 }
 

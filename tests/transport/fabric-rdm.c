@@ -4,9 +4,13 @@
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <rdma/fabric.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "common/bytes.h"
 #include "common/clock.h"
@@ -28,15 +32,8 @@ struct raw {
 static void *accept_far(void *argument)
 {
     struct rig *rig = argument;
-    struct gw_channel_options options = {.domain = rig->far_domain,
-                                         .poller = rig->far_poller,
-                                         .context = rig,
-                                         .number = 1,
-                                         .timeout_ms = RIG_WAIT_MS};
-    struct gw_request *request;
 
-    cr_assert_eq(gw_next_request(rig->listener, RIG_WAIT_MS, &request), 0);
-    cr_assert_eq(gw_accept(request, &options, &rig->far), 0, "%s", gw_error_message());
+    cr_assert_eq(rig_accept(rig, 1, &rig->far), 0, "%s", gw_error_message());
     return NULL;
 }
 
@@ -88,7 +85,7 @@ static void say(struct raw *raw, const void *bytes, uint32_t length)
     cr_assert_eq(send.done_count, 1);
 }
 
-static void expect_death(struct raw *raw, int error, const char *text)
+static void await_death(struct raw *raw, int error, const char *text)
 {
     uint64_t deadline_ns = gw_clock_ns() + 3 * RIG_WAIT_MS * GW_NS_PER_MS;
     struct gw_message message;
@@ -100,6 +97,11 @@ static void expect_death(struct raw *raw, int error, const char *text)
     }
     cr_assert_eq(got, error, "%d: %s", got, gw_error_message());
     cr_assert(strstr(gw_error_message(), text), "%s", gw_error_message());
+}
+
+static void expect_death(struct raw *raw, int error, const char *text)
+{
+    await_death(raw, error, text);
     raw_close(raw);
 }
 
@@ -142,6 +144,244 @@ Test(fabric_rdm, an_address_of_another_form_is_refused)
     raw_open(&raw);
     say(&raw, bytes, gw_fabric_name_encode(FI_SOCKADDR_IN, name, sizeof(name), bytes));
     expect_death(&raw, -EPROTO, "of another form");
+}
+
+/* The listener of the rig is at ::1 now, its far domain still at 127.0.0.1. */
+static void listen_over_ipv6(struct rig *rig)
+{
+    struct sockaddr_in6 loopback = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0 || bind(fd, (struct sockaddr *)&loopback, sizeof(loopback)) != 0)
+        cr_skip_test("no IPv6 on this host: %s", strerror(errno));
+    close(fd);
+    setenv("GODWIT_TEST_FABRIC", "tcp;ofi_rxm", 1);
+    rig_open(rig, RIG_FABRIC);
+    gw_unlisten(rig->listener);
+    cr_assert_eq(gw_address_parse("::1", 0, &rig->address), 0);
+    cr_assert_eq(gw_listen(rig->transport, &rig->address, &rig->listener), 0, "%s",
+                 gw_error_message());
+    cr_assert_eq(gw_listener_address(rig->listener, &rig->address), 0);
+}
+
+static int dial_as(struct rig *rig, struct gw_domain *domain, uint32_t number)
+{
+    struct gw_connect_options options = {.channel = {.domain = domain,
+                                                     .poller = rig->near_poller,
+                                                     .context = rig,
+                                                     .number = number,
+                                                     .timeout_ms = RIG_WAIT_MS},
+                                         .peer = rig->address};
+    struct gw_channel *channel;
+
+    return gw_connect(rig->transport, &options, &channel);
+}
+
+static int dial(struct rig *rig, struct gw_domain *domain)
+{
+    return dial_as(rig, domain, 1);
+}
+
+static void expect_families(int error, int wanted)
+{
+    cr_assert_eq(error, wanted, "%d: %s", error, gw_error_message());
+    cr_assert(strstr(gw_error_message(), "IPv4") && strstr(gw_error_message(), "IPv6") &&
+                  strstr(gw_error_message(), "addresses of one family"),
+              "%s", gw_error_message());
+}
+
+struct answering {
+    struct rig *rig;
+    atomic_bool is_over;
+};
+
+/* No request comes but the question, which the listener answers by itself. */
+static void *answer_questions(void *argument)
+{
+    struct answering *answering = argument;
+    struct gw_request *request;
+
+    while (!answering->is_over)
+        cr_assert_eq(gw_next_request(answering->rig->listener, 50, &request), -ETIMEDOUT);
+    return NULL;
+}
+
+Test(fabric_rdm, a_domain_of_another_family_than_the_peers_is_refused)
+{
+    struct rig rig;
+    struct answering answering = {.rig = &rig};
+    pthread_t thread;
+
+    listen_over_ipv6(&rig);
+    cr_assert_eq(pthread_create(&thread, NULL, answer_questions, &answering), 0);
+    expect_families(dial(&rig, rig.near_domain), -EXDEV);
+    answering.is_over = true;
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+    rig_close(&rig);
+}
+
+static void *refuse_far(void *argument)
+{
+    struct rig *rig = argument;
+
+    expect_families(rig_accept(rig, 1, &rig->far), -EXDEV);
+    return NULL;
+}
+
+/* Both sides say why. */
+Test(fabric_rdm, a_request_of_another_family_than_the_domains_is_refused)
+{
+    struct gw_domain *domain;
+    struct gw_address local;
+    pthread_t thread;
+    struct rig rig;
+
+    listen_over_ipv6(&rig);
+    cr_assert_eq(gw_address_parse("::1", 0, &local), 0);
+    cr_assert_eq(gw_domain_open(rig.transport, &local, &domain), 0, "%s", gw_error_message());
+    cr_assert_eq(pthread_create(&thread, NULL, refuse_far, &rig), 0);
+    expect_families(dial(&rig, domain), -ECONNREFUSED);
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+    gw_domain_close(domain);
+    rig_close(&rig);
+}
+
+/* ---- which provider the peer has ---- */
+
+struct refuser {
+    struct gw_transport *tcp;
+    struct gw_listener *listener;
+    const char *const *answers; /* one for each request, in order; NULL ends it */
+    unsigned count;
+};
+
+static void *refuse_each(void *argument)
+{
+    struct refuser *refuser = argument;
+
+    for (; refuser->answers[refuser->count]; refuser->count++) {
+        struct gw_request *request;
+
+        cr_assert_eq(gw_next_request(refuser->listener, RIG_WAIT_MS, &request), 0, "%s",
+                     gw_error_message());
+        gw_reject(request, refuser->answers[refuser->count]);
+    }
+    return NULL;
+}
+
+/* Dials somebody at fabric's port who refuses each request with one of answers. */
+static void expect_dial(const char *const *answers, int error, const char *text)
+{
+    struct refuser refuser = {.answers = answers};
+    struct gw_address any;
+    pthread_t thread;
+    struct rig rig;
+
+    setenv("GODWIT_TEST_FABRIC", "tcp;ofi_rxm", 1);
+    rig_open(&rig, RIG_FABRIC);
+    gw_unlisten(rig.listener);
+    rig.listener = NULL;
+    cr_assert_eq(gw_address_parse("127.0.0.1", 0, &any), 0);
+    cr_assert_eq(gw_transport_new("tcp", NULL, &refuser.tcp), 0);
+    cr_assert_eq(gw_listen(refuser.tcp, &any, &refuser.listener), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_listener_address(refuser.listener, &rig.address), 0);
+    gw_address_set_port(&rig.address, (uint16_t)(gw_address_port(&rig.address) - 1));
+    cr_assert_eq(pthread_create(&thread, NULL, refuse_each, &refuser), 0);
+    cr_assert_eq(dial(&rig, rig.near_domain), error, "%s", gw_error_message());
+    cr_assert(strstr(gw_error_message(), text), "%s", gw_error_message());
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+    gw_unlisten(refuser.listener);
+    gw_transport_free(refuser.tcp);
+    cr_assert_eq(gw_address_parse("127.0.0.1", 0, &rig.address), 0);
+    cr_assert_eq(gw_listen(rig.transport, &rig.address, &rig.listener), 0); /* rig_close ends it */
+    rig_close(&rig);
+}
+
+Test(fabric_rdm, another_provider_is_refused_naming_both)
+{
+    static const char *const answers[] = {"fabric provider efa", NULL};
+
+    expect_dial(answers, -EXDEV, "is efa, this host's is tcp;ofi_rxm: name the same one on both");
+}
+
+Test(fabric_rdm, a_provider_of_any_length_is_cut)
+{
+    static const char *const answers[] = {
+        "fabric provider tcp;ofi_rxm;and_so_on_for_more_than_there_is_room_for_in_a_name", NULL};
+
+    expect_dial(answers, -EXDEV, "is tcp;ofi_rxm;and_so_on_for_more_, this");
+}
+
+Test(fabric_rdm, the_same_provider_is_dialled)
+{
+    static const char *const answers[] = {"fabric provider tcp;ofi_rxm", "no room", NULL};
+
+    expect_dial(answers, -ECONNREFUSED, "no room");
+}
+
+/* One of an earlier version takes the question for a wrong hello. */
+Test(fabric_rdm, who_does_not_know_the_question_is_dialled)
+{
+    static const char *const answers[] = {"the hello has 17 bytes", "no room", NULL};
+
+    expect_dial(answers, -ECONNREFUSED, "no room");
+}
+
+/* Who takes the connection and says nothing is as a firewall that drops the port. */
+Test(fabric_rdm, who_does_not_answer_is_passed_over_at_once_next_time)
+{
+    struct gw_transport *tcp;
+    struct gw_listener *silent;
+    struct gw_address any;
+    struct rig rig;
+
+    setenv("GODWIT_TEST_FABRIC", "tcp;ofi_rxm", 1);
+    rig_open(&rig, RIG_FABRIC);
+    cr_assert_eq(gw_address_parse("127.0.0.1", 0, &any), 0);
+    cr_assert_eq(gw_transport_new("tcp", NULL, &tcp), 0);
+    cr_assert_eq(gw_listen(tcp, &any, &silent), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_listener_address(silent, &rig.address), 0);
+    gw_address_set_port(&rig.address, (uint16_t)(gw_address_port(&rig.address) - 1));
+    cr_assert_eq(dial(&rig, rig.near_domain), -ETIMEDOUT, "%s", gw_error_message());
+    cr_assert(strstr(gw_error_message(), "did not answer in time"), "%s", gw_error_message());
+    /* Control sessions, too. */
+    for (uint32_t number = 0; number < 2; number++) {
+        cr_assert_eq(dial_as(&rig, rig.near_domain, number), -EHOSTUNREACH);
+        cr_assert(strstr(gw_error_message(), "nobody answered at 127.0.0.1:"), "%s",
+                  gw_error_message());
+    }
+    gw_unlisten(silent);
+    gw_transport_free(tcp);
+    rig_close(&rig);
+}
+
+/* A link that is lost for a moment does not keep fabric away for longer. */
+Test(fabric_rdm, who_answered_before_is_dialled_again_after_a_silence)
+{
+    static const char *const answers[] = {"fabric provider tcp;ofi_rxm", "no room", NULL};
+    struct refuser refuser = {.answers = answers};
+    struct gw_address any;
+    pthread_t thread;
+    struct rig rig;
+
+    setenv("GODWIT_TEST_FABRIC", "tcp;ofi_rxm", 1);
+    rig_open(&rig, RIG_FABRIC);
+    cr_assert_eq(gw_address_parse("127.0.0.1", 0, &any), 0);
+    cr_assert_eq(gw_transport_new("tcp", NULL, &refuser.tcp), 0);
+    cr_assert_eq(gw_listen(refuser.tcp, &any, &refuser.listener), 0, "%s", gw_error_message());
+    gw_unlisten(rig.listener);
+    rig.listener = NULL;
+    cr_assert_eq(gw_listener_address(refuser.listener, &rig.address), 0);
+    gw_address_set_port(&rig.address, (uint16_t)(gw_address_port(&rig.address) - 1));
+    cr_assert_eq(pthread_create(&thread, NULL, refuse_each, &refuser), 0);
+    cr_assert_eq(dial(&rig, rig.near_domain), -ECONNREFUSED);
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+    for (unsigned i = 0; i < 2; i++)
+        cr_assert_eq(dial(&rig, rig.near_domain), -ETIMEDOUT, "%s", gw_error_message());
+    gw_unlisten(refuser.listener);
+    gw_transport_free(refuser.tcp);
+    cr_assert_eq(gw_listen(rig.transport, &any, &rig.listener), 0); /* rig_close ends it */
+    rig_close(&rig);
 }
 
 Test(fabric_rdm, messages_without_a_header_are_refused)
@@ -198,9 +438,15 @@ Test(fabric_rdm, a_write_to_an_endpoint_that_is_not_there_ends)
     say_name(&raw, FI_SOCKADDR_IN, "127.0.0.1", 1);
     write = rig_write(source, sizeof(source), &region, 0);
     cr_assert_eq(rig_post_write(raw.rig.far, &write), 0);
-    expect_death(&raw, -ETIMEDOUT, "took no write");
+    await_death(&raw, -ETIMEDOUT, "took no write");
     cr_assert_eq(write.done_count, 1);
     cr_assert_eq(write.status, -ETIMEDOUT);
+    /* Who dials again does not wait again: another transport may reach it. */
+    cr_assert_eq(dial(&raw.rig, raw.rig.near_domain), -EHOSTUNREACH);
+    cr_assert(strstr(gw_error_message(), "took no write a moment ago"), "%s", gw_error_message());
+    /* A control session makes no writes: it gets as far as the question. */
+    cr_assert_eq(dial_as(&raw.rig, raw.rig.near_domain, 0), -ETIMEDOUT, "%s", gw_error_message());
+    raw_close(&raw);
 }
 
 /* The two connections beneath a channel say in any order that the peer is gone. */

@@ -6,7 +6,7 @@
  * and shows that what kills one channel kills no other.
  *   transport-hosts far  LOCAL:PORT        [TEST]
  *   transport-hosts near LOCAL PEER:PORT   [TEST]
- * Over tcp, or over verbs or fabric by the environment (rig.h). The far end goes first and prints "ready
+ * Over tcp, or over verbs, fabric or dpdk by the environment (rig.h). The far end goes first and prints "ready
  * PORT". A TEST by name: that one alone; vanish, in which the far end goes away by other hands, is run
  * only so. What fails ends the process with status 134.
  */
@@ -18,6 +18,7 @@
 #include "common/checked.h"
 #include "common/clock.h"
 #include "common/error.h"
+#include "tests/check.h"
 #include "tests/transport/rig.h"
 
 #define PATIENCE 6 /* times RIG_WAIT_MS: an emulated host beside others */
@@ -25,15 +26,6 @@
 #define FRAME    64u /* bytes on either side of what is written, which nobody may touch */
 #define WRITES   24u
 #define VANISH_S 120
-
-#define check(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #condition,                    \
-                    gw_error_message());                                                           \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
 
 /* This process's end. The rig has it on both of its sides, so that what turns both turns this one. */
 struct end {
@@ -555,9 +547,10 @@ static const struct {
 
 static enum rig_kind wanted_kind(void)
 {
-    return getenv("GODWIT_TEST_FABRIC")  ? RIG_FABRIC
-           : getenv("GODWIT_TEST_VERBS") ? RIG_VERBS
-                                         : RIG_TCP;
+    return getenv("GODWIT_TEST_DPDK")     ? RIG_DPDK
+           : getenv("GODWIT_TEST_FABRIC") ? RIG_FABRIC
+           : getenv("GODWIT_TEST_VERBS")  ? RIG_VERBS
+                                          : RIG_TCP;
 }
 
 static void open_end(struct end *end, const char *local, const char *peer)

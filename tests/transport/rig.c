@@ -14,15 +14,10 @@
 #include "common/checked.h"
 #include "common/clock.h"
 #include "common/error.h"
+#include "tests/check.h"
 #include "tests/transport/faulty.h"
 
-#define must(call)                                                                                 \
-    do {                                                                                           \
-        if ((call) != 0) {                                                                         \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, gw_error_message());     \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
+#define must(call) check((call) == 0)
 
 static const struct {
     const char *name, *back_end;
@@ -88,18 +83,6 @@ void rig_free_address(enum rig_kind kind, struct gw_address *out)
     must(gw_address_parse(kinds[kind].is_on_device && device ? device : "127.0.0.1", 0, out));
 }
 
-void rig_transport_new(enum rig_kind kind, struct gw_transport **out)
-{
-    const char *provider = getenv("GODWIT_TEST_FABRIC");
-    struct gw_transport_option item = {.name = "provider", .value = provider ? provider : "tcp"};
-    struct gw_transport_options options = {.items = &item, .count = 1};
-    bool is_fabric = strcmp(kinds[kind].back_end, "fabric") == 0;
-
-    must(gw_transport_new(kinds[kind].back_end, is_fabric ? &options : NULL, out));
-    if (kinds[kind].is_faulty)
-        must(gw_faulty_new(*out, out));
-}
-
 /* Opens dpdk with the options in an environment variable; see rig.h. */
 static void open_dpdk(const char *variable, struct gw_transport **out)
 {
@@ -129,6 +112,25 @@ static void open_dpdk(const char *variable, struct gw_transport **out)
         items[options.count++] = (struct gw_transport_option){.name = word, .value = equals + 1};
     }
     must(gw_transport_new("dpdk", &options, out));
+}
+
+void rig_transport_new(enum rig_kind kind, struct gw_transport **out)
+{
+    const char *provider = getenv("GODWIT_TEST_FABRIC");
+    struct gw_transport_option item = {.name = "provider", .value = provider ? provider : "tcp"};
+    bool chooses = provider && strcmp(provider, "auto") == 0;
+    struct gw_transport_options options = {.items = &item, .count = chooses ? 0 : 1};
+    bool is_fabric = strcmp(kinds[kind].back_end, "fabric") == 0;
+
+    if (kind == RIG_DPDK) {
+        open_dpdk("GODWIT_TEST_DPDK", out);
+        return;
+    }
+    must(gw_transport_new(kinds[kind].back_end, is_fabric ? &options : NULL, out));
+    if (is_fabric && chooses)
+        assert(strcmp((*out)->variant, "verbs") == 0);
+    if (kinds[kind].is_faulty)
+        must(gw_faulty_new(*out, out));
 }
 
 static void open_transports(struct rig *rig)
@@ -207,19 +209,26 @@ struct accepting {
     _Atomic bool is_over; /* the near end has its channel */
 };
 
+int rig_accept(struct rig *rig, uint32_t number, struct gw_channel **far)
+{
+    struct gw_channel_options options = {.domain = rig->far_domain,
+                                         .poller = rig->far_poller,
+                                         .context = rig,
+                                         .number = number,
+                                         .timeout_ms = RIG_WAIT_MS};
+    struct gw_request *request;
+    int error;
+
+    rig_set_secret(&options);
+    error = gw_next_request(rig->listener, RIG_WAIT_MS, &request);
+    return error ? error : gw_accept(request, &options, far);
+}
+
 static void *accept_one(void *argument)
 {
     struct accepting *accepting = argument;
-    struct gw_channel_options options = {.domain = accepting->rig->far_domain,
-                                         .poller = accepting->rig->far_poller,
-                                         .context = accepting->rig,
-                                         .number = accepting->number,
-                                         .timeout_ms = RIG_WAIT_MS};
-    struct gw_request *request;
 
-    rig_set_secret(&options);
-    must(gw_next_request(accepting->rig->listener, RIG_WAIT_MS, &request));
-    must(gw_accept(request, &options, &accepting->far));
+    must(rig_accept(accepting->rig, accepting->number, &accepting->far));
     /* Its answer may get lost: the far end gives it again when it is polled. */
     while (accepting->rig->kind == RIG_DPDK && !atomic_load(&accepting->is_over)) {
         struct gw_channel *ready[1];

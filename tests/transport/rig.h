@@ -4,8 +4,9 @@
  * wrapped by faulty. Each end has its own domain and poller. What fails here aborts the test.
  * With GODWIT_TEST_VERBS=ADDRESS in the environment the back end is verbs alone, on the RDMA device
  * that has ADDRESS; both ends are on it. With GODWIT_TEST_FABRIC=PROVIDER it is fabric alone with that
- * provider, on the device of GODWIT_TEST_VERBS or on 127.0.0.1. With GODWIT_TEST_DPDK_NEAR and _FAR it is
+ * provider ("auto": with the one that it chooses, which must be verbs), on the device of GODWIT_TEST_VERBS or on 127.0.0.1. With GODWIT_TEST_DPDK_NEAR and _FAR it is
  * dpdk alone: each has the options of one port, NAME=VALUE with blanks between; {pid} is this process.
+ * Where a process is one end only (hosts.c) it has GODWIT_TEST_DPDK, with those of its port.
  * Threads: one; accepting is done by a short-lived helper thread.
  * Units: bytes, milliseconds.
  */
@@ -71,6 +72,9 @@ void rig_close(struct rig *rig); /* also near and far */
 
 /* Sets the secret of a channel, which some back ends need. */
 void rig_set_secret(struct gw_channel_options *options);
+/* Accepts the next request at the far end, in a thread beside the one that connects: what gw_next_request or
+ * gw_accept returned, with its message. */
+int rig_accept(struct rig *rig, uint32_t number, struct gw_channel **far);
 /* One more channel between the two ends. */
 void rig_channel(struct rig *rig, uint32_t number, struct gw_channel **near,
                  struct gw_channel **far);

@@ -13,6 +13,7 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "tests/check.h"
 #include "tests/transport/rig.h"
 
 #define ROUNDS      300
@@ -20,15 +21,6 @@
 #define SLOTS       16u
 #define REGION_TURN 200
 #define VICTIM_SIZE 3000u
-
-#define check(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #condition,                    \
-                    gw_error_message());                                                           \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
 
 struct end {
     struct rig *rig;

@@ -33,6 +33,8 @@ static void note(struct fabric_channel *channel, const struct fi_cq_msg_entry *e
         note_receive(channel, work, entry);
     } else {
         work->is_complete = true;
+        if (channel->rdm)
+            gw_fabric_rdm_trust(channel);
         gw_fabric_sender_advance(&channel->sender);
     }
 }
@@ -54,6 +56,14 @@ static int explain(struct fabric_channel *channel, const struct fabric_work *wor
                    channel->transport->library.strerror(entry->err), text[0] ? ", " : "", text);
 }
 
+/* Whether it says that nobody is reached at the peer's endpoint. What else ends requests, a connection
+ * that is cut or a peer that is gone, says nothing of the next one. */
+static bool is_unreached(const struct fi_cq_err_entry *entry)
+{
+    return entry->err == FI_ETIMEDOUT || entry->err == FI_EHOSTUNREACH ||
+           entry->err == FI_ECONNREFUSED;
+}
+
 /* False when there was none. */
 static bool note_failure(struct fabric_channel *channel)
 {
@@ -73,6 +83,8 @@ static bool note_failure(struct fabric_channel *channel)
     }
     if (channel->rdm)
         gw_fabric_rdm_hear_out(channel);
+    if (!work->is_receive && is_unreached(&entry))
+        gw_fabric_rdm_doubt(channel);
     if (entry.err == FI_ECANCELED)
         gw_fabric_channel_kill_unexplained(channel);
     else

@@ -267,14 +267,16 @@ static void look_for_progress(struct fabric_channel *channel)
     bool has_requests = sender->completed != sender->next;
     unsigned most = has_requests ? FABRIC_STUCK_TICKS : FABRIC_REFUSED_TICKS;
 
-    if (sender->completed != channel->rdm->completed || !(has_requests || channel->is_refused))
+    if (sender->completed != channel->rdm->completed || !(has_requests || channel->is_refused)) {
         channel->rdm->stuck_ticks = 0;
-    else if (++channel->rdm->stuck_ticks >= most)
+    } else if (++channel->rdm->stuck_ticks >= most) {
+        gw_fabric_rdm_doubt(channel);
         gw_fabric_channel_kill(channel,
                                gw_fail(-ETIMEDOUT,
                                        "the peer's endpoint took no write for %u s: is its "
                                        "port closed on the way?",
                                        most));
+    }
     channel->rdm->completed = sender->completed;
 }
 

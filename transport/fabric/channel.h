@@ -72,6 +72,7 @@ struct fabric_rdm {
     uint32_t format;        /* of the addresses of endpoints (FI_ADDR_*) */
     struct gw_address host; /* at the other end of messages */
     bool has_told, knows_peer, has_header;
+    bool has_written; /* one write is complete */
     unsigned stuck_ticks;
     uint32_t completed; /* of the sender, at the last tick */
     unsigned buffer;    /* has_header: which one is being filled */
@@ -157,6 +158,10 @@ void gw_fabric_rdm_receive(struct fabric_channel *channel, unsigned buffer);
 void gw_fabric_rdm_absorb(struct fabric_channel *channel);
 /* A request failed, which kills the channel: takes every message that has arrived before. */
 void gw_fabric_rdm_hear_out(struct fabric_channel *channel);
+/* A write is complete. */
+void gw_fabric_rdm_trust(struct fabric_channel *channel);
+/* The peer's endpoint is not reached; nothing where it was before, or where it is no such channel. */
+void gw_fabric_rdm_doubt(struct fabric_channel *channel);
 void gw_fabric_rdm_end(struct fabric_channel *channel);
 void gw_fabric_rdm_free(struct fabric_channel *channel);
 

@@ -14,6 +14,7 @@ struct attempt {
     char peer[GW_ADDRESS_TEXT_MAX];
     struct fi_info *info;
     struct fabric_channel *channel;
+    bool is_answered; /* by a godwit */
 };
 
 static int explain_version(const struct attempt *attempt, unsigned version)
@@ -30,7 +31,7 @@ static int explain_stranger(const struct attempt *attempt)
                    attempt->transport->provider, attempt->peer);
 }
 
-static int explain_refusal(const struct attempt *attempt, const uint8_t *data, uint32_t length)
+static int explain_refusal(struct attempt *attempt, const uint8_t *data, uint32_t length)
 {
     struct gw_connect_answer answer;
 
@@ -39,13 +40,14 @@ static int explain_refusal(const struct attempt *attempt, const uint8_t *data, u
                        attempt->transport->provider, attempt->peer);
     if (gw_connect_answer_decode(&gw_fabric_form, data, length, &answer) != 0)
         return explain_stranger(attempt);
+    attempt->is_answered = true;
     if (answer.version != GW_WIRE_VERSION || answer.verdict == GW_CONNECT_OTHER_VERSION)
         return explain_version(attempt, answer.version);
     return gw_fail(-ECONNREFUSED, "fabric %s: %s refused: %s", attempt->transport->provider,
                    attempt->peer, answer.reason);
 }
 
-static int explain(const struct attempt *attempt, int cause, const uint8_t *data, uint32_t length)
+static int explain(struct attempt *attempt, int cause, const uint8_t *data, uint32_t length)
 {
     switch (cause) {
     case FI_ECONNREFUSED:
@@ -97,6 +99,22 @@ static int ask(struct attempt *attempt)
     return check_answer(attempt, data, length);
 }
 
+/* The peer was asked and did not take the connection. It may have another provider; then that is the
+ * reason. Where the dial took all of its time this takes a little more. */
+static int look_for_another(const struct attempt *attempt, int error)
+{
+    int left_ms = (int)gw_max(gw_clock_left_ms(attempt->deadline_ns), FABRIC_AGREE_LEAST_MS);
+    int timeout_ms = (int)gw_min(left_ms, FABRIC_AGREE_MS);
+    struct gw_error kept;
+
+    gw_error_take(error, &kept);
+    if (attempt->is_answered || error == -ENOMEM)
+        return error;
+    if (gw_fabric_agree(attempt->transport, attempt->options, timeout_ms) == -EXDEV)
+        return -EXDEV;
+    return gw_error_raise(&kept);
+}
+
 /* The provider's own word for this end; without one, what it was asked for. */
 static void find_local(const struct attempt *attempt, struct gw_address *out)
 {
@@ -124,8 +142,11 @@ int gw_fabric_connect(struct gw_transport *transport, const struct gw_connect_op
     error = gw_fabric_find(attempt.transport, options->local, &options->peer, &attempt.info);
     if (!error)
         error = gw_fabric_channel_new(&options->channel, attempt.info, &attempt.channel);
-    if (!error)
+    if (!error) {
         error = ask(&attempt);
+        if (error)
+            error = look_for_another(&attempt, error);
+    }
     if (!error) {
         find_local(&attempt, &local);
         /* The peer as it was named: the port above it is the provider's. */

@@ -55,6 +55,25 @@ static bool is_same_device(const struct fi_info *mine, const struct fi_info *the
            strcmp(theirs->domain_attr->name, theirs->fabric_attr->prov_name) == 0;
 }
 
+static const char *family_of(const struct fi_info *info)
+{
+    return info->addr_format == FI_SOCKADDR_IN    ? "IPv4"
+           : info->addr_format == FI_SOCKADDR_IN6 ? "IPv6"
+                                                  : "its provider's own addresses";
+}
+
+/* Endpoints that do not connect name their peers in the form that the domain was opened with. */
+static int check_family(const struct fabric_domain *domain, const struct fi_info *info)
+{
+    if (!gw_fabric_transport_of(domain->base.transport)->is_rdm ||
+        domain->info->addr_format == info->addr_format)
+        return 0;
+    return gw_fail(-EXDEV,
+                   "fabric: the domain is over %s, the way to the peer over %s: name both hosts by "
+                   "addresses of one family",
+                   family_of(domain->info), family_of(info));
+}
+
 int gw_fabric_domain_bind(struct fabric_domain *domain, const struct fi_info *info)
 {
     int error = 0;
@@ -67,6 +86,8 @@ int gw_fabric_domain_bind(struct fabric_domain *domain, const struct fi_info *in
     } else if (!is_same_device(domain->info, info)) {
         error = gw_fail(-EXDEV, "fabric: the domain is on %s, the way to the peer is on %s",
                         domain->info->domain_attr->name, info->domain_attr->name);
+    } else {
+        error = check_family(domain, info);
     }
     pthread_mutex_unlock(&domain->lock);
     return error;

@@ -15,40 +15,46 @@ static void destroy(struct gw_transport *base)
 
     gw_life_stop(&transport->life);
     gw_transport_free(transport->messages);
+    gw_transport_free(transport->signposts);
     pthread_mutex_destroy(&transport->lock);
     free(transport);
 }
 
-/* What is alike whether endpoints connect or not. */
-#define COMMON_OPS                                                                                 \
-    .name = "fabric", .needs_local_region = true, .is_rdma = true, .has_channel_keys = false,      \
-    .open_domain = gw_fabric_open_domain, .close_domain = gw_fabric_close_domain,                  \
-    .open_poller = gw_fabric_open_poller, .close_poller = gw_fabric_close_poller,                  \
-    .close = gw_fabric_close, .reg = gw_fabric_reg, .unreg = gw_fabric_unreg,                      \
-    .write = gw_fabric_write, .send = gw_fabric_send, .recv = gw_fabric_recv,                      \
-    .poll = gw_fabric_poll, .arm = gw_fabric_arm, .info = gw_fabric_info, .destroy = destroy
+/* Endpoints that connect and such that do not (rdm_) differ in how a channel comes about. */
+#define OPS(rdm)                                                                                   \
+    {                                                                                              \
+        .name = "fabric", .needs_local_region = true, .is_rdma = true, .has_channel_keys = false,  \
+        .open_domain = gw_fabric_open_domain, .close_domain = gw_fabric_close_domain,              \
+        .open_poller = gw_fabric_open_poller, .close_poller = gw_fabric_close_poller,              \
+        .listen = gw_fabric_##rdm##listen, .unlisten = gw_fabric_##rdm##unlisten,                  \
+        .next_request = gw_fabric_##rdm##next_request,                                             \
+        .listener_address = gw_fabric_##rdm##listener_address, .accept = gw_fabric_##rdm##accept,  \
+        .reject = gw_fabric_##rdm##reject, .connect = gw_fabric_##rdm##connect,                    \
+        .close = gw_fabric_close, .reg = gw_fabric_reg, .unreg = gw_fabric_unreg,                  \
+        .write = gw_fabric_write, .send = gw_fabric_send, .recv = gw_fabric_recv,                  \
+        .poll = gw_fabric_poll, .arm = gw_fabric_arm, .info = gw_fabric_info, .destroy = destroy   \
+    }
 
-static const struct gw_transport_ops rdm_ops = {
-    COMMON_OPS,
-    .listen = gw_fabric_rdm_listen,
-    .unlisten = gw_fabric_rdm_unlisten,
-    .next_request = gw_fabric_rdm_next_request,
-    .listener_address = gw_fabric_rdm_listener_address,
-    .accept = gw_fabric_rdm_accept,
-    .reject = gw_fabric_rdm_reject,
-    .connect = gw_fabric_rdm_connect,
-};
+static const struct gw_transport_ops connected_ops = OPS();
+static const struct gw_transport_ops rdm_ops = OPS(rdm_);
 
-static const struct gw_transport_ops connected_ops = {
-    COMMON_OPS,
-    .listen = gw_fabric_listen,
-    .unlisten = gw_fabric_unlisten,
-    .next_request = gw_fabric_next_request,
-    .listener_address = gw_fabric_listener_address,
-    .accept = gw_fabric_accept,
-    .reject = gw_fabric_reject,
-    .connect = gw_fabric_connect,
-};
+/* libfabric and the provider, with the program's signal handlers as they were. */
+static int open_provider(struct fabric_transport *transport, const char *provider, bool takes_verbs)
+{
+    struct sigaction handlers[NSIG];
+    int error;
+
+    gw_fabric_keep_handlers(handlers);
+    error = gw_fabric_library_load(&transport->library);
+    if (!error && provider)
+        error = gw_fabric_rouse(&transport->library, provider, FABRIC_SURVEY_MS);
+    if (!error && provider)
+        error = gw_fabric_use_provider(transport, provider);
+    else if (!error)
+        error = gw_fabric_find_provider(transport, takes_verbs);
+    gw_fabric_restore_handlers(handlers);
+    return error;
+}
 
 static int create(const struct gw_transport_options *options, struct gw_transport **out)
 {
@@ -59,20 +65,24 @@ static int create(const struct gw_transport_options *options, struct gw_transpor
 
     if (error)
         return error;
-    if (!provider)
-        return gw_fail(-ENODEV, "fabric: no provider was named (--provider verbs, tcp, ...)");
+    /* It takes long to load libfabric, which most hosts have no use for. */
+    if (!provider && !options->is_named && !gw_fabric_has_device("/sys/class"))
+        return gw_fail(-ENODEV,
+                       "fabric: this host has no device of EFA, Slingshot or Omni-Path, and "
+                       "no provider was named");
     transport = calloc(1, sizeof(*transport));
     if (!transport)
         return gw_fail(-ENOMEM, "fabric: no memory");
     transport->base.ops = &connected_ops;
     pthread_mutex_init(&transport->lock, NULL);
-    error = gw_fabric_library_load(&transport->library);
-    if (!error)
-        error = gw_fabric_choose_provider(transport, provider);
+    error = open_provider(transport, provider, options->is_named);
+    transport->base.variant = transport->provider;
     if (!error && transport->is_rdm) {
         transport->base.ops = &rdm_ops;
         error = gw_transport_new("tcp", NULL, &transport->messages);
     }
+    if (!error && !transport->is_rdm)
+        error = gw_transport_new("tcp", NULL, &transport->signposts);
     if (!error)
         error = gw_fabric_life_start(transport);
     if (error) {

@@ -39,7 +39,7 @@
  * Threads, besides transport.h's: one thread of the transport (life.c) takes the events of connected
  * endpoints, and once a second tells pollers to look after channels that end. It only sets bits in
  * channel->news and wakes the poller.
- * Locks: transport.lock (the list of connected channels; their event queues). Not on the data path.
+ * Locks: transport.lock (the list of connected channels; their event queues; doubts). Not on the data path.
  */
 #ifndef GODWIT_TRANSPORT_FABRIC_FABRIC_H
 #define GODWIT_TRANSPORT_FABRIC_FABRIC_H
@@ -50,10 +50,13 @@
 #include <rdma/fi_domain.h>
 #include <rdma/fi_endpoint.h>
 #include <rdma/fi_rma.h>
+#include <signal.h>
 #include <stdatomic.h>
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "transport/fabric/choice.h"
+#include "transport/fabric/fit.h"
 #include "transport/figures.h"
 #include "transport/rdma/inbox.h"
 #include "transport/rdma/life.h"
@@ -61,7 +64,6 @@
 #include "transport/transport.h"
 
 #define FABRIC_API            FI_VERSION(1, 17)
-#define FABRIC_PROVIDER_MAX   32u
 #define FABRIC_SEND_DEPTH     256u /* work requests of one channel */
 #define FABRIC_DEPTH_LEAST    32u
 #define FABRIC_RESERVED_SENDS 3u /* of them for a credit, an ask and a tell */
@@ -72,9 +74,12 @@
 #define FABRIC_GATHER_MAX    32u   /* ops that wait for more (GW_POST_MORE) */
 #define FABRIC_ABSORB_MAX    1024u /* completions of one channel in one poll */
 #define FABRIC_TRYWAITS      3u
-#define FABRIC_REFUSED_TICKS 10u     /* is_rdm: the peer's endpoint is not reached */
-#define FABRIC_STUCK_TICKS   30u     /* is_rdm: nothing that is posted becomes complete */
-#define FABRIC_FLUSH_TICKS   2u      /* then an endpoint that gives nothing back is closed */
+#define FABRIC_REFUSED_TICKS 10u /* is_rdm: the peer's endpoint is not reached */
+#define FABRIC_STUCK_TICKS   30u /* is_rdm: nothing that is posted becomes complete */
+#define FABRIC_DOUBTS_MAX    16u /* is_rdm: hosts of which something is remembered */
+#define FABRIC_DOUBT_S       60u /* one that is doubted is not dialled for so long */
+#define FABRIC_FLUSH_TICKS   2u  /* then an endpoint that gives nothing back is closed */
+#define FABRIC_SURVEY_MS     10000
 #define FABRIC_POLL_NS       200000u /* how long a sleep is, where a provider can wake nobody */
 
 struct fabric_channel;
@@ -90,15 +95,31 @@ struct fabric_library {
     const char *(*strerror)(int errnum);
 };
 
+/* Why a host is not dialled for a while. */
+enum fabric_doubt_kind {
+    FABRIC_MUTE,          /* nobody answers at the port above, and nobody ever did */
+    FABRIC_TOOK_NO_WRITE, /* it is reached over TCP; its endpoint took not one write */
+};
+
+struct fabric_doubt {
+    struct gw_address host;
+    enum fabric_doubt_kind kind;
+    uint64_t until_ns; /* past: it is not in doubt; 0: an empty place */
+    bool has_answered; /* once; then a silence may be a link that is lost for a moment */
+};
+
 struct fabric_transport {
     struct gw_transport base;
     struct fabric_library library;
-    char provider[FABRIC_PROVIDER_MAX];
-    bool is_rdm;                   /* endpoints of the provider do not connect */
-    bool has_ip_addresses;         /* is_rdm: its endpoints can be named by those of IP */
-    struct gw_transport *messages; /* is_rdm: what carries all but the writes */
+    char asked[FABRIC_PROVIDER_MAX];    /* the provider's name, as it was typed or chosen */
+    char provider[FABRIC_PROVIDER_MAX]; /* as libfabric writes it, which takes it in several ways */
+    bool is_rdm;                        /* endpoints of the provider do not connect */
+    bool has_ip_addresses;              /* is_rdm: its endpoints can be named by those of IP */
+    struct gw_transport *messages;      /* is_rdm: what carries all but the writes */
+    struct gw_transport *signposts;     /* not is_rdm: tcp, to say which provider this is */
     pthread_mutex_t lock;
     struct gw_ring connected; /* all channels that life.c watches */
+    struct fabric_doubt doubts[FABRIC_DOUBTS_MAX];
     struct gw_life life;
 };
 
@@ -154,17 +175,31 @@ static inline struct fabric_poller *gw_fabric_poller_of(struct gw_poller *base)
 }
 
 /* ---- library.c ---- */
-/* Loads libfabric and leaves the process's signal handlers as they are. -ENODEV. */
-int gw_fabric_library_load(struct fabric_library *out);
+int gw_fabric_library_load(struct fabric_library *out); /* -ENODEV */
+/* Libraries that libfabric and its providers take along (those of PSM) put handlers for SIGBUS, SIGSEGV,
+ * SIGTERM and others in place, when they are loaded or first asked. Those signals are the program's. */
+void gw_fabric_keep_handlers(struct sigaction out[NSIG]);
+void gw_fabric_restore_handlers(const struct sigaction handlers[NSIG]);
 /* gw_fail of what libfabric answered, a negative number: "fabric PROVIDER: WHAT: its text". */
 int gw_fabric_fail(const struct fabric_transport *transport, ssize_t answer, const char *format,
                    ...) __attribute__((format(printf, 3, 4)));
 /* The errno that an answer of libfabric means, negative. */
 int gw_fabric_errno(ssize_t answer);
 
+/* ---- survey.c ---- */
+/* Asks libfabric what this host has. A device that does not answer may hold libfabric up: after
+ * timeout_ms it is left to itself, and the process will end without destructors. -ENODEV with the
+ * reason. */
+int gw_fabric_survey(const struct fabric_library *library, int timeout_ms,
+                     struct fabric_candidates *out);
+/* Has libfabric start its providers, with the same limit, by asking for one. What it has is not told. */
+int gw_fabric_rouse(const struct fabric_library *library, const char *provider, int timeout_ms);
+
 /* ---- provider.c ---- */
-/* The provider that was asked for, or the first fast one; -ENODEV with the reason. */
-int gw_fabric_choose_provider(struct fabric_transport *transport, const char *wanted);
+/* The provider that was asked for, of endpoints that connect where such fit; -ENODEV with the reason. */
+int gw_fabric_use_provider(struct fabric_transport *transport, const char *wanted);
+/* The best of this host (choice.h); -ENODEV with what was passed over, and why. */
+int gw_fabric_find_provider(struct fabric_transport *transport, bool takes_verbs);
 /* How to reach peer, or to be reached at local (peer NULL), on the provider; port 0 is free. The
  * caller frees it. -EHOSTUNREACH, -EADDRNOTAVAIL; -ENODEV with what makes a provider unfit. */
 int gw_fabric_find(const struct fabric_transport *transport, const struct gw_address *local,
@@ -211,6 +246,36 @@ int gw_fabric_listener_address(struct gw_listener *listener, struct gw_address *
 int gw_fabric_accept(struct gw_request *request, const struct gw_channel_options *options,
                      struct gw_channel **out);
 void gw_fabric_reject(struct gw_request *request, const char *reason);
+
+/* ---- agree.c: both sides have to have the same provider ---- */
+#define FABRIC_AGREE_MS       2000 /* at most, for the question and its answer */
+#define FABRIC_AGREE_LEAST_MS 500  /* where the dial that has failed took all of its time */
+#define FABRIC_QUESTIONS_MAX  16u  /* that a signpost answers in one call */
+
+bool gw_fabric_is_question(const struct gw_request *request);
+/* Takes over the request. */
+void gw_fabric_answer(const struct fabric_transport *transport, struct gw_request *request);
+/* Beside a listener at address; *out is NULL where there can be none. */
+void gw_fabric_put_signpost(const struct fabric_transport *transport,
+                            const struct gw_address *address, struct gw_listener **out);
+/* Answers those that ask now, a bounded number of them; takes NULL. */
+void gw_fabric_serve_signpost(const struct fabric_transport *transport,
+                              struct gw_listener *signpost);
+/* -EXDEV where the peer has another provider, with both names; 0 where it has the same or does not say;
+ * others where nobody answers. */
+int gw_fabric_agree(const struct fabric_transport *transport,
+                    const struct gw_connect_options *options, int timeout_ms);
+
+/* ---- doubt.c: hosts that a dial waits for in vain, where endpoints do not connect ---- */
+void gw_fabric_doubt(struct fabric_transport *transport, const struct gw_address *peer,
+                     enum fabric_doubt_kind kind);
+/* It answered, or a write to it is complete: that doubt ends. */
+void gw_fabric_trust(struct fabric_transport *transport, const struct gw_address *peer,
+                     enum fabric_doubt_kind kind);
+/* -EHOSTUNREACH where it is in doubt: another transport may reach it. A control session, which makes no
+ * writes, is dialled where only they are in doubt. */
+int gw_fabric_check_doubt(struct fabric_transport *transport, const struct gw_address *peer,
+                          bool is_for_data);
 
 /* ---- rdm.c: the same where endpoints do not connect ---- */
 int gw_fabric_rdm_connect(struct gw_transport *transport, const struct gw_connect_options *options,

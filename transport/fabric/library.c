@@ -2,7 +2,6 @@
 /* Loads libfabric when somebody wants it, and says what its errors mean. */
 #include <dlfcn.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,15 +9,13 @@
 
 #include "transport/fabric/fabric.h"
 
-/* Libraries that libfabric takes along (those of PSM) put handlers for SIGBUS, SIGSEGV, SIGTERM and
- * others in place while they are loaded. Those signals are the program's. */
-static void keep_handlers(struct sigaction handlers[NSIG])
+void gw_fabric_keep_handlers(struct sigaction out[NSIG])
 {
     for (int number = 1; number < NSIG; number++)
-        sigaction(number, NULL, &handlers[number]);
+        sigaction(number, NULL, &out[number]);
 }
 
-static void restore_handlers(const struct sigaction handlers[NSIG])
+void gw_fabric_restore_handlers(const struct sigaction handlers[NSIG])
 {
     struct sigaction now;
 
@@ -50,8 +47,6 @@ static int find_functions(struct fabric_library *library)
 
 int gw_fabric_library_load(struct fabric_library *out)
 {
-    struct sigaction handlers[NSIG];
-
     /* Its cache of registrations (fi_mr(3)) keeps what was ended registered, and open for all kinds of
      * access: a key would go on being good. Only the environment turns it off. */
     setenv("FI_MR_CACHE_MAX_COUNT", "0", true);
@@ -59,10 +54,8 @@ int gw_fabric_library_load(struct fabric_library *out)
      * must have the same buffers. */
     setenv("FI_OFI_RXM_BUFFER_SIZE", "1024", false);
     setenv("FI_OFI_RXM_MSG_RX_SIZE", "128", false);
-    keep_handlers(handlers);
     /* It stays: threads of its own outlive what was made of it. */
     out->handle = dlopen("libfabric.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    restore_handlers(handlers);
     if (!out->handle)
         return gw_fail(-ENODEV,
                        "fabric: libfabric cannot be loaded (%s): apt-get install libfabric1",

@@ -25,6 +25,7 @@ struct port {
 struct fabric_listener {
     struct gw_listener base;
     struct port *port;
+    struct gw_listener *signpost; /* or NULL */
 };
 
 struct request {
@@ -107,6 +108,7 @@ int gw_fabric_listen(struct gw_transport *transport, const struct gw_address *lo
                      struct gw_listener **out)
 {
     struct fabric_listener *listener = calloc(1, sizeof(*listener));
+    struct gw_address bound;
     struct fi_info *info;
     int error = 0;
 
@@ -124,6 +126,10 @@ int gw_fabric_listen(struct gw_transport *transport, const struct gw_address *lo
         error = port_open(listener->port, info, local);
         listener->port->transport->library.freeinfo(info);
     }
+    if (!error)
+        error = gw_fabric_listener_address(&listener->base, &bound);
+    if (!error)
+        gw_fabric_put_signpost(listener->port->transport, &bound, &listener->signpost);
     if (error) {
         gw_fabric_unlisten(&listener->base);
         return error;
@@ -136,6 +142,8 @@ void gw_fabric_unlisten(struct gw_listener *base)
 {
     struct fabric_listener *listener = listener_of(base);
 
+    if (listener->signpost)
+        gw_unlisten(listener->signpost);
     port_put(listener->port);
     free(listener);
 }
@@ -223,6 +231,7 @@ int gw_fabric_next_request(struct gw_listener *base, int timeout_ms, struct gw_r
     _Alignas(struct fi_eq_cm_entry) uint8_t room[EVENT_SIZE];
     struct fi_eq_cm_entry *entry = (struct fi_eq_cm_entry *)room;
 
+    gw_fabric_serve_signpost(listener->port->transport, listener->signpost);
     for (;;) {
         int left_ms = gw_clock_left_ms(deadline_ns);
         struct request *request;

@@ -138,7 +138,8 @@ int gw_fabric_poll(struct gw_poller *base, struct gw_channel **ready, int max)
 }
 
 /* A queue may be waited on only when it says so (fi_trywait(3)); reading it is what it then wants.
- * False when something was read, or it still does not say so. */
+ * False when something was read, or it still does not say so. What is read may end the channel, and
+ * ofi_rxm asks the endpoint, also one that is closed. */
 static bool is_quiet(struct fabric_channel *channel)
 {
     struct fid *queue = &channel->cq->fid;
@@ -147,6 +148,8 @@ static bool is_quiet(struct fabric_channel *channel)
         return true;
     for (unsigned i = 0; i < FABRIC_TRYWAITS; i++) {
         gw_fabric_absorb(channel);
+        if (!channel->ep)
+            break;
         if (fi_trywait(channel->domain->fabric, &queue, 1) == 0)
             break;
     }

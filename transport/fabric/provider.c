@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which provider is used, whether it fits, and which of its devices reaches an address. */
+/* Which provider is used, and which of its devices reaches an address. */
 #include <errno.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -7,113 +7,123 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/log.h"
 #include "transport/fabric/channel.h"
-
-/* What godwit can do when a provider asks for it; the rest keeps a provider away (fi_domain(3)). */
-#define MR_MODES       (FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY)
-#define MR_MODES_ASKED (MR_MODES | FI_MR_ENDPOINT | FI_MR_RAW)
-#define CAPABILITIES   (FI_RMA | FI_WRITE | FI_REMOTE_WRITE | FI_LOCAL_COMM | FI_REMOTE_COMM)
-
-static int hints_new(const struct fabric_transport *transport, struct fi_info **out)
-{
-    struct fi_info *hints = transport->library.dupinfo(NULL);
-
-    if (!hints)
-        return gw_fail(-ENOMEM, "fabric: no memory");
-    hints->caps = CAPABILITIES | (transport->is_rdm ? 0 : FI_MSG | FI_SEND | FI_RECV);
-    hints->mode = FI_CONTEXT | FI_CONTEXT2 | FI_RX_CQ_DATA;
-    hints->domain_attr->mr_mode = MR_MODES_ASKED;
-    hints->domain_attr->threading = FI_THREAD_SAFE;
-    hints->ep_attr->type = transport->is_rdm ? FI_EP_RDM : FI_EP_MSG;
-    if (transport->is_rdm) {
-        /* Some set memory aside for as many as they could hold, which is more than anybody needs. */
-        hints->tx_attr->size = FABRIC_SEND_DEPTH;
-        hints->rx_attr->size = FABRIC_RECEIVE_DEPTH;
-    }
-    hints->fabric_attr->prov_name = strdup(transport->provider);
-    if (!hints->fabric_attr->prov_name) {
-        transport->library.freeinfo(hints);
-        return gw_fail(-ENOMEM, "fabric: no memory");
-    }
-    *out = hints;
-    return 0;
-}
-
-/* NULL for one that fits. */
-static const char *find_fault(const struct fi_info *info, char text[160])
-{
-    const struct fi_domain_attr *domain = info->domain_attr;
-
-    if (domain->mr_mode & FI_MR_RAW)
-        snprintf(text, 160, "its memory keys have %zu bytes of a form of its own (FI_MR_RAW)",
-                 domain->mr_key_size);
-    else if (domain->mr_mode & FI_MR_ENDPOINT)
-        snprintf(text, 160, "it registers memory for one channel at a time (FI_MR_ENDPOINT)");
-    else if (domain->mr_mode & ~MR_MODES)
-        snprintf(text, 160, "it wants memory registered in a way that godwit does not know (0x%x)",
-                 (unsigned)domain->mr_mode);
-    else if (domain->mr_key_size > sizeof(uint64_t))
-        snprintf(text, 160, "its memory keys have %zu bytes, at most 8 can be told",
-                 domain->mr_key_size);
-    else if (info->ep_attr->max_msg_size < GW_WRITE_MAX)
-        snprintf(text, 160, "it writes at most %zu bytes at once, %u are needed",
-                 info->ep_attr->max_msg_size, GW_WRITE_MAX);
-    else if (info->rx_attr->size < FABRIC_RECEIVE_DEPTH || info->tx_attr->size < FABRIC_DEPTH_LEAST)
-        snprintf(text, 160, "its queues hold %zu receives and %zu requests, %u and %u are needed",
-                 info->rx_attr->size, info->tx_attr->size, FABRIC_RECEIVE_DEPTH,
-                 FABRIC_DEPTH_LEAST);
-    else
-        return NULL;
-    return text;
-}
-
-/* What libfabric answers, or an error of godwit's own in *error. */
-static int ask(struct fabric_transport *transport, struct fi_info **found, int *error)
-{
-    struct fi_info *hints;
-    int answer;
-
-    *error = hints_new(transport, &hints);
-    if (*error)
-        return 0;
-    answer = transport->library.getinfo(FABRIC_API, NULL, NULL, 0, hints, found);
-    transport->library.freeinfo(hints);
-    return answer == -FI_ENOSYS ? -FI_ENODATA : answer;
-}
 
 static bool is_ip(uint32_t format)
 {
     return format == FI_SOCKADDR || format == FI_SOCKADDR_IN || format == FI_SOCKADDR_IN6;
 }
 
-int gw_fabric_choose_provider(struct fabric_transport *transport, const char *wanted)
+/* One kind of endpoint of whom libfabric takes the name for. -ENODATA, without a message, where it has none. */
+static int ask(struct fabric_transport *transport, struct fi_info **found)
 {
-    struct fi_info *found = NULL;
-    char text[160];
-    const char *fault;
-    int answer, error;
+    struct fi_info *hints;
+    int answer,
+        error = gw_fabric_hints(&transport->library, transport->asked, transport->is_rdm, &hints);
 
-    snprintf(transport->provider, sizeof(transport->provider), "%s", wanted);
-    answer = ask(transport, &found, &error);
-    if (answer == -FI_ENODATA) {
-        transport->is_rdm = true;
-        answer = ask(transport, &found, &error);
-    }
     if (error)
         return error;
-    if (answer == -FI_ENODATA)
-        return gw_fail(
-            -ENODEV,
-            "fabric: no provider '%s' on this host that writes into memory (FI_RMA), over "
-            "endpoints of either kind (FI_EP_MSG, FI_EP_RDM): fi_info lists what there is",
-            transport->provider);
-    if (answer)
-        return gw_fabric_fail(transport, answer, "it cannot be asked what it does");
-    fault = find_fault(found, text);
+    answer = transport->library.getinfo(FABRIC_API, NULL, NULL, 0, hints, found);
+    transport->library.freeinfo(hints);
+    if (answer == -FI_ENODATA || answer == -FI_ENOSYS)
+        return -ENODATA;
+    return answer ? gw_fabric_fail(transport, answer, "it cannot be asked what it does") : 0;
+}
+
+/* Settles on one of what libfabric answered: on that name alone, or, where it was typed, on what libfabric takes it
+ * for, which may be written in another way, or be a layer over it. */
+static int settle(struct fabric_transport *transport, const struct fi_info *found, bool is_typed)
+{
+    char fault[FABRIC_FAULT_MAX];
+    const struct fi_info *fit = gw_fabric_pick(found, transport->asked, fault);
+
+    if (!fit && is_typed)
+        fit = gw_fabric_pick(found, NULL, fault);
+    if (!fit)
+        return gw_fail(-ENODEV, "fabric %s cannot be used: %s", transport->asked, fault);
+    snprintf(transport->provider, sizeof(transport->provider), "%s", fit->fabric_attr->prov_name);
     for (const struct fi_info *info = found; info; info = info->next)
-        transport->has_ip_addresses |= is_ip(info->addr_format);
+        if (gw_fabric_is_of(info, transport->provider))
+            transport->has_ip_addresses |= is_ip(info->addr_format);
+    return 0;
+}
+
+static int use(struct fabric_transport *transport, bool is_rdm, bool is_typed)
+{
+    struct fi_info *found = NULL;
+    int error;
+
+    transport->is_rdm = is_rdm;
+    error = ask(transport, &found);
+    if (error)
+        return error;
+    error = settle(transport, found, is_typed);
     transport->library.freeinfo(found);
-    return fault ? gw_fail(-ENODEV, "fabric %s cannot be used: %s", transport->provider, fault) : 0;
+    return error;
+}
+
+static void set_name(struct fabric_transport *transport, const char *wanted)
+{
+    snprintf(transport->asked, sizeof(transport->asked), "%s", wanted);
+    snprintf(transport->provider, sizeof(transport->provider), "%s", wanted);
+}
+
+static int refuse_none(const struct fabric_transport *transport)
+{
+    return gw_fail(-ENODEV,
+                   "fabric: no provider '%s' on this host that writes into memory (FI_RMA), over "
+                   "endpoints of either kind (FI_EP_MSG, FI_EP_RDM): fi_info lists what there is",
+                   transport->asked);
+}
+
+int gw_fabric_use_provider(struct fabric_transport *transport, const char *wanted)
+{
+    struct gw_error unfit = {.code = 0};
+    int error;
+
+    set_name(transport, wanted);
+    error = use(transport, false, true);
+    if (error == -ENODEV)
+        gw_error_take(error, &unfit);
+    if (error != -ENODATA && error != -ENODEV)
+        return error;
+    error = use(transport, true, true);
+    if (error == -ENODATA && unfit.code)
+        return gw_error_raise(&unfit);
+    return error == -ENODATA ? refuse_none(transport) : error;
+}
+
+static void log_choice(const struct fabric_candidates *candidates,
+                       const struct fabric_candidate *chosen)
+{
+    char others[200] = "";
+
+    for (unsigned i = 0; i < candidates->count; i++)
+        if (strcmp(candidates->list[i].name, chosen->name) != 0)
+            snprintf(others + strlen(others), sizeof(others) - strlen(others), "%s%s",
+                     others[0] ? ", " : "", candidates->list[i].name);
+    gw_log(GW_LOG_INFO, "fabric: provider %s was chosen%s%s", chosen->name,
+           others[0] ? "; this host also has " : "", others);
+}
+
+int gw_fabric_find_provider(struct fabric_transport *transport, bool takes_verbs)
+{
+    const struct fabric_candidate *chosen;
+    struct fabric_candidates candidates;
+    int error = gw_fabric_survey(&transport->library, FABRIC_SURVEY_MS, &candidates);
+
+    if (!error)
+        error = gw_fabric_choose(&candidates, takes_verbs, &chosen);
+    if (error)
+        return error;
+    set_name(transport, chosen->name);
+    error = use(transport, !chosen->connects, false);
+    if (error == -ENODATA)
+        return refuse_none(transport);
+    if (!error)
+        log_choice(&candidates, chosen);
+    return error;
 }
 
 /* ---- addresses ---- */
@@ -164,12 +174,25 @@ static int make_question(const struct gw_address *local, const struct gw_address
     return !error && peer && local ? set_source(hints, local) : error;
 }
 
+/* Keeps one of the list and frees the rest. */
+static int keep(const struct fabric_transport *transport, struct fi_info **list)
+{
+    char fault[FABRIC_FAULT_MAX];
+    const struct fi_info *fit = gw_fabric_pick(*list, transport->provider, fault);
+    struct fi_info *kept = fit ? transport->library.dupinfo(fit) : NULL;
+
+    transport->library.freeinfo(*list);
+    *list = kept;
+    if (!fit)
+        return gw_fail(-ENODEV, "fabric %s cannot be used: %s", transport->provider, fault);
+    return kept ? 0 : gw_fail(-ENOMEM, "fabric: no memory");
+}
+
 static int look_up(const struct fabric_transport *transport, const struct gw_address *local,
                    const struct gw_address *peer, struct fi_info *hints, struct fi_info **out)
 {
     const struct gw_address *named = peer ? peer : local;
-    char text[GW_ADDRESS_TEXT_MAX], reason[160];
-    const char *fault;
+    char text[GW_ADDRESS_TEXT_MAX];
     struct question question = {.flags = 0};
     int answer, error = 0;
 
@@ -188,11 +211,7 @@ static int look_up(const struct fabric_transport *transport, const struct gw_add
                               transport->provider, text);
     if (answer)
         return gw_fabric_fail(transport, answer, "%s", text);
-    fault = find_fault(*out, reason);
-    if (!fault)
-        return 0;
-    transport->library.freeinfo(*out);
-    return gw_fail(-ENODEV, "fabric %s cannot be used: %s", transport->provider, fault);
+    return keep(transport, out);
 }
 
 int gw_fabric_find(const struct fabric_transport *transport, const struct gw_address *local,
@@ -201,7 +220,7 @@ int gw_fabric_find(const struct fabric_transport *transport, const struct gw_add
     struct gw_address from = local ? *local : (struct gw_address){0};
     struct gw_address to = peer ? *peer : (struct gw_address){0};
     struct fi_info *hints, *found = NULL;
-    int error = hints_new(transport, &hints);
+    int error = gw_fabric_hints(&transport->library, transport->asked, transport->is_rdm, &hints);
 
     if (error)
         return error;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/bytes.h"
+#include "common/clock.h"
 #include "transport/fabric/channel.h"
 
 struct rdm_listener {
@@ -80,12 +81,24 @@ int gw_fabric_rdm_listener_address(struct gw_listener *base, struct gw_address *
 
 int gw_fabric_rdm_next_request(struct gw_listener *base, int timeout_ms, struct gw_request **out)
 {
+    const struct fabric_transport *transport = gw_fabric_transport_of(base->transport);
+    uint64_t deadline_ns = gw_clock_ns() + (uint64_t)timeout_ms * GW_NS_PER_MS;
     struct rdm_request *request = calloc(1, sizeof(*request));
     int error;
 
     if (!request)
         return gw_fail(-ENOMEM, "fabric: no memory for a request");
     error = gw_next_request(listener_of(base)->messages, timeout_ms, &request->messages);
+    while (!error && gw_fabric_is_question(request->messages)) {
+        int left_ms;
+
+        gw_fabric_answer(transport, request->messages);
+        left_ms = gw_clock_left_ms(deadline_ns);
+        /* Whoever asks without end does not keep the caller. */
+        error = left_ms > 0
+                    ? gw_next_request(listener_of(base)->messages, left_ms, &request->messages)
+                    : gw_fail(-ETIMEDOUT, "fabric: no request came within %d ms", timeout_ms);
+    }
     if (error) {
         free(request);
         return error;
@@ -150,21 +163,45 @@ static struct gw_channel_options options_for(const struct gw_channel_options *op
     return inner;
 }
 
-int gw_fabric_rdm_connect(struct gw_transport *transport, const struct gw_connect_options *options,
+/* A port that a firewall closes costs one dial its wait. */
+static int agree(struct fabric_transport *transport, const struct gw_connect_options *options)
+{
+    int timeout_ms = (int)gw_min(options->channel.timeout_ms, FABRIC_AGREE_MS);
+    int error = gw_fabric_agree(transport, options, timeout_ms);
+    struct gw_error kept;
+
+    if (error == 0 || error == -EXDEV)
+        gw_fabric_trust(transport, &options->peer, FABRIC_MUTE);
+    if (error == 0 || error == -EXDEV)
+        return error;
+    gw_error_take(error, &kept);
+    if (error == -ETIMEDOUT)
+        gw_fabric_doubt(transport, &options->peer, FABRIC_MUTE);
+    return gw_fail(error, "fabric %s: %.300s; the agent there has to use that provider, too",
+                   transport->provider, kept.text);
+}
+
+int gw_fabric_rdm_connect(struct gw_transport *base, const struct gw_connect_options *options,
                           struct gw_channel **out)
 {
-    struct gw_transport *messages = gw_fabric_transport_of(transport)->messages;
+    struct fabric_transport *transport = gw_fabric_transport_of(base);
+    uint64_t deadline_ns = gw_clock_ns() + (uint64_t)options->channel.timeout_ms * GW_NS_PER_MS;
     struct gw_connect_options inner = *options;
     struct fabric_channel *channel;
     struct gw_channel *connected;
     int error = port_above(&options->peer, &inner.peer);
 
     if (!error)
+        error = gw_fabric_check_doubt(transport, &options->peer, options->channel.number != 0);
+    if (!error)
+        error = agree(transport, options);
+    if (!error)
         error = prepare(&options->channel, options->local, &options->peer, &channel);
     if (error)
         return error;
     inner.channel = options_for(&options->channel);
-    error = gw_connect(messages, &inner, &connected);
+    inner.channel.timeout_ms = gw_clock_left_ms(deadline_ns);
+    error = gw_connect(transport->messages, &inner, &connected);
     if (error) {
         gw_fabric_channel_free(channel);
         return error;
@@ -189,7 +226,7 @@ int gw_fabric_rdm_accept(struct gw_request *base, const struct gw_channel_option
     error = prepare(options, &local, NULL, &channel);
     if (error) {
         gw_error_take(error, &kept);
-        gw_fabric_rdm_reject(base, "the peer could not open its end");
+        gw_fabric_rdm_reject(base, kept.text);
         return gw_error_raise(&kept);
     }
     error = gw_accept(request->messages, &inner, &accepted);
@@ -413,6 +450,19 @@ void gw_fabric_rdm_hear_out(struct fabric_channel *channel)
 }
 
 /* ---- the end ---- */
+
+void gw_fabric_rdm_trust(struct fabric_channel *channel)
+{
+    if (!channel->rdm->has_written)
+        gw_fabric_trust(channel->transport, &channel->rdm->host, FABRIC_TOOK_NO_WRITE);
+    channel->rdm->has_written = true;
+}
+
+void gw_fabric_rdm_doubt(struct fabric_channel *channel)
+{
+    if (channel->rdm && !channel->rdm->has_written && !channel->error.code)
+        gw_fabric_doubt(channel->transport, &channel->rdm->host, FABRIC_TOOK_NO_WRITE);
+}
 
 void gw_fabric_rdm_end(struct fabric_channel *channel)
 {

@@ -75,6 +75,15 @@ bool gw_transports_has_data(const struct gw_transports *transports,
     return false;
 }
 
+bool gw_transports_is_named(const struct gw_transports *transports,
+                            const struct gw_transport *transport)
+{
+    for (unsigned i = 0; i < transports->count; i++)
+        if (transports->list[i] == transport)
+            return transports->is_named[i];
+    return false;
+}
+
 void gw_transports_pass_over(struct gw_transports *transports, const char *name)
 {
     unsigned found = find_reason(transports, name);
@@ -150,6 +159,7 @@ static int check_settings(const struct gw_transports_wanted *options)
 struct making {
     const struct gw_transports_wanted *options;
     struct gw_transports *out;
+    bool is_named; /* the back end that is being made */
 };
 
 /* With the settings that name it. */
@@ -158,7 +168,7 @@ static int create(const struct making *making, const struct gw_transport_maker *
 {
     struct setting settings[GW_TRANSPORT_SETTINGS_MAX];
     struct gw_transport_option items[GW_TRANSPORT_SETTINGS_MAX];
-    struct gw_transport_options options = {.items = items};
+    struct gw_transport_options options = {.items = items, .is_named = making->is_named};
 
     for (unsigned i = 0; i < making->options->setting_count; i++) {
         struct setting *setting = &settings[options.count];
@@ -177,14 +187,19 @@ static int make(const struct making *making, const struct gw_transport_maker *ma
     struct gw_transports *out = making->out;
     int error;
 
-    if (gw_transports_find(out, maker->name))
-        return 0;
+    for (unsigned i = 0; i < out->count; i++)
+        if (strcmp(out->list[i]->ops->name, maker->name) == 0) {
+            out->is_named[i] |= making->is_named;
+            return 0;
+        }
     if (out->count == GW_TRANSPORTS_MAX)
         return gw_fail(-E2BIG, "more than %u transports", GW_TRANSPORTS_MAX);
     error = create(making, maker, &out->list[out->count]);
-    if (!error)
-        out->is_for_control[out->count++] = false;
-    return error;
+    if (error)
+        return error;
+    out->is_named[out->count] = making->is_named;
+    out->is_for_control[out->count++] = false;
+    return 0;
 }
 
 /* What this host cannot use is passed over; what was configured wrongly is not. */
@@ -207,10 +222,12 @@ static int make_usable(const struct making *making)
 static int make_named(const char *name, void *context)
 {
     const struct gw_transport_maker *maker = find_maker(name);
+    struct making making = *(struct making *)context;
 
     if (is_auto(name))
-        return make_usable(context);
-    return maker ? make(context, maker) : refuse_name(name);
+        return make_usable(&making);
+    making.is_named = true;
+    return maker ? make(&making, maker) : refuse_name(name);
 }
 
 static bool any_carries_control(const struct gw_transports *transports)

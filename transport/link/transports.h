@@ -25,6 +25,7 @@ struct gw_passed_over {
 struct gw_transports {
     struct gw_transport *list[GW_TRANSPORTS_MAX]; /* best first */
     bool is_for_control[GW_TRANSPORTS_MAX];       /* it was not asked for: control alone, no data */
+    bool is_named[GW_TRANSPORTS_MAX];             /* it was asked for by its name, not by "auto" */
     unsigned count;
     struct gw_passed_over passed[GW_TRANSPORTS_MAX]; /* the newest reason of each name */
     unsigned passed_count;
@@ -52,6 +53,9 @@ int gw_transports_choose(const struct gw_transports *all, const char *names,
 struct gw_transport *gw_transports_find(const struct gw_transports *transports, const char *name);
 /* False for one that is there for control alone, and for one that is not there. */
 bool gw_transports_has_data(const struct gw_transports *transports,
+                            const struct gw_transport *transport);
+/* False for one that is there since it works on this host, and for one that is not there. */
+bool gw_transports_is_named(const struct gw_transports *transports,
                             const struct gw_transport *transport);
 /* Keeps the calling thread's message as the reason of that back end. */
 void gw_transports_pass_over(struct gw_transports *transports, const char *name);

@@ -9,6 +9,21 @@
 #include "common/clock.h"
 #include "transport/tcp/tcp.h"
 
+/* The kernel would only say that an argument is invalid. */
+static int check_family(const struct gw_address *local, const struct gw_address *peer)
+{
+    char from[GW_ADDRESS_TEXT_MAX], to[GW_ADDRESS_TEXT_MAX];
+    bool is_ipv6 = peer->storage.ss_family == AF_INET6;
+
+    if (local->storage.ss_family == peer->storage.ss_family)
+        return 0;
+    return gw_fail(-EXDEV,
+                   "tcp: no way leads from %s (%s) to %s (%s): name both hosts by addresses of one "
+                   "family",
+                   gw_address_format(local, from, sizeof(from)), is_ipv6 ? "IPv4" : "IPv6",
+                   gw_address_format(peer, to, sizeof(to)), is_ipv6 ? "IPv6" : "IPv4");
+}
+
 static int open_socket(const struct gw_connect_options *options, int *out_fd)
 {
     struct tcp_domain *domain = gw_container_of(options->channel.domain, struct tcp_domain, base);
@@ -24,7 +39,9 @@ static int open_socket(const struct gw_connect_options *options, int *out_fd)
         gw_address_set_port(&rail, 0);
         local = &rail;
     }
-    error = local ? gw_tcp_socket_bind(fd, local) : 0;
+    error = local ? check_family(local, &options->peer) : 0;
+    if (!error && local)
+        error = gw_tcp_socket_bind(fd, local);
     if (error) {
         close(fd);
         return error;

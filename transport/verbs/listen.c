@@ -3,6 +3,7 @@
  * how many wait is the kernel's to bound. An address goes with its device, and is listened on again
  * when one has it. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -149,11 +150,32 @@ static bool is_welcome(const struct rdma_cm_event *event, struct gw_connect_requ
     return false;
 }
 
+/* RoCE: the path MTU of a connection is that of the network card of the side that asks (cma_resolve_iboe_route of
+ * Linux), and nobody lowers it. Packets that this side's card drops would be repeated until the peer is taken for
+ * dead. False, with the reason, when they are larger than what fits into this port's MTU, which a driver that does not know it reports as 0. */
+static bool fits_port(struct rdma_cm_id *id, char reason[GW_REASON_MAX])
+{
+    struct ibv_qp_attr wanted = {.qp_state = IBV_QPS_RTR};
+    struct ibv_port_attr port;
+    int mask = 0;
+
+    if (rdma_init_qp_attr(id, &wanted, &mask) != 0 || !(mask & IBV_QP_PATH_MTU) ||
+        ibv_query_port(id->verbs, id->port_num, &port) != 0 || !port.active_mtu ||
+        wanted.path_mtu <= port.active_mtu)
+        return true;
+    snprintf(reason, GW_REASON_MAX,
+             "%.20s/%u takes packets of %u bytes, not %u: give both ends' network cards one MTU",
+             ibv_get_device_name(id->verbs->device), id->port_num, 128u << port.active_mtu,
+             128u << wanted.path_mtu);
+    return false;
+}
+
 /* NULL, with the request refused, when it is not one for us or there is no memory. */
 static struct request *make_request(struct verbs_listener *listener,
                                     const struct rdma_cm_event *event)
 {
     struct gw_connect_request said = {0};
+    char reason[GW_REASON_MAX], peer[GW_ADDRESS_TEXT_MAX];
     struct request *request;
 
     if (!is_welcome(event, &said)) {
@@ -161,6 +183,15 @@ static struct request *make_request(struct verbs_listener *listener,
 
         refuse(event->id, is_other ? GW_CONNECT_OTHER_VERSION : GW_CONNECT_REFUSED,
                is_other ? "another wire version" : "this is godwit");
+        return NULL;
+    }
+    if (!fits_port(event->id, reason)) {
+        struct gw_address address;
+
+        gw_verbs_address_of(rdma_get_peer_addr(event->id), &address);
+        gw_log(GW_LOG_WARNING, "verbs: %s is refused: %s",
+               gw_address_format(&address, peer, sizeof(peer)), reason);
+        refuse(event->id, GW_CONNECT_REFUSED, reason);
         return NULL;
     }
     request = calloc(1, sizeof(*request));
