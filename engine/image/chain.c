@@ -138,19 +138,17 @@ int gw_image_chain_open(struct gw_image *image, const struct gw_image_open_optio
     return rc;
 }
 
-int gw_image_chain_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out)
+int gw_image_chain_extent(struct gw_image *image, uint64_t offset, uint64_t end,
+                          struct gw_extent *out)
 {
-    int rc = image->ops->extent(image, offset, out);
+    int rc = image->ops->extent(image, offset, end, out);
 
     /* What lies behind the end of a smaller parent is in no file. */
     while (rc == 0 && out->kind == GW_EXTENT_ABSENT && image->parent &&
            offset < image->parent->info.virtual_size) {
-        uint64_t length = out->length;
-
         image = image->parent;
-        rc = image->ops->extent(image, offset, out);
-        if (rc == 0)
-            out->length = gw_min(out->length, length);
+        end = gw_min(offset + out->length, image->info.virtual_size);
+        rc = image->ops->extent(image, offset, end, out);
     }
     return rc;
 }

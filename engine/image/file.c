@@ -38,6 +38,10 @@ struct gw_image_file_run {
 #define ALIGNMENT_MIN             512u
 #define ALIGNMENT_MAX             (1u << 20)
 #define ZERO_PIECE                (1u << 20) /* bytes written at once where nothing can be punched */
+#define PAGE                      4096u
+/* As far as this one page after the other is asked for, where a run of data would have to be walked to
+ * its end for little of it. */
+#define NEAR (1u << 20)
 
 static int open_flags(enum gw_image_file_mode mode)
 {
@@ -191,6 +195,15 @@ static int clear_nonblocking(const struct gw_image_file *file)
     return 0;
 }
 
+static int make_run(struct gw_image_file *file)
+{
+    file->run = calloc(1, sizeof(*file->run));
+    if (!file->run)
+        return gw_fail(-ENOMEM, "no memory to open %s", file->path);
+    pthread_mutex_init(&file->run->lock, NULL);
+    return 0;
+}
+
 int gw_image_file_open(const char *path, enum gw_image_file_mode mode, bool is_direct,
                        struct gw_image_file *out)
 {
@@ -215,16 +228,15 @@ int gw_image_file_open(const char *path, enum gw_image_file_mode mode, bool is_d
         rc = clear_nonblocking(&file);
     if (rc == 0 && mode != GW_FILE_READ_IN_USE)
         rc = gw_image_lock(file.table_fd, path, is_writer);
+    if (rc == 0 && !is_writer)
+        rc = make_run(&file);
     if (rc) {
         gw_image_file_close(&file);
         return rc;
     }
     if (is_direct)
         open_direct(&file, is_writer);
-    /* Only a file that nobody changes keeps its runs. Without the memory it is slower. */
-    file.run = mode == GW_FILE_READ ? calloc(1, sizeof(*file.run)) : NULL;
-    if (file.run)
-        pthread_mutex_init(&file.run->lock, NULL);
+    file.is_in_use = mode == GW_FILE_READ_IN_USE;
     *out = file;
     return 0;
 }
@@ -433,7 +445,8 @@ static bool is_behind_hole(const struct gw_image_file *file, uint64_t offset)
 {
     bool is_it;
 
-    if (!file->run || offset == 0)
+    /* Of a file in use it may be a hole again. */
+    if (!file->run || file->is_in_use || offset == 0)
         return false;
     pthread_mutex_lock(&file->run->lock);
     is_it = file->run->next == offset;
@@ -460,9 +473,25 @@ static void keep_run(const struct gw_image_file *file, uint64_t begin, uint64_t 
     pthread_mutex_unlock(&file->run->lock);
 }
 
+/* Where the data that offset is in ends, which is asked page by page. */
+static uint64_t look_near(const struct gw_image_file *file, uint64_t offset, uint64_t end)
+{
+    uint64_t at = gw_align_down(offset, PAGE) + PAGE;
+
+    while (at < end && lseek(file->table_fd, (off_t)at, SEEK_DATA) == (off_t)at)
+        at += PAGE;
+    return gw_min(at, end);
+}
+
+void gw_image_file_forget(const struct gw_image_file *file)
+{
+    keep_run(file, 0, 0);
+}
+
 bool gw_image_file_is_data(const struct gw_image_file *file, uint64_t offset, uint64_t end,
                            uint64_t *run_end)
 {
+    bool is_at_rest = file->run && !file->is_in_use;
     uint64_t known;
     off_t found;
 
@@ -482,6 +511,11 @@ bool gw_image_file_is_data(const struct gw_image_file *file, uint64_t offset, ui
         keep_hole(file, (uint64_t)found);
         *run_end = gw_min((uint64_t)found, end);
         return false;
+    }
+    /* At rest one walk tells of the whole run, for all who ask after. */
+    if (!is_at_rest && end - offset <= NEAR) {
+        *run_end = look_near(file, offset, end);
+        return true;
     }
     found = lseek(file->table_fd, (off_t)offset, SEEK_HOLE);
     /* A writer beside us may have made the hole that was here into data, or the reverse. */

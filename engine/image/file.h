@@ -34,7 +34,8 @@ struct gw_image_file {
     ino_t inode;
     struct timespec modified;
     struct gw_faults *faults;         /* gathers what is wrong, or NULL; lent */
-    struct gw_image_file_run *run;    /* of a file at rest: the data last seen; else NULL */
+    bool is_in_use;                   /* somebody writes to it meanwhile */
+    struct gw_image_file_run *run;    /* of one opened for reading: the data last seen; else NULL */
     struct gw_image_touched *touched; /* of a file that we made; NULL: it may have bytes anywhere */
 };
 
@@ -75,14 +76,20 @@ int gw_image_file_zero(const struct gw_image_file *file, uint64_t offset, uint64
                        bool keeps_space);
 
 /* Is there data at offset? *run_end is where that changes, end at the latest. Where the file system
- * cannot tell, everything is data. */
+ * cannot tell, everything is data; in a file in use, too, what became a hole since the last call of
+ * gw_image_file_forget. */
 bool gw_image_file_is_data(const struct gw_image_file *file, uint64_t offset, uint64_t end,
                            uint64_t *run_end);
+/* What was seen of a file in use may be otherwise by now. */
+void gw_image_file_forget(const struct gw_image_file *file);
 
 /* -ESTALE when size, modification time or the file behind the path are not those of the opening. */
 int gw_image_file_unchanged(const struct gw_image_file *file);
 
 /* QEMU's image locks (its block/file-posix.c): -EBUSY when another process's use forbids ours. */
 int gw_image_lock(int fd, const char *path, bool is_writer);
+/* From now on no QEMU may begin to write to it. Whoever does already is not looked for where it may be in use; else
+ * -EBUSY. */
+int gw_image_keep_off(int fd, const char *path, bool is_in_use);
 
 #endif

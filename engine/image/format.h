@@ -16,7 +16,7 @@
 #include "engine/image/patch.h"
 
 struct gw_image_ops {
-    int (*extent)(struct gw_image *image, uint64_t offset, struct gw_extent *out);
+    int (*extent)(struct gw_image *image, uint64_t offset, uint64_t end, struct gw_extent *out);
     int (*locate)(struct gw_image *image, uint64_t offset, uint64_t length,
                   struct gw_location *out);
     int (*zero)(struct gw_image *image, uint64_t offset, uint64_t length);
@@ -58,7 +58,8 @@ int gw_vhdx_create(const struct gw_image_create_options *options, struct gw_imag
 /* chain.c: opens the parents of an image that has a link. On failure none stays open. */
 int gw_image_chain_open(struct gw_image *image, const struct gw_image_open_options *options);
 /* As gw_image_extent and gw_image_locate, through all parents. */
-int gw_image_chain_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out);
+int gw_image_chain_extent(struct gw_image *image, uint64_t offset, uint64_t end,
+                          struct gw_extent *out);
 int gw_image_chain_locate(struct gw_image *image, uint64_t offset, uint64_t length,
                           struct gw_location *out);
 

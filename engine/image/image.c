@@ -237,10 +237,10 @@ int gw_image_relocate(struct gw_image *image, const char *name, struct gw_patche
     return image->ops->relocate(image, name, patches);
 }
 
-int gw_image_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out)
+int gw_image_extent(struct gw_image *image, uint64_t offset, uint64_t end, struct gw_extent *out)
 {
-    assert(offset < image->info.virtual_size);
-    return gw_image_chain_extent(image, offset, out);
+    assert(offset < end && end <= image->info.virtual_size);
+    return gw_image_chain_extent(image, offset, end, out);
 }
 
 int gw_image_locate(struct gw_image *image, uint64_t offset, uint64_t length,
@@ -316,7 +316,10 @@ int gw_image_zero(struct gw_image *image, uint64_t offset, uint64_t length)
 
 int gw_image_refresh(struct gw_image *image)
 {
-    return image->is_in_use ? image->ops->refresh(image) : 0;
+    if (!image->is_in_use)
+        return 0;
+    gw_image_file_forget(&image->file);
+    return image->ops->refresh(image);
 }
 
 bool gw_image_take_appeared(struct gw_image *image, uint64_t *offset, uint64_t *length)

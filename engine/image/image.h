@@ -114,10 +114,10 @@ const struct gw_parent_link *gw_image_link(const struct gw_image *image);
  * the file of that name beside it. No pages when the image says so already. */
 int gw_image_relocate(struct gw_image *image, const char *name, struct gw_patches *patches);
 
-/* The run of one kind that begins at offset (offset < virtual_size), as long as is cheap to tell;
- * never 0 long, never past the end. ABSENT and ZERO both read as zeroes; ABSENT is not allocated.
- */
-int gw_image_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out);
+/* The run of one kind that begins at offset, told as far as end at the most (offset < end <=
+ * virtual_size), and as far as is cheap to tell; never 0 long. ABSENT and ZERO both read as zeroes;
+ * ABSENT is not allocated. */
+int gw_image_extent(struct gw_image *image, uint64_t offset, uint64_t end, struct gw_extent *out);
 
 /* Where in the file the bytes at offset lie, for at most length: the piece may be shorter, the
  * caller asks again for the rest. Reading a range that is not DATA gives kind ZERO or ABSENT and no

@@ -81,7 +81,7 @@ static int walk(struct gw_image *image, json_t *map, json_t *report)
     int rc = 0;
 
     for (uint64_t at = 0; at < size && rc == 0; at += run.length) {
-        rc = gw_image_extent(image, at, &run);
+        rc = gw_image_extent(image, at, size, &run);
         if (rc)
             break;
         if (run.kind == GW_EXTENT_DATA)

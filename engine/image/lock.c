@@ -49,19 +49,40 @@ static int take_all(int fd, unsigned used, unsigned unshared)
     return rc;
 }
 
+/* The bytes, without a look at whom they contradict. *has_locks is false where there are none: QEMU goes on
+ * without them too. */
+static int take_own(int fd, const char *path, unsigned used, unsigned unshared, bool *has_locks)
+{
+    int rc = take_all(fd, used, unshared);
+
+    /* No locks on this file system or kernel. */
+    *has_locks = rc != -EINVAL && rc != -ENOLCK && rc != -EOPNOTSUPP && rc != -ENOSYS;
+    if (rc && *has_locks)
+        return gw_fail(
+            -EBUSY, "%s is locked by another process; end the program that uses it and try again",
+            path);
+    return 0;
+}
+
+int gw_image_keep_off(int fd, const char *path, bool is_in_use)
+{
+    bool has_locks;
+    int rc = take_own(fd, path, 0, CHANGES, &has_locks);
+
+    if (!rc && has_locks && !is_in_use && is_held_by_other(fd, USED_BASE + PERMISSION_WRITE))
+        rc = gw_fail(-EBUSY, "%s is open for writing in another process", path);
+    return rc;
+}
+
 int gw_image_lock(int fd, const char *path, bool is_writer)
 {
     unsigned used = BIT(PERMISSION_READ) | (is_writer ? CHANGES : 0);
     unsigned unshared = CHANGES;
-    int rc = take_all(fd, used, unshared);
+    bool has_locks;
+    int rc = take_own(fd, path, used, unshared, &has_locks);
 
-    /* No locks on this file system or kernel: QEMU goes on without them too. */
-    if (rc == -EINVAL || rc == -ENOLCK || rc == -EOPNOTSUPP || rc == -ENOSYS)
-        return 0;
-    if (rc)
-        return gw_fail(
-            -EBUSY, "%s is locked by another process; end the program that uses it and try again",
-            path);
+    if (rc || !has_locks)
+        return rc;
     for (int i = 0; i < 4; i++) {
         if ((unshared & (1u << i)) && is_held_by_other(fd, USED_BASE + i))
             return gw_fail(-EBUSY,

@@ -2,6 +2,7 @@
 """godwit copy of VHD images and of chains: as the chain, flat, larger, with other sectors and identifiers."""
 import hashlib
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,7 @@ sys.path[:0] = [os.path.join(HERE, '..', 'agent'), os.path.join(HERE, '..', 'eng
 from image_build import (MIB, PARTLY, PRESENT, VhdBuild, VhdxBuild, expected, sectors, vhd_expected,  # noqa: E402
                          vhdx_locator)
 from image_lab import Vhdx, run, sha256  # noqa: E402
-from lab import Lab  # noqa: E402
+from lab import GODWIT, Lab  # noqa: E402
 
 SIZE = 8 * MIB
 
@@ -189,6 +190,71 @@ class Shapes(Images):
     def test_block_size_out_of_bounds(self):
         self.disk()
         self.refused(2, 'block_size', '--format', 'vhdx', '--block-size', '512M', 'disk.raw', 'new.vhdx')
+
+    def test_the_smallest_and_the_largest_blocks(self):
+        self.disk()
+        for size, number in (('1M', MIB), ('256M', 256 * MIB)):
+            name = 'blocks-%s.vhdx' % size
+            self.done('--format', 'vhdx', '--block-size', size, 'disk.raw', name)
+            self.assertIn('"cluster-size": %d' % number,
+                          run('qemu-img', 'info', '--output=json', self.path(name)).stdout)
+            run('qemu-img', 'compare', '-f', 'raw', '-F', 'vhdx', self.path('disk.raw'), self.path(name))
+
+    def test_blocks_and_sectors_are_the_sources(self):
+        old = VhdxBuild(SIZE, block=4 * MIB, sector=4096)
+        old.blocks = {1: (PRESENT, os.urandom(4 * MIB))}
+        old.write(self.path('old.vhdx'))
+        self.done('old.vhdx', 'new.vhdx')
+        image = Vhdx(self.path('new.vhdx'))
+        self.assertEqual(image.get(image.item(0x37)[1], 4), (4 * MIB).to_bytes(4, 'little'))
+        self.assertEqual(image.get(image.item(0x1D)[1], 4), (4096).to_bytes(4, 'little'))
+        self.assertEqual(self.content('new.vhdx'), hashlib.sha256(expected(old)).hexdigest())
+
+    def test_a_log_is_replayed_and_the_source_left_as_it_is(self):
+        from image_malformed import Log  # at the top its tests would run here too
+        old = VhdxBuild(SIZE)
+        old.blocks = {2: (PRESENT, os.urandom(MIB))}
+        old.write(self.path('old.vhdx'))
+        image = Vhdx(self.path('old.vhdx'))
+        table = image.bat()[1]
+        sector = image.get(table, 4096)
+        image.set_entry(2, 0)
+        log = Log('run')
+        log.image, log.vhdx = image.path, image
+        log.put_log(log.entry_bytes(9, [(table, sector)]))
+        before = sha256(image.path)
+        self.assertEqual(self.content('old.vhdx'), hashlib.sha256(expected(old)).hexdigest())
+        self.assertEqual(sha256(image.path), before)
+
+    def test_vhds_of_qemu_become_raw_and_vhdx(self):
+        self.disk()
+        for kind in 'fixed', 'dynamic':
+            vhd = self.path(kind + '.vhd')
+            run('qemu-img', 'convert', '-O', 'vpc', '-o', 'force_size=on,subformat=' + kind, self.path('disk.raw'), vhd)
+            for form in 'raw', 'vhdx':
+                self.done('--format', form, vhd, '%s.%s' % (kind, form))
+                run('qemu-img', 'compare', '-f', 'raw', '-F', form, self.path('disk.raw'),
+                    self.path('%s.%s' % (kind, form)))
+
+    def limited(self, *words):
+        """A copy by a process whose files may not become larger than half the disk (ulimit -f)."""
+        limit = (SIZE // 2, SIZE // 2)
+        return subprocess.run([GODWIT, 'copy', *words], env=self.environment, cwd=self.folder, capture_output=True,
+                              text=True, timeout=60,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+
+    def test_a_file_that_may_not_be_that_large_is_refused_beforehand(self):
+        self.disk()
+        result = self.limited('disk.raw', 'new.raw')
+        self.assertIn(result.returncode, (1, 3), result.stderr)
+        self.assertIn('may not have', result.stderr)
+        self.assertFalse([name for name in os.listdir(self.folder) if name.startswith('new')])
+
+    def test_a_thin_one_that_cannot_grow_that_far_is_warned_of(self):
+        run('qemu-img', 'create', '-q', '-f', 'vhdx', '-o', 'block_size=1M', self.path('thin.vhdx'), str(SIZE * 4))
+        result = self.limited('thin.vhdx', 'new.vhdx')
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn('may not become as large', result.stdout + result.stderr)
 
     def test_dynamic_of_a_fixed_one(self):
         run('qemu-img', 'create', '-q', '-f', 'vhdx', '-o', 'subformat=fixed', self.path('fixed.vhdx'), '20M')

@@ -117,18 +117,20 @@ static int do_info(struct gw_image *image)
     return 0;
 }
 
-static int do_extents(struct gw_image *image)
+/* With step=N asked for N bytes at a time. */
+static int do_extents(char **words, struct gw_image *image)
 {
     static const char *const kinds[] = {"data", "zero", "absent"};
-    uint64_t size = gw_image_info(image)->virtual_size;
+    uint64_t size = gw_image_info(image)->virtual_size, step = number_of(words, "step");
     struct gw_extent extent = {0};
     int rc = 0;
 
     for (uint64_t at = 0; at < size && rc == 0; at += extent.length) {
-        rc = gw_image_extent(image, at, &extent);
+        rc = gw_image_extent(image, at, step ? gw_min(at + step, size) : size, &extent);
         if (rc)
             break;
-        if (extent.offset != at || extent.length == 0 || extent.length > size - at)
+        if (extent.offset != at || extent.length == 0 || extent.length > size - at ||
+            (step && extent.length > step))
             return gw_fail(-EPROTO, "extent at %llu breaks its contract", (unsigned long long)at);
         printf("%llu %llu %s\n", (unsigned long long)extent.offset,
                (unsigned long long)extent.length, kinds[extent.kind]);
@@ -284,7 +286,7 @@ static int do_copy_from(char **words, struct gw_image *to)
         return rc;
     size = gw_image_info(from)->virtual_size;
     for (uint64_t at = 0; at < size && rc == 0; at += extent.length) {
-        rc = gw_image_extent(from, at, &extent);
+        rc = gw_image_extent(from, at, size, &extent);
         if (rc == 0)
             rc = copy_extent(from, to, &extent);
     }
@@ -319,7 +321,7 @@ static int with_image(struct gw_image *image, char **words, int count)
     if (strcmp(verb, "info") == 0)
         return do_info(image);
     if (strcmp(verb, "extents") == 0)
-        return do_extents(image);
+        return do_extents(words, image);
     if (strcmp(verb, "read") == 0)
         return each_piece(image, NULL, offset, length);
     if (strcmp(verb, "dump") == 0)

@@ -221,6 +221,19 @@ class Parents(ChainLab):
         self.child_of(base, absolute_win32_path="\\\\?\\d:\\vm\\base.vhdx")
         self.finds("parent=\\\\?\\D:\\VM\\base.vhdx=" + self.path("sub/other.vhdx"))
 
+    def test_parent_mapped_by_volume(self):
+        volume = "\\\\?\\Volume{26A21BDA-A627-11D7-9931-806E6F6E6963}"
+        self.child_of(self.base_at("sub/vm/base.vhdx"), volume_path=volume + "\\vm\\base.vhdx")
+        self.finds("parent=" + volume.lower() + "=" + self.path("sub"))
+
+    def test_parent_that_all_paths_name_is_the_relative_one(self):
+        """MS-VHDX 2.6.2.6: that one first, then the volume's, then the absolute one."""
+        base = self.base_at("near/base.vhdx")
+        VhdxBuild(SIZE).write(self.path("base.vhdx"))
+        self.child_of(base, relative_path=".\\near\\base.vhdx", absolute_win32_path="\\\\?\\d:\\vm\\base.vhdx",
+                      volume_path="\\\\?\\Volume{26A21BDA-A627-11D7-9931-806E6F6E6963}\\vm\\base.vhdx")
+        self.finds()
+
     def test_parent_mapped_by_name(self):
         self.child_of(self.base_at("sub/other.vhdx"), relative_path="..\\base.vhdx")
         self.finds("parent=base.vhdx=" + self.path("sub/other.vhdx"))

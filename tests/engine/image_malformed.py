@@ -5,7 +5,6 @@ import shutil
 import struct
 import sys
 import tempfile
-import time
 import unittest
 
 from image_lab import Lab, MIB, Refused, Vhdx, crc32c, run, sha256
@@ -549,9 +548,8 @@ class Log(MalformedBase):
     def test_vhdx_rejects_log_that_zeroes_again_and_again(self):
         zeroes = [(self.vhdx.bat()[1], MIB)] * 30000
         self.put_log(self.entry_bytes(9, [], zeroes=zeroes))
-        start = time.monotonic()
         self.rejects(UNSUPPORTED, "too many changes")
-        self.assertLess(time.monotonic() - start, 5)
+        self.assertLess(self.tools[-1].cpu_seconds(), 5)
 
 
 if __name__ == "__main__":

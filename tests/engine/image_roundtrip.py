@@ -4,7 +4,6 @@ import os
 import shutil
 import struct
 import sys
-import time
 import unittest
 
 try:
@@ -35,7 +34,8 @@ class ReadsQemu(Lab):
         return tool
 
     def check_extents(self, tool, raw):
-        """Every byte outside of data extents is zero, and data extents are thin."""
+        """Every byte outside of data extents is zero, and data extents are thin; whatever is asked at once."""
+        self.assertEqual(tool.extents(step=65536), tool.extents())
         with open(raw, "rb") as file:
             content = file.read()
         data = 0
@@ -281,9 +281,9 @@ class BigImages(Lab):
         run("qemu-io", "-f", "vhdx", "-c", "write -P 3 63T 64k", image)
         tool = self.tool()
         before = int(tool("memory")[0])
-        start = time.monotonic()
+        start = tool.cpu_seconds()
         tool("open", image, "vhdx")
-        self.assertLess(time.monotonic() - start, 0.5)
+        self.assertLess(tool.cpu_seconds() - start, 0.5)
         self.assertEqual(tool.read(63 << 40, 4096), b"\3" * 4096)
         data = [row for row in tool.extents() if row[2] == "data"]
         self.assertEqual(data, [(63 << 40, 65536, "data")])

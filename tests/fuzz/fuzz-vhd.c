@@ -35,7 +35,7 @@ static void walk(struct gw_image *image)
     for (uint64_t at = 0; at < size && steps < STEPS_MAX; at += extent.length, steps++) {
         struct gw_location place;
 
-        if (gw_image_extent(image, at, &extent))
+        if (gw_image_extent(image, at, size, &extent))
             return;
         assert(extent.offset == at && extent.length > 0 && extent.length <= size - at);
         if (gw_image_locate(image, at, gw_min(extent.length, 1u << 20), &place))

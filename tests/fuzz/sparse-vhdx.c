@@ -113,7 +113,7 @@ void sparse_vhdx_walk(struct gw_image *image)
         struct gw_location place;
 
         steps++;
-        if (gw_image_extent(image, at, &extent))
+        if (gw_image_extent(image, at, info->virtual_size, &extent))
             return;
         assert(extent.offset == at && extent.length > 0 &&
                extent.length <= info->virtual_size - at);

@@ -26,13 +26,13 @@ static struct raw *raw_of(struct gw_image *image)
     return gw_container_of(image, struct raw, base);
 }
 
-static int raw_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out)
+static int raw_extent(struct gw_image *image, uint64_t offset, uint64_t end, struct gw_extent *out)
 {
-    uint64_t end;
-    bool is_data = gw_image_file_is_data(&image->file, offset, image->info.virtual_size, &end);
+    uint64_t run_end;
+    bool is_data = gw_image_file_is_data(&image->file, offset, end, &run_end);
 
     *out = (struct gw_extent){.offset = offset,
-                              .length = end - offset,
+                              .length = run_end - offset,
                               .kind = is_data ? GW_EXTENT_DATA : GW_EXTENT_ABSENT};
     return 0;
 }

@@ -50,10 +50,10 @@ static int look_up(struct gw_vhd *vhd, uint64_t offset, uint64_t length, struct 
     return rc;
 }
 
-static int run_at(struct gw_vhd *vhd, uint64_t offset, struct gw_extent *out)
+static int run_at(struct gw_vhd *vhd, uint64_t offset, uint64_t end, struct gw_extent *out)
 {
     uint64_t place = 0, run_end;
-    int rc = look_up(vhd, offset, vhd->footer.current_size - offset, out, &place);
+    int rc = look_up(vhd, offset, end - offset, out, &place);
 
     if (rc || out->kind != GW_EXTENT_DATA)
         return rc;
@@ -63,21 +63,21 @@ static int run_at(struct gw_vhd *vhd, uint64_t offset, struct gw_extent *out)
     return 0;
 }
 
-static int vhd_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out)
+static int vhd_extent(struct gw_image *image, uint64_t offset, uint64_t end, struct gw_extent *out)
 {
     struct gw_vhd *vhd = gw_vhd_of(image);
     struct gw_extent next;
     unsigned limit;
-    int rc = run_at(vhd, offset, out);
+    int rc = run_at(vhd, offset, end, out);
 
     if (rc)
         return rc;
     limit = out->kind == GW_EXTENT_ABSENT ? BLOCKS_MAX : SEEKS_MAX;
     for (unsigned i = 0; i < limit; i++) {
-        uint64_t end = out->offset + out->length;
+        uint64_t run_end = out->offset + out->length;
 
         /* What lies behind a fault is told as far as the fault. */
-        if (end == vhd->footer.current_size || run_at(vhd, end, &next) || next.kind != out->kind)
+        if (run_end == end || run_at(vhd, run_end, end, &next) || next.kind != out->kind)
             break;
         out->length += next.length;
     }

@@ -53,19 +53,18 @@ static int look_up(struct gw_vhdx *vhdx, uint64_t block, struct gw_vhdx_range wi
     return rc;
 }
 
-/* The run at offset that lies within one block. */
-static int run_in_block(struct gw_vhdx *vhdx, uint64_t offset, struct gw_extent *out)
+/* The run at offset that lies within one block, told as far as end. */
+static int run_in_block(struct gw_vhdx *vhdx, uint64_t offset, uint64_t end, struct gw_extent *out)
 {
     uint64_t block_size = vhdx->base.info.block_size;
     uint64_t block = offset / block_size;
     uint64_t within = offset % block_size;
+    uint64_t length = gw_min(gw_vhdx_block_bytes(vhdx, block) - within, end - offset);
     uint64_t place = 0, run_end;
     int rc;
 
     *out = (struct gw_extent){.offset = offset};
-    rc = look_up(vhdx, block,
-                 (struct gw_vhdx_range){within, gw_vhdx_block_bytes(vhdx, block) - within}, out,
-                 &place);
+    rc = look_up(vhdx, block, (struct gw_vhdx_range){within, length}, out, &place);
     if (rc || out->kind != GW_EXTENT_DATA)
         return rc;
     if (!gw_image_file_is_data(&vhdx->base.file, place, place + out->length, &run_end))
@@ -76,39 +75,38 @@ static int run_in_block(struct gw_vhdx *vhdx, uint64_t offset, struct gw_extent 
 
 /* Adds the blocks that follow and are without data in the same way, under one locking. What lies
  * behind a fault is told as far as the fault: it is met when its turn comes. */
-static void extend_without_data(struct gw_vhdx *vhdx, struct gw_extent *run)
+static void extend_without_data(struct gw_vhdx *vhdx, uint64_t end, struct gw_extent *run)
 {
-    uint64_t block = (run->offset + run->length) / vhdx->base.info.block_size;
+    uint64_t block_size = vhdx->base.info.block_size;
+    uint64_t block = (run->offset + run->length) / block_size;
     uint64_t entry, next;
 
     pthread_mutex_lock(&vhdx->bat.lock);
-    for (uint32_t i = 0; i < BLOCKS_MAX && block < vhdx->block_count; i++, block = next) {
+    for (uint32_t i = 0; i < BLOCKS_MAX && block * block_size < end; i++, block = next) {
         if (gw_vhdx_bat_get(vhdx, block, &entry) || has_data(entry) ||
             kind_without_data(vhdx, entry) != run->kind)
             break;
         next = gw_max(gw_vhdx_bat_skip_hole(vhdx, block), block + 1);
-        run->length =
-            gw_min(next * vhdx->base.info.block_size, vhdx->base.info.virtual_size) - run->offset;
+        run->length = gw_min(next * block_size, end) - run->offset;
     }
     pthread_mutex_unlock(&vhdx->bat.lock);
 }
 
-int gw_vhdx_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out)
+int gw_vhdx_extent(struct gw_image *image, uint64_t offset, uint64_t end, struct gw_extent *out)
 {
     struct gw_vhdx *vhdx = gw_vhdx_of(image);
     struct gw_extent run, next;
-    int rc = run_in_block(vhdx, offset, &run);
+    int rc = run_in_block(vhdx, offset, end, &run);
 
     if (rc)
         return rc;
     for (uint32_t i = 0; i < SEEKS_MAX; i++) {
-        uint64_t end = run.offset + run.length;
+        uint64_t run_end = run.offset + run.length;
 
-        if (run.kind != GW_EXTENT_DATA && end % image->info.block_size == 0)
-            extend_without_data(vhdx, &run);
-        end = run.offset + run.length;
-        if (end == image->info.virtual_size || run_in_block(vhdx, end, &next) ||
-            next.kind != run.kind)
+        if (run.kind != GW_EXTENT_DATA && run_end < end && run_end % image->info.block_size == 0)
+            extend_without_data(vhdx, end, &run);
+        run_end = run.offset + run.length;
+        if (run_end == end || run_in_block(vhdx, run_end, end, &next) || next.kind != run.kind)
             break;
         run.length += next.length;
     }

@@ -232,7 +232,7 @@ void gw_vhdx_bitmap_free(struct gw_vhdx_bat *bat);
 extern const uint8_t gw_vhdx_guid_bat[16], gw_vhdx_guid_metadata[16];
 
 /* extent.c: reading through the BAT, new images too. */
-int gw_vhdx_extent(struct gw_image *image, uint64_t offset, struct gw_extent *out);
+int gw_vhdx_extent(struct gw_image *image, uint64_t offset, uint64_t end, struct gw_extent *out);
 int gw_vhdx_locate(struct gw_image *image, uint64_t offset, uint64_t length,
                    struct gw_location *out);
 
