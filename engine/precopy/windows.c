@@ -109,7 +109,8 @@ static void note_copied(struct gw_windows *windows)
             continue;
         if (volume->is_punched)
             snprintf(windows->note, sizeof(windows->note),
-                     "memory %s goes through slots: the VM's balloon takes pages out of it",
+                     "memory %s goes through slots: the VM's balloon or virtio-mem takes pages out "
+                     "of it",
                      volume->name);
         else if (volume->needs_copy)
             snprintf(windows->note, sizeof(windows->note),
@@ -385,7 +386,9 @@ static int next_run(struct gw_windows *windows, uint16_t index, struct gw_source
 
     if (step != STEP_NONE)
         return (int)step;
-    error = volume->ops->next_extent(volume, windows->position, &extent);
+    error = volume->ops->next_extent(
+        volume, windows->position, gw_min(windows->position + windows->window_bytes, volume->size),
+        &extent);
     if (error)
         return error;
     end = extent.offset + extent.length;

@@ -322,6 +322,7 @@ const struct gw_tracker_ops gw_tracker_softdirty_ops = {
     .kind = GW_TRACKER_SOFTDIRTY,
     .name = "softdirty",
     .needs_stop = true,
+    .clears_all = true,
     .probe = probe,
     .open = softdirty_open,
     .arm = arm,

@@ -78,8 +78,15 @@ static int open_kind(const struct gw_tracker_ops *ops, const struct gw_tracker_o
                      struct gw_tracker **out)
 {
     struct gw_tracker *tracker;
-    int error = ops->probe();
+    int error = 0;
 
+    if (ops->clears_all && options->is_one_of_several)
+        error = gw_fail(-ENOTSUP,
+                        "%s keeps its marks for a whole process, and the VM has several memory "
+                        "backends: use --tracker uffd or compare",
+                        ops->name);
+    if (!error)
+        error = ops->probe();
     if (!error)
         error = ops->open(options, &tracker);
     if (error)

@@ -39,7 +39,8 @@ struct gw_tracker_options {
     const void *ram; /* the same file mapped shared, size bytes; lent (compare reads it) */
     uint64_t size;   /* of the RAM file that the guest uses; whole base pages */
     uint64_t page_size;
-    pid_t vmm_pid; /* the hypervisor */
+    bool is_one_of_several; /* the process has other memories with trackers of their own */
+    pid_t vmm_pid;          /* the hypervisor */
 };
 
 struct gw_tracker;

@@ -14,6 +14,7 @@ struct gw_tracker_ops {
     const char *name;
     bool needs_stop;
     bool needs_copy;
+    bool clears_all; /* a look at one memory clears what is known of the process's others */
     int (*probe)(void);
     int (*open)(const struct gw_tracker_options *options, struct gw_tracker **out);
     int (*arm)(struct gw_tracker *tracker);

@@ -3,6 +3,7 @@
  * ranges for the workers' io_uring. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,11 @@
 
 #define SECTORED_PAGE 4096u
 #define SECTORED_RUN  (1u << 20) /* of data in one extent */
+/* A mapped file is unmapped behind its readers while they wait: it takes the kernel 40 ms per GiB, which at
+ * the end of a copy nobody has anything else to do beside. What is still read is mapped again. */
+#define LET_GO_STEP   (2u << 20)
+#define LET_GO_AFTER  (64u << 20)  /* more than two lanes have in flight */
+#define LET_GO_BEFORE (4ull << 30) /* whether they wait or not: 8 MiB of page tables */
 
 struct disk_source {
     struct gw_source_volume volume;
@@ -24,6 +30,8 @@ struct disk_source {
     bool is_sectored; /* read by call */
     void *mapping;    /* of the whole file, or NULL */
     uint64_t mapping_size;
+    /* Of the mapping, from its beginning. */
+    _Atomic uint64_t read_to, let_go;
 };
 
 static struct disk_source *of(struct gw_source_volume *volume)
@@ -33,18 +41,19 @@ static struct disk_source *of(struct gw_source_volume *volume)
 
 /* Runs of an image that is sectored, cut at pages: a target past the page cache takes no less. A
  * page that is not of one kind is data. offset is a page's. */
-static int extent_of_pages(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+static int extent_of_pages(struct gw_source_volume *volume, uint64_t offset, uint64_t limit,
+                           struct gw_extent *out)
 {
     uint64_t end = offset;
 
     *out = (struct gw_extent){.offset = offset, .kind = GW_EXTENT_DATA};
-    while (end < volume->size && end - offset < SECTORED_RUN) {
+    while (end < limit && end - offset < SECTORED_RUN) {
         struct gw_extent run;
-        int error = gw_image_extent(of(volume)->image, end, &run);
+        int error = gw_image_extent(of(volume)->image, end, limit, &run);
 
         if (error)
             return error;
-        if (run.offset + run.length < volume->size)
+        if (run.offset + run.length < limit)
             run.length = gw_align_down(run.length, SECTORED_PAGE);
         if (run.length > 0 && run.kind != GW_EXTENT_DATA) {
             /* What came before it, or itself. */
@@ -52,18 +61,47 @@ static int extent_of_pages(struct gw_source_volume *volume, uint64_t offset, str
                 *out = run;
             break;
         }
-        end = gw_min(end + gw_max(run.length, SECTORED_PAGE), volume->size);
+        end = gw_min(end + gw_max(run.length, SECTORED_PAGE), limit);
     }
     if (out->kind == GW_EXTENT_DATA)
         out->length = end - offset;
     return 0;
 }
 
-static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+static int next_extent(struct gw_source_volume *volume, uint64_t offset, uint64_t end,
+                       struct gw_extent *out)
 {
     if (of(volume)->is_sectored)
-        return extent_of_pages(volume, offset, out);
-    return gw_image_extent(of(volume)->image, offset, out);
+        return extent_of_pages(volume, offset, end, out);
+    return gw_image_extent(of(volume)->image, offset, end, out);
+}
+
+/* Unmaps a step of what lies this far and farther behind the readers. Returns false when there is none. */
+static bool let_go_behind(struct disk_source *disk, uint64_t distance)
+{
+    uint64_t begin = atomic_load_explicit(&disk->let_go, memory_order_relaxed);
+
+    if (atomic_load_explicit(&disk->read_to, memory_order_relaxed) <
+            begin + distance + LET_GO_STEP ||
+        !atomic_compare_exchange_strong_explicit(&disk->let_go, &begin, begin + LET_GO_STEP,
+                                                 memory_order_relaxed, memory_order_relaxed))
+        return false;
+    /* Advice: what stays mapped goes with the rest. */
+    madvise((char *)disk->mapping + begin, LET_GO_STEP, MADV_DONTNEED);
+    return true;
+}
+
+static bool tidy(struct gw_source_volume *volume)
+{
+    return let_go_behind(of(volume), LET_GO_AFTER);
+}
+
+/* Somebody reads at offset of the mapping. Of two at once one may not count: the next one will. */
+static void read_at(struct disk_source *disk, uint64_t offset)
+{
+    if (offset > atomic_load_explicit(&disk->read_to, memory_order_relaxed))
+        atomic_store_explicit(&disk->read_to, offset, memory_order_relaxed);
+    let_go_behind(disk, LET_GO_BEFORE);
 }
 
 static int locate(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
@@ -84,6 +122,7 @@ static int locate(struct gw_source_volume *volume, uint64_t offset, uint64_t len
     if (disk->mapping && gw_range_fits(out->file_offset, out->length, disk->mapping_size)) {
         out->where = GW_IN_MEMORY;
         out->memory = (char *)disk->mapping + out->file_offset;
+        read_at(disk, out->file_offset);
     }
     return 0;
 }
@@ -139,6 +178,7 @@ static const struct gw_source_ops ops = {
     .locate = locate,
     .read = read_bytes,
     .copied = copied,
+    .tidy = tidy,
     .collect = collect,
     .unchanged = unchanged,
     .close = close_source,

@@ -55,18 +55,26 @@ static int view(struct gw_target_volume *volume, struct gw_source_volume **out)
     return gw_disk_source_view(volume->name, of(volume)->image, out);
 }
 
-static int finish(struct gw_target_volume *volume)
+static int complete(struct gw_target_volume *volume)
 {
     struct disk_target *disk = of(volume);
-    int error = gw_image_finish(disk->image);
+    int error = disk->image ? gw_image_finish(disk->image) : 0;
 
     if (error)
         return error;
-    /* The locks go with the descriptor; the hypervisor opens the file next. */
+    /* The locks go with the descriptor; whoever reads it back, or the hypervisor, opens the file next. */
     gw_image_close(disk->image);
     disk->image = NULL;
-    if (disk->is_device)
-        return 0;
+    return 0;
+}
+
+static int finish(struct gw_target_volume *volume)
+{
+    struct disk_target *disk = of(volume);
+    int error = complete(volume);
+
+    if (error || disk->is_device)
+        return error;
     if (renameat2(AT_FDCWD, disk->part, AT_FDCWD, disk->path, RENAME_NOREPLACE))
         return gw_fail_errno(-errno, "%s: cannot give the finished image this name", disk->path);
     disk->is_finished = true;
@@ -97,6 +105,7 @@ static const struct gw_target_ops ops = {
     .zero = zero,
     .sync = sync_image,
     .view = view,
+    .complete = complete,
     .finish = finish,
     .abort = abort_target,
     .close = close_target,
@@ -154,8 +163,8 @@ int gw_disk_target_create(const struct gw_disk_target_options *options,
         free(disk);
         return error;
     }
-    disk->volume =
-        (struct gw_target_volume){.ops = &ops, .kind = GW_VOLUME_DISK, .size = options->size};
+    disk->volume = (struct gw_target_volume){
+        .ops = &ops, .kind = GW_VOLUME_DISK, .size = options->size, .place = disk->part};
     snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", options->name);
     disk->volume.takes_at_once = gw_image_info(disk->image)->is_memory_file;
     *out = &disk->volume;

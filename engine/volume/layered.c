@@ -36,10 +36,11 @@ static const struct gw_patch_page *page_at(const struct layered *layered, uint64
     return page;
 }
 
-static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+static int next_extent(struct gw_source_volume *volume, uint64_t offset, uint64_t end,
+                       struct gw_extent *out)
 {
     struct layered *layered = of(volume);
-    uint64_t length = volume->size - offset;
+    uint64_t length = end - offset;
     int error = 0;
 
     if (offset >= layered->inner->size || page_at(layered, offset, &length)) {
@@ -48,9 +49,8 @@ static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct 
         *out = (struct gw_extent){offset, length, is_behind ? GW_EXTENT_ABSENT : GW_EXTENT_DATA};
         return 0;
     }
-    error = layered->inner->ops->next_extent(layered->inner, offset, out);
-    if (!error)
-        out->length = gw_min(out->length, length);
+    error = layered->inner->ops->next_extent(layered->inner, offset,
+                                             gw_min(offset + length, layered->inner->size), out);
     return error;
 }
 

@@ -14,7 +14,7 @@ uint64_t gw_source_data_bytes(struct gw_source_volume *volume)
     struct gw_extent extent;
 
     while (offset < volume->size) {
-        if (volume->ops->next_extent(volume, offset, &extent))
+        if (volume->ops->next_extent(volume, offset, volume->size, &extent))
             return volume->size;
         if (extent.kind == GW_EXTENT_DATA)
             total += extent.length;

@@ -4,6 +4,7 @@
  * every range that is to read as zeroes is looked at, and zeroed where it does not.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 struct nbd_export {
     struct gw_target_volume volume;
     struct gw_nbd_client *client;
+    char uri[PATH_MAX];
 };
 
 static struct nbd_export *of(struct gw_target_volume *volume)
@@ -89,9 +91,9 @@ static int sync_export(struct gw_target_volume *volume)
 }
 
 /* Somebody may want to read it back from a server that takes one client at a time. */
-static int finish(struct gw_target_volume *volume)
+static int complete(struct gw_target_volume *volume)
 {
-    int error = sync_export(volume);
+    int error = of(volume)->client ? sync_export(volume) : 0;
 
     gw_nbd_client_close(of(volume)->client);
     of(volume)->client = NULL;
@@ -115,7 +117,8 @@ static const struct gw_target_ops ops = {
     .zero = zero,
     .sync = sync_export,
     .view = gw_target_no_view,
-    .finish = finish,
+    .complete = complete,
+    .finish = complete,
     .abort = abort_target,
     .close = close_target,
 };
@@ -131,8 +134,12 @@ int gw_nbd_target_open_uri(const char *name, const char *uri, uint64_t size,
 
     if (!disk)
         return gw_fail(-ENOMEM, "no memory for a volume");
-    disk->volume = (struct gw_target_volume){
-        .ops = &ops, .kind = GW_VOLUME_DISK, .size = size, .takes_at_once = true};
+    snprintf(disk->uri, sizeof(disk->uri), "%s", uri);
+    disk->volume = (struct gw_target_volume){.ops = &ops,
+                                             .kind = GW_VOLUME_DISK,
+                                             .size = size,
+                                             .place = disk->uri,
+                                             .takes_at_once = true};
     snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", name);
     error = gw_nbd_client_open(&options, &disk->client);
     if (!error && gw_nbd_client_size(disk->client) < size)

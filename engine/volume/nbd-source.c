@@ -85,11 +85,12 @@ static int fill(struct nbd_source *disk, uint64_t offset)
     return 0;
 }
 
-static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+static int next_extent(struct gw_source_volume *volume, uint64_t offset, uint64_t end,
+                       struct gw_extent *out)
 {
     struct nbd_source *disk = of(volume);
     struct window *window = &disk->window;
-    uint64_t granule = offset / GRANULE, last, end;
+    uint64_t granule = offset / GRANULE, last;
     int error = 0;
 
     if (offset >= volume->size)
@@ -102,7 +103,7 @@ static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct 
         out->kind = window->kinds[last];
         while (last < window->count && window->kinds[last] == out->kind)
             last++;
-        end = gw_min((window->first + last) * GRANULE, volume->size);
+        end = gw_min((window->first + last) * GRANULE, end);
         out->offset = offset;
         out->length = end - offset;
     }

@@ -28,7 +28,7 @@ struct nbd_target {
     struct gw_target_volume volume;
     struct gw_nbd_server server;
     char path[PATH_MAX], part[PATH_MAX], format[16];
-    bool is_serving, is_made, is_finished;
+    bool is_serving, is_made, is_complete, is_finished;
     _Atomic uint64_t *written; /* a bit for each UNIT; several threads set bits of one word */
 };
 
@@ -121,19 +121,28 @@ static int check_image(const struct nbd_target *disk)
                    disk->volume.name, kept.text);
 }
 
+static int complete(struct gw_target_volume *volume)
+{
+    struct nbd_target *disk = of(volume);
+    int error = disk->is_complete ? 0 : sync_image(volume);
+
+    if (error || disk->is_complete)
+        return error;
+    disk->is_serving = false;
+    /* Its locks go with it; whoever reads it back, or the hypervisor, opens the file next. */
+    error = gw_nbd_server_finish(&disk->server, volume->name);
+    if (!error)
+        error = check_image(disk);
+    disk->is_complete = !error;
+    return error;
+}
+
 static int finish(struct gw_target_volume *volume)
 {
     struct nbd_target *disk = of(volume);
     char folder[PATH_MAX], name[PATH_MAX];
-    int error = sync_image(volume);
+    int error = complete(volume);
 
-    if (error)
-        return error;
-    disk->is_serving = false;
-    /* Its locks go with it; the hypervisor opens the file next. */
-    error = gw_nbd_server_finish(&disk->server, volume->name);
-    if (!error)
-        error = check_image(disk);
     if (!error) {
         snprintf(name, sizeof(name), "%s", disk->path);
         error = gw_nbd_image_rename(disk->part, disk->format, basename(name));
@@ -175,6 +184,7 @@ static const struct gw_target_ops ops = {
     .zero = zero,
     .sync = sync_image,
     .view = gw_target_no_view,
+    .complete = complete,
     .finish = finish,
     .abort = abort_target,
     .close = close_target,
@@ -247,8 +257,11 @@ int gw_nbd_target_create(const struct gw_nbd_target_options *options, struct gw_
 
     if (!disk)
         return gw_fail(-ENOMEM, "no memory for a volume");
-    disk->volume = (struct gw_target_volume){
-        .ops = &ops, .kind = GW_VOLUME_DISK, .size = options->size, .takes_at_once = true};
+    disk->volume = (struct gw_target_volume){.ops = &ops,
+                                             .kind = GW_VOLUME_DISK,
+                                             .size = options->size,
+                                             .place = disk->part,
+                                             .takes_at_once = true};
     snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", options->name);
     disk->server.tool = (struct gw_tool){.pid = -1, .pid_fd = -1, .log_fd = -1};
     disk->written = calloc(options->size / UNIT / 64 + 1, sizeof(*disk->written));

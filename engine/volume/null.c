@@ -45,6 +45,7 @@ static const struct gw_target_ops ops = {
     .zero = zero,
     .sync = nothing,
     .view = gw_target_no_view,
+    .complete = nothing,
     .finish = nothing,
     .abort = forget,
     .close = close_null,

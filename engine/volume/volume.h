@@ -4,7 +4,7 @@
  * and the data path know these two tables only, one for each end.
  *
  * Errors: 0 or -errno with a message that names the volume.
- * Threads: next_extent, locate, read, write, zero and copied may be called by several workers at
+ * Threads: next_extent, locate, read, write, zero, copied and tidy may be called by several workers at
  *   once (on ranges that do not overlap); the rest by the migration's control thread while no
  *   worker is in the volume.
  * Units: bytes. Offsets and lengths are multiples of granularity, but for the end of the volume.
@@ -27,8 +27,10 @@ struct gw_source_volume;
 struct gw_target_volume;
 
 struct gw_source_ops {
-    /* The run of one kind that begins at offset. */
-    int (*next_extent)(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out);
+    /* The run of one kind that begins at offset, told as far as end at the most, and as far as is cheap
+     * to tell; never 0 long. What is asked costs in proportion to what is asked about, not to the run. */
+    int (*next_extent)(struct gw_source_volume *volume, uint64_t offset, uint64_t end,
+                       struct gw_extent *out);
     /* Where the bytes are read from; see gw_image_locate. */
     int (*locate)(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
                   struct gw_location *out);
@@ -38,6 +40,9 @@ struct gw_source_ops {
      * that will be sent (the compare tracker keeps their hash). */
     void (*copied)(struct gw_source_volume *volume, uint64_t offset, const void *bytes,
                    uint64_t length);
+    /* Called while those who read have nothing else to do: a short piece of work (under 0.1 ms) that would
+     * otherwise be done by close. Returns false when there is none. May be NULL. */
+    bool (*tidy)(struct gw_source_volume *volume);
     /* Adds to dirty (one bit per granularity) what was written since the last call, and starts the
      * next period, atomically. -ENOTSUP on volumes at rest. */
     int (*collect)(struct gw_source_volume *volume, struct gw_bitmap *dirty);
@@ -55,8 +60,8 @@ struct gw_source_volume {
     /* The bytes must be copied into a slot before they are digested or sent (compare tracker, NBD).
      */
     bool needs_copy;
-    /* Pages are taken out of it while it is copied (a balloon that changes, free-page reporting): what
-     * a device has pinned may not be what the guest has, so the bytes are copied. */
+    /* Pages are taken out of it while it is copied (a balloon that changes, free-page reporting,
+     * virtio-mem): what a device has pinned may not be what the guest has, so the bytes are copied. */
     bool is_punched;
     /* The bytes cannot change under us (an image at rest, a stopped guest): digests may be taken in
      * place. */
@@ -82,8 +87,10 @@ struct gw_target_ops {
     /* What was written so far, to be read while nobody writes: the caller closes it before the
      * volume. -ENOTSUP. */
     int (*view)(struct gw_target_volume *volume, struct gw_source_volume **out);
-    /* Turns a finished volume into one declared valid (the image's own switch, then its final
-     * name). */
+    /* All was written: the image's own switch to a valid one, in the file that it has. It can be read from
+     * place then, and nothing is written any more. Does nothing the second time. */
+    int (*complete)(struct gw_target_volume *volume);
+    /* complete, where that was not done, durably, and then the final name, never over another file's. */
     int (*finish)(struct gw_target_volume *volume);
     /* Removes whatever was made. After finish too, as long as the migration is not committed. */
     void (*abort)(struct gw_target_volume *volume);
@@ -98,6 +105,9 @@ struct gw_target_volume {
     enum gw_volume_kind kind;
     char name[GW_VOLUME_NAME_MAX];
     uint64_t size;
+    /* The path or URI of what is complete, from which it can be read back before it is finished; NULL where
+     * there is none. */
+    const char *place;
     /* The whole volume as one mapping that the peer may write into (RAM in clear mode), or NULL. */
     void *memory;
     /* Bytes are taken before write, or the write to where locate says, returns: by call, or into a file

@@ -87,6 +87,10 @@ int gw_sender_bury(struct gw_sender *sender, uint32_t number, uint64_t applied);
  * The first error; every lane is gone all the same. */
 int gw_sender_bury_all(struct gw_sender *sender,
                        uint64_t (*applied)(void *context, uint32_t number), void *context);
+/* Every lane sends a record, an empty one if need be: its acknowledgement shows that the target's end is there. */
+void gw_sender_ask(struct gw_sender *sender);
+/* Since gw_sender_ask, by every lane; never while one that died is not buried. */
+bool gw_sender_is_answered(struct gw_sender *sender);
 /* A lane that has waited for an acknowledgement since before then (gw_clock_ns); false: none. */
 bool gw_sender_find_stalled(struct gw_sender *sender, uint64_t before_ns, uint32_t *number);
 bool gw_sender_has_lane(struct gw_sender *sender, uint32_t number); /* it is not buried */

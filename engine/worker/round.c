@@ -181,7 +181,8 @@ static int next_piece(struct member *member, struct gw_piece *out)
         if (member->position >= member->horizon)
             return BEYOND;
         if (member->position >= extent->offset + extent->length || extent->length == 0) {
-            error = member->volume->ops->next_extent(member->volume, member->position, extent);
+            error = member->volume->ops->next_extent(member->volume, member->position,
+                                                     member->run_end, extent);
             if (error)
                 return error;
         }

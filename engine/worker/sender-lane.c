@@ -40,32 +40,13 @@ static bool is_clear(const struct gw_sender_lane *lane)
     return gw_seal_is_clear(lane->talk.seal);
 }
 
-/* ---- the ring ---- */
-
-/* Takes length contiguous bytes, aligned. False when the peer has not freed enough yet. */
-static bool ring_take(struct gw_sender_lane *lane, uint64_t length, uint32_t *position)
-{
-    uint64_t head = lane->ring_head, at = head % lane->ring_size;
-
-    length = gw_align_up(length, GW_RING_ALIGNMENT);
-    if (at + length > lane->ring_size) {
-        head += lane->ring_size - at;
-        at = 0;
-    }
-    if (head + length - lane->ring_tail > lane->ring_size)
-        return false;
-    *position = (uint32_t)at;
-    lane->ring_head = head + length;
-    return true;
-}
-
 /* Entries are given back to the lane in order, once acknowledged and their ops done. */
 static void free_entries(struct gw_sender_lane *lane)
 {
     while (lane->freed < lane->acked && !entry_at(lane, lane->freed)->is_op_out) {
         struct gw_sender_entry *entry = entry_at(lane, lane->freed++);
 
-        lane->ring_tail = entry->ring_end;
+        gw_landing_free_to(&lane->places, entry->ring_end);
         if (entry->window)
             entry->window->uses--;
     }
@@ -192,7 +173,7 @@ static int take_front(struct gw_sender_lane *lane, struct gw_round *round, struc
     struct gw_location from = {.kind = piece->kind, .length = piece->length};
     bool is_zero = piece->kind != GW_EXTENT_DATA, is_live_ram, goes_direct = false;
     struct gw_lane_window *window = NULL;
-    uint64_t ring_before = lane->ring_head;
+    uint64_t ring_before = lane->places.head;
     int error;
 
     if (!is_zero) {
@@ -222,8 +203,12 @@ static int take_front(struct gw_sender_lane *lane, struct gw_round *round, struc
         entry->has_digest = gw_round_is_still(round);
         entry->window = window;
     } else if (!is_zero) {
-        if (!ring_take(lane, from.length, &entry->position))
+        if (!gw_landing_take(&lane->places, from.length, &entry->position)) {
+            /* Reads take their time wherever the bytes go: more of them at once. */
+            if (lane->reading > 0)
+                gw_landing_lengthen(&lane->places);
             return 0;
+        }
         entry->has_digest = true;
         error = fetch(lane, entry, &from);
         if (error)
@@ -233,12 +218,12 @@ static int take_front(struct gw_sender_lane *lane, struct gw_round *round, struc
         entry->piece.length = page_run(entry->bytes, from.length, &is_zero);
         volume->ops->copied(volume, piece->offset, entry->bytes, entry->piece.length);
         if (is_zero) {
-            lane->ring_head = ring_before;
+            lane->places.head = ring_before;
             entry->kind = GW_ENTRY_ZERO;
             entry->is_final = true;
         }
     }
-    entry->ring_end = lane->ring_head;
+    entry->ring_end = lane->places.head;
     if (entry->window)
         entry->window->uses++;
     piece->offset += entry->piece.length;
@@ -395,8 +380,6 @@ static int flush_record(struct gw_sender_lane *lane)
     struct gw_sender_record *record = record_at(lane, lane->sent + 1);
     int error;
 
-    if (lane->open_count == 0)
-        return 0;
     /* Records are opened in the order in which they were sealed. */
     if (record->is_op_out || lane->is_closed_sealed)
         return -EAGAIN;
@@ -417,12 +400,17 @@ static int flush_record(struct gw_sender_lane *lane)
         return error;
     }
     record->entry_end = lane->posted;
+    record->sent_ns = gw_clock_ns();
+    record->ring_used =
+        lane->open_bytes ? entry_at(lane, lane->posted - 1)->ring_end - lane->places.tail : 0;
     if (lane->sent == lane->applied)
-        atomic_store_explicit(&lane->waiting_since_ns, gw_clock_ns(), memory_order_relaxed);
+        atomic_store_explicit(&lane->waiting_since_ns, record->sent_ns, memory_order_relaxed);
     lane->sent++;
     lane->open_count = 0;
     lane->open_bytes = 0;
     lane->is_open_sealed = false;
+    /* After waiting_since_ns: who sees this one sees that one too. */
+    atomic_store(&lane->is_asked, false);
     atomic_fetch_add_explicit(&lane->counters.records, 1, memory_order_relaxed);
     return 0;
 }
@@ -482,6 +470,19 @@ static int post_one(struct gw_sender_lane *lane, struct gw_sender_entry *entry)
     return 0;
 }
 
+/* Is there a record to be sent, be it without entries? */
+static bool has_record(struct gw_sender_lane *lane)
+{
+    if (lane->sent - lane->applied == GW_RECORDS_OUT_MAX)
+        return false;
+    if (lane->open_count > 0 || lane->is_open_sealed)
+        return true;
+    if (!atomic_load(&lane->is_asked))
+        return false;
+    lane->open_length = gw_record_begin(lane->open_plain);
+    return true;
+}
+
 static bool post_work(struct gw_sender_lane *lane, int *error)
 {
     bool any = false;
@@ -501,7 +502,7 @@ static bool post_work(struct gw_sender_lane *lane, int *error)
         result = post_one(lane, entry);
         any |= !result;
     }
-    if (!result && lane->open_count > 0 && lane->sent - lane->applied < GW_RECORDS_OUT_MAX) {
+    if (!result && has_record(lane)) {
         result = flush_record(lane);
         any |= !result;
     }
@@ -533,6 +534,22 @@ static bool pump(struct gw_lane *base, int *error)
     return any;
 }
 
+/* A volume is in use for as long as there is a round. */
+static bool tidy(struct gw_lane *base)
+{
+    struct gw_sender *sender = of(base)->sender;
+
+    if (!atomic_load_explicit(&sender->round, memory_order_acquire))
+        return false;
+    for (unsigned i = 0; i < GW_VOLUMES_MAX; i++) {
+        struct gw_source_volume *volume = sender->volumes[i];
+
+        if (volume && volume->ops->tidy && volume->ops->tidy(volume))
+            return true;
+    }
+    return false;
+}
+
 /* ---- what the target says ---- */
 
 static int take_regions(struct gw_sender_lane *lane, const uint8_t *record, unsigned count)
@@ -559,10 +576,10 @@ static int take_regions(struct gw_sender_lane *lane, const uint8_t *record, unsi
             region.length % GW_RING_ALIGNMENT)
             return gw_fail(-EPROTO, "the target's ring of %llu bytes is out of bounds",
                            (unsigned long long)region.length);
-        lane->ring_size = (uint32_t)gw_min(region.length, GW_SENDER_RING);
+        gw_landing_init(&lane->places, (uint32_t)gw_min(region.length, GW_SENDER_RING));
         lane->ring_key = region.key;
     }
-    if (!lane->ring_size)
+    if (!lane->places.size)
         return gw_fail(-EPROTO, "the target told no ring");
     if (!is_clear(lane) && gw_memory_new(GW_SENDER_RING, (void **)&lane->plain))
         return -ENOMEM;
@@ -574,9 +591,12 @@ static int take_regions(struct gw_sender_lane *lane, const uint8_t *record, unsi
 static void advance(struct gw_sender_lane *lane, uint64_t sequence)
 {
     struct gw_round *round = atomic_load_explicit(&lane->sender->round, memory_order_acquire);
-    uint64_t end = record_at(lane, sequence)->entry_end, bytes = 0, data = 0;
+    const struct gw_sender_record *record = record_at(lane, sequence);
+    uint64_t bytes = 0, data = 0;
 
-    for (; lane->acked < end; lane->acked++) {
+    if (record->ring_used)
+        gw_landing_learn(&lane->places, record->ring_used, gw_clock_ns() - record->sent_ns);
+    for (; lane->acked < record->entry_end; lane->acked++) {
         struct gw_sender_entry *entry = entry_at(lane, lane->acked);
 
         bytes += entry->piece.length;
@@ -668,5 +688,6 @@ void gw_sender_lane_free(struct gw_sender_lane *lane)
 const struct gw_lane_ops gw_sender_lane_ops = {
     .message = message,
     .pump = pump,
+    .tidy = tidy,
     .dead = dead,
 };

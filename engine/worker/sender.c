@@ -254,6 +254,23 @@ int gw_sender_bury_all(struct gw_sender *sender,
     return first.code ? gw_error_raise(&first) : 0;
 }
 
+void gw_sender_ask(struct gw_sender *sender)
+{
+    for (struct gw_sender_lane *lane = sender->lanes; lane; lane = lane->next) {
+        atomic_store(&lane->is_asked, true);
+        gw_worker_wake(lane->talk.lane.worker);
+    }
+}
+
+bool gw_sender_is_answered(struct gw_sender *sender)
+{
+    for (struct gw_sender_lane *lane = sender->lanes; lane; lane = lane->next)
+        if (lane->talk.lane.is_dead || atomic_load(&lane->is_asked) ||
+            atomic_load(&lane->waiting_since_ns) != 0)
+            return false;
+    return true;
+}
+
 bool gw_sender_find_stalled(struct gw_sender *sender, uint64_t before_ns, uint32_t *number)
 {
     for (struct gw_sender_lane *lane = sender->lanes; lane; lane = lane->next) {

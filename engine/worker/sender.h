@@ -10,6 +10,7 @@
 #define GODWIT_ENGINE_WORKER_SENDER_H
 
 #include "engine/worker/events.h"
+#include "engine/worker/landing.h"
 #include "engine/worker/lane.h"
 #include "engine/worker/window.h"
 
@@ -45,7 +46,7 @@ struct gw_sender_entry {
     bool is_op_out;                /* gw_write posted, done not yet run */
     struct gw_lane_window *window; /* direct bytes go by it; NULL: the volume's whole region */
     uint32_t position;             /* in the ring */
-    uint64_t ring_end;             /* ring head after this entry */
+    uint64_t ring_end;             /* the head of places after this entry */
     const void *bytes;             /* what is digested, sealed or sent */
     int error;
     uint8_t digest[GW_DIGEST_SIZE];
@@ -54,6 +55,8 @@ struct gw_sender_entry {
 struct gw_sender_record {
     struct gw_send send;
     uint64_t entry_end; /* entries before this one are in records up to this one */
+    uint64_t sent_ns;
+    uint64_t ring_used; /* how much of the ring was on its way then; 0: it has no data */
     bool is_op_out;
     uint8_t message[GW_MESSAGE_MAX];
 };
@@ -70,8 +73,8 @@ struct gw_sender_lane {
     uint8_t *ring, *plain;         /* GW_SENDER_RING bytes each; plain only for sealed lanes */
     struct gw_io_memory io_memory; /* the one of the two that files are read into */
     struct gw_region *ring_region; /* NULL where the transport wants none */
-    uint32_t ring_size;            /* what is used of it: not more than the target's */
-    uint64_t ring_key, ring_head, ring_tail;
+    struct gw_landing places;      /* in both rings */
+    uint64_t ring_key;
     struct gw_record_region direct[GW_VOLUMES_MAX];
     bool has_direct[GW_VOLUMES_MAX];
 
@@ -88,6 +91,7 @@ struct gw_sender_lane {
     struct gw_sender_record *records;
     uint64_t applied, sent;
     _Atomic uint64_t waiting_since_ns; /* for an acknowledgement, since the last one; 0: for none */
+    atomic_bool is_asked;              /* the next record goes out even if it is empty */
     uint32_t open_length;              /* plain bytes of the open record; 0: not begun */
     uint64_t open_bytes;               /* data bytes that it describes */
     unsigned open_count;

@@ -205,6 +205,14 @@ static bool pump_lanes(struct gw_worker *worker)
     return any;
 }
 
+static bool tidy_lanes(struct gw_worker *worker)
+{
+    for (struct gw_lane *lane = worker->lanes; lane; lane = lane->next)
+        if (!lane->is_dead && lane->ops->tidy && lane->ops->tidy(lane))
+            return true;
+    return false;
+}
+
 void gw_worker_submit(struct gw_worker *worker, struct gw_io *io)
 {
     gw_io_submit(&worker->io, io);
@@ -284,6 +292,8 @@ static void *run(void *argument)
         any |= pump_lanes(worker);
         any |= gw_io_run(&worker->io);
         idle = any ? 0 : idle + 1;
+        if (idle > 0 && tidy_lanes(worker))
+            continue;
         if (idle >= SPIN_ROUNDS) {
             sleep_until_event(worker);
             idle = SPIN_ROUNDS - 1;

@@ -30,6 +30,9 @@ struct gw_lane_ops {
     /* Does what can be done now. Returns true when something was done. An error goes through *error
      * and kills the lane. */
     bool (*pump)(struct gw_lane *lane, int *error);
+    /* Called when a turn of the loop found nothing to do: a short piece of work that can wait for a time when there is nothing else
+     * to do. Returns true when something was done. May be NULL. */
+    bool (*tidy)(struct gw_lane *lane);
     /* The channel is dead or the lane failed; the message is in gw_error_message(). Called once;
      * then the channel is closed. The lane stays in the worker's list, unused, until
      * gw_worker_detach. */

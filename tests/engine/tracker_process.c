@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
@@ -22,12 +23,13 @@
 #include "common/error.h"
 #include "common/memory.h"
 #include "engine/vmm/tracker.h"
+#include "tests/descriptors.h"
 #include "tests/engine/tracker_writer.h"
 
 #define SKIPPED    77
 #define ROUNDS     8
-#define TURNS_MAX  100
-#define HUGE_PAGES 32 /* that the tests may need at once */
+#define TURNS_MAX  1500 /* 30 s */
+#define HUGE_PAGES 32   /* that the tests may need at once */
 
 struct bench {
     enum gw_tracker_kind kind;
@@ -370,21 +372,6 @@ static bool untrackable_mapper_is_refused(struct bench *bench)
     return true;
 }
 
-static long count_descriptors(pid_t pid)
-{
-    char command[64];
-    long count = -1;
-    FILE *file;
-
-    snprintf(command, sizeof(command), "ls /proc/%d/fd | wc -l", (int)pid);
-    file = popen(command, "r");
-    if (file && fscanf(file, "%ld", &count) != 1)
-        count = -1;
-    if (file)
-        pclose(file);
-    return count;
-}
-
 /* Whether the kernel says that a mapping of the process is watched (VmFlags: uw). */
 static bool is_watched(pid_t pid)
 {
@@ -403,7 +390,7 @@ static bool is_watched(pid_t pid)
 
 static bool close_leaves_nothing(struct bench *bench)
 {
-    long before = count_descriptors(bench->writer.pid);
+    unsigned before = count_descriptors(bench->writer.pid);
 
     if (bench->kind == GW_TRACKER_UFFD)
         CHECK(is_watched(bench->writer.pid), "the kernel does not show the watch: no test");
@@ -497,6 +484,16 @@ static bool run_test(const struct test *test, const struct bench *options, const
     return is_good;
 }
 
+/* Waits for others of this program that have allowed huge pages, and will forbid them again: until this
+ * process ends. */
+static void take_turns(void)
+{
+    int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0 || flock(fd, LOCK_EX))
+        printf("  nobody waits: %s\n", strerror(errno));
+}
+
 /* Lets the kernel make huge pages when they are needed; returns what it allowed before, or -1. */
 static long allow_huge_pages(long count)
 {
@@ -588,8 +585,10 @@ int main(int argc, char **argv)
         printf("skipped: %s: %s\n", gw_tracker_name(options.kind), gw_error_message());
         return SKIPPED;
     }
-    if (strcmp(backing, "hugetlbfs") == 0)
+    if (strcmp(backing, "hugetlbfs") == 0) {
+        take_turns();
         huge_pages = allow_huge_pages(HUGE_PAGES);
+    }
     if (options.kind == GW_TRACKER_SOFTDIRTY && strcmp(backing, "hugetlbfs") == 0)
         result = is_refused(&options, backing) ? 0 : 1;
     else

@@ -46,6 +46,24 @@ static void make_ram(struct ram *ram)
     cr_assert(gw_bitmap_init(&ram->dirty, PAGES) == 0);
 }
 
+/* A child that has its mappings as they shall be says so, and stays. */
+static void stay(const int ready[2])
+{
+    if (write(ready[1], "r", 1) != 1)
+        _exit(1);
+    for (;;)
+        pause();
+}
+
+static void await(const int ready[2])
+{
+    char byte;
+
+    close(ready[1]);
+    cr_assert_eq(read(ready[0], &byte, 1), 1, "the child did not get there");
+    close(ready[0]);
+}
+
 static void free_ram(struct ram *ram)
 {
     gw_tracker_close(ram->tracker);
@@ -132,18 +150,19 @@ Test(tracker, rejects_a_hypervisor_that_does_not_map_the_file)
 {
     struct ram ram;
     struct gw_tracker_options options;
+    int ready[2];
     pid_t child;
 
     if (gw_tracker_probe(GW_TRACKER_UFFD))
         cr_skip("%s", gw_error_message());
     make_ram(&ram);
+    cr_assert_eq(pipe(ready), 0);
     child = fork();
     if (child == 0) {
         munmap(ram.bytes, (size_t)PAGES * PAGE);
-        for (;;)
-            pause();
+        stay(ready);
     }
-    usleep(50000);
+    await(ready);
     options = options_of(&ram, GW_TRACKER_UFFD);
     options.vmm_pid = child;
     cr_expect_eq(gw_tracker_open(&options, &ram.tracker), -EINVAL);
@@ -229,6 +248,22 @@ Test(compare, a_page_of_data_that_became_zero_is_dirty)
     free_ram(&ram);
 }
 
+/* Clearing the bits clears them for the whole process: what is dirty in its other memories would be lost. */
+Test(tracker, softdirty_refuses_one_of_several_memories)
+{
+    struct ram ram;
+    struct gw_tracker_options options;
+
+    make_ram(&ram);
+    options = options_of(&ram, GW_TRACKER_SOFTDIRTY);
+    options.is_one_of_several = true;
+    cr_expect_eq(gw_tracker_open(&options, &ram.tracker), -ENOTSUP);
+    cr_expect(strstr(gw_error_message(), "several memory backends"), "%s", gw_error_message());
+    options.kind = GW_TRACKER_COMPARE;
+    cr_expect_eq(gw_tracker_open(&options, &ram.tracker), 0, "%s", gw_error_message());
+    free_ram(&ram);
+}
+
 /* The digest is of the bytes that were sent, not of the page: A, B sent, A again is dirty. */
 Test(compare, what_was_sent_counts_and_not_what_was_there)
 {
@@ -276,7 +311,6 @@ Test(mappers, the_caller_is_left_out_and_others_are_named)
     if (child == 0)
         for (;;)
             pause();
-    usleep(50000);
     cr_expect_eq(gw_mappers_find(ram.fd, found, 4), 1);
     cr_expect_eq(found[0].pid, child);
     cr_expect(found[0].is_writable);
@@ -293,18 +327,19 @@ Test(mappers, a_private_or_read_only_mapping_is_no_writer)
 {
     struct ram ram;
     struct gw_mapper found[4];
+    int ready[2];
     pid_t child;
 
     make_ram(&ram);
+    cr_assert_eq(pipe(ready), 0);
     child = fork();
     if (child == 0) {
         munmap(ram.bytes, (size_t)PAGES * PAGE);
         mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, ram.fd, 0);
         mmap(NULL, PAGE, PROT_READ, MAP_SHARED, ram.fd, 0);
-        for (;;)
-            pause();
+        stay(ready);
     }
-    usleep(50000);
+    await(ready);
     cr_expect_eq(gw_mappers_find(ram.fd, found, 4), 1);
     cr_expect_not(found[0].is_writable);
     cr_expect_eq(gw_mappers_find_writable(ram.fd, found, 4), 0);

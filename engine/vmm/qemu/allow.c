@@ -76,6 +76,9 @@ static const struct gw_device_model models[] = {
     {"virtio-rng-pci", GW_DEVICE_PCI, PCI_DEVICE VIRTIO "rng:r max-bytes:n period:n "},
     {"virtio-balloon-pci", GW_DEVICE_PCI | GW_DEVICE_BALLOON,
      PCI_DEVICE VIRTIO "deflate-on-oom:b free-page-reporting:b page-poison:b "},
+    {"virtio-mem-pci", GW_DEVICE_PCI | GW_DEVICE_MEMORY,
+     PCI_DEVICE VIRTIO "memdev:M node:n block-size:n requested-size:n memaddr:n prealloc:b "
+                       "unplugged-inaccessible:a "},
     {"virtio-keyboard-pci", GW_DEVICE_PCI, PCI_DEVICE VIRTIO},
     {"virtio-mouse-pci", GW_DEVICE_PCI, PCI_DEVICE VIRTIO},
     {"virtio-tablet-pci", GW_DEVICE_PCI, PCI_DEVICE VIRTIO},
@@ -134,7 +137,6 @@ static const struct {
     {"ivshmem", "it shares memory with other processes of this host; unplug it before the move"},
     {"tpm-", "the state of a virtual TPM is not moved yet; run the VM without it"},
     {"nvdimm", "its memory is a file of its own that is not moved yet"},
-    {"virtio-mem", "memory that grows and shrinks is not moved yet"},
     {"virtio-pmem", "its memory is a file of its own that is not moved yet"},
     {"virtio-9p", "its files belong to this host; unmount and unplug it before the move"},
     {"nvme", "QEMU cannot migrate an emulated NVMe disk; use virtio-blk-pci"},

@@ -47,6 +47,7 @@ enum gw_device_class {
     GW_DEVICE_SCSI = 1u << 4, /* scsi-id and lun */
     GW_DEVICE_IDE = 1u << 5,  /* unit */
     GW_DEVICE_BALLOON = 1u << 6,
+    GW_DEVICE_MEMORY = 1u << 7, /* the guest plugs and unplugs blocks of its memdev */
 };
 
 struct gw_device_model {

@@ -91,12 +91,12 @@ static int pin_number(struct gw_qmp *qmp, const char *path, struct gw_vm_item *d
     if (ret < 0)
         return ret == -EREMOTEIO ? 0 : ret;
     if (json_is_integer(value) && json_integer_value(value) >= 0) {
-        unsigned number = (unsigned)json_integer_value(value);
+        unsigned long long number = (unsigned long long)json_integer_value(value);
 
         if (format)
-            snprintf(text, sizeof(text), "%02x.%x", number >> 3, number & 7);
+            snprintf(text, sizeof(text), "%02llx.%llx", number >> 3, number & 7);
         else
-            snprintf(text, sizeof(text), "%u", number);
+            snprintf(text, sizeof(text), "%llu", number);
         ret = gw_vm_property_set(&device->properties, name, text);
     }
     json_decref(value);
@@ -145,6 +145,12 @@ static int pin_device(struct gw_qmp *qmp, struct gw_vm *vm, unsigned index)
     }
     if (ret == 0 && (model->classes & GW_DEVICE_IDE))
         ret = pin_number(qmp, path, device, "unit", NULL);
+    /* QEMU's own choices depend on the host's huge pages. */
+    if (ret == 0 && (model->classes & GW_DEVICE_MEMORY)) {
+        ret = pin_number(qmp, path, device, "block-size", NULL);
+        if (ret == 0)
+            ret = pin_number(qmp, path, device, "memaddr", NULL);
+    }
     if (ret == 0 && gw_allow_kind(model->properties, "nr"))
         ret = pin_number(qmp, path, device, "nr", NULL);
     if (ret == 0 && (model->classes & GW_DEVICE_NET))

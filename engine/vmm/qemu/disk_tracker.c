@@ -33,6 +33,7 @@ struct gw_disk_tracker {
     uint64_t size;
     bool was_delivered; /* what the round bitmap holds was given to the caller: clear it first */
     bool has_rest;      /* what it holds could not be given */
+    bool was_dirty;     /* the last map that was read */
     bool has_bitmap, has_map;
 };
 
@@ -143,8 +144,8 @@ static json_t *swap_actions(const struct gw_disk_tracker *tracker)
     return actions;
 }
 
-/* Was nothing written since the last period began? Asked first: taking a map costs many times as much,
- * also in the pause. 1, 0 or -errno. */
+/* Was nothing written since the last period began? Asked first where that is likely: taking a map costs
+ * many times as much, and a question for nothing a round trip, also in the pause. 1, 0 or -errno. */
 static int is_clean(struct gw_disk_tracker *tracker)
 {
     const json_t *node, *bitmap;
@@ -211,7 +212,7 @@ static int swap_periods(struct gw_disk_tracker *tracker)
 struct reading {
     struct gw_bitmap *dirty;
     uint64_t next, end;
-    bool is_broken;
+    bool is_broken, has_dirty;
 };
 
 static int take_extents(void *context, const char *metacontext, uint64_t offset, uint32_t *entries,
@@ -232,6 +233,7 @@ static int take_extents(void *context, const char *metacontext, uint64_t offset,
             uint64_t last = (reading->next + length - 1) / GW_DISK_GRANULE;
 
             gw_bitmap_set_range(reading->dirty, first, last - first + 1);
+            reading->has_dirty = true;
         }
         reading->next += length;
     }
@@ -306,13 +308,14 @@ static int read_map(struct gw_disk_tracker *tracker, struct gw_bitmap *dirty)
     if (ret == 0)
         nbd_aio_disconnect(nbd, 0);
     nbd_close(nbd);
+    tracker->was_dirty = reading.has_dirty;
     return ret;
 }
 
 int gw_disk_tracker_collect(struct gw_disk_tracker *tracker, struct gw_bitmap *dirty)
 {
     struct gw_error error;
-    int ret = tracker->has_rest ? 0 : is_clean(tracker), deleted;
+    int ret = tracker->has_rest || tracker->was_dirty ? 0 : is_clean(tracker), deleted;
 
     if (ret == 0)
         ret = swap_periods(tracker);

@@ -97,8 +97,7 @@ static int spawn(char *const *words, int log_fd, const int *keep, unsigned keep_
     return 0;
 }
 
-/* The last line of QEMU's log, for messages. */
-static void last_line(const char *path, char *out, size_t size)
+void gw_vm_last_line(const char *path, char *out, size_t size)
 {
     char text[4096];
     ssize_t length = -1;
@@ -134,10 +133,11 @@ static int await_qmp(struct gw_launched *launched, const char *log_path, uint32_
         if (ret == 0)
             break;
         if (has_ended(launched->pid_fd, 10)) {
-            last_line(log_path, line, sizeof(line));
+            gw_vm_last_line(log_path, line, sizeof(line));
             return gw_fail(-ECHILD, "QEMU ended at once: %s", line);
         }
-        if (ret != -ENOENT && ret != -ECONNREFUSED)
+        /* -EPROTO: the socket is there long before a slow QEMU has made its machine and greets. */
+        if (ret != -ENOENT && ret != -ECONNREFUSED && ret != -EPROTO)
             return ret;
         if (gw_clock_left_ms(deadline) == 0)
             return gw_fail(-ETIMEDOUT,
@@ -235,7 +235,7 @@ int gw_vm_launch(const struct gw_vm *vm, const struct gw_launch_options *options
     if (launched.pid_fd < 0) {
         char line[300];
 
-        last_line(log_path, line, sizeof(line));
+        gw_vm_last_line(log_path, line, sizeof(line));
         return gw_fail(-ECHILD, "the target's QEMU ended at once: %s", line);
     }
     ret = await_qmp(&launched, log_path,
@@ -284,7 +284,7 @@ int gw_vm_probe(const char *binary, const char *accelerator, struct gw_launched 
     if (ret == 0) {
         launched.pid_fd = open_pid_fd(launched.pid);
         if (launched.pid_fd < 0) {
-            last_line(log_path, line, sizeof(line));
+            gw_vm_last_line(log_path, line, sizeof(line));
             ret = gw_fail(-ECHILD, "%s does not start: %s", binary, line);
         } else {
             ret = await_qmp(&launched, log_path, START_TIMEOUT_MS);

@@ -68,6 +68,8 @@ int gw_vm_adopt(const char *qmp_path, const struct gw_vm *vm, char ram_paths[][5
 /* Ends the QEMU: quit, then SIGKILL, both bounded; -ETIMEDOUT when even that does not end it.
  * Without is_owned only the connection is closed. */
 int gw_vm_end(struct gw_launched *launched);
+/* The last line of its log, for messages; that the log is empty where there is none. */
+void gw_vm_last_line(const char *log_path, char *out, size_t size);
 /* Closes connection and descriptor; QEMU lives on. */
 void gw_vm_leave(struct gw_launched *launched);
 

@@ -121,8 +121,10 @@ int gw_plan_source(struct gw_qmp *qmp, const struct gw_vm *vm, struct gw_reasons
     return 0;
 }
 
-bool gw_plan_punches_memory(const struct gw_vm *vm)
+bool gw_plan_punches_memory(const struct gw_vm *vm, const struct gw_vm_memory *memory)
 {
+    if (gw_vm_memory_is_plugged(vm, memory))
+        return true;
     for (unsigned i = 0; i < vm->device_count; i++) {
         const struct gw_vm_properties *properties = &vm->devices[i].properties;
 

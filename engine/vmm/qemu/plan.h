@@ -33,8 +33,9 @@ int gw_plan_cpu(struct gw_qmp *qmp, const struct gw_vm *vm, json_t **features);
 int gw_plan_target(const struct gw_vm *vm, const char *binary, const json_t *features,
                    struct gw_reasons *blocked);
 
-/* Does the guest give pages back to the host at any time, as it likes (free page reporting)? Then RAM
- * must not be registered in place: it goes through slots. A balloon that changes says so. */
-bool gw_plan_punches_memory(const struct gw_vm *vm);
+/* Does the guest give pages of that memory back to the host at any time, as it likes (free page
+ * reporting, virtio-mem)? Then it must not be registered in place: it goes through slots. A balloon that
+ * changes says so. */
+bool gw_plan_punches_memory(const struct gw_vm *vm, const struct gw_vm_memory *memory);
 
 #endif

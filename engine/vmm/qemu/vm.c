@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/error.h"
+#include "engine/vmm/qemu/allow.h"
 
 int gw_vm_new(struct gw_vm **out)
 {
@@ -127,6 +128,18 @@ struct gw_vm_disk *gw_vm_find_disk(struct gw_vm *vm, const char *name)
             return disk;
     }
     return NULL;
+}
+
+bool gw_vm_memory_is_plugged(const struct gw_vm *vm, const struct gw_vm_memory *memory)
+{
+    for (unsigned i = 0; i < vm->device_count; i++) {
+        const struct gw_device_model *model = gw_allow_device(vm->devices[i].kind);
+        const char *id = gw_vm_property_get(&vm->devices[i].properties, "memdev");
+
+        if (model && (model->classes & GW_DEVICE_MEMORY) && id && strcmp(id, memory->id) == 0)
+            return true;
+    }
+    return false;
 }
 
 int gw_vm_memory_open(const struct gw_vm_memory *memory, int flags, int *fd)

@@ -176,6 +176,9 @@ struct gw_vm_disk *gw_vm_find_disk(struct gw_vm *vm, const char *name);
 /* Opens the RAM file (of a local description) and proves that it is the one QEMU has mapped. */
 int gw_vm_memory_open(const struct gw_vm_memory *memory, int flags, int *fd);
 
+/* Is it a virtio-mem device's? Blocks of it come and go, and QEMU discards all of it when it starts. */
+bool gw_vm_memory_is_plugged(const struct gw_vm *vm, const struct gw_vm_memory *memory);
+
 const char *gw_vm_property_get(const struct gw_vm_properties *properties, const char *name);
 /* Adds, or replaces the value. -E2BIG, -ENAMETOOLONG. */
 int gw_vm_property_set(struct gw_vm_properties *properties, const char *name, const char *value);

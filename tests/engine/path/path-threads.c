@@ -9,21 +9,13 @@
 #include <string.h>
 
 #include "common/memory.h"
+#include "tests/check.h"
 #include "tests/engine/path/rig.h"
 
 #define SIZE   (6u << 20)
 #define PAGES  (SIZE / 4096u)
 #define ROUNDS 6
 #define VOLUME 1
-
-#define check(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #condition,                    \
-                    gw_error_message());                                                           \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
 
 struct bench {
     struct path_rig rig;

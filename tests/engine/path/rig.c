@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,7 @@
 #include "common/clock.h"
 #include "common/memory.h"
 
-#define WAIT_MS 20000
+#define WAIT_MS 60000
 #define BLOCK   65536u
 
 #define MUST(call)                                                                                 \
@@ -276,17 +277,18 @@ int path_rig_run(struct path_rig *rig, struct gw_round *round)
 struct source {
     struct gw_source_volume volume;
     uint8_t *bytes;
+    atomic_uint tidied;
 };
 
-static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+static int next_extent(struct gw_source_volume *volume, uint64_t offset, uint64_t limit,
+                       struct gw_extent *out)
 {
     uint8_t *bytes = gw_container_of(volume, struct source, volume)->bytes;
     uint64_t end = offset;
-    bool is_zero = gw_memory_is_zero(bytes + offset, gw_min(BLOCK, volume->size - offset));
+    bool is_zero = gw_memory_is_zero(bytes + offset, gw_min(BLOCK, limit - offset));
 
-    while (end < volume->size &&
-           gw_memory_is_zero(bytes + end, gw_min(BLOCK, volume->size - end)) == is_zero)
-        end += gw_min(BLOCK, volume->size - end);
+    while (end < limit && gw_memory_is_zero(bytes + end, gw_min(BLOCK, limit - end)) == is_zero)
+        end += gw_min(BLOCK, limit - end);
     *out = (struct gw_extent){
         .offset = offset,
         .length = end - offset,
@@ -332,8 +334,26 @@ static void close_source(struct gw_source_volume *volume)
     free(gw_container_of(volume, struct source, volume));
 }
 
+static bool tidy(struct gw_source_volume *volume)
+{
+    atomic_fetch_add(&gw_container_of(volume, struct source, volume)->tidied, 1);
+    return false;
+}
+
+unsigned path_source_tidied(const struct gw_source_volume *volume)
+{
+    return atomic_load(&gw_container_of(volume, struct source, volume)->tidied);
+}
+
 static const struct gw_source_ops source_ops = {
-    next_extent, locate, no_read, no_copied, no_collect, unchanged, close_source,
+    .next_extent = next_extent,
+    .locate = locate,
+    .read = no_read,
+    .copied = no_copied,
+    .tidy = tidy,
+    .collect = no_collect,
+    .unchanged = unchanged,
+    .close = close_source,
 };
 
 struct gw_source_volume *path_source_new(enum gw_volume_kind kind, void *bytes, uint64_t size)
@@ -402,8 +422,8 @@ static void target_close(struct gw_target_volume *volume)
 }
 
 static const struct gw_target_ops target_ops = {
-    target_locate,     target_write,   target_zero,  target_nothing,
-    gw_target_no_view, target_nothing, target_abort, target_close,
+    target_locate,  target_write,   target_zero,  target_nothing, gw_target_no_view,
+    target_nothing, target_nothing, target_abort, target_close,
 };
 
 struct gw_target_volume *path_target_new(enum gw_volume_kind kind, uint64_t size)

@@ -62,6 +62,8 @@ int path_rig_run(struct path_rig *rig, struct gw_round *round);
 
 /* A source in memory: data wherever a 64 KiB block is not zero, holes elsewhere. bytes are lent. */
 struct gw_source_volume *path_source_new(enum gw_volume_kind kind, void *bytes, uint64_t size);
+/* How often its readers had nothing else to do. */
+unsigned path_source_tidied(const struct gw_source_volume *volume);
 /* A target in memory. Disks are written by call, RAM is mapped. Its bytes are its own. */
 struct gw_target_volume *path_target_new(enum gw_volume_kind kind, uint64_t size);
 const uint8_t *path_target_bytes(struct gw_target_volume *target);

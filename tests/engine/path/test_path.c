@@ -4,11 +4,14 @@
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "common/clock.h"
+#include "common/error.h"
 #include "common/memory.h"
 #include "tests/engine/path/rig.h"
 
@@ -115,6 +118,7 @@ ParameterizedTest(struct flavour *flavour, path, first_pass_arrives_whole)
     /* Holes, and in RAM every zero page, cost no data. */
     cr_assert_leq(sent.wire_bytes,
                   data_bytes(&bench, flavour->kind == GW_VOLUME_RAM ? 4096 : 65536));
+    cr_assert_gt(path_source_tidied(bench.source), 0, "who waits has nothing to do");
     tear_down(&bench);
 }
 
@@ -166,6 +170,40 @@ ParameterizedTest(struct flavour *flavour, path, dead_channels_lose_nothing)
     tear_down(&bench);
 }
 
+static bool is_answered(struct bench *bench)
+{
+    uint64_t deadline_ns = gw_clock_ns() + 60 * GW_NS_PER_S;
+
+    while (!gw_sender_is_answered(bench->rig.sender) && gw_clock_ns() < deadline_ns)
+        poll(NULL, 0, 1);
+    return gw_sender_is_answered(bench->rig.sender);
+}
+
+/* Between rounds nothing is under way by which a channel would be found dead. */
+PARAMETERS(idle_channels_answer_and_dead_ones_do_not)
+ParameterizedTest(struct flavour *flavour, path, idle_channels_answer_and_dead_ones_do_not)
+{
+    struct gw_path_stats before, after;
+    struct gw_path_event event;
+    struct bench bench;
+
+    set_up(&bench, flavour);
+    cr_assert_eq(first_pass(&bench), 0, "%s", gw_error_message());
+    gw_sender_stats(bench.rig.sender, &before);
+    gw_sender_ask(bench.rig.sender);
+    cr_assert(is_answered(&bench));
+    gw_sender_stats(bench.rig.sender, &after);
+    cr_assert_eq(after.records - before.records, 2, "one for each channel");
+    cr_assert_eq(after.wire_bytes, before.wire_bytes);
+    gw_faulty_drop_all(bench.rig.faulty);
+    gw_sender_ask(bench.rig.sender);
+    while (!gw_sender_next_event(bench.rig.sender, &event))
+        poll(NULL, 0, 1);
+    cr_assert_eq(event.kind, GW_PATH_LANE_DEAD);
+    cr_assert(!gw_sender_is_answered(bench.rig.sender));
+    tear_down(&bench);
+}
+
 PARAMETERS(corrupt_bytes_are_noticed)
 ParameterizedTest(struct flavour *flavour, path, corrupt_bytes_are_noticed)
 {
@@ -210,10 +248,10 @@ ParameterizedTest(struct flavour *flavour, path, corrupt_records_cost_a_channel_
     tear_down(&bench);
 }
 
-static int all_data(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+static int all_data(struct gw_source_volume *volume, uint64_t offset, uint64_t end,
+                    struct gw_extent *out)
 {
-    *out = (struct gw_extent){
-        .offset = offset, .length = volume->size - offset, .kind = GW_EXTENT_DATA};
+    *out = (struct gw_extent){.offset = offset, .length = end - offset, .kind = GW_EXTENT_DATA};
     return 0;
 }
 

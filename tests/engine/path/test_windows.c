@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "common/checked.h"
 #include "common/memory.h"
 #include "engine/worker/record.h"
 #include "tests/engine/path/rig.h"
@@ -28,20 +29,21 @@ struct guest {
     uint8_t *memory;
 };
 
-static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+static int next_extent(struct gw_source_volume *volume, uint64_t offset, uint64_t end,
+                       struct gw_extent *out)
 {
     struct guest *guest = (struct guest *)volume;
     off_t data = lseek(guest->fd, (off_t)offset, SEEK_DATA), hole;
 
     *out = (struct gw_extent){.offset = offset, .kind = GW_EXTENT_ABSENT};
     if (data < 0) {
-        out->length = volume->size - offset;
+        out->length = end - offset;
     } else if ((uint64_t)data > offset) {
-        out->length = (uint64_t)data - offset;
+        out->length = gw_min((uint64_t)data, end) - offset;
     } else {
         hole = lseek(guest->fd, (off_t)offset, SEEK_HOLE);
         out->kind = GW_EXTENT_DATA;
-        out->length = (uint64_t)hole - offset;
+        out->length = gw_min((uint64_t)hole, end) - offset;
     }
     return 0;
 }

@@ -10,18 +10,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/descriptors.h"
 #include "common/error.h"
 
 #define WORDS_MAX 96
 
 void folder_make(char *path, size_t size)
 {
-    mkdir("/tmp/godwit-qemu-test", 0755);
-    snprintf(path, size, "/tmp/godwit-qemu-test/XXXXXX");
+    snprintf(path, size, "/tmp/godwit-qemu-XXXXXX");
     cr_assert_not_null(mkdtemp(path), "mkdtemp %s: %s", path, strerror(errno));
 }
 
@@ -31,7 +30,6 @@ void folder_remove(const char *path)
 
     snprintf(command, sizeof(command), "rm -rf '%s'", path);
     cr_expect_eq(system(command), 0);
-    rmdir("/tmp/godwit-qemu-test");
 }
 
 /* text with every "@" replaced by dir. */
@@ -108,7 +106,7 @@ void qemu_spawn(struct qemu *qemu, const char *line)
 
 void qemu_connect(struct qemu *qemu)
 {
-    for (int i = 0; i < 600; i++) {
+    for (int i = 0; i < 4500; i++) {
         int status;
         int ret = gw_qmp_open(qemu->qmp_path, &qemu->qmp);
 
@@ -125,6 +123,18 @@ void qemu_connect(struct qemu *qemu)
         usleep(20000);
     }
     cr_assert_fail("QEMU did not open %s", qemu->qmp_path);
+}
+
+void qemu_leave(struct qemu *qemu)
+{
+    unsigned before = count_descriptors(qemu->pid);
+
+    cr_assert_gt(before, 0);
+    gw_qmp_close(qemu->qmp);
+    qemu->qmp = NULL;
+    for (int i = 0; i < 9000 && count_descriptors(qemu->pid) >= before; i++)
+        usleep(10000);
+    cr_assert_lt(count_descriptors(qemu->pid), before, "QEMU keeps the connection");
 }
 
 void qemu_start(struct qemu *qemu, const char *line)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Real QEMU processes for tests: each in a private folder under /tmp/godwit-qemu-test, which is
- * removed with it. Everything asserts (Criterion): a test that cannot start its QEMU has failed,
- * unless there is no QEMU at all, then it is skipped.
+ * Real QEMU processes for tests: each in a private folder, which is removed with it. Everything
+ * asserts (Criterion): a test that cannot start its QEMU has failed, unless there is no QEMU at all,
+ * then it is skipped.
  */
 #ifndef GODWIT_TESTS_ENGINE_QEMU_SUPPORT_H
 #define GODWIT_TESTS_ENGINE_QEMU_SUPPORT_H
@@ -31,6 +31,8 @@ void qemu_start(struct qemu *qemu, const char *line);
 /* Starts only, adds nothing to the line and does not wait. */
 void qemu_spawn(struct qemu *qemu, const char *line);
 void qemu_connect(struct qemu *qemu);
+/* Closes the connection, and waits until QEMU has closed its end. */
+void qemu_leave(struct qemu *qemu);
 void qemu_end(struct qemu *qemu);
 
 /* Runs one command; the answer's return value or a failed assertion. */

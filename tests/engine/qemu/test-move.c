@@ -16,7 +16,7 @@
 #include "engine/vmm/qemu/disks.h"
 #include "tests/engine/qemu/move.h"
 
-TestSuite(move, .timeout = 120);
+TestSuite(move, .timeout = 300);
 
 /* The last whole line of the counter in a serial log; 0 when there is none yet. first: the first
  * one. */
@@ -44,7 +44,7 @@ static unsigned long counter_of(const char *dir, const char *file, bool first)
 
 static unsigned long await_counter(const char *dir, const char *file, unsigned long past)
 {
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < 4500; i++) {
         unsigned long value = counter_of(dir, file, false);
 
         if (value > past)
@@ -162,6 +162,43 @@ Test(move, q35_with_nic_and_numa)
          "-numa node,nodeid=0,cpus=0,memdev=m0 -numa node,nodeid=1,cpus=1,memdev=m1 "
          "-serial file:@/serial -nic user,model=e1000 -vga none "
          "-drive file=@/boot.raw,format=raw,if=none,id=hd0 -device ide-hd,drive=hd0,bus=ide.0");
+}
+
+#define PLUGGED                                                                                    \
+    "-object memory-backend-file,id=plug0,size=32M,mem-path=@/plug,share=on,reserve=off "          \
+    "-device virtio-mem-pci,memdev=plug0,requested-size=8M "
+
+Test(move, pc_with_virtio_mem)
+{
+    move("-machine pc,memory-backend=ram0 " RAM64 "-m maxmem=1G " PLUGGED "-hda @/boot.raw");
+}
+
+/* Both follow from the size of the host's huge pages, and QEMU does not load the state of others. */
+Test(move, virtio_mem_keeps_its_address_and_block_size)
+{
+    struct qemu source = {.pid = -1};
+    const struct gw_vm_properties *properties;
+    struct gw_vm *vm;
+
+    qemu_prepare(&source);
+    guest_write(source.dir, "boot.raw", 4 << 20);
+    qemu_start(&source, "-machine pc,memory-backend=ram0 " RAM64 "-m maxmem=8G " PLUGGED
+                        "-object memory-backend-file,id=dimm0,size=64M,mem-path=@/dimm,share=on "
+                        "-device virtio-mem-pci,memdev=dimm0,block-size=4M,memaddr=0x200000000 "
+                        "-hda @/boot.raw");
+    vm = describe(&source);
+    cr_assert_eq(vm->device_count, 2);
+    properties = &vm->devices[0].properties;
+    cr_assert_str_eq(gw_vm_property_get(properties, "memaddr") ?: "none", "4294967296");
+    cr_assert_str_eq(gw_vm_property_get(properties, "block-size") ?: "none", "2097152");
+    properties = &vm->devices[1].properties;
+    cr_assert_str_eq(gw_vm_property_get(properties, "memaddr"), "0x200000000");
+    cr_assert_str_eq(gw_vm_property_get(properties, "block-size"), "4M");
+    for (unsigned i = 0; i < vm->memory_count; i++)
+        cr_assert_eq(gw_vm_memory_is_plugged(vm, &vm->memories[i]),
+                     strcmp(vm->memories[i].id, "ram0") != 0);
+    gw_vm_free(vm);
+    qemu_end(&source);
 }
 
 static const char *const image_format[] = {"raw", "vhdx"};

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/error.h"
 #include "engine/vmm/qemu/disks.h"
 #include "engine/vmm/qemu/plan.h"
@@ -52,7 +53,7 @@ Test(plan, a_vm_with_a_vhdx_passes_on_both_sides)
     cr_assert_gt(json_array_size(features), 20);
     cr_assert_eq(gw_plan_target(vm, NULL, features, &blocked), 0, "%s", gw_error_message());
     cr_assert_eq(gw_reasons_fail(&blocked, -1), 0, "%s", gw_error_message());
-    cr_assert_not(gw_plan_punches_memory(vm));
+    cr_assert_not(gw_plan_punches_memory(vm, &vm->memories[0]));
     json_decref(features);
     gw_vm_free(vm);
     qemu_end(&qemu);
@@ -163,6 +164,51 @@ Test(plan, a_target_that_does_not_start_gives_its_last_words)
     qemu_end(&qemu);
 }
 
+static void write_script(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "we");
+
+    fprintf(file, "#!/bin/bash\n%s\n", text);
+    fclose(file);
+    chmod(path, 0700);
+}
+
+/* It stands still between its socket and its greeting, for longer than a greeting is waited for. */
+Test(plan, a_target_that_is_slow_behind_its_socket_is_waited_for)
+{
+    struct qemu qemu = {.pid = -1};
+    char storage[GW_VM_MEMORIES_MAX][512], binary[96], run[80];
+    const char *paths[GW_VM_MEMORIES_MAX];
+    struct gw_launch_options options = {
+        .ram_paths = paths, .run_dir = run, .binary = binary, .timeout_ms = 90000};
+    struct gw_launched launched;
+    uint64_t took_ns = 0;
+    struct gw_vm *vm;
+
+    qemu_start(&qemu, "-machine pc,memory-backend=ram0 -nodefaults " RAM);
+    vm = describe(&qemu);
+    snprintf(run, sizeof(run), "%s/run", qemu.dir);
+    mkdir(run, 0700);
+    ram_make(vm, run, storage, paths);
+    snprintf(binary, sizeof(binary), "%s/binary", qemu.dir);
+    write_script(binary, "run=$(dirname $0)/run\n"
+                         "(until [ -S $run/qmp ]; do :; done\n"
+                         " kill -STOP $$; sleep 4; kill -CONT $$) &\n"
+                         "exec qemu-system-x86_64 \"$@\"");
+    /* On a busy machine it may have greeted before it is stopped. */
+    for (unsigned i = 0; i < 10 && took_ns < 4 * GW_NS_PER_S; i++) {
+        uint64_t begun_ns = gw_clock_ns();
+
+        shell(qemu.dir, "rm -f @/run/qmp");
+        cr_assert_eq(gw_vm_launch(vm, &options, &launched), 0, "%s", gw_error_message());
+        took_ns = gw_clock_ns() - begun_ns;
+        cr_assert_eq(gw_vm_end(&launched), 0, "%s", gw_error_message());
+    }
+    cr_assert_geq(took_ns, 4 * GW_NS_PER_S, "it was never slow");
+    gw_vm_free(vm);
+    qemu_end(&qemu);
+}
+
 Test(plan, a_waiting_qemu_is_taken_when_it_fits)
 {
     struct qemu source = {.pid = -1}, target = {.pid = -1};
@@ -182,9 +228,7 @@ Test(plan, a_waiting_qemu_is_taken_when_it_fits)
                         "pc,memory-backend=ram0 -nodefaults " RAM
                         "-device virtio-rng-pci,id=r1 -incoming defer -S");
     qemu_connect(&target);
-    gw_qmp_close(target.qmp);
-    target.qmp = NULL;
-    usleep(100000);
+    qemu_leave(&target);
     cr_assert_eq(gw_vm_adopt(target.qmp_path, vm, paths, &faults, &launched), 0, "%s",
                  gw_error_message());
     cr_assert_eq(gw_vm_stop(source.qmp, &was_running), 0);
@@ -213,9 +257,7 @@ Test(plan, a_waiting_qemu_that_does_not_fit_is_refused)
     vm = describe(&source);
     qemu_start(&target, "-machine q35,memory-backend=ram0 -nodefaults -m 64 -object "
                         "memory-backend-file,id=ram0,size=64M,mem-path=@/ram,share=on");
-    gw_qmp_close(target.qmp);
-    target.qmp = NULL;
-    usleep(100000);
+    qemu_leave(&target);
     cr_assert_eq(gw_vm_adopt(target.qmp_path, vm, paths, &faults, &launched), -EINVAL);
     expect_reason(&faults, "does not wait for a migration");
     expect_reason(&faults, "is a pc-q35");
@@ -225,15 +267,6 @@ Test(plan, a_waiting_qemu_that_does_not_fit_is_refused)
     gw_vm_free(vm);
     qemu_end(&target);
     qemu_end(&source);
-}
-
-static void write_hook(const char *path, const char *text)
-{
-    FILE *file = fopen(path, "we");
-
-    fprintf(file, "#!/bin/bash\n%s\n", text);
-    fclose(file);
-    chmod(path, 0700);
 }
 
 Test(plan, a_launch_hook_starts_the_target)
@@ -252,7 +285,7 @@ Test(plan, a_launch_hook_starts_the_target)
     mkdir(run, 0700);
     ram_make(vm, run, storage, paths);
     snprintf(hook, sizeof(hook), "%s/hook", qemu.dir);
-    write_hook(
+    write_script(
         hook,
         "grep -q ram_paths || exit 9\n"
         "dir=$(dirname $0)/run\n"
@@ -264,10 +297,10 @@ Test(plan, a_launch_hook_starts_the_target)
     cr_assert_eq(gw_vm_launch_hook(hook, vm, &options, &launched), 0, "%s", gw_error_message());
     cr_assert(launched.is_owned);
     cr_assert_eq(gw_vm_end(&launched), 0, "%s", gw_error_message());
-    write_hook(hook, "exit 3");
+    write_script(hook, "exit 3");
     cr_assert_eq(gw_vm_launch_hook(hook, vm, &options, &launched), -ECHILD);
     cr_assert_not_null(strstr(gw_error_message(), "exit status 3"), "%s", gw_error_message());
-    write_hook(hook, "echo hello");
+    write_script(hook, "echo hello");
     cr_assert_eq(gw_vm_launch_hook(hook, vm, &options, &launched), -EPROTO);
     gw_vm_free(vm);
     qemu_end(&qemu);
@@ -296,10 +329,28 @@ Test(plan, only_reporting_of_free_pages_punches_memory_at_any_time)
     vm->device_count = 1;
     snprintf(vm->devices[0].kind, sizeof(vm->devices[0].kind), "virtio-balloon-pci");
     vm->devices[0].properties = (struct gw_vm_properties){.count = 1, .items = &property};
-    cr_assert_not(gw_plan_punches_memory(vm));
+    cr_assert_not(gw_plan_punches_memory(vm, &vm->memories[0]));
     snprintf(property.value, sizeof(property.value), "on");
-    cr_assert(gw_plan_punches_memory(vm));
+    cr_assert(gw_plan_punches_memory(vm, &vm->memories[0]));
     snprintf(property.name, sizeof(property.name), "deflate-on-oom");
-    cr_assert_not(gw_plan_punches_memory(vm));
+    cr_assert_not(gw_plan_punches_memory(vm, &vm->memories[0]));
+    free(vm);
+}
+
+Test(plan, virtio_mem_punches_its_own_memory_alone)
+{
+    struct gw_vm_property property = {"memdev", "plug0"};
+    struct gw_vm *vm = calloc(1, sizeof(*vm));
+
+    vm->memory_count = 2;
+    snprintf(vm->memories[0].id, sizeof(vm->memories[0].id), "ram0");
+    snprintf(vm->memories[1].id, sizeof(vm->memories[1].id), "plug0");
+    vm->device_count = 1;
+    vm->devices[0].properties = (struct gw_vm_properties){.count = 1, .items = &property};
+    snprintf(vm->devices[0].kind, sizeof(vm->devices[0].kind), "pc-dimm");
+    cr_assert_not(gw_plan_punches_memory(vm, &vm->memories[1]));
+    snprintf(vm->devices[0].kind, sizeof(vm->devices[0].kind), "virtio-mem-pci");
+    cr_assert(gw_plan_punches_memory(vm, &vm->memories[1]));
+    cr_assert_not(gw_plan_punches_memory(vm, &vm->memories[0]));
     free(vm);
 }

@@ -5,17 +5,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/checked.h"
 #include "common/error.h"
 #include "engine/volume/disk.h"
 #include "tests/engine/volume/place.h"
 
 #define KIB  1024ull
 #define MIB  (1024 * KIB)
+#define GIB  (1024 * MIB)
 #define SIZE (4 * MIB)
 #define PART ".godwit-0123abcd.part"
 
@@ -140,7 +143,33 @@ EACH_KIND(target_has_another_name_until_finish)
     place_end(&place);
 }
 
-EACH_KIND(target_abort_before_finish_leaves_nothing)
+EACH_KIND(target_is_complete_before_it_has_its_name)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+
+    make_place(&place, kind);
+    place_fill(place_path(&place, "wanted"), 1 * MIB, 1 * MIB + 64 * KIB, 7);
+    place_truncate(place_path(&place, "wanted"), SIZE);
+    volume = create(&place, kind->format);
+    write_range(volume, 1 * MIB, 1 * MIB + 64 * KIB, 7);
+    cr_assert_eq(volume->ops->complete(volume), 0, "%s", gw_error_message());
+    cr_assert_not(place_has(&place, "disk"));
+    cr_assert_eq(place_run("qemu-img compare -q -f %s -F raw '%s' '%s'",
+                           gw_image_format_name(kind->format), volume->place,
+                           place_path(&place, "wanted")),
+                 0);
+    cr_assert_eq(volume->ops->complete(volume), 0, "%s", gw_error_message());
+    cr_assert_eq(volume->ops->finish(volume), 0, "%s", gw_error_message());
+    cr_assert(place_has(&place, "disk"));
+    cr_assert_eq(place_count(&place), 2);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+enum stage { WRITTEN, COMPLETE, FINISHED };
+
+static void expect_abort_to_leave_nothing(const struct kind *kind, enum stage stage)
 {
     struct gw_target_volume *volume;
     struct place place;
@@ -148,6 +177,10 @@ EACH_KIND(target_abort_before_finish_leaves_nothing)
     make_place(&place, kind);
     volume = create(&place, kind->format);
     write_range(volume, 0, 64 * KIB, 7);
+    if (stage == COMPLETE)
+        cr_assert_eq(volume->ops->complete(volume), 0, "%s", gw_error_message());
+    if (stage == FINISHED)
+        cr_assert_eq(volume->ops->finish(volume), 0, "%s", gw_error_message());
     volume->ops->abort(volume);
     cr_assert_eq(place_count(&place), 0);
     volume->ops->close(volume);
@@ -155,18 +188,19 @@ EACH_KIND(target_abort_before_finish_leaves_nothing)
     place_end(&place);
 }
 
+EACH_KIND(target_abort_before_finish_leaves_nothing)
+{
+    expect_abort_to_leave_nothing(kind, WRITTEN);
+}
+
+EACH_KIND(target_abort_when_complete_leaves_nothing)
+{
+    expect_abort_to_leave_nothing(kind, COMPLETE);
+}
+
 EACH_KIND(target_abort_after_finish_leaves_nothing)
 {
-    struct gw_target_volume *volume;
-    struct place place;
-
-    make_place(&place, kind);
-    volume = create(&place, kind->format);
-    cr_assert_eq(volume->ops->finish(volume), 0);
-    volume->ops->abort(volume);
-    cr_assert_eq(place_count(&place), 0);
-    volume->ops->close(volume);
-    place_end(&place);
+    expect_abort_to_leave_nothing(kind, FINISHED);
 }
 
 EACH_KIND(target_close_without_finish_never_gives_the_final_name)
@@ -435,6 +469,81 @@ Test(disk, source_on_a_real_file_system_goes_past_the_page_cache)
     volume = open_source(&place, "disk", NULL);
     cr_assert_eq(volume->ops->locate(volume, 0, 64 * KIB, &from), 0);
     cr_assert(fcntl(from.fd, F_GETFL) & O_DIRECT);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+/* Bytes of shared memory that this process has mapped, by the kernel's account. */
+static uint64_t mapped_shared(void)
+{
+    FILE *status = fopen("/proc/self/status", "re");
+    unsigned long long kib = 0;
+    char line[256];
+
+    cr_assert_not_null(status);
+    while (fgets(line, sizeof(line), status) && sscanf(line, "RssShmem: %llu kB", &kib) != 1)
+        continue;
+    fclose(status);
+    return kib * KIB;
+}
+
+/* Reads a piece as a lane does. */
+static void read_piece(struct gw_source_volume *volume, uint64_t at)
+{
+    struct gw_location from;
+
+    cr_assert_eq(volume->ops->locate(volume, at, 64 * KIB, &from), 0, "%s", gw_error_message());
+    cr_assert_eq(from.where, GW_IN_MEMORY);
+    for (uint64_t byte = 0; byte < 64 * KIB; byte += 4 * KIB)
+        cr_assert_eq(((uint8_t *)from.memory)[byte], place_byte(9, at + byte));
+}
+
+/* Else the end of a copy would wait for the kernel to unmap all of it. While there is something to read
+ * it would cost as much, so it is done when there is nothing. */
+Test(disk, source_in_memory_lets_go_of_what_was_read)
+{
+    struct gw_source_volume *volume;
+    struct place place;
+    unsigned steps = 0;
+    uint64_t before;
+
+    place_in_memory(&place);
+    place_fill(place_path(&place, "disk"), 0, 192 * MIB, 9);
+    volume = open_source(&place, "disk", NULL);
+    before = mapped_shared();
+    cr_assert_not(volume->ops->tidy(volume), "there is nothing to let go of yet");
+    for (uint64_t at = 0; at < 192 * MIB; at += 64 * KIB)
+        read_piece(volume, at);
+    while (volume->ops->tidy(volume))
+        cr_assert_lt(steps++, 192);
+    /* In steps of 2 MiB, and not what may be in flight. */
+    cr_assert_eq(steps, (192 - 64) / 2 - 1, "%u steps: it was done while there was more to read",
+                 steps);
+    cr_assert_lt(mapped_shared() - before, 80 * MIB);
+    /* What was let go of is there all the same. */
+    read_piece(volume, MIB);
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+/* The kernel's tables of what is mapped are memory too. */
+Test(disk, source_in_memory_lets_go_of_what_lies_far_behind)
+{
+    const uint64_t far = 5 * GIB;
+    struct gw_source_volume *volume;
+    struct place place;
+    uint64_t before;
+
+    place_in_memory(&place);
+    place_fill(place_path(&place, "disk"), 0, 32 * MIB, 9);
+    place_fill(place_path(&place, "disk"), far, 32 * MIB, 9);
+    volume = open_source(&place, "disk", NULL);
+    before = mapped_shared();
+    for (uint64_t at = 0; at < 32 * MIB; at += 64 * KIB)
+        read_piece(volume, at);
+    for (uint64_t at = far; at < far + 32 * MIB; at += 64 * KIB)
+        read_piece(volume, at);
+    cr_assert_lt(mapped_shared() - before, 40 * MIB, "what was read 5 GiB before is still mapped");
     volume->ops->close(volume);
     place_end(&place);
 }

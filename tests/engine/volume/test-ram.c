@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/error.h"
+#include "common/memory.h"
 #include "engine/volume/ram.h"
 #include "tests/engine/volume/place.h"
 
@@ -81,15 +82,22 @@ static struct gw_source_volume *sparse_source(struct guest *guest)
     return open_source(guest);
 }
 
-static void expect_extent(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
-                          enum gw_extent_kind kind)
+static void expect_extent_to(struct gw_source_volume *volume, uint64_t offset, uint64_t end,
+                             uint64_t length, enum gw_extent_kind kind)
 {
     struct gw_extent extent;
 
-    cr_assert_eq(volume->ops->next_extent(volume, offset, &extent), 0, "%s", gw_error_message());
+    cr_assert_eq(volume->ops->next_extent(volume, offset, end, &extent), 0, "%s",
+                 gw_error_message());
     cr_assert_eq(extent.offset, offset);
     cr_assert_eq(extent.length, length, "%llu", (unsigned long long)extent.length);
     cr_assert_eq(extent.kind, kind);
+}
+
+static void expect_extent(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
+                          enum gw_extent_kind kind)
+{
+    expect_extent_to(volume, offset, SIZE, length, kind);
 }
 
 Test(ram, source_tells_holes_from_data)
@@ -104,6 +112,23 @@ Test(ram, source_tells_holes_from_data)
     end(&guest, volume);
 }
 
+Test(ram, source_tells_no_more_than_is_asked)
+{
+    struct guest guest;
+    struct gw_source_volume *volume = sparse_source(&guest);
+
+    expect_extent_to(volume, 1 * MIB, 2 * MIB, 1 * MIB, GW_EXTENT_ABSENT);
+    expect_extent_to(volume, 4 * MIB - 4096, 4 * MIB + 4096, 4096, GW_EXTENT_ABSENT);
+    expect_extent_to(volume, 5 * MIB, 5 * MIB + 4096, 4096, GW_EXTENT_DATA);
+    expect_extent_to(volume, 5 * MIB, 6 * MIB, 1 * MIB, GW_EXTENT_DATA);
+    /* Little of it and much: page by page, and by a walk to the end of the run. */
+    expect_extent_to(volume, 8 * MIB - 8192, 8 * MIB + 65536, 8192, GW_EXTENT_DATA);
+    expect_extent_to(volume, 5 * MIB, 15 * MIB, 3 * MIB, GW_EXTENT_DATA);
+    expect_extent_to(volume, 5 * MIB, 7 * MIB, 2 * MIB, GW_EXTENT_DATA);
+    expect_extent_to(volume, 8 * MIB, 9 * MIB, 1 * MIB, GW_EXTENT_ABSENT);
+    end(&guest, volume);
+}
+
 /* Looking for what there is must not make pages of it. */
 Test(ram, holes_cost_nothing)
 {
@@ -115,7 +140,8 @@ Test(ram, holes_cost_nothing)
     for (uint64_t at = 0; at < SIZE; at += 1 * MIB) {
         struct gw_extent extent;
 
-        cr_assert_eq(volume->ops->next_extent(volume, at, &extent), 0);
+        cr_assert_eq(volume->ops->next_extent(volume, at, SIZE, &extent), 0);
+        cr_assert_eq(volume->ops->next_extent(volume, at, at + 65536, &extent), 0);
     }
     cr_assert_eq(place_allocated(place_path(&guest.place, "ram")), before);
     end(&guest, volume);
@@ -200,6 +226,52 @@ Test(ram, source_is_not_read_by_call)
     end(&guest, volume);
 }
 
+static uint64_t collect(struct gw_source_volume *volume, struct gw_bitmap *dirty)
+{
+    gw_bitmap_clear_all(dirty);
+    cr_assert_eq(volume->ops->collect(volume, dirty), 0, "%s", gw_error_message());
+    return gw_bitmap_count(dirty);
+}
+
+/* Of an unwritten page that is taken out uffd says nothing. */
+Test(ram, pages_that_became_holes_are_seen_when_asked_for)
+{
+    struct gw_ram_source_options options = {
+        .name = "ram0", .size = SIZE, .tracker = GW_TRACKER_UFFD, .sees_holes = true};
+    const int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    struct gw_source_volume *volume = NULL;
+    struct gw_bitmap dirty;
+    struct guest guest;
+    const char *path;
+    int fd;
+
+    place_in_memory(&guest.place);
+    path = place_path(&guest.place, "ram");
+    place_fill(path, 0, 4 * MIB, 3);
+    place_truncate(path, SIZE);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    options.fd = dup(fd);
+    options.vmm_pid = guest.pid = start_mapper(path);
+    if (gw_ram_source_open(&options, &volume))
+        cr_skip_test("no uffd here: %s", gw_error_message());
+    cr_assert_eq(gw_tracker_arm(gw_ram_source_tracker(volume)), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_bitmap_init(&dirty, SIZE / 4096), 0);
+    cr_assert_eq(collect(volume, &dirty), 0);
+    cr_assert_eq(fallocate(fd, punch, 3 * MIB, 2 * MIB), 0);
+    cr_assert_eq(collect(volume, &dirty), MIB / 4096, "what was a hole before is none of it");
+    cr_assert(gw_bitmap_test(&dirty, 3 * MIB / 4096));
+    cr_assert(gw_bitmap_test(&dirty, 4 * MIB / 4096 - 1));
+    cr_assert_eq(collect(volume, &dirty), 0);
+    cr_assert_eq(pwrite(fd, "x", 1, 10 * MIB), 1);
+    collect(volume, &dirty);
+    cr_assert_eq(fallocate(fd, punch, 10 * MIB, 4096), 0);
+    cr_assert_eq(collect(volume, &dirty), 1);
+    cr_assert(gw_bitmap_test(&dirty, 10 * MIB / 4096));
+    gw_bitmap_free(&dirty);
+    close(fd);
+    end(&guest, volume);
+}
+
 Test(ram, target_allocates_every_page)
 {
     struct gw_target_volume *volume;
@@ -207,13 +279,77 @@ Test(ram, target_allocates_every_page)
     struct stat info;
 
     place_in_memory(&place);
-    cr_assert_eq(gw_ram_target_create("ram0", place_path(&place, "ram"), SIZE, &volume), 0);
+    cr_assert_eq(gw_ram_target_make("ram0", place_path(&place, "ram"), SIZE, 0, &volume), 0);
     cr_assert_eq(place_allocated(place_path(&place, "ram")), SIZE);
     cr_assert_eq(stat(place_path(&place, "ram"), &info), 0);
     cr_assert_eq(info.st_mode & 0777, 0600, "others may read the guest's memory");
     cr_assert_not_null(volume->memory);
     volume->ops->close(volume);
     cr_assert(place_has(&place, "ram"), "close leaves the file to the hypervisor");
+    place_end(&place);
+}
+
+Test(ram, sparse_target_has_what_is_set_aside)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+    const char *path;
+    struct stat info;
+
+    place_in_memory(&place);
+    path = place_path(&place, "ram");
+    cr_assert_eq(gw_ram_target_make("plug0", path, SIZE, GW_RAM_SPARSE, &volume), 0);
+    cr_assert_eq(place_allocated(path), 0);
+    cr_assert_eq(stat(path, &info), 0);
+    cr_assert_eq(info.st_size, SIZE);
+    cr_assert_eq(gw_ram_target_set_aside(volume, 2 * MIB, MIB), 0);
+    cr_assert_eq(place_allocated(path), MIB);
+    cr_assert_eq(gw_ram_target_set_aside(volume, SIZE - MIB, 2 * MIB), -EINVAL);
+    cr_assert_eq(gw_ram_target_set_aside(volume, UINT64_MAX - 4096, 8192), -EINVAL);
+    cr_assert_eq(place_allocated(path), MIB);
+    /* What is not there is zero: a look at it would make it. */
+    memset((char *)volume->memory + 2 * MIB, 1, MIB);
+    cr_assert_eq(volume->ops->zero(volume, 0, SIZE), 0);
+    cr_assert_eq(place_allocated(path), MIB);
+    cr_assert(gw_memory_is_zero((char *)volume->memory + 2 * MIB, MIB));
+    volume->ops->close(volume);
+    place_end(&place);
+}
+
+Test(ram, sparse_target_that_does_not_fit_says_so)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+
+    place_small(&place, 8 * MIB);
+    cr_assert_eq(
+        gw_ram_target_make("plug0", place_path(&place, "ram"), 64 * MIB, GW_RAM_SPARSE, &volume),
+        0);
+    cr_assert_eq(gw_ram_target_set_aside(volume, 0, 16 * MIB), -ENOSPC);
+    cr_assert_not_null(strstr(gw_error_message(), "cannot set aside 16 MiB"));
+    volume->ops->abort(volume);
+    volume->ops->close(volume);
+    cr_assert_not(place_has(&place, "ram"));
+    place_end(&place);
+}
+
+/* Somebody else's file may be larger, and is not cut. What was in it goes. */
+Test(ram, sparse_foreign_target_keeps_its_size)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+    const char *path;
+    struct stat info;
+
+    place_in_memory(&place);
+    path = place_path(&place, "ram");
+    place_fill(path, 0, SIZE + MIB, 3);
+    cr_assert_eq(gw_ram_target_make("plug0", path, SIZE, GW_RAM_SPARSE | GW_RAM_FOREIGN, &volume),
+                 0);
+    cr_assert_eq(stat(path, &info), 0);
+    cr_assert_eq(info.st_size, SIZE + MIB);
+    cr_assert_eq(place_allocated(path), MIB);
+    volume->ops->close(volume);
     place_end(&place);
 }
 
@@ -225,7 +361,7 @@ Test(ram, target_is_written_in_place)
 
     place_in_memory(&place);
     place_fill(place_path(&place, "wanted"), 0, SIZE, 3);
-    cr_assert_eq(gw_ram_target_create("ram0", place_path(&place, "ram"), SIZE, &volume), 0);
+    cr_assert_eq(gw_ram_target_make("ram0", place_path(&place, "ram"), SIZE, 0, &volume), 0);
     for (uint64_t at = 0; at < SIZE; at += to.length) {
         cr_assert_eq(volume->ops->locate(volume, at, 1 * MIB, &to), 0);
         cr_assert_eq(to.where, GW_IN_MEMORY);
@@ -244,7 +380,7 @@ Test(ram, target_zeroes_a_range_and_no_byte_more)
     struct place place;
 
     place_in_memory(&place);
-    cr_assert_eq(gw_ram_target_create("ram0", place_path(&place, "ram"), SIZE, &volume), 0);
+    cr_assert_eq(gw_ram_target_make("ram0", place_path(&place, "ram"), SIZE, 0, &volume), 0);
     memset(volume->memory, 0xff, SIZE);
     cr_assert_eq(volume->ops->zero(volume, 1 * MIB, 3 * 4096), 0);
     for (uint64_t i = 0; i < SIZE; i++)
@@ -260,7 +396,7 @@ Test(ram, target_abort_unlinks)
     struct place place;
 
     place_in_memory(&place);
-    cr_assert_eq(gw_ram_target_create("ram0", place_path(&place, "ram"), SIZE, &volume), 0);
+    cr_assert_eq(gw_ram_target_make("ram0", place_path(&place, "ram"), SIZE, 0, &volume), 0);
     volume->ops->abort(volume);
     cr_assert_eq(place_count(&place), 0);
     volume->ops->close(volume);
@@ -273,7 +409,7 @@ Test(ram, target_abort_after_finish_unlinks)
     struct place place;
 
     place_in_memory(&place);
-    cr_assert_eq(gw_ram_target_create("ram0", place_path(&place, "ram"), SIZE, &volume), 0);
+    cr_assert_eq(gw_ram_target_make("ram0", place_path(&place, "ram"), SIZE, 0, &volume), 0);
     cr_assert_eq(volume->ops->finish(volume), 0);
     volume->ops->abort(volume);
     cr_assert_eq(place_count(&place), 0);
@@ -289,7 +425,7 @@ Test(ram, target_refuses_an_existing_file_and_leaves_it)
     place_in_memory(&place);
     place_fill(place_path(&place, "ram"), 0, 4096, 1);
     place_fill(place_path(&place, "same"), 0, 4096, 1);
-    cr_assert_eq(gw_ram_target_create("ram0", place_path(&place, "ram"), SIZE, &volume), -EEXIST);
+    cr_assert_eq(gw_ram_target_make("ram0", place_path(&place, "ram"), SIZE, 0, &volume), -EEXIST);
     cr_assert(place_same(place_path(&place, "ram"), place_path(&place, "same")));
     place_end(&place);
 }
@@ -300,11 +436,11 @@ Test(ram, target_larger_than_the_host_is_enospc_and_leaves_nothing)
     struct place place;
 
     place_small(&place, 8 * MIB);
-    cr_assert_eq(gw_ram_target_create("ram0", place_path(&place, "ram"), SIZE, &volume), -ENOSPC);
+    cr_assert_eq(gw_ram_target_make("ram0", place_path(&place, "ram"), SIZE, 0, &volume), -ENOSPC);
     cr_assert_not_null(strstr(gw_error_message(), "16 MiB"), "%s", gw_error_message());
     cr_assert_eq(place_count(&place), 0);
     /* The negative control: what fits is made. */
-    cr_assert_eq(gw_ram_target_create("ram0", place_path(&place, "ram"), 4 * MIB, &volume), 0);
+    cr_assert_eq(gw_ram_target_make("ram0", place_path(&place, "ram"), 4 * MIB, 0, &volume), 0);
     volume->ops->close(volume);
     place_end(&place);
 }
@@ -315,7 +451,7 @@ Test(ram, target_in_a_missing_folder_is_enoent)
     struct place place;
 
     place_in_memory(&place);
-    cr_assert_eq(gw_ram_target_create("ram0", place_path(&place, "no/ram"), SIZE, &volume),
+    cr_assert_eq(gw_ram_target_make("ram0", place_path(&place, "no/ram"), SIZE, 0, &volume),
                  -ENOENT);
     place_end(&place);
 }
@@ -327,7 +463,8 @@ Test(ram, foreign_target_is_written_and_left_on_abort)
 
     place_in_memory(&place);
     place_truncate(place_path(&place, "ram"), SIZE);
-    cr_assert_eq(gw_ram_target_open("ram0", place_path(&place, "ram"), SIZE, &volume), 0);
+    cr_assert_eq(
+        gw_ram_target_make("ram0", place_path(&place, "ram"), SIZE, GW_RAM_FOREIGN, &volume), 0);
     cr_assert_eq(place_allocated(place_path(&place, "ram")), SIZE);
     volume->ops->abort(volume);
     volume->ops->close(volume);
@@ -341,7 +478,9 @@ Test(ram, foreign_target_that_is_missing_is_not_made)
     struct place place;
 
     place_in_memory(&place);
-    cr_assert_eq(gw_ram_target_open("ram0", place_path(&place, "ram"), SIZE, &volume), -ENOENT);
+    cr_assert_eq(
+        gw_ram_target_make("ram0", place_path(&place, "ram"), SIZE, GW_RAM_FOREIGN, &volume),
+        -ENOENT);
     cr_assert_eq(place_count(&place), 0);
     place_end(&place);
 }
@@ -353,7 +492,9 @@ Test(ram, foreign_target_that_cannot_be_allocated_is_left)
 
     place_small(&place, 8 * MIB);
     place_truncate(place_path(&place, "ram"), SIZE);
-    cr_assert_eq(gw_ram_target_open("ram0", place_path(&place, "ram"), SIZE, &volume), -ENOSPC);
+    cr_assert_eq(
+        gw_ram_target_make("ram0", place_path(&place, "ram"), SIZE, GW_RAM_FOREIGN, &volume),
+        -ENOSPC);
     cr_assert(place_has(&place, "ram"));
     place_end(&place);
 }

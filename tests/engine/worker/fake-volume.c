@@ -13,7 +13,8 @@ static struct fake_volume *of(struct gw_source_volume *volume)
     return gw_container_of(volume, struct fake_volume, volume);
 }
 
-static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+static int next_extent(struct gw_source_volume *volume, uint64_t offset, uint64_t end,
+                       struct gw_extent *out)
 {
     struct fake_volume *fake = of(volume);
 
@@ -25,9 +26,10 @@ static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct 
         const struct gw_extent *extent = &fake->extents[i];
 
         if (offset >= extent->offset && offset < extent->offset + extent->length) {
-            *out = (struct gw_extent){.offset = offset,
-                                      .length = extent->offset + extent->length - offset,
-                                      .kind = extent->kind};
+            *out =
+                (struct gw_extent){.offset = offset,
+                                   .length = gw_min(extent->offset + extent->length, end) - offset,
+                                   .kind = extent->kind};
             return 0;
         }
     }
