@@ -62,9 +62,10 @@ static int answer_submit(const struct gw_admin_options *options, int fd, json_t 
 
 static int answer_resume(const struct gw_admin_options *options, int fd, json_t *request)
 {
-    const char *which = json_string_value(json_object_get(request, "move"));
-    json_t *text;
-    int error = gw_resume_request(options->environment, which, &text);
+    json_t *which = json_object_get(request, "move"), *text;
+    int error = which && !json_is_string(which)
+                    ? gw_fail(-EINVAL, "request: 'move' is not a text")
+                    : gw_resume_request(options->environment, json_string_value(which), &text);
 
     if (error == -ESTALE)
         return send_answer(fd, json_pack("{s:b, s:o, s:i}", "ok", 0, "error",
@@ -127,11 +128,13 @@ static int answer_cancel(const struct gw_admin_options *options, int fd, json_t 
     json_t *answer;
     int error = find_job(options, request, &job);
 
-    if (error == -ENOENT &&
-        gw_resume_cancel(options->environment,
-                         json_string_value(json_object_get(request, "job"))) == 0)
-        return send_answer(
-            fd, json_pack("{s:b, s:O}", "ok", 1, "job", json_object_get(request, "job")));
+    if (error == -ENOENT) {
+        json_t *which = json_object_get(request, "job");
+
+        error = gw_resume_cancel(options->environment, json_string_value(which));
+        if (error == 0)
+            return send_answer(fd, json_pack("{s:b, s:O}", "ok", 1, "job", which));
+    }
     if (error == -ENOENT)
         return send_answer(fd, json_pack("{s:b, s:b, s:o, s:i}", "ok", 0, "unknown", 1, "error",
                                          gw_json_text(gw_error_message()), "exit_code",

@@ -162,6 +162,8 @@ static int fill_environment(struct agent *agent)
     if (!error)
         error = gw_attended_new(&agent->attended);
     if (!error)
+        error = gw_fences_new(&environment->fences);
+    if (!error)
         error = gw_rejoins_new(&environment->rejoins);
     environment->reconnect_s = agent->options->reconnect_s < 0
                                    ? GW_RECONNECT_DEFAULT_S
@@ -231,7 +233,8 @@ static int listen_on(struct agent *agent, const struct gw_address *wanted)
         if (transport->ops->carries_no_control && is_listened_with(agent, transport))
             continue;
         error = listen_with(agent, transport, &address);
-        if (error && (i + 1 == transports->count || error == -EADDRINUSE))
+        if (error && (i + 1 == transports->count ||
+                      (error == -EADDRINUSE && gw_transports_is_named(transports, transport))))
             return error;
         if (!error)
             continue;
@@ -247,13 +250,13 @@ static int check_named(const struct agent *agent)
 {
     const struct gw_transports *transports = &agent->environment.transports;
 
-    if (agent->options->transports.count == 0 || agent->environment.listen_count == 0)
+    if (agent->environment.listen_count == 0)
         return 0;
     for (unsigned i = 0; i < transports->passed_count; i++) {
         const struct gw_transport *transport =
             gw_transports_find(transports, transports->passed[i].name);
 
-        if (transport && gw_transports_has_data(transports, transport) &&
+        if (transport && gw_transports_is_named(transports, transport) &&
             !is_listened_with(agent, transport))
             return gw_fail(-ENODEV, "transport %s: %s", transports->passed[i].name,
                            transports->passed[i].reason);
@@ -293,9 +296,10 @@ static json_t *describe_transports(const struct agent *agent)
     json_t *list = json_array();
 
     for (unsigned i = 0; i < transports->count; i++)
-        json_array_append_new(list, json_pack("{s:s,s:b}", "name", transports->list[i]->ops->name,
-                                              "listens",
-                                              (int)is_listened_with(agent, transports->list[i])));
+        json_array_append_new(list, json_pack("{s:s,s:b,s:s*}", "name",
+                                              transports->list[i]->ops->name, "listens",
+                                              (int)is_listened_with(agent, transports->list[i]),
+                                              "variant", transports->list[i]->variant));
     for (unsigned i = 0; i < transports->passed_count; i++)
         if (!gw_transports_find(transports, transports->passed[i].name))
             json_array_append_new(list,
@@ -388,6 +392,7 @@ static bool stop(struct agent *agent)
     gw_transports_close(&agent->environment.transports);
     gw_topology_free(agent->topology);
     gw_attended_free(agent->attended);
+    gw_fences_free(agent->environment.fences);
     gw_rejoins_free(agent->environment.rejoins);
     gw_credentials_free(agent->credentials);
     gw_history_close(agent->history);

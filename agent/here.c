@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -113,7 +114,12 @@ static int prepare(struct here *here, const struct gw_here_options *options)
 static void *run_thread(void *argument)
 {
     struct here *here = argument;
+    sigset_t too_large;
 
+    /* A file that may not grow (ulimit -f) is an error, not the end of whoever embeds this. */
+    sigemptyset(&too_large);
+    sigaddset(&too_large, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &too_large, NULL);
     gw_request_run(&here->environment, here->request, &here->progress, &here->result);
     close(here->ended_fds[1]);
     return NULL;

@@ -13,6 +13,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "engine/handover/handover.h"
+#include "engine/session/named.h"
 
 #define WHAT_MAX 512u
 
@@ -465,11 +466,10 @@ int gw_jobs_find(struct gw_jobs *jobs, const char *id, struct gw_job **out)
 {
     struct gw_job *found = NULL;
     unsigned matches = 0;
-    size_t length = strlen(id);
 
     pthread_mutex_lock(&jobs->lock);
-    for (struct gw_job *job = jobs->first; job && length; job = job->next) {
-        if (strncmp(job->id, id, length) != 0)
+    for (struct gw_job *job = jobs->first; job; job = job->next) {
+        if (!gw_named_is(job->id, NULL, id))
             continue;
         found = job;
         matches++;

@@ -48,7 +48,7 @@ void gw_jobs_leave(struct gw_job *job, struct gw_result *result);
 /* The journal has a new record: which job it is of is remembered with the job; the end of a move that
  * nobody has in hand any more goes to the history. */
 void gw_jobs_recorded(struct gw_jobs *jobs, const struct gw_journal_entry *entry);
-/* By id or the first digits of one that no other job shares. */
+/* By id or the first digits of one that no other job shares (engine/session/named.h). */
 int gw_jobs_find(struct gw_jobs *jobs, const char *id, struct gw_job **out);
 void gw_job_put(struct gw_job *job);
 const char *gw_job_id(const struct gw_job *job);

@@ -48,6 +48,8 @@ static void *recovery_thread(void *argument)
         int count = gw_state_undecided(recovery->state);
 
         gw_partials_tidy(recovery->environment, false);
+        gw_arrived_tidy(recovery->environment);
+        gw_fences_tidy(recovery->environment->fences);
         if (count == 0) {
             has_complained = false;
             continue;

@@ -3,13 +3,16 @@
 #include "agent/resume.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "agent/run.h"
 #include "common/error.h"
 #include "engine/handover/handover.h"
 #include "engine/session/attended.h"
+#include "engine/session/named.h"
 #include "engine/session/partial.h"
+#include "engine/session/recover.h"
 
 struct search {
     const char *which;
@@ -18,16 +21,21 @@ struct search {
     unsigned matches;
 };
 
+/* Without a word, any. */
+static bool is_wanted(const struct search *search, const char *epoch, const json_t *detail)
+{
+    return !search->which ||
+           gw_named_is(epoch, json_string_value(json_object_get(detail, "vm")), search->which);
+}
+
 static int look(const struct gw_partial *partial, void *context)
 {
     struct search *search = context;
-    const char *vm = json_string_value(json_object_get(partial->detail, "vm"));
-    const char *which = search->which;
 
-    if (!partial->is_kept || (search->source_only && partial->side != GW_SIDE_SOURCE))
+    if (search->source_only ? !partial->is_kept || partial->side != GW_SIDE_SOURCE
+                            : !gw_partial_is_of_note(partial))
         return 0;
-    if (which && strncmp(partial->epoch, which, strlen(which)) != 0 &&
-        (!vm || strcmp(vm, which) != 0))
+    if (!is_wanted(search, partial->epoch, partial->detail))
         return 0;
     gw_partial_free(&search->found);
     search->found = *partial;
@@ -72,8 +80,10 @@ int gw_resume_request(const struct gw_environment *environment, const char *whic
 {
     struct search search = {.which = which, .source_only = true};
     json_t *request;
-    int error = find(environment, &search);
+    int error = which ? gw_named_check(which) : 0;
 
+    if (!error)
+        error = find(environment, &search);
     if (!error)
         error = check_settled(environment, search.found.epoch);
     request = error ? NULL : json_deep_copy(json_object_get(search.found.detail, "request"));
@@ -111,22 +121,80 @@ static void cancel_found(const struct gw_environment *environment, struct gw_par
     gw_partial_cancel(environment, found);
 }
 
-int gw_resume_cancel(const struct gw_environment *environment, const char *which)
+/* A move at its target whose note is gone, and whose files are away: the journal knows it still. */
+static int look_in_journal(const struct gw_journal_entry *entry, void *context)
+{
+    struct search *search = context;
+
+    if (!gw_recover_check_here(entry) || !is_wanted(search, entry->epoch, entry->detail))
+        return 0;
+    snprintf(search->found.epoch, sizeof(search->found.epoch), "%s", entry->epoch);
+    search->matches++;
+    return 0;
+}
+
+static int forget_journalled(const struct gw_environment *environment, const char *which)
 {
     struct search search = {.which = which};
-    enum gw_journal_side side;
-    int error = find(environment, &search);
+    int error = environment->journal
+                    ? gw_journal_each_open(environment->journal, look_in_journal, &search)
+                    : 0;
 
     if (error)
         return error;
-    side = search.found.side;
-    error = gw_attend(environment->attended, search.found.epoch, side);
-    if (error) {
-        error = gw_fail(-EBUSY, "%.12s is under way", search.found.epoch);
-    } else {
-        cancel_found(environment, &search.found);
-        gw_unattend(environment->attended, search.found.epoch, side);
-    }
-    gw_partial_free(&search.found);
+    if (search.matches > 1)
+        return gw_fail(-EINVAL, "more than one fits: say which, see godwit status");
+    if (search.matches == 0)
+        return gw_fail(-ENOENT, "no migration '%.40s' here: see godwit status", which);
+    error = gw_attend(environment->attended, search.found.epoch, GW_SIDE_TARGET);
+    if (error)
+        return gw_fail(-EBUSY, "%.12s is under way", search.found.epoch);
+    error = gw_recover_give_up(environment, search.found.epoch);
+    gw_unattend(environment->attended, search.found.epoch, GW_SIDE_TARGET);
     return error;
+}
+
+/* Said twice: its files stay wherever they are, and a move is settled without them. */
+static int forget_found(const struct gw_environment *environment, const struct gw_partial *found)
+{
+    int error = found->side == GW_SIDE_TARGET ? gw_recover_give_up(environment, found->epoch) : 0;
+
+    if (error && error != -ENOENT)
+        return error;
+    gw_partial_forget(environment, found->epoch, found->side);
+    return 0;
+}
+
+/* found is freed. */
+static int cancel_kept(const struct gw_environment *environment, struct gw_partial *found)
+{
+    enum gw_journal_side side = found->side;
+    int error = gw_attend(environment->attended, found->epoch, side);
+
+    if (error) {
+        error = gw_fail(-EBUSY, "%.12s is under way", found->epoch);
+    } else {
+        if (gw_partial_is_given_up(found))
+            error = forget_found(environment, found);
+        else
+            cancel_found(environment, found);
+        gw_unattend(environment->attended, found->epoch, side);
+    }
+    gw_partial_free(found);
+    return error;
+}
+
+int gw_resume_cancel(const struct gw_environment *environment, const char *which)
+{
+    struct search search = {.which = which};
+    int error = gw_named_check(which);
+
+    if (error)
+        return error;
+    error = find(environment, &search);
+    if (error == -ENOENT)
+        error = gw_partial_forget_damaged(environment, which);
+    else if (!error)
+        return cancel_kept(environment, &search.found);
+    return error == -ENOENT ? forget_journalled(environment, which) : error;
 }

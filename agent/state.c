@@ -17,6 +17,7 @@
 #include "common/error.h"
 #include "engine/handover/handover.h"
 #include "engine/migration.h"
+#include "engine/session/recover.h"
 
 #define INSTANCE_NAME "instance-id"
 #define JOURNAL_NAME  "journal.db"
@@ -163,6 +164,8 @@ static int describe_entry(const struct gw_journal_entry *entry, void *context)
     json_object_set_new(object, "is_in_doubt", json_boolean(is_in_doubt));
     if (is_unrecorded)
         json_object_set_new(object, "meaning", gw_json_text(description->failure.text));
+    if (gw_recover_check_here(entry))
+        json_object_set_new(object, "away", gw_json_text(gw_error_message()));
     if (entry->detail)
         json_object_set(object, "detail", entry->detail);
     json_array_append_new(description->list, object);

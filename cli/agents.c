@@ -26,13 +26,20 @@ void gw_agents_print_kept(const json_t *item)
 {
     bool is_source = strcmp(text_of(item, "side"), "source") == 0;
     bool is_copy = strcmp(text_of(item, "kind"), "copy") == 0;
+    bool is_kept = json_is_true(json_object_get(item, "kept"));
+    bool is_given_up = json_is_true(json_object_get(item, "given_up"));
 
-    printf("  kept: %s %.12s of %s%s%s (%s), %.1f MiB of its disks%s\n", is_copy ? "copy" : "move",
-           text_of(item, "epoch"), text_of(item, "vm"), *text_of(item, "peer") ? " to " : "",
-           text_of(item, "peer"), text_of(item, "side"),
+    printf("  %s: %s %.12s of %s%s%s (%s), %.1f MiB of its disks%s\n", is_kept ? "kept" : "left",
+           is_copy ? "copy" : "move", text_of(item, "epoch"), text_of(item, "vm"),
+           *text_of(item, "peer") ? " to " : "", text_of(item, "peer"), text_of(item, "side"),
            (double)json_integer_value(json_object_get(item, "bytes")) / (1 << 20),
-           is_source ? ": godwit resume goes on with it, godwit cancel removes it"
-                     : ": its source may go on with it");
+           !is_kept    ? ""
+           : is_source ? ": godwit resume goes on with it, godwit cancel removes it"
+                       : ": its source may go on with it");
+    if (*text_of(item, "away"))
+        printf("        %s; %s, godwit cancel %s\n", text_of(item, "away"),
+               is_kept ? "until then it waits" : "then it is removed",
+               is_given_up ? "forgets it" : "gives it up");
 }
 
 void gw_agents_print_doubt(const json_t *item)
@@ -44,6 +51,9 @@ void gw_agents_print_doubt(const json_t *item)
            text_of(item, "epoch"), *text_of(item, "vm") ? " " : "", text_of(item, "vm"),
            json_is_true(json_object_get(item, "contradicted")) ? " CONTRADICTED" : "",
            text_of(item, "side"), text_of(item, "state"), text_of(item, "meaning"));
+    if (*text_of(item, "away"))
+        printf("        %s; then it is removed, godwit cancel %.12s forgets it\n",
+               text_of(item, "away"), text_of(item, "epoch"));
     if (!is_in_doubt(item))
         return;
     puts("           the agents settle it once both run and reach each other; where the other host "

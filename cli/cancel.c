@@ -39,10 +39,11 @@ static const struct gw_usage_option options[] = {
 static const struct gw_usage usage = {
     .name = "cancel",
     .arguments = "JOB [OPTIONS]",
-    .about = "Ends a migration that waits or runs; the VM runs on at its source. JOB is what move, "
-             "copy\n"
-             "and status print; its first digits are enough. After the point of no return it is\n"
-             "refused, with exit code 4.",
+    .about =
+        "Ends a migration that waits or runs; the VM runs on at its source. JOB is what move, "
+        "copy\n"
+        "and status print; its first four digits are enough. After the point of no return it is\n"
+        "refused, with exit code 4.",
     .example = "  godwit cancel 3f9a",
     .options = options,
     .take = take,

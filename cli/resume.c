@@ -11,6 +11,7 @@
 #include "cli/follow.h"
 #include "cli/task.h"
 #include "common/error.h"
+#include "engine/session/named.h"
 
 struct resume {
     struct gw_task task;
@@ -105,10 +106,8 @@ static int print_list(const struct gw_task *task, const json_t *list)
 
 static bool is_meant(const json_t *item, const char *which)
 {
-    const char *epoch = json_string_value(json_object_get(item, "epoch"));
-    const char *vm = json_string_value(json_object_get(item, "vm"));
-
-    return !which || strncmp(epoch, which, strlen(which)) == 0 || (vm && strcmp(vm, which) == 0);
+    return !which || gw_named_is(json_string_value(json_object_get(item, "epoch")),
+                                 json_string_value(json_object_get(item, "vm")), which);
 }
 
 /* The one that is meant, or NULL: then the agent says what is wrong. */
@@ -120,7 +119,7 @@ static const json_t *choose(const json_t *list, const char *which, unsigned *mat
     *matches = 0;
     json_array_foreach((json_t *)list, i, item)
     {
-        if (!is_meant(item, which))
+        if (!is_meant(item, which) || json_is_false(json_object_get(item, "kept")))
             continue;
         found = item;
         (*matches)++;
@@ -199,6 +198,8 @@ int gw_command_resume(int argc, char **argv)
 
         if (argc - first > 1)
             code = gw_usage_fail(&usage, "expected one ID, VM or SOURCE at most");
+        else if (which && gw_named_check(which))
+            code = gw_usage_fail(&usage, "%s", gw_error_message());
         else if (which && gw_task_set_text(&resume.task, "move", which))
             code = gw_usage_fail(&usage, "%s", gw_error_message());
         else

@@ -116,6 +116,8 @@ static void print_agent(const json_t *answer, bool shows_ended)
         printf("  listens on %s\n", json_string_value(item));
     json_array_foreach(json_object_get(agent, "transports"), i, item)
     {
+        if (*text_of(item, "variant"))
+            printf("  transport %s is over %s\n", text_of(item, "name"), text_of(item, "variant"));
         if (*text_of(item, "reason"))
             printf("  transport %s is not used: %s\n", text_of(item, "name"),
                    text_of(item, "reason"));

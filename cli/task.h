@@ -47,7 +47,8 @@ struct gw_task {
         {"stall-timeout", "SECONDS",                                                               \
          "say so when nothing moves for that long, redial after twice that; 30"},                  \
         {"congestion", "NAME", "TCP congestion control of the data channels"},                     \
-        {"verify", NULL, "compare digests of everything at the end"},                              \
+        {"verify", NULL,                                                                           \
+         "compare digests of everything at the end, before images get their names"},               \
         {"socket", "PATH", "admin socket of the agent to use; also GODWIT_SOCKET"},                \
         {"detach", NULL, "start it in an agent and come back at once"},                            \
         {"progress", NULL, "with --json: progress, too, one object a line"},                       \

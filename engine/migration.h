@@ -62,6 +62,7 @@ struct gw_environment {
     unsigned reconnect_s;         /* how long a source dials a lost link again; 0: not at all */
     struct gw_rejoins *rejoins;   /* sessions whose sources may come back; NULL: none may */
     struct gw_attended *attended; /* which moves this process has in hand; NULL: copies only */
+    struct gw_fences *fences;     /* of devices that VMs were moved away from; NULL: none */
     struct gw_journal *journal;   /* NULL: copies only */
     unsigned keep_partial_hours;  /* how long a lost move can be gone on with; 0: nothing is kept */
     struct gw_pins *pins;         /* memory registered for devices; lent; NULL: no limit */
@@ -83,6 +84,13 @@ bool gw_attended_has(struct gw_attended *attended, const char *epoch, enum gw_jo
 /* Other processes have migrations noted in the same state folder: what this one has in hand is locked
  * there, in files of that folder. Before anything is attended. */
 int gw_attended_share(struct gw_attended *attended, const char *folder);
+
+/* Block devices that VMs had here before they were handed over (engine/session/fence.h). */
+struct gw_fences;
+int gw_fences_new(struct gw_fences **out);
+void gw_fences_free(struct gw_fences *fences); /* takes NULL */
+/* Removes those whose time is over; every few seconds. Takes NULL. */
+void gw_fences_tidy(struct gw_fences *fences);
 
 /* The sessions of a process that receives, which a source whose link was lost may rejoin. */
 struct gw_rejoins;
@@ -182,7 +190,7 @@ struct gw_progress_data {
     char state[32];                /* handover state name */
     char path[32];                 /* "direct", "slots", "sealed" */
     char transport[128];
-    char note[256]; /* the newest thing a person should know */
+    char note[256]; /* gw_progress_note */
     unsigned volume_count;
     struct gw_volume_progress volumes[GW_VOLUMES_MAX];
     char path_note[320]; /* why memory goes through slots that could go directly */
@@ -197,6 +205,9 @@ struct gw_progress {
 int gw_progress_init(struct gw_progress *progress);
 void gw_progress_free(struct gw_progress *progress);
 void gw_progress_get(struct gw_progress *progress, struct gw_progress_data *out);
+/* The newest thing a person should know, in place of the one before; "" for nothing. */
+void gw_progress_note(struct gw_progress *progress, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 /* Asks for an end. -EBUSY after COMMITTED: refused. */
 int gw_progress_cancel(struct gw_progress *progress);
 const char *gw_phase_name(enum gw_phase phase);
@@ -268,6 +279,9 @@ int gw_resolve_run(const struct gw_environment *environment,
 /* Removes what is left of migrations that nobody will go on with: at the start of an agent, before
  * it lets anybody in, of those that died with the one before; later of those kept too long. */
 void gw_partials_tidy(const struct gw_environment *environment, bool is_start);
+/* Removes memory and sockets of VMs that were moved here and whose QEMU has ended, unless a process maps that memory.
+ * Called by the agent at start and every few seconds. */
+void gw_arrived_tidy(const struct gw_environment *environment);
 /* What is kept, for status: [{"epoch", "side", "vm", "bytes", "changed_ms"}]. */
 json_t *gw_partials_describe(const struct gw_environment *environment);
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The snapshot of a migration that other threads may read, and the request to cancel it. */
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -32,6 +34,17 @@ void gw_progress_get(struct gw_progress *progress, struct gw_progress_data *out)
     pthread_mutex_lock(&progress->lock);
     *out = progress->data;
     pthread_mutex_unlock(&progress->lock);
+}
+
+void gw_progress_note(struct gw_progress *progress, const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    pthread_mutex_lock(&progress->lock);
+    vsnprintf(progress->data.note, sizeof(progress->data.note), format, arguments);
+    pthread_mutex_unlock(&progress->lock);
+    va_end(arguments);
 }
 
 int gw_progress_cancel(struct gw_progress *progress)

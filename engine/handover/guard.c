@@ -23,7 +23,8 @@
 #include "common/error.h"
 #include "common/log.h"
 
-#define TIMEOUT_MS_DEFAULT 2000
+#define START_TIMEOUT_MS   30000 /* a process has to start; nobody stands still for it */
+#define TIMEOUT_MS_DEFAULT 5000
 #define UNDO_TIMEOUT_MS    60000
 #define END_TIMEOUT_MS     1000
 #define POLL_INTERVAL_MS   10
@@ -157,7 +158,7 @@ int gw_guard_start(const struct gw_guard_options *options, struct gw_guard **out
                  json_pack("{s:s, s:s, s:I, s:b, s:s}", "message", "arm", "qmp", options->qmp_path,
                            "pid", (json_int_t)options->vmm_pid, "is_guest_paused",
                            (int)options->is_guest_paused, "log", options->log_path),
-                 guard->timeout_ms);
+                 START_TIMEOUT_MS);
     if (error != 0)
         goto err;
     *out = guard;

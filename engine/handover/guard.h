@@ -7,7 +7,9 @@
  * hold sends `cont`. From *committing* on it does nothing: the journal decides.
  *
  * Errors: 0 or -errno with a message. -EPIPE: the guard is lost; -ETIMEDOUT: it has not answered,
- *   counts as lost from then on, and may have understood all the same.
+ *   counts as lost from then on, and may have understood all the same. Either way the move is to be given
+ *   up and undone, which is safe whatever a silent guard was about to do: it acts only when the agent dies,
+ *   undoes then what is undone already, and stop kills it first.
  * Order: start → (stopped → announce, done ... → committing | resumed) ... → stop. Every call
  *   returns once the guard has acknowledged it.
  * Threads: one at a time per guard.
@@ -35,7 +37,8 @@ struct gw_guard_options {
     pid_t vmm_pid;        /* another QEMU on that socket is not touched; 0: any */
     bool is_guest_paused; /* by its owner: everything is undone, but `cont` is not sent */
     const char *log_path; /* what it did, appended; locked while it lives (gw_guard_wait) */
-    int timeout_ms;       /* for each acknowledgement; 0: 2000 */
+    int timeout_ms; /* for each acknowledgement, some with the guest stopped; 0: 5000. To be armed takes
+                     * a process's start, and has 30 s */
 };
 
 struct gw_guard;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The switchover's rules, as one table: in which states an event is expected, where it leads, and
- * what is to be done there. The first row that fits wins; an event without a row is refused.
- * Nothing is executed here and no time is known. The texts of the names are in names.c.
+ * The switchover's rules, as one table in four chapters: in which states an event is expected, where
+ * it leads, and what is to be done there. The first row that fits wins; an event without a row is
+ * refused. Nothing is executed here and no time is known. The texts of the names are in names.c.
  */
 #include "engine/handover/handover.h"
 
@@ -174,8 +174,8 @@ struct rule {
 
 #define NEXT(name) GW_HANDOVER_##name
 
-static const struct rule rules[] = {
-    /* ---- source, before COMMITTING: every trouble leads to a source that runs ---- */
+/* Source, before COMMITTING: every trouble leads to a source that runs. */
+static const struct rule before_committing[] = {
     {S(COPYING), E(DONE), GONE, NEXT(GONE), PUT_BACK},
     {S(COPYING), E(DONE), ABORT, NEXT(UNDOING), UNDO_EARLY},
     {S(COPYING), E(DONE), BUSY, SAME, NO_ACTION},
@@ -203,8 +203,10 @@ static const struct rule rules[] = {
     {S(WAITING), E(VMM_GONE), ALWAYS, NEXT(GONE), PUT_BACK},
     {S(WAITING), E(LINK_UP), ALWAYS, SAME, NO_ACTION},
     {S(CHECKING), E(DONE), BUSY, NEXT(COMMITTING), COMMIT},
+};
 
-    /* ---- source, from COMMITTING on: it never resumes by itself ---- */
+/* Source, from COMMITTING on: it never resumes by itself. */
+static const struct rule from_committing[] = {
     {S(COMMITTING), WEATHER | PROMISES | E(UNKNOWN) | E(READY) | E(VMM_GONE), BUSY, SAME,
      NO_ACTION},
     {S(COMMITTING), E(DONE), CLEAN, NEXT(RECLAIMING), RECLAIM},
@@ -262,8 +264,10 @@ static const struct rule rules[] = {
     {S(HANDED_OVER) | S(DONE), PROMISES, ALWAYS, SAME, ALARM},
     {S(DONE), E(READY) | E(LINK_UP), ALWAYS, SAME, GO},
     {S(HANDED_OVER) | S(DONE), WEATHER | ANSWERS | E(VMM_GONE), ALWAYS, SAME, NO_ACTION},
+};
 
-    /* ---- source, going on ---- */
+/* Source, going on. */
+static const struct rule going_on[] = {
     {S(UNDOING), RESULTS, GONE, NEXT(GONE), PUT_BACK},
     {S(UNDOING), E(DONE), BUSY, NEXT(RESUMED), RECORD_RESUMED},
     {S(UNDOING), E(FAILED), BUSY, SAME, NO_ACTION},
@@ -288,8 +292,10 @@ static const struct rule rules[] = {
     {S(UNDOING) | S(RESUMED) | S(GONE) | S(CLOSED), E(RUNNING) | E(LOST), ALWAYS, SAME, ALARM},
     {S(UNDOING) | S(RESUMED) | S(GONE) | S(CLOSED), WEATHER | ANSWERS | E(VMM_GONE), ALWAYS, SAME,
      NO_ACTION},
+};
 
-    /* ---- target, before OWNING: it may abort, and says so only once that is durable ---- */
+static const struct rule at_target[] = {
+    /* ---- before OWNING: it may abort, and says so only once that is durable ---- */
     {S(RECEIVING), E(DONE), ABORT, NEXT(ABORTING), PROMISE_ABORT},
     {S(RECEIVING), E(DONE), BUSY, SAME, NO_ACTION},
     {S(RECEIVING), E(FAILED), BUSY, NEXT(ABORTING), PROMISE_ABORT},
@@ -306,7 +312,7 @@ static const struct rule rules[] = {
     {S(PREPARED), E(GO) | E(RESOLVE_TARGET), ALWAYS, NEXT(OWNING), OWN},
     {S(PREPARED), TARGET_TROUBLE, ALWAYS, NEXT(ABORTING), PROMISE_ABORT},
 
-    /* ---- target, the owner ---- */
+    /* ---- the owner ---- */
     {S(OWNING), E(DONE), GONE, NEXT(GIVING_UP), GIVE_UP},
     {S(OWNING), E(DONE), BUSY, NEXT(OWNER), CONTINUE},
     {S(OWNING), E(FAILED), BUSY, NEXT(GIVING_UP), GIVE_UP},
@@ -325,7 +331,7 @@ static const struct rule rules[] = {
     {S(LOST), E(RESOLVE_SOURCE), IDLE, NEXT(YIELDING), YIELD},
     {S(LOST), E(RESOLVE_TARGET), IDLE, NEXT(RUNNING), KEEP},
 
-    /* ---- target, giving the VM back ---- */
+    /* ---- giving the VM back ---- */
     {S(ABORTING), E(DONE), BUSY, NEXT(ABORTED), CLEAR_ABORTED},
     {S(ABORTING), E(RETRY), IDLE, SAME, PROMISE_ABORT},
     {S(GIVING_UP), E(DONE), BUSY, NEXT(NEVER_RAN), CLEAR_NEVER_RAN},
@@ -341,8 +347,7 @@ static const struct rule rules[] = {
     {S(NEVER_RAN), E(GO) | E(ABORT), ALWAYS, SAME, SAY_NEVER_RAN},
     {S(ABORTED) | S(YIELDED) | S(DISCARDED), E(GO) | E(ABORT), ALWAYS, SAME, SAY_ABORTED},
 
-    /* ---- target, anywhere: weather; questions that will be answered when the record in hand is
-       made ---- */
+    /* ---- anywhere: weather; questions that will be answered when the record in hand is made ---- */
     {S(OWNING) | S(OWNER) | S(ABORTING) | S(GIVING_UP) | S(YIELDING), E(GO) | E(ABORT), ALWAYS,
      SAME, NO_ACTION},
     {S(OWNING) | S(OWNER) | S(RUNNING) | S(LOST) | S(ABORTING) | S(GIVING_UP) | S(YIELDING) |
@@ -353,6 +358,20 @@ static const struct rule rules[] = {
          S(DISCARDED),
      E(LINK_LOST) | E(LINK_UP) | E(STRANGER), ALWAYS, SAME, NO_ACTION},
 };
+
+/* Each state has its rows in one chapter: the first whose last state is not before it. */
+static const struct {
+    enum gw_handover_state last;
+    unsigned count;
+    const struct rule *rules;
+} chapters[] = {
+    {NEXT(CHECKING), GW_ARRAY_LENGTH(before_committing), before_committing},
+    {NEXT(DONE), GW_ARRAY_LENGTH(from_committing), from_committing},
+    {NEXT(CLOSED), GW_ARRAY_LENGTH(going_on), going_on},
+    {NEXT(DISCARDED), GW_ARRAY_LENGTH(at_target), at_target},
+};
+
+static_assert(GW_HANDOVER_DISCARDED == GW_HANDOVER_STATE_COUNT - 1, "each state has a chapter");
 
 /* What a restart from a journalled state leads to. */
 struct restart {
@@ -510,13 +529,18 @@ static const struct rule *find(const struct gw_handover *handover, enum gw_hando
     const uint64_t state = UINT64_C(1) << handover->state;
     const uint32_t what = UINT32_C(1) << event;
     const bool is_result = event == GW_EVENT_DONE || event == GW_EVENT_FAILED;
+    const struct rule *rule;
+    unsigned chapter = 0;
 
     if (is_result && !handover->is_busy)
         return NULL;
-    for (unsigned i = 0; i < GW_ARRAY_LENGTH(rules); i++)
-        if ((rules[i].states & state) != 0 && (rules[i].events & what) != 0 &&
-            holds(handover, rules[i].when))
-            return &rules[i];
+    while (chapters[chapter].last < handover->state)
+        chapter++;
+    rule = chapters[chapter].rules;
+    for (unsigned i = 0; i < chapters[chapter].count; i++, rule++)
+        if ((rule->states & state) != 0 && (rule->events & what) != 0 &&
+            holds(handover, rule->when))
+            return rule;
     return NULL;
 }
 

@@ -13,6 +13,7 @@
 #include <linux/magic.h>
 #include <pthread.h>
 #include <sqlite3.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -35,7 +36,18 @@
 #define RAMFS_MAGIC 0x858458f6
 #endif
 
-enum statement { BEGIN, COMMIT, ROLLBACK, PUT, HISTORY, FIND, EACH, PAST, STATEMENT_COUNT };
+enum statement {
+    BEGIN,
+    COMMIT,
+    ROLLBACK,
+    PUT,
+    HISTORY,
+    FIND,
+    COMPLETE,
+    EACH,
+    PAST,
+    STATEMENT_COUNT
+};
 
 static const char *const statement_text[STATEMENT_COUNT] = {
     [BEGIN] = "BEGIN IMMEDIATE",
@@ -49,6 +61,8 @@ static const char *const statement_text[STATEMENT_COUNT] = {
     [HISTORY] = "INSERT INTO history(epoch, side, state, at_ns) VALUES(?1, ?2, ?3, ?6)",
     [FIND] = "SELECT epoch, side, state, peer_instance, detail FROM migration"
              " WHERE epoch = ?1 AND side = ?2",
+    [COMPLETE] = "SELECT epoch FROM migration"
+                 " WHERE epoch >= ?1 AND epoch < ?1 || 'g' AND side = ?2 LIMIT 2",
     [EACH] = "SELECT epoch, side, state, peer_instance, detail FROM migration"
              " ORDER BY changed_ns, epoch, side",
     [PAST] = "SELECT state, at_ns FROM history WHERE epoch = ?1 AND side = ?2 ORDER BY number",
@@ -504,6 +518,34 @@ int gw_journal_find(struct gw_journal *journal, const char *epoch, enum gw_journ
         error = fail(journal, "cannot be read");
         break;
     }
+    sqlite3_reset(statement);
+    sqlite3_clear_bindings(statement);
+    pthread_mutex_unlock(&journal->lock);
+    return error;
+}
+
+int gw_journal_complete(struct gw_journal *journal, const char *start, enum gw_journal_side side,
+                        char epoch[GW_EPOCH_TEXT_MAX])
+{
+    sqlite3_stmt *statement;
+    unsigned count = 0;
+    int step, error = 0;
+
+    pthread_mutex_lock(&journal->lock);
+    statement = journal->statements[COMPLETE];
+    sqlite3_bind_text(statement, 1, start, -1, SQLITE_STATIC);
+    sqlite3_bind_int(statement, 2, (int)side);
+    while ((step = sqlite3_step(statement)) == SQLITE_ROW && count < 2) {
+        const char *found = (const char *)sqlite3_column_text(statement, 0);
+
+        snprintf(epoch, GW_EPOCH_TEXT_MAX, "%s", found ? found : "");
+        count++;
+    }
+    if (step != SQLITE_ROW && step != SQLITE_DONE)
+        error = fail(journal, "cannot be read");
+    else if (count != 1)
+        error = gw_fail(count ? -ENOTUNIQ : -ENOENT, "journal %s: %u migrations begin with %s",
+                        journal->path, count, start);
     sqlite3_reset(statement);
     sqlite3_clear_bindings(statement);
     pthread_mutex_unlock(&journal->lock);

@@ -52,6 +52,9 @@ void gw_journal_watch(struct gw_journal *journal,
 /* -ENOENT. The caller frees with gw_journal_entry_free. */
 int gw_journal_find(struct gw_journal *journal, const char *epoch, enum gw_journal_side side,
                     struct gw_journal_entry *out);
+/* The epoch that begins with these hex digits. -ENOENT; -ENOTUNIQ when several do. */
+int gw_journal_complete(struct gw_journal *journal, const char *start, enum gw_journal_side side,
+                        char epoch[GW_EPOCH_TEXT_MAX]);
 /* Takes NULL; the entry itself is the caller's. */
 void gw_journal_entry_free(struct gw_journal_entry *entry);
 /* Not ended (see gw_handover_is_ended), or contradicted. */

@@ -30,7 +30,7 @@ bool gw_rename_is_device(const char *path)
 {
     struct stat status;
 
-    return lstat(path, &status) == 0 && S_ISBLK(status.st_mode);
+    return stat(path, &status) == 0 && S_ISBLK(status.st_mode);
 }
 
 /* The folder of path, opened; its name within. */

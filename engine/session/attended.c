@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A small table under a lock. */
+/* A list under a lock: as long as what is in hand, and what recovery asks about, at the moment. */
 #include "engine/session/attended.h"
 
 #include <errno.h>
@@ -14,25 +14,20 @@
 
 #include "common/error.h"
 
+/* A move that is in hand, or that recovery asks about, or both. */
 struct item {
+    struct item *next;
     char epoch[GW_EPOCH_TEXT_MAX];
     enum gw_journal_side side;
-    int lock_fd; /* -1: this process has the folder for itself */
-};
-
-/* What recovery has asked about. */
-struct asked {
-    char epoch[GW_EPOCH_TEXT_MAX];
-    enum gw_journal_side side;
-    unsigned calls;
+    bool is_in_hand;
+    int lock_fd;    /* of one in hand; -1: this process has the folder for itself */
+    unsigned calls; /* of gw_attended_is_due, in as many rounds of recovery without a gap */
+    bool is_asked;  /* in this round */
 };
 
 struct gw_attended {
-    pthread_mutex_t lock; /* protects what follows, but for folder; leaf */
-    struct asked asked[GW_ATTENDED_MAX];
-    unsigned next_asked; /* the one that makes room for another */
-    struct item items[GW_ATTENDED_MAX];
-    unsigned count;
+    pthread_mutex_t lock; /* protects items; leaf */
+    struct item *items;
     char *folder; /* of the locks that several processes see, or NULL */
 };
 
@@ -51,25 +46,71 @@ void gw_attended_free(struct gw_attended *attended)
 {
     if (!attended)
         return;
+    while (attended->items) {
+        struct item *item = attended->items;
+
+        attended->items = item->next;
+        free(item);
+    }
     pthread_mutex_destroy(&attended->lock);
     free(attended->folder);
     free(attended);
 }
 
-static struct item *find(struct gw_attended *attended, const char *epoch, enum gw_journal_side side)
+static struct item *find(const struct gw_attended *attended, const char *epoch,
+                         enum gw_journal_side side)
 {
-    for (unsigned i = 0; i < attended->count; i++)
-        if (attended->items[i].side == side && strcmp(attended->items[i].epoch, epoch) == 0)
-            return &attended->items[i];
-    return NULL;
+    struct item *item = attended->items;
+
+    while (item && (item->side != side || strcmp(item->epoch, epoch) != 0))
+        item = item->next;
+    return item;
+}
+
+/* NULL: no memory. */
+static struct item *find_or_add(struct gw_attended *attended, const char *epoch,
+                                enum gw_journal_side side)
+{
+    struct item *item = find(attended, epoch, side);
+
+    if (item)
+        return item;
+    item = calloc(1, sizeof(*item));
+    if (!item)
+        return NULL;
+    snprintf(item->epoch, sizeof(item->epoch), "%s", epoch);
+    item->side = side;
+    item->lock_fd = -1;
+    item->next = attended->items;
+    attended->items = item;
+    return item;
+}
+
+/* Those that nobody needs go. */
+static void sweep(struct gw_attended *attended)
+{
+    struct item **link = &attended->items;
+
+    while (*link) {
+        struct item *item = *link;
+
+        if (item->is_in_hand || item->calls > 0) {
+            link = &item->next;
+            continue;
+        }
+        *link = item->next;
+        free(item);
+    }
 }
 
 bool gw_attended_has(struct gw_attended *attended, const char *epoch, enum gw_journal_side side)
 {
+    const struct item *item;
     bool has;
 
     pthread_mutex_lock(&attended->lock);
-    has = find(attended, epoch, side) != NULL;
+    item = find(attended, epoch, side);
+    has = item && item->is_in_hand;
     pthread_mutex_unlock(&attended->lock);
     return has;
 }
@@ -103,7 +144,6 @@ static int take_lock(const struct gw_attended *attended, struct item *item)
     char path[PATH_MAX];
     int error;
 
-    item->lock_fd = -1;
     if (!attended->folder)
         return 0;
     error = lock_path(attended, item, path);
@@ -115,10 +155,11 @@ static int take_lock(const struct gw_attended *attended, struct item *item)
     if (flock(item->lock_fd, LOCK_EX | LOCK_NB) == 0 && is_named(item->lock_fd, path))
         return 0;
     close(item->lock_fd);
+    item->lock_fd = -1;
     return gw_fail(-EBUSY, "migration %s is another process's", item->epoch);
 }
 
-static void drop_lock(const struct gw_attended *attended, const struct item *item)
+static void drop_lock(const struct gw_attended *attended, struct item *item)
 {
     char path[PATH_MAX];
 
@@ -127,52 +168,27 @@ static void drop_lock(const struct gw_attended *attended, const struct item *ite
     if (lock_path(attended, item, path) == 0)
         unlink(path);
     close(item->lock_fd);
+    item->lock_fd = -1;
 }
 
 int gw_attend(struct gw_attended *attended, const char *epoch, enum gw_journal_side side)
 {
+    struct item *item;
     int error = 0;
 
     pthread_mutex_lock(&attended->lock);
-    if (find(attended, epoch, side)) {
+    item = find_or_add(attended, epoch, side);
+    if (!item)
+        error = gw_fail(-ENOMEM, "no memory for the table of moves");
+    else if (item->is_in_hand)
         error = gw_fail(-EBUSY, "move %s is in hand already: ask again", epoch);
-    } else if (attended->count == GW_ATTENDED_MAX) {
-        error = gw_fail(-EBUSY, "more than %u moves at once", GW_ATTENDED_MAX);
-    } else {
-        struct item *item = &attended->items[attended->count];
-
-        snprintf(item->epoch, sizeof(item->epoch), "%s", epoch);
-        item->side = side;
+    else
         error = take_lock(attended, item);
-        attended->count += !error;
-    }
+    if (!error)
+        item->is_in_hand = true;
+    sweep(attended);
     pthread_mutex_unlock(&attended->lock);
     return error;
-}
-
-static struct asked *find_asked(struct gw_attended *attended, const char *epoch,
-                                enum gw_journal_side side)
-{
-    struct asked *asked;
-
-    for (unsigned i = 0; i < GW_ATTENDED_MAX; i++)
-        if (attended->asked[i].side == side && strcmp(attended->asked[i].epoch, epoch) == 0)
-            return &attended->asked[i];
-    asked = &attended->asked[attended->next_asked++ % GW_ATTENDED_MAX];
-    snprintf(asked->epoch, sizeof(asked->epoch), "%s", epoch);
-    asked->side = side;
-    asked->calls = 0;
-    return asked;
-}
-
-bool gw_attended_is_due(struct gw_attended *attended, const char *epoch, enum gw_journal_side side)
-{
-    unsigned calls;
-
-    pthread_mutex_lock(&attended->lock);
-    calls = find_asked(attended, epoch, side)->calls++;
-    pthread_mutex_unlock(&attended->lock);
-    return calls < GW_PATIENCE_CALLS || calls % GW_PATIENCE_CALLS == 0;
 }
 
 void gw_unattend(struct gw_attended *attended, const char *epoch, enum gw_journal_side side)
@@ -181,9 +197,37 @@ void gw_unattend(struct gw_attended *attended, const char *epoch, enum gw_journa
 
     pthread_mutex_lock(&attended->lock);
     item = find(attended, epoch, side);
-    if (item)
+    if (item) {
         drop_lock(attended, item);
-    if (item)
-        *item = attended->items[--attended->count];
+        item->is_in_hand = false;
+    }
+    sweep(attended);
     pthread_mutex_unlock(&attended->lock);
+}
+
+void gw_attended_begin_round(struct gw_attended *attended)
+{
+    pthread_mutex_lock(&attended->lock);
+    for (struct item *item = attended->items; item; item = item->next) {
+        if (!item->is_asked)
+            item->calls = 0;
+        item->is_asked = false;
+    }
+    sweep(attended);
+    pthread_mutex_unlock(&attended->lock);
+}
+
+bool gw_attended_is_due(struct gw_attended *attended, const char *epoch, enum gw_journal_side side)
+{
+    struct item *item;
+    unsigned calls = 0; /* one that cannot be counted is asked about each time */
+
+    pthread_mutex_lock(&attended->lock);
+    item = find_or_add(attended, epoch, side);
+    if (item) {
+        calls = item->calls++;
+        item->is_asked = true;
+    }
+    pthread_mutex_unlock(&attended->lock);
+    return calls < GW_PATIENCE_CALLS || calls % GW_PATIENCE_CALLS == 0;
 }

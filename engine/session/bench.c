@@ -27,54 +27,30 @@ struct bench {
 
 /* ---- channels ---- */
 
-static int dial_on(struct bench *bench, struct gw_way *way, struct gw_way_rail *rail,
-                   struct gw_worker *worker)
+static int prepare(void *context, struct gw_worker *worker, struct gw_domain *domain,
+                   struct gw_lane **out)
 {
-    struct gw_link *link = &bench->source->link;
-    struct gw_connect_options options = {
-        .channel = {.timeout_ms = link->timeout_ms, .congestion = link->congestion},
-        .peer = rail->pair.peer,
-        .local = &rail->pair.local,
-    };
-    struct gw_channel *channel;
-    struct gw_lane *lane;
-    struct gw_seal *seal;
-    int error = 0;
-
-    if (!rail->domain)
-        error = gw_domain_open(way->transport, &rail->pair.local, &rail->domain);
-    if (!error)
-        error = gw_worker_poller(worker, way->transport, &options.channel.poller);
-    if (!error)
-        error = gw_bench_source_prepare(worker, rail->domain, &lane);
-    if (error)
-        return error;
-    options.channel.domain = rail->domain;
-    options.channel.context = lane;
-    error = gw_seal_dial(bench->source->control, &options, &channel, &seal);
-    if (error) {
-        gw_bench_free(lane);
-        return error;
-    }
-    gw_bench_start(lane, channel, seal);
-    bench->lanes[bench->lane_count++] = lane;
-    return 0;
+    return gw_bench_source_prepare(worker, domain, out);
 }
 
-/* What the new channel needs comes from the memory near its worker. */
+static void start(void *context, struct gw_lane *lane, struct gw_channel *channel,
+                  struct gw_seal *seal)
+{
+    struct bench *bench = context;
+
+    gw_bench_start(lane, channel, seal);
+    bench->lanes[bench->lane_count++] = lane;
+}
+
 static int dial(struct bench *bench, struct gw_way *way, struct gw_way_rail *rail)
 {
-    struct gw_link *link = &bench->source->link;
-    struct gw_memory_policy before;
-    struct gw_worker *worker;
-    int error = gw_workers_for(&link->workers, &rail->pair.local, &worker);
+    const struct gw_dialled what = {.control = bench->source->control,
+                                    .prepare = prepare,
+                                    .cancel = gw_bench_free,
+                                    .start = start,
+                                    .context = bench};
 
-    if (error)
-        return error;
-    gw_topology_prefer(link->workers.topology, gw_worker_node(worker), &before);
-    error = dial_on(bench, way, rail, worker);
-    gw_topology_restore(&before);
-    return error;
+    return gw_link_dial_rail(&bench->source->link, way, rail, &what);
 }
 
 static void hang_up(struct bench *bench)

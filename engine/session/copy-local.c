@@ -197,9 +197,11 @@ static int copy_files(struct gw_copy *copy, struct file *files)
     for (unsigned i = 0; i < copy->plan.count && !error; i++)
         error = fill_file(&files[i]);
     for (unsigned i = 0; i < copy->plan.count && !error; i++)
-        error = files[i].target->ops->finish(files[i].target);
+        error = files[i].target->ops->complete(files[i].target);
     for (unsigned i = 0; i < copy->plan.count && !error; i++)
-        error = gw_local_verify(copy->plan.volumes[i], &files[i].options);
+        error = gw_local_verify(copy->plan.volumes[i], files[i].target, &files[i].options);
+    for (unsigned i = 0; i < copy->plan.count && !error; i++)
+        error = files[i].target->ops->finish(files[i].target);
     return error;
 }
 

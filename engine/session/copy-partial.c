@@ -74,18 +74,27 @@ int gw_copy_refuse_same(struct gw_copy *copy)
 static int load_older(struct gw_copy *copy)
 {
     const char *epoch = copy->request->resume;
+    struct gw_error cause;
     int error = gw_attend(copy->environment->attended, epoch, GW_SIDE_SOURCE);
 
     if (error)
         return error;
     error = gw_partial_read(copy->environment, epoch, GW_SIDE_SOURCE, &copy->older);
-    if (error || !copy->older.is_kept) {
+    if (error == -ENOENT || (!error && !copy->older.is_kept))
+        error = gw_fail(
+            -ESTALE, "copy %.12s left nothing to go on with: start over with godwit copy", epoch);
+    else if (!error)
+        error = gw_partial_check_here(&copy->older);
+    if (error == -ENOMEDIUM) {
+        copy->is_blocked = true;
+        gw_error_take(error, &cause);
+        error = gw_partial_say_kept(&cause, epoch);
+    }
+    if (error) {
         gw_partial_free(&copy->older);
         gw_unattend(copy->environment->attended, epoch, GW_SIDE_SOURCE);
-        return gw_fail(-ESTALE,
-                       "copy %.12s left nothing to go on with: start over with godwit copy", epoch);
     }
-    return 0;
+    return error;
 }
 
 int gw_copy_begin_partial(struct gw_copy *copy, const char *epoch)
@@ -113,7 +122,8 @@ int gw_copy_begin_partial(struct gw_copy *copy, const char *epoch)
                   peer, "request", request->text, "disks");
     if (!copy->partial.detail)
         return gw_fail(-ENOMEM, "no memory for a copy");
-    return gw_partial_write(environment, &copy->partial);
+    /* Of a copy to another host nothing is here, and until its first checkpoint nothing is kept there. */
+    return request->is_remote ? 0 : gw_partial_write(environment, &copy->partial);
 }
 
 int gw_copy_take_older(struct gw_copy *copy)
@@ -164,9 +174,7 @@ void gw_copy_note_restart(struct gw_copy *copy, const char *reason)
         return;
     gw_log(GW_LOG_WARNING, "%s", reason);
     json_object_set_new(copy->out->detail, "restarted", json_string(reason));
-    pthread_mutex_lock(&copy->progress->lock);
-    snprintf(copy->progress->data.note, sizeof(copy->progress->data.note), "%s", reason);
-    pthread_mutex_unlock(&copy->progress->lock);
+    gw_progress_note(copy->progress, "%s", reason);
 }
 
 void gw_copy_report_resumed(const struct gw_copy *copy)
@@ -178,19 +186,13 @@ void gw_copy_report_resumed(const struct gw_copy *copy)
                                       (json_int_t)copy->resent_bytes));
 }
 
-static int keep(const char *epoch, const struct gw_error *cause)
-{
-    return gw_fail(cause->code, "%.300s; what was copied is kept: godwit resume %.12s goes on",
-                   cause->text, epoch);
-}
-
 /* The error, once nothing is left but what it says. */
 static int settle(struct gw_copy *copy, const struct gw_error *cause, bool is_lost)
 {
     const struct gw_environment *environment = copy->environment;
 
     if (cause->code && is_lost && copy->partial.is_kept)
-        return keep(copy->epoch, cause);
+        return gw_partial_say_kept(cause, copy->epoch);
     if (copy->partial.detail && copy->request->is_remote)
         gw_partial_forget(environment, copy->epoch, GW_SIDE_SOURCE);
     else if (copy->partial.detail)
@@ -199,7 +201,7 @@ static int settle(struct gw_copy *copy, const struct gw_error *cause, bool is_lo
         return 0;
     /* What this one could not even begin to go on with is there as it was. */
     if (copy->older.detail && !copy->is_older_taken && cause->code != -EEXIST)
-        return keep(copy->older.epoch, cause);
+        return gw_partial_say_kept(cause, copy->older.epoch);
     return gw_error_raise(cause);
 }
 

@@ -33,10 +33,7 @@ void gw_link_free(struct gw_link *link)
 static void note_passed_over(struct gw_link *link, const char *what)
 {
     gw_log(GW_LOG_WARNING, "%s is passed over: %s", what, gw_error_message());
-    pthread_mutex_lock(&link->progress->lock);
-    snprintf(link->progress->data.note, sizeof(link->progress->data.note),
-             "%s is passed over: %.200s", what, gw_error_message());
-    pthread_mutex_unlock(&link->progress->lock);
+    gw_progress_note(link->progress, "%s is passed over: %.200s", what, gw_error_message());
 }
 
 /* The address that was asked for, then the target's others that a rail leads to. */
@@ -241,7 +238,7 @@ void gw_link_drop_ways(struct gw_link *link)
 /* ---- channels ---- */
 
 static int dial_on(struct gw_link *link, struct gw_way *way, struct gw_way_rail *rail,
-                   struct gw_control *control, struct gw_sender *sender, struct gw_worker *worker)
+                   const struct gw_dialled *what, struct gw_worker *worker)
 {
     struct gw_connect_options options = {
         .channel = {.timeout_ms = link->timeout_ms, .congestion = link->congestion},
@@ -258,23 +255,23 @@ static int dial_on(struct gw_link *link, struct gw_way *way, struct gw_way_rail 
     if (!error)
         error = gw_worker_poller(worker, way->transport, &options.channel.poller);
     if (!error)
-        error = gw_sender_prepare(sender, worker, rail->domain, &lane);
+        error = what->prepare(what->context, worker, rail->domain, &lane);
     if (error)
         return error;
     options.channel.domain = rail->domain;
     options.channel.context = lane;
-    error = gw_seal_dial(control, &options, &channel, &seal);
+    error = gw_seal_dial(what->control, &options, &channel, &seal);
     if (error) {
-        gw_sender_cancel(lane);
+        what->cancel(lane);
         return error;
     }
-    gw_sender_start(lane, channel, seal);
+    what->start(what->context, lane, channel, seal);
     return 0;
 }
 
 /* What the new channel needs comes from the memory near its worker. */
-static int dial_rail(struct gw_link *link, struct gw_way *way, struct gw_way_rail *rail,
-                     struct gw_control *control, struct gw_sender *sender)
+int gw_link_dial_rail(struct gw_link *link, struct gw_way *way, struct gw_way_rail *rail,
+                      const struct gw_dialled *what)
 {
     struct gw_memory_policy before;
     struct gw_worker *worker;
@@ -283,9 +280,21 @@ static int dial_rail(struct gw_link *link, struct gw_way *way, struct gw_way_rai
     if (error)
         return error;
     gw_topology_prefer(link->workers.topology, gw_worker_node(worker), &before);
-    error = dial_on(link, way, rail, control, sender, worker);
+    error = dial_on(link, way, rail, what, worker);
     gw_topology_restore(&before);
     return error;
+}
+
+static int prepare_sender(void *sender, struct gw_worker *worker, struct gw_domain *domain,
+                          struct gw_lane **out)
+{
+    return gw_sender_prepare(sender, worker, domain, out);
+}
+
+static void start_sender(void *sender, struct gw_lane *lane, struct gw_channel *channel,
+                         struct gw_seal *seal)
+{
+    gw_sender_start(lane, channel, seal);
 }
 
 static void pass_over_rail(struct gw_link *link, const struct gw_way *way, struct gw_way_rail *rail)
@@ -303,6 +312,11 @@ static void pass_over_rail(struct gw_link *link, const struct gw_way *way, struc
 static int dial_ways(struct gw_link *link, struct gw_control *control, struct gw_sender *sender,
                      const struct gw_way **used)
 {
+    const struct gw_dialled what = {.control = control,
+                                    .prepare = prepare_sender,
+                                    .cancel = gw_sender_cancel,
+                                    .start = start_sender,
+                                    .context = sender};
     int error = gw_fail(-ENOTCONN, "no way to the target is left");
 
     for (unsigned i = 0; i < link->way_count; i++) {
@@ -313,7 +327,7 @@ static int dial_ways(struct gw_link *link, struct gw_control *control, struct gw
 
             if (rail->is_passed_over)
                 continue;
-            error = dial_rail(link, way, rail, control, sender);
+            error = gw_link_dial_rail(link, way, rail, &what);
             if (!error) {
                 *used = way;
                 return 0;

@@ -62,6 +62,22 @@ int gw_link_dial(struct gw_link *link, const struct gw_address *peer, struct gw_
 int gw_link_find_ways(struct gw_link *link, const struct gw_control *control,
                       const json_t *transports);
 void gw_link_drop_ways(struct gw_link *link);
+
+/* A data channel in the making, and its lane, which lies near the worker that it will be on. */
+struct gw_dialled {
+    struct gw_control *control; /* the session that it belongs to */
+    int (*prepare)(void *context, struct gw_worker *worker, struct gw_domain *domain,
+                   struct gw_lane **out);
+    void (*cancel)(struct gw_lane *lane); /* there is no channel */
+    /* Takes over lane, channel and seal. */
+    void (*start)(void *context, struct gw_lane *lane, struct gw_channel *channel,
+                  struct gw_seal *seal);
+    void *context;
+};
+
+/* One channel over this very rail, which is not passed over when it fails. */
+int gw_link_dial_rail(struct gw_link *link, struct gw_way *way, struct gw_way_rail *rail,
+                      const struct gw_dialled *what);
 /* As many channels as the rails of the first way that can be dialled ask for; *opened may be less
  * when some could not be had, but not 0. */
 int gw_link_open_channels(struct gw_link *link, struct gw_control *control,

@@ -178,15 +178,16 @@ static int run_threads(struct local *local)
     return local->error.code ? gw_error_raise(&local->error) : 0;
 }
 
-static int compare(struct gw_source_volume *volume, const struct gw_local_options *options)
+static int compare(struct gw_source_volume *volume, const struct gw_target_volume *target,
+                   const struct gw_local_options *options)
 {
-    uint8_t source[GW_VERIFY_SIZE], target[GW_VERIFY_SIZE];
-    int error = gw_verify_source(volume, source);
+    uint8_t read[GW_VERIFY_SIZE], written[GW_VERIFY_SIZE];
+    int error = gw_verify_source(volume, read);
 
     if (!error)
-        error = gw_endpoint_digest(options->path, gw_offer_format(options->offered), volume->size,
-                                   target);
-    if (error || memcmp(source, target, GW_VERIFY_SIZE) == 0)
+        error = gw_endpoint_digest(target->place, gw_offer_format(options->offered), volume->size,
+                                   written);
+    if (error || memcmp(read, written, GW_VERIFY_SIZE) == 0)
         return error;
     return gw_fail(-EBADMSG, "%s: what was written differs from the source", options->path);
 }
@@ -303,7 +304,8 @@ int gw_local_fill(struct gw_source_volume *volume, const struct gw_local_options
     return error;
 }
 
-int gw_local_verify(struct gw_source_volume *volume, const struct gw_local_options *options)
+int gw_local_verify(struct gw_source_volume *volume, const struct gw_target_volume *target,
+                    const struct gw_local_options *options)
 {
-    return options->verify ? compare(volume, options) : 0;
+    return options->verify ? compare(volume, target, options) : 0;
 }

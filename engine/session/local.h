@@ -2,7 +2,7 @@
 /*
  * local: copies a volume into a new image on the same host, with no transport between.
  * Errors: 0 or -errno; -ECANCELED.
- * Order: fill → finish → close, or abort and close.
+ * Order: fill → complete → verify → finish → close, or abort and close.
  * Threads: blocks the caller and uses a few of its own.
  * Units: bytes.
  */
@@ -30,7 +30,9 @@ struct gw_local_options {
  * anything was written: an unfinished image cannot be gone on with. */
 int gw_local_fill(struct gw_source_volume *volume, const struct gw_local_options *options,
                   struct gw_progress *progress, struct gw_target_volume **out);
-/* With verify: the finished image beside its source. After a failure the caller aborts the image. */
-int gw_local_verify(struct gw_source_volume *volume, const struct gw_local_options *options);
+/* With verify: the image, which is complete and has not its name yet, beside its source. After a failure the
+ * caller aborts it. */
+int gw_local_verify(struct gw_source_volume *volume, const struct gw_target_volume *target,
+                    const struct gw_local_options *options);
 
 #endif

@@ -51,13 +51,15 @@ int gw_message_send_error(struct gw_control *control, int code)
     return gw_error_raise(&error);
 }
 
-int gw_message_send_blocked(struct gw_control *control, int code, json_t *reasons)
+int gw_message_send_blocked(struct gw_control *control, int code, json_t *reasons,
+                            bool is_older_gone)
 {
     struct gw_error error;
 
     gw_error_take(code, &error);
-    gw_message_send(control, json_pack("{s:s,s:i,s:o,s:O}", "type", "error", "code", -code,
-                                       "message", text_of(&error), "blocked", reasons));
+    gw_message_send(control, json_pack("{s:s,s:i,s:o,s:O,s:s*}", "type", "error", "code", -code,
+                                       "message", text_of(&error), "blocked", reasons, "older",
+                                       is_older_gone ? "gone" : NULL));
     return gw_error_raise(&error);
 }
 
@@ -79,7 +81,7 @@ int gw_message_raise(const json_t *message)
     json_int_t code = json_integer_value(json_object_get(message, "code"));
 
     /* Codes that callers act upon keep their meaning; the words are the peer's. */
-    if (code != ENOSPC && code != EBADMSG && code != ECANCELED)
+    if (code != ENOSPC && code != EBADMSG && code != ECANCELED && code != EEXIST)
         code = EREMOTEIO;
     return gw_fail((int)-code, "the other host: %s", text ? text : "failed without a word");
 }

@@ -22,8 +22,10 @@ int gw_message_send_type(struct gw_control *control, const char *type);
 /* Sends {"type": "error", ...} with the calling thread's message and returns code. */
 int gw_message_send_error(struct gw_control *control, int code);
 
-/* As above, with "blocked": every reason (an array of texts, lent). */
-int gw_message_send_blocked(struct gw_control *control, int code, json_t *reasons);
+/* As above, with "blocked": every reason (an array of texts, lent); and "older": "gone" where this host has
+ * nothing (any more) of the attempt that was to be gone on with. No code says that: any call may fail with it. */
+int gw_message_send_blocked(struct gw_control *control, int code, json_t *reasons,
+                            bool is_older_gone);
 
 const char *gw_message_type(const json_t *message); /* never NULL */
 bool gw_message_is(const json_t *message, const char *type);

@@ -11,8 +11,10 @@
 
 #include "common/checked.h"
 #include "common/clock.h"
+#include "engine/handover/renames.h"
 #include "engine/session/move.h"
 #include "engine/session/offer.h"
+#include "engine/session/process.h"
 #include "engine/session/storage.h"
 #include "engine/vmm/qemu/plan.h"
 
@@ -185,6 +187,27 @@ static json_t *offer_nets(const struct gw_move *move)
     return list;
 }
 
+/* An image in a file loses its name at the handover; a device cannot. */
+static void warn_of_devices(const struct gw_move *move, json_t *volumes)
+{
+    json_t *item;
+    size_t index;
+
+    json_array_foreach(volumes, index, item)
+    {
+        const char *name = json_string_value(json_object_get(item, "name"));
+        const char *other = json_string_value(json_object_get(item, "warning"));
+        const struct gw_vm_disk *disk = name ? gw_vm_find_disk(move->vm, name) : NULL;
+
+        if (disk && gw_rename_is_device(disk->path))
+            json_object_set_new(
+                item, "warning",
+                json_sprintf("disk %s: %s is a device and keeps its name: see to it "
+                             "that nothing on this host starts the VM again%s%s",
+                             disk->name, disk->path, other ? "; " : "", other ? other : ""));
+    }
+}
+
 int gw_move_offer(struct gw_move *move)
 {
     json_t *vm, *cpu, *offer, *reply;
@@ -206,6 +229,7 @@ int gw_move_offer(struct gw_move *move)
     if (error)
         return error;
     json_object_set(move->out->detail, "volumes", json_object_get(reply, "volumes"));
+    warn_of_devices(move, json_object_get(reply, "volumes"));
     gw_offer_note_warnings(json_object_get(reply, "volumes"), move->progress);
     json_object_set(move->out->detail, "target", json_object_get(reply, "target"));
     error = gw_move_take_kept(move, reply);
@@ -282,9 +306,14 @@ static int open_disk(struct gw_move *move, unsigned index)
 
 static int open_memory(struct gw_move *move, const struct gw_vm_memory *memory)
 {
-    struct gw_ram_source_options options = {
-        .name = memory->id, .size = memory->size, .vmm_pid = move->vm->pid};
-    int error = gw_vm_memory_open(memory, O_RDONLY, &options.fd);
+    struct gw_ram_source_options options = {.name = memory->id,
+                                            .size = memory->size,
+                                            .vmm_pid = move->vm->pid,
+                                            .sees_holes = move->request->verify};
+    int error;
+
+    options.is_one_of_several = move->vm->memory_count > 1;
+    error = gw_vm_memory_open(memory, O_RDONLY, &options.fd);
 
     if (!error && move->request->tracker)
         error = gw_tracker_kind_parse(move->request->tracker, &options.tracker);
@@ -292,26 +321,43 @@ static int open_memory(struct gw_move *move, const struct gw_vm_memory *memory)
         error = gw_ram_source_open(&options, &move->volumes[move->volume_count]);
     if (error)
         return error;
-    move->volumes[move->volume_count++]->is_punched = gw_plan_punches_memory(move->vm);
+    move->volumes[move->volume_count++]->is_punched = gw_plan_punches_memory(move->vm, memory);
+    return 0;
+}
+
+/* Files, which lose their names, and devices, which cannot. */
+static int list_disks(const struct gw_move *move, json_t *images, json_t *devices)
+{
+    for (unsigned i = 0; i < move->vm->disk_count; i++) {
+        const char *path = move->vm->disks[i].path;
+
+        if (json_array_append_new(gw_rename_is_device(path) ? devices : images, json_string(path)))
+            return gw_fail(-EILSEQ, "%s: no memory for this path, or it is not UTF-8 text", path);
+    }
     return 0;
 }
 
 /* All that an undo has: what is missing in it would be missing when the agent is gone. */
 static int make_detail(struct gw_move *move, json_t **out)
 {
-    json_t *images = json_array(), *undo = json_array();
-    char peer[GW_ADDRESS_TEXT_MAX], qmp[PATH_MAX], log[PATH_MAX];
-    int error = 0;
+    json_t *images = json_array(), *devices = json_array(), *undo = json_array();
+    json_t *ram = json_array();
+    char peer[GW_ADDRESS_TEXT_MAX], qmp[PATH_MAX], log[PATH_MAX], process[GW_PROCESS_TEXT_MAX];
+    int error = gw_process_identify(move->vm->pid, process, sizeof(process));
 
-    for (unsigned i = 0; !error && i < move->vm->disk_count; i++)
-        if (json_array_append_new(images, json_string(move->vm->disks[i].path)))
-            error = gw_fail(-EILSEQ, "%s: no memory for this path, or it is not UTF-8 text",
-                            move->vm->disks[i].path);
+    if (!error)
+        error = list_disks(move, images, devices);
     for (unsigned i = 0; !error && i < move->swap_count; i++)
         error = gw_disk_swap_undo(&move->swaps[i], undo);
+    for (unsigned i = 0; !error && i < move->vm->memory_count; i++)
+        if (gw_source_steps_own_memory(&move->vm->memories[i]) &&
+            json_array_append_new(ram, json_string(move->vm->memories[i].path)))
+            error = gw_fail(-ENOMEM, "no memory for a path");
     if (error) {
         json_decref(images);
+        json_decref(devices);
         json_decref(undo);
+        json_decref(ram);
         return error;
     }
     gw_address_format(&move->request->peer, peer, sizeof(peer));
@@ -319,18 +365,20 @@ static int make_detail(struct gw_move *move, json_t **out)
         snprintf(qmp, sizeof(qmp), "%s", move->request->qmp_path);
     snprintf(log, sizeof(log), "%s/guard-%s.log", move->environment->state_dir,
              move->source->epoch);
-    *out = json_pack("{s:s,s:s,s:i,s:s,s:o,s:o,s:b,s:b,s:s,s:O}", "peer", peer, "qmp", qmp, "pid",
-                     (int)move->vm->pid, "vm", move->vm->name, "images", images, "undo", undo,
-                     "paused", !move->vm->is_running, "delete", move->request->delete_source, "log",
-                     log, "settings", move->settings);
+    *out = json_pack("{s:s,s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:b,s:b,s:s,s:O}", "peer", peer, "qmp",
+                     qmp, "pid", (int)move->vm->pid, "process", process, "vm", move->vm->name,
+                     "images", images, "devices", devices, "undo", undo, "ram", ram, "paused",
+                     !move->vm->is_running, "delete", move->request->delete_source, "log", log,
+                     "settings", move->settings);
     return *out ? 0 : gw_fail(-EILSEQ, "no memory for the undo, or a name is not UTF-8 text");
 }
 
 static int open_guard(struct gw_move *move)
 {
-    struct gw_guard_options options = {.vmm_pid = move->vm->pid,
-                                       .is_guest_paused = !move->vm->is_running};
-
+    struct gw_guard_options options = {
+        .vmm_pid = move->vm->pid,
+        .is_guest_paused = !move->vm->is_running,
+        .timeout_ms = (int)gw_min(gw_move_patience_ms(move), GW_SLOW_REPLY_TIMEOUT_MS)};
     int error = make_detail(move, &move->steps.detail);
 
     if (error)

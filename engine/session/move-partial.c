@@ -27,6 +27,8 @@ int gw_move_load_older(struct gw_move *move)
     if (!epoch)
         return 0;
     error = gw_partial_read(move->environment, epoch, GW_SIDE_SOURCE, &move->older);
+    if (error && error != -ENOENT)
+        return error;
     if (error || !move->older.is_kept)
         return gw_fail(-ESTALE,
                        "move %.12s left nothing to go on from: start over with godwit move", epoch);
@@ -215,8 +217,9 @@ void gw_move_close_partial(struct gw_move *move)
     const char *epoch = move->partial.epoch;
     bool is_settled = !move->is_begun || gw_handover_is_ended(move->switchover.machine.state);
 
-    if (!move->steps.keeps && move->older.detail && !move->is_begun)
-        gw_partial_cancel(move->environment, &move->older); /* it can never be gone on with */
+    /* What this one could not even begin to go on with is there as it was. */
+    if (move->older.detail && move->is_older_gone)
+        gw_partial_cancel(move->environment, &move->older);
     if (move->partial.detail && (move->steps.keeps ? !move->partial.is_kept : is_settled))
         gw_partial_forget(move->environment, epoch, GW_SIDE_SOURCE);
     gw_partial_free(&move->partial);

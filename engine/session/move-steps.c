@@ -1,20 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The steps of the source's handover. Which comes when is the state machine's. */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/clock.h"
 #include "common/log.h"
 #include "engine/handover/renames.h"
+#include "engine/session/fence.h"
 #include "engine/session/move.h"
+#include "engine/session/process.h"
 
 #define END_TIMEOUT_MS      10000
+#define EPOCH_DIGITS        (2 * GW_ID_SIZE)
 #define STATE_PIECE         (256u << 10)
 #define COMPARE_INTERVAL_NS (1 * GW_NS_PER_S)
 
@@ -36,20 +41,35 @@ static int announce(struct gw_source_steps *steps, json_t *undo, unsigned *step)
     return error;
 }
 
+int gw_source_steps_fence(const struct gw_source_steps *steps, bool is_in_use)
+{
+    const json_t *device;
+    size_t index;
+    int error = 0;
+
+    json_array_foreach(json_object_get(steps->detail, "devices"), index, device)
+    {
+        if (!error)
+            error = gw_fence_put(steps->environment->fences, json_string_value(device),
+                                 steps->epoch, is_in_use);
+    }
+    return error;
+}
+
 int gw_source_steps_rename(struct gw_source_steps *steps)
 {
     const json_t *image;
     size_t index;
+    int error = gw_source_steps_fence(steps, true);
 
+    if (error)
+        return error;
     json_array_foreach(images_of(steps), index, image)
     {
         const char *path = json_string_value(image);
         char aside[4096];
         unsigned step = 0;
-        int error;
 
-        if (gw_rename_is_device(path))
-            continue;
         error = gw_rename_name(path, steps->epoch, aside, sizeof(aside));
         if (!error)
             error = announce(steps, json_pack("{s:{s:s,s:s}}", "rename", "from", aside, "to", path),
@@ -69,13 +89,14 @@ int gw_source_steps_rename_back(struct gw_source_steps *steps)
     const json_t *image;
     size_t index;
 
+    gw_fence_remove(steps->environment->fences, steps->epoch);
     json_array_foreach(images_of(steps), index, image)
     {
         const char *path = json_string_value(image);
         char aside[4096];
         int error = gw_rename_name(path, steps->epoch, aside, sizeof(aside));
 
-        if (!error && !gw_rename_is_device(path))
+        if (!error)
             error = gw_rename_file(aside, path);
         if (error)
             return error;
@@ -94,13 +115,57 @@ static int delete_images(struct gw_source_steps *steps)
     {
         char aside[4096];
 
-        if (gw_rename_is_device(json_string_value(image)))
-            continue;
         if (gw_rename_name(json_string_value(image), steps->epoch, aside, sizeof(aside)) ||
             unlink(aside))
             gw_log(GW_LOG_WARNING, "%s could not be deleted", json_string_value(image));
     }
     return 0;
+}
+
+/* What an earlier move had made here for the VM, and it was as large as the VM. Its name says whose it is, and
+ * gw_source_steps_own_memory, who made it. */
+static void remove_memory(const struct gw_source_steps *steps)
+{
+    const json_t *path;
+    size_t index;
+
+    json_array_foreach(json_object_get(steps->detail, "ram"), index, path)
+    {
+        const char *file = json_string_value(path);
+        char folder[PATH_MAX];
+        char *end;
+
+        if (unlink(file) && errno != ENOENT)
+            gw_log(GW_LOG_WARNING, "%s could not be removed: %s", file, strerror(errno));
+        snprintf(folder, sizeof(folder), "%s", file);
+        end = strrchr(folder, '/');
+        if (!end)
+            continue;
+        *end = '\0';
+        rmdir(folder); /* the last of several files */
+    }
+}
+
+bool gw_source_steps_own_memory(const struct gw_vm_memory *memory)
+{
+    static const char prefix[] = "godwit-";
+    char folder[sizeof(memory->path)];
+    struct stat file, parent;
+    const char *name;
+    char *end;
+
+    snprintf(folder, sizeof(folder), "%s", memory->path);
+    end = strrchr(folder, '/');
+    if (!end || lstat(memory->path, &file) || file.st_dev != memory->device ||
+        file.st_ino != memory->inode)
+        return false;
+    *end = '\0';
+    name = strrchr(folder, '/');
+    if (!name || strncmp(name + 1, prefix, strlen(prefix)) != 0)
+        return false;
+    name += 1 + strlen(prefix);
+    return strlen(name) == EPOCH_DIGITS && strspn(name, "0123456789abcdef") == EPOCH_DIGITS &&
+           lstat(folder, &parent) == 0 && S_ISDIR(parent.st_mode) && parent.st_uid == geteuid();
 }
 
 int gw_source_steps_hold(struct gw_qmp *qmp, int *pid_fd)
@@ -122,27 +187,40 @@ int gw_source_steps_hold(struct gw_qmp *qmp, int *pid_fd)
 
 bool gw_source_steps_is_gone(const struct gw_source_steps *steps)
 {
-    struct pollfd fd = {.fd = steps->pid_fd, .events = POLLIN};
-
-    return !steps->qmp || poll(&fd, 1, 0) > 0;
+    return steps->pid_fd < 0 || gw_process_has_ended(steps->pid_fd);
 }
 
-/* Asks QEMU to end; kills it when it does not. */
+static int not_reached(const struct gw_source_steps *steps)
+{
+    if (gw_source_steps_is_gone(steps))
+        return gw_fail(-ESRCH, "the VM's QEMU is gone");
+    return gw_fail(
+        -EIO, "QEMU (pid %d) is there and its monitor %s does not answer: end its other client",
+        (int)json_integer_value(json_object_get(steps->detail, "pid")),
+        json_string_value(json_object_get(steps->detail, "qmp")));
+}
+
+/* Asks QEMU to end; kills it when it does not, or cannot be asked. */
 static int end_vmm(struct gw_source_steps *steps)
 {
     pid_t pid = (pid_t)json_integer_value(json_object_get(steps->detail, "pid"));
     struct pollfd fd = {.fd = steps->pid_fd, .events = POLLIN};
-    int error = 0;
 
-    if (!steps->qmp)
-        return 0; /* it is gone already */
+    if (gw_source_steps_is_gone(steps)) {
+        gw_fence_expire(steps->environment->fences, steps->epoch, GW_FENCE_AFTER_S);
+        remove_memory(steps);
+        return 0;
+    }
     /* An answer need not come any more. */
-    gw_qmp_execute(steps->qmp, "quit", NULL, NULL);
-    if (poll(&fd, 1, END_TIMEOUT_MS) <= 0)
+    if (steps->qmp)
+        gw_qmp_execute(steps->qmp, "quit", NULL, NULL);
+    if (!steps->qmp || poll(&fd, 1, END_TIMEOUT_MS) <= 0)
         pidfd_send_signal(fd.fd, SIGKILL, NULL, 0);
     if (poll(&fd, 1, END_TIMEOUT_MS) <= 0)
-        error = gw_fail(-ETIMEDOUT, "QEMU (pid %d) does not end", (int)pid);
-    return error;
+        return gw_fail(-ETIMEDOUT, "QEMU (pid %d) does not end", (int)pid);
+    gw_fence_expire(steps->environment->fences, steps->epoch, GW_FENCE_AFTER_S);
+    remove_memory(steps);
+    return 0;
 }
 
 static int check_vmm(struct gw_source_steps *steps)
@@ -173,7 +251,7 @@ int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action a
         break;
     }
     if (!steps->qmp)
-        return gw_fail(-ESRCH, "the VM's QEMU is gone");
+        return not_reached(steps);
     switch (action) {
     case GW_ACT_SWAP_BACK:
         return gw_disk_undo_run(steps->qmp, json_object_get(steps->detail, "undo"));

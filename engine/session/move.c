@@ -13,6 +13,8 @@
 #include "engine/session/attended.h"
 #include "engine/session/move.h"
 
+#define LOOK_LONG_NS        (100 * GW_NS_PER_MS) /* a look at the link in which much may become dirty */
+#define LOOKS_MOST          3u
 #define FIXED_PAUSE_NS      (50 * GW_NS_PER_MS) /* stop, swap, device state, journals: usual */
 #define DEFAULT_PAUSE_MS    300u
 #define READY_TIMEOUT_MS    20000   /* of a VM that its owner paused */
@@ -21,7 +23,7 @@
 #define ANSWERS_MAX         10 /* before the command ends in doubt and the agent goes on asking */
 #define CLOSE_TIMEOUT_MS    5000
 #define ENDING_LIMIT_NS     (2 * GW_NS_PER_S)
-/* No wait for the target is longer than this many allowed pauses while the guest is stopped. */
+/* No wait for the target, or for the guard, is longer than this many allowed pauses while the guest is stopped. */
 #define PAUSE_LIMIT_FACTOR 5
 #define PAUSE_LIMIT_MIN_MS 5000
 
@@ -198,21 +200,27 @@ static void note_path(struct gw_move *move)
 }
 
 /* The last look at the link while the guest runs. What has been lost is made anew here, and what
- * became dirty meanwhile goes before the pause; what is lost in the pause ends the move. */
+ * became dirty meanwhile goes before the pause, also of a look that took long (an answer that had to be sent
+ * again; a few times at the most); what is lost in the pause ends the move. */
 static int look_at_link(struct gw_move *move)
 {
-    unsigned before;
+    uint64_t started;
+    unsigned before, looks = 0;
+    bool is_stale;
     int error;
 
     do {
         before = move->source->mends;
+        started = gw_clock_ns();
         gw_log(GW_LOG_DEBUG, "move of %s: what is left fits the pause", move->request->qmp_path);
         error = gw_source_mend_channels(move->source);
         if (!error)
             error = hook_sync(move);
-        if (!error && before != move->source->mends)
+        is_stale = before != move->source->mends ||
+                   (gw_clock_ns() - started > LOOK_LONG_NS && ++looks <= LOOKS_MOST);
+        if (!error && is_stale)
             error = gw_precopy_converge(move->precopy);
-    } while (!error && before != move->source->mends);
+    } while (!error && is_stale);
     return error;
 }
 
@@ -313,11 +321,16 @@ static bool is_settled(enum gw_handover_state state)
     return gw_handover_is_ended(state) || state == GW_HANDOVER_HANDED_OVER;
 }
 
-/* How long the guest may stand still for a target that does not answer. A VM that its owner paused
- * is in no hurry; with --verify the target reads back all that it has. */
+uint64_t gw_move_patience_ms(const struct gw_move *move)
+{
+    return gw_max((uint64_t)max_pause_ms(move) * PAUSE_LIMIT_FACTOR, PAUSE_LIMIT_MIN_MS);
+}
+
+/* Of the target. A VM that its owner paused is in no hurry; with --verify the target reads back all that it
+ * has. */
 static int pause_limit_ms(const struct gw_move *move)
 {
-    uint64_t limit = gw_max((uint64_t)max_pause_ms(move) * PAUSE_LIMIT_FACTOR, PAUSE_LIMIT_MIN_MS);
+    uint64_t limit = gw_move_patience_ms(move);
 
     if (!move->watch.is_running)
         limit = gw_max(limit, READY_TIMEOUT_MS);
@@ -406,6 +419,8 @@ static int run_move(struct gw_move *move)
         error = gw_move_open_volumes(move);
     if (!error)
         error = gw_move_offer(move);
+    /* Its own answer alone: a disk or a memory of this host's may be stale, too. */
+    move->is_older_gone = error && move->source && move->source->is_older_gone;
     move->is_blocked = error && ((move->source && move->source->blocked) ||
                                  (move->request->resume && error == -ENOENT));
     if (!error)
@@ -509,10 +524,14 @@ static int judge(struct gw_move *move, int error)
 {
     const struct gw_switchover *switchover = &move->switchover;
     enum gw_handover_state state = switchover->machine.state;
+    struct gw_error cause;
 
     if (!move->is_begun) {
         move->out->exit_code = move->is_blocked ? GW_EXIT_BLOCKED : GW_EXIT_FAILED;
-        return error;
+        if (!error || !move->older.is_kept || move->is_older_gone || error == -EEXIST)
+            return error;
+        gw_error_take(error, &cause);
+        return gw_partial_say_kept(&cause, move->older.epoch);
     }
     if (state == GW_HANDOVER_DONE || state == GW_HANDOVER_HANDED_OVER) {
         move->out->exit_code = GW_EXIT_DONE;
@@ -529,9 +548,7 @@ static int judge(struct gw_move *move, int error)
     if (move->watch.end.code)
         return gw_error_raise(&move->watch.end);
     if (move->steps.keeps)
-        return gw_fail(switchover->cause.code,
-                       "%.300s; what was copied is kept: godwit resume %.12s goes on",
-                       switchover->cause.text, move->partial.epoch);
+        return gw_partial_say_kept(&switchover->cause, move->partial.epoch);
     return switchover->cause.code ? gw_error_raise(&switchover->cause)
                                   : gw_fail(-EIO, "the move was given up; the source runs");
 }

@@ -31,21 +31,27 @@
 /* What can be done from the journal alone. detail:
  *   "peer"    ADDRESS:PORT           "qmp"    path of the QMP socket     "pid"  of QEMU
  *   "vm"      its name               "images" [paths]                    "undo" [QMP commands]
- *   "paused"  by its owner           "delete" the images after the move  "log"  of the guard */
+ *   "paused"  by its owner           "delete" the images after the move  "log"  of the guard
+ *   "process" that pid is, see process.h */
 struct gw_source_steps {
     const struct gw_environment *environment;
     const char *epoch;
     json_t *detail;
     bool keeps;             /* the bitmaps stay in QEMU: a later attempt goes on from them */
-    struct gw_qmp *qmp;     /* NULL when QEMU is gone */
-    int pid_fd;             /* of QEMU, -1 without qmp: its number may be another's later */
+    struct gw_qmp *qmp;     /* NULL when QEMU is gone, or another client has its monitor */
+    int pid_fd;             /* of QEMU, -1 when it is gone: its number may be another's later */
     struct gw_guard *guard; /* NULL in a recovery: nobody needs to act when the agent dies again */
 };
 
 /* The process behind qmp, held while an answer of it shows that it lives: *pid_fd is closed by the
  * caller. -ESRCH when it has ended. */
 int gw_source_steps_hold(struct gw_qmp *qmp, int *pid_fd);
+/* Whether an earlier move, to this host, made the file of a VM's memory: it goes when the VM has gone on. */
+bool gw_source_steps_own_memory(const struct gw_vm_memory *memory);
 bool gw_source_steps_is_gone(const struct gw_source_steps *steps); /* the process has ended */
+/* Keeps every other QEMU off the VM's devices (fence.h), where a file has lost its name. is_in_use: the VM's own may
+ * still write to them. */
+int gw_source_steps_fence(const struct gw_source_steps *steps, bool is_in_use);
 int gw_source_steps_rename(struct gw_source_steps *steps);
 int gw_source_steps_rename_back(struct gw_source_steps *steps);
 int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action action);
@@ -92,6 +98,7 @@ struct gw_move {
      * with (move-partial.c). */
     bool can_keep;
     struct gw_partial partial, older;
+    bool is_older_gone;              /* the target has nothing of it any more */
     char instead[GW_EPOCH_TEXT_MAX]; /* an older attempt that this one takes the place of, or "" */
     uint64_t kept[GW_VM_DISKS_MAX];  /* bytes of each disk that the target has of older */
     uint64_t kept_bytes;             /* of all */
@@ -123,6 +130,8 @@ int gw_move_take_synced(struct gw_move *move, const json_t *synced);
 void gw_move_decide_keep(struct gw_move *move, int error);
 void gw_move_close_partial(struct gw_move *move); /* after QEMU's connection was closed */
 
+/* How long the guest may stand still for somebody who does not answer. */
+uint64_t gw_move_patience_ms(const struct gw_move *move);
 /* The guest, stopped and continued by us; told to the guard. Idempotent. */
 int gw_move_stop(struct gw_move *move);
 int gw_move_cont(struct gw_move *move);

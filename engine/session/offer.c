@@ -134,7 +134,7 @@ json_t *gw_offer_filled(struct gw_source_volume *ram)
     uint64_t begin = 0, end = 0;
 
     for (uint64_t offset = 0; offset < ram->size; offset = extent.offset + extent.length) {
-        if (ram->ops->next_extent(ram, offset, &extent)) {
+        if (ram->ops->next_extent(ram, offset, ram->size, &extent)) {
             json_decref(list);
             return NULL;
         }
@@ -157,7 +157,10 @@ json_t *gw_offer_filled(struct gw_source_volume *ram)
     return list;
 }
 
-int gw_offer_populate(const json_t *object, struct gw_target_volume *ram)
+/* Calls what for each range in which the source's memory holds data. No list in the offer is fine. */
+static int for_each_filled(const json_t *object, struct gw_target_volume *ram,
+                           int (*what)(struct gw_target_volume *ram, uint64_t offset,
+                                       uint64_t length))
 {
     json_t *list;
     int error = 0;
@@ -172,9 +175,19 @@ int gw_offer_populate(const json_t *object, struct gw_target_volume *ram)
 
         if (offset < 0 || length <= 0)
             return gw_fail(-EPROTO, "%s: a range of the offer is out of bounds", ram->name);
-        error = gw_ram_target_populate(ram, (uint64_t)offset, (uint64_t)length);
+        error = what(ram, (uint64_t)offset, (uint64_t)length);
     }
     return error;
+}
+
+int gw_offer_populate(const json_t *object, struct gw_target_volume *ram)
+{
+    return for_each_filled(object, ram, gw_ram_target_populate);
+}
+
+int gw_offer_set_aside(const json_t *object, struct gw_target_volume *ram)
+{
+    return for_each_filled(object, ram, gw_ram_target_set_aside);
 }
 
 void gw_offer_note_warnings(const json_t *volumes, struct gw_progress *progress)
@@ -189,8 +202,6 @@ void gw_offer_note_warnings(const json_t *volumes, struct gw_progress *progress)
         if (!warning)
             continue;
         gw_log(GW_LOG_WARNING, "%.300s", warning);
-        pthread_mutex_lock(&progress->lock);
-        snprintf(progress->data.note, sizeof(progress->data.note), "%.255s", warning);
-        pthread_mutex_unlock(&progress->lock);
+        gw_progress_note(progress, "%.255s", warning);
     }
 }

@@ -53,5 +53,7 @@ void gw_offer_note_warnings(const json_t *volumes, struct gw_progress *progress)
 json_t *gw_offer_filled(struct gw_source_volume *ram);
 /* The target makes those pages ready. No list in the offer is fine. */
 int gw_offer_populate(const json_t *object, struct gw_target_volume *ram);
+/* The target allocates them, of memory of which it did not allocate all. */
+int gw_offer_set_aside(const json_t *object, struct gw_target_volume *ram);
 
 #endif

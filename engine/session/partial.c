@@ -21,6 +21,7 @@
 #include "engine/session/attended.h"
 #include "engine/session/dial.h"
 #include "engine/session/message.h"
+#include "engine/session/named.h"
 #include "engine/session/parts.h"
 #include "engine/session/storage.h"
 #include "engine/session/target-steps.h"
@@ -112,13 +113,25 @@ static int read_file(const char *path, struct gw_partial *out)
     json_error_t fault;
     json_t *object;
     struct stat status;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
 
-    if (stat(path, &status))
+    if (fd < 0 || fstat(fd, &status)) {
+        int error = gw_fail_errno(-errno, "%s", path);
+
+        if (fd >= 0)
+            close(fd);
+        return error;
+    }
+    errno = 0;
+    object = status.st_size <= (off_t)FILE_MAX ? json_loadfd(fd, 0, &fault) : NULL;
+    close(fd);
+    /* What cannot be read is not damaged. */
+    if (!object && (errno == EIO || errno == ENOMEM))
         return gw_fail_errno(-errno, "%s", path);
-    object = status.st_size <= (off_t)FILE_MAX ? json_load_file(path, 0, &fault) : NULL;
     if (!json_is_object(json_object_get(object, "detail"))) {
         json_decref(object);
-        return gw_fail(-EUCLEAN, "%s is damaged", path);
+        return gw_fail(-EUCLEAN, "%s is damaged: godwit cancel %.12s on its host removes it", path,
+                       strrchr(path, '/') + 1);
     }
     out->is_kept = json_is_true(json_object_get(object, "kept"));
     out->changed_ns = (uint64_t)json_integer_value(json_object_get(object, "changed_ns"));
@@ -204,6 +217,55 @@ int gw_partial_each(const struct gw_environment *environment,
     return result;
 }
 
+/* The one of that name, or why not. */
+static int find_damaged(const char *folder, const char *word, struct gw_partial *out)
+{
+    const struct dirent *item;
+    unsigned count = 0;
+    DIR *list = opendir(folder);
+
+    while (list && (item = readdir(list)) != NULL) {
+        struct gw_partial named, partial = {.detail = NULL};
+        char path[PATH_MAX + NAME_MAX];
+
+        if (!parse_name(item->d_name, &named) || !gw_named_is(named.epoch, NULL, word))
+            continue;
+        snprintf(path, sizeof(path), "%s/%s", folder, item->d_name);
+        if (read_file(path, &partial) == -EUCLEAN) {
+            *out = named;
+            count++;
+        }
+        gw_partial_free(&partial);
+    }
+    if (list)
+        closedir(list);
+    if (count > 1)
+        return gw_fail(-EINVAL, "more than one note that is damaged begins with %.40s", word);
+    return count ? 0 : gw_fail(-ENOENT, "no note of %.40s is damaged", word);
+}
+
+int gw_partial_forget_damaged(const struct gw_environment *environment, const char *word)
+{
+    struct gw_partial found = {.detail = NULL};
+    char folder[PATH_MAX];
+    int error =
+        environment->state_dir && environment->attended ? folder_of(environment, folder) : -ENOENT;
+
+    if (!error)
+        error = find_damaged(folder, word, &found);
+    if (!error)
+        error = gw_attend(environment->attended, found.epoch, found.side);
+    if (error)
+        return error;
+    gw_partial_forget(environment, found.epoch, found.side);
+    gw_unattend(environment->attended, found.epoch, found.side);
+    gw_log(GW_LOG_WARNING,
+           "migration %.12s: its note was damaged and is removed; what it stood for may be left: "
+           "files called NAME.godwit-%s.part and .journal",
+           found.epoch, found.epoch);
+    return 0;
+}
+
 /* ---- what it stands for ---- */
 
 static const char *text_of(const json_t *object, const char *member)
@@ -278,8 +340,54 @@ static void clean_vmm(const struct gw_environment *environment, const struct gw_
     gw_qmp_close(qmp);
 }
 
+int gw_partial_check_here(const struct gw_partial *partial)
+{
+    const json_t *disk;
+    size_t index;
+    int error = 0;
+
+    json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
+    {
+        error = gw_part_check_here(disk);
+        if (error)
+            break;
+    }
+    return error;
+}
+
+bool gw_partial_is_given_up(const struct gw_partial *partial)
+{
+    return json_is_true(json_object_get(partial->detail, "given-up"));
+}
+
+bool gw_partial_is_of_note(const struct gw_partial *partial)
+{
+    return partial->is_kept || gw_partial_is_given_up(partial) || gw_partial_check_here(partial);
+}
+
+static void give_up(const struct gw_environment *environment, const struct gw_partial *partial)
+{
+    struct gw_partial later = *partial;
+
+    if (gw_partial_is_given_up(partial))
+        return;
+    gw_log(
+        GW_LOG_WARNING,
+        "migration %.12s: what it left here is removed when it can be: %s, or godwit cancel %.12s "
+        "forgets it",
+        partial->epoch, gw_error_message(), partial->epoch);
+    later.is_kept = false;
+    json_object_set_new(later.detail, "given-up", json_true());
+    if (gw_partial_write(environment, &later))
+        gw_log(GW_LOG_WARNING, "%s", gw_error_message());
+}
+
 void gw_partial_drop(const struct gw_environment *environment, const struct gw_partial *partial)
 {
+    if (gw_partial_check_here(partial)) {
+        give_up(environment, partial);
+        return;
+    }
     unlink_parts(partial);
     if (json_object_get(partial->detail, "qmp"))
         clean_vmm(environment, partial);
@@ -310,6 +418,12 @@ void gw_partial_cancel(const struct gw_environment *environment, const struct gw
         json_decref(frame.message);
     gw_message_send_type(control, "bye");
     gw_control_close(control);
+}
+
+int gw_partial_say_kept(const struct gw_error *cause, const char *epoch)
+{
+    return gw_fail(cause->code, "%.300s; what was copied is kept: godwit resume %.12s goes on",
+                   cause->text, epoch);
 }
 
 bool gw_partial_is_loss(int error)
@@ -363,7 +477,7 @@ static bool has_parts(const struct gw_partial *partial)
         const char *part = text_of(disk, "part");
 
         /* A device has no other name: what is on it may be a part. */
-        if (!part[0] || access(part, F_OK) == 0)
+        if (!part[0] || gw_part_look(part, json_object_get(disk, "folder")) != -ENOENT)
             return true;
     }
     return false;
@@ -375,6 +489,7 @@ static int look_at(const struct gw_partial *partial, void *context)
     const struct gw_environment *environment = rounds->environment;
     uint64_t age_ns = gw_clock_wall_ns() - partial->changed_ns;
     bool is_late = age_ns / GW_NS_PER_S >= (uint64_t)environment->keep_partial_hours * 3600;
+    bool is_given_up = gw_partial_is_given_up(partial);
     enum known known = ask_journal(environment, partial);
 
     /* Whatever comes of the move: nobody goes on from a socket. */
@@ -385,9 +500,11 @@ static int look_at(const struct gw_partial *partial, void *context)
         return 0;
     if (rounds->is_start && known == UNKNOWN && partial->side == GW_SIDE_TARGET)
         end_launched(partial);
-    if (partial->is_kept && (known != ENDED || !rounds->is_start || has_parts(partial))
-            ? is_late
-            : rounds->is_start) {
+    if (is_given_up && gw_partial_check_here(partial)) {
+        /* Once more in the next round. */
+    } else if (partial->is_kept && (known != ENDED || !rounds->is_start || has_parts(partial))
+                   ? is_late
+                   : rounds->is_start || is_given_up) {
         gw_log(GW_LOG_INFO, "migration %.12s: what it left here is removed", partial->epoch);
         /* The target of one that died before its first record would wait for it. */
         gw_partial_cancel(environment, partial);
@@ -406,23 +523,28 @@ void gw_partials_tidy(const struct gw_environment *environment, bool is_start)
 
 static int describe(const struct gw_partial *partial, void *context)
 {
+    bool is_given_up = gw_partial_is_given_up(partial);
+    struct gw_error away = {0};
     const json_t *disk;
     json_t *list = context;
     json_int_t bytes = 0;
     size_t index;
 
-    if (!partial->is_kept)
+    gw_error_take(gw_partial_check_here(partial), &away);
+    if (!partial->is_kept && !is_given_up && !away.code)
         return 0;
     json_array_foreach(json_object_get(partial->detail, "disks"), index, disk) bytes +=
         json_object_get(disk, "journal") ? (json_int_t)gw_part_durable(disk)
                                          : json_integer_value(json_object_get(disk, "copied"));
     json_array_append_new(
         list,
-        json_pack("{s:s,s:s,s:s,s:s,s:s,s:I,s:I}", "epoch", partial->epoch, "side",
+        json_pack("{s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:b,s:b,s:s*}", "epoch", partial->epoch, "side",
                   side_names[partial->side], "kind", text_of(partial->detail, "kind"), "vm",
                   text_of(partial->detail, "vm"), "peer",
                   partial->side == GW_SIDE_SOURCE ? text_of(partial->detail, "peer") : "", "bytes",
-                  bytes, "changed_ms", (json_int_t)(partial->changed_ns / GW_NS_PER_MS)));
+                  bytes, "changed_ms", (json_int_t)(partial->changed_ns / GW_NS_PER_MS), "kept",
+                  (int)partial->is_kept, "given_up", (int)is_given_up, "away",
+                  away.code ? away.text : NULL));
     return 0;
 }
 

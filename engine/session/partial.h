@@ -8,6 +8,8 @@
  *   on one host), "request" (what was asked), "disks" [{"name", "copied"}, or parts.h on one host];
  *   of a move also "qmp", "pid", "settings"
  * detail on the target: "kind", "vm" (or the image's name), "peer" (instance), "disks" (parts.h)
+ * on both "given-up": to be removed as soon as all of its parts can be looked at. What the journal knows of a
+ *   move waits for them, too
  *
  * Errors: 0 or -errno with a message.
  * Threads: any; one writer per epoch and side.
@@ -35,6 +37,9 @@ void gw_partial_free(struct gw_partial *partial); /* takes zeroed memory too */
 /* The file alone. */
 void gw_partial_forget(const struct gw_environment *environment, const char *epoch,
                        enum gw_journal_side side);
+/* A note that is damaged for good, named by its digits (named.h): it goes, and the log says which files it may have
+ * stood for. -ENOENT; -EINVAL when several are meant; -EBUSY. */
+int gw_partial_forget_damaged(const struct gw_environment *environment, const char *word);
 /* Stops when each returns not 0, and returns that. What cannot be read is passed over. */
 int gw_partial_each(const struct gw_environment *environment,
                     int (*each)(const struct gw_partial *partial, void *context), void *context);
@@ -44,11 +49,22 @@ int gw_partial_each(const struct gw_environment *environment,
 #define GW_PARTIAL_SOCKETS_MAX 32u
 void gw_partial_sockets(const char *epoch, char *out);
 
-/* What it stands for goes too: the partial images, or godwit's bitmaps and settings in QEMU. */
+/* -ENOMEDIUM with a message: some of its parts are away (parts.h). */
+int gw_partial_check_here(const struct gw_partial *partial);
+/* It is only to be removed, and waits for its parts. */
+bool gw_partial_is_given_up(const struct gw_partial *partial);
+/* A person may want to know of it: it is kept, or waits for its parts. */
+bool gw_partial_is_of_note(const struct gw_partial *partial);
+
+/* What it stands for goes too: the partial images, or godwit's bitmaps and settings in QEMU. Where parts are
+ * away, all of that goes later. */
 void gw_partial_drop(const struct gw_environment *environment, const struct gw_partial *partial);
 
 /* As drop, and asks the other host to do the same, if it can be reached. */
 void gw_partial_cancel(const struct gw_environment *environment, const struct gw_partial *partial);
+
+/* Fails with that cause, and the way to go on. */
+int gw_partial_say_kept(const struct gw_error *cause, const char *epoch);
 
 /* The link or the other agent was lost, as opposed to what would fail again. */
 bool gw_partial_is_loss(int error);

@@ -3,6 +3,8 @@
 #include "engine/session/parts.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,12 +23,93 @@ static const char *text_of(const json_t *object, const char *member)
     return text ? text : "";
 }
 
-/* Logical volumes are links to their devices. */
-static bool is_device(const char *path)
+static bool is_seen(const char *path)
 {
     struct stat status;
 
-    return stat(path, &status) == 0 && S_ISBLK(status.st_mode);
+    return path[0] && lstat(path, &status) == 0;
+}
+
+json_int_t gw_part_born(const struct statx *status)
+{
+    return status->stx_mask & STATX_BTIME
+               ? (json_int_t)((uint64_t)status->stx_btime.tv_sec * GW_NS_PER_S +
+                              status->stx_btime.tv_nsec)
+               : 0;
+}
+
+json_t *gw_part_folder(const char *path)
+{
+    char copy[PATH_MAX];
+    struct statx status;
+
+    snprintf(copy, sizeof(copy), "%s", path);
+    if (statx(AT_FDCWD, dirname(copy), 0, STATX_INO | STATX_BTIME, &status))
+        return json_null();
+    /* Not the device's number, which another mount may give it. Where a file system knows no time of birth, its
+     * inode tells it from the folder that it hides. */
+    return json_pack("{s:I,s:I}", "inode", (json_int_t)status.stx_ino, "born",
+                     gw_part_born(&status));
+}
+
+int gw_part_look(const char *path, const json_t *folder)
+{
+    const char *end = strrchr(path, '/');
+    int length = end ? (int)(end - path) : 0;
+    struct stat status;
+    json_t *found;
+    bool is_same;
+
+    if (lstat(path, &status) == 0)
+        return 0;
+    if (errno == ENAMETOOLONG)
+        return -ENOENT; /* it could never be made */
+    if (errno != ENOENT && errno != ENOTDIR)
+        return gw_fail(-ENOMEDIUM, "%s cannot be looked at: %s", path, strerror(errno));
+    /* A note that does not say where it was: there is nothing that could come back. */
+    if (!json_is_object(folder))
+        return -ENOENT;
+    found = gw_part_folder(path);
+    is_same = json_is_object(found) && json_equal(found, folder);
+    json_decref(found);
+    return is_same
+               ? -ENOENT
+               : gw_fail(-ENOMEDIUM,
+                         "the folder %.*s is not the one that the unfinished image is in: mount "
+                         "its file system",
+                         length, path);
+}
+
+int gw_part_check_removable(const char *path)
+{
+    char copy[PATH_MAX];
+
+    snprintf(copy, sizeof(copy), "%s", path);
+    if (!is_seen(path) || faccessat(AT_FDCWD, dirname(copy), W_OK | X_OK, AT_EACCESS) == 0)
+        return 0;
+    return gw_fail(-ENOMEDIUM, "%s is there and cannot be removed: %s: make its folder writable",
+                   path, strerror(errno));
+}
+
+int gw_part_check_here(const json_t *entry)
+{
+    const char *part = text_of(entry, "part"), *path = text_of(entry, "path");
+    int error;
+
+    if (!path[0])
+        return 0; /* of a source, which has no part */
+    if (!part[0])
+        return gw_rename_is_device(path)
+                   ? 0
+                   : gw_fail(-ENOMEDIUM,
+                             "the device %s, which holds the unfinished disk, is not "
+                             "there: attach it",
+                             path);
+    error = gw_part_look(part, json_object_get(entry, "folder"));
+    /* What lay beside it is there: this is the folder, whatever its file system calls it today. */
+    if (error == -ENOENT || is_seen(text_of(entry, "journal")) || is_seen(path))
+        error = 0;
+    return error ? error : gw_part_check_removable(part);
 }
 
 int gw_part_entry_new(const struct gw_environment *environment, const char *epoch, unsigned volume,
@@ -35,7 +118,7 @@ int gw_part_entry_new(const struct gw_environment *environment, const char *epoc
     char part[PATH_MAX] = "", journal[PATH_MAX];
     int length;
 
-    if (is_device(path)) {
+    if (gw_rename_is_device(path)) {
         length = snprintf(journal, sizeof(journal), "%s/partial/%s.%u.journal",
                           environment->state_dir, epoch, volume);
     } else {
@@ -45,8 +128,9 @@ int gw_part_entry_new(const struct gw_environment *environment, const char *epoc
     }
     if (length >= (int)sizeof(journal))
         return gw_fail(-ENAMETOOLONG, "%s: the name is too long", path);
-    *out = json_pack("{s:i,s:s,s:s,s:s,s:s}", "volume", (int)volume, "name", offered->name, "path",
-                     path, "part", part, "journal", journal);
+    *out =
+        json_pack("{s:i,s:s,s:s,s:s,s:s,s:o}", "volume", (int)volume, "name", offered->name, "path",
+                  path, "part", part, "journal", journal, "folder", gw_part_folder(path));
     return *out ? 0
                 : gw_fail(-EILSEQ, "the path of %s on this host is not UTF-8 text", offered->name);
 }
@@ -152,10 +236,14 @@ uint64_t gw_part_allocated(const json_t *entry)
 
 int gw_part_note(const json_t *entry, const struct gw_offered_volume *offered, uint64_t durable)
 {
+    const char *part = text_of(entry, "part");
     struct gw_checkpoint checkpoint;
 
     if (!can_continue(offered))
         return 0;
+    /* A file system that was taken away beneath the open file: the folder in its place is not the journal's. */
+    if (part[0] && !is_seen(part))
+        return gw_fail(-ENOMEDIUM, "%s is not in its folder any more", part);
     describe(offered, &checkpoint);
     checkpoint.durable = durable;
     return gw_checkpoint_write(text_of(entry, "journal"), &checkpoint);

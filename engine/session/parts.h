@@ -4,7 +4,11 @@
  * over. The same for the target of a move, of a copy from another host, and of a copy on this one.
  *
  * An entry is what a note of partial.h has in "disks": "volume" (its number in the offer), "name",
- * "path" (the final one), "part" ("" for a block device, which is written as it is), "journal".
+ * "path" (the final one), "part" ("" for a block device, which is written as it is), "journal", "folder" (which
+ * folder they are in).
+ *
+ * Away: a file whose folder is not the one that it was in, since its file system is not mounted, is not gone. It is
+ * neither made anew nor forgotten. Nor is one forgotten that can be seen and not removed.
  *
  * Errors: 0 or -errno with a message.
  * Threads: one per image.
@@ -12,6 +16,8 @@
  */
 #ifndef GODWIT_ENGINE_SESSION_PARTS_H
 #define GODWIT_ENGINE_SESSION_PARTS_H
+
+#include <sys/stat.h>
 
 #include "engine/migration.h"
 #include "engine/session/offer.h"
@@ -25,6 +31,21 @@ int gw_part_entry_new(const struct gw_environment *environment, const char *epoc
                       const struct gw_offered_volume *offered, const char *path, json_t **out);
 /* The entry of the same image in the older note's list; NULL when there is none. */
 json_t *gw_part_find(json_t *disks, unsigned volume, const char *name, const char *path);
+
+/* What tells a folder from every other one at its path, the place of a mount among them, whatever number its
+ * device has today: that of the folder that path lies in. null when there is none. */
+json_t *gw_part_folder(const char *path);
+json_int_t
+gw_part_born(const struct statx *status); /* in ns; 0 where a file system knows no time of birth */
+/* Is a file there that was made in that folder? -ENOENT: it is gone. -ENOMEDIUM: it is away; the message says
+ * which folder, and that it may have to be mounted. */
+int gw_part_look(const char *path, const json_t *folder);
+/* -ENOMEDIUM with a message: a file that can be seen lies in a folder that takes no change, of a file system that is
+ * read-only say. */
+int gw_part_check_removable(const char *path);
+/* -ENOMEDIUM: the unfinished image of the entry, or its device, is away, not where its journal, or the finished
+ * image, can be seen; or it is there and can be neither written nor removed. */
+int gw_part_check_here(const json_t *entry);
 
 /* May the image of the older entry be gone on with as offered? Then *durable is what its journal says.
  * Else *durable is 0, and why goes into reason. */

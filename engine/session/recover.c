@@ -12,6 +12,7 @@
 #include "engine/session/dial.h"
 #include "engine/session/move.h"
 #include "engine/session/partial.h"
+#include "engine/session/process.h"
 #include "engine/session/recover.h"
 #include "engine/session/storage.h"
 #include "engine/session/target-steps.h"
@@ -115,6 +116,15 @@ static bool is_kept(const struct gw_environment *environment, const char *epoch)
     return is_kept;
 }
 
+/* The agent that died took its fences along, and the VM may run at the target. */
+static void fence_again(const struct gw_source_steps *steps, enum gw_handover_state state)
+{
+    if ((state == GW_HANDOVER_COMMIT_UNSURE || state == GW_HANDOVER_IN_DOUBT ||
+         state == GW_HANDOVER_TARGET_LOST || state == GW_HANDOVER_HANDED_OVER) &&
+        gw_source_steps_fence(steps, false))
+        gw_log(GW_LOG_WARNING, "move %.12s: %s", steps->epoch, gw_error_message());
+}
+
 static void recover_source(const struct gw_environment *environment,
                            const struct gw_journal_entry *entry, enum gw_handover_event person,
                            struct gw_recovered *out)
@@ -126,6 +136,7 @@ static void recover_source(const struct gw_environment *environment,
     pid_t pid = (pid_t)json_integer_value(json_object_get(entry->detail, "pid"));
     char sockets[GW_PARTIAL_SOCKETS_MAX];
     struct gw_switchover switchover;
+    int error = 0;
 
     /* The guard of the agent that died may still be undoing. */
     if (log && gw_guard_wait(log, GUARD_TIMEOUT_MS)) {
@@ -137,10 +148,17 @@ static void recover_source(const struct gw_environment *environment,
         gw_qmp_close(steps.qmp);
         steps.qmp = NULL;
     }
+    /* No answer is no proof that it is gone: its monitor serves one client at a time. */
+    if (!steps.qmp)
+        error = gw_process_find(entry->detail, &steps.pid_fd);
+    if (error && error != -ESRCH) {
+        gw_error_take(error, &out->cause);
+        return;
+    }
     /* What is in doubt was made whole at the target: whoever settles it leaves nothing to go on with. */
     if (person != GW_EVENT_COUNT)
         gw_partial_forget(environment, entry->epoch, GW_SIDE_SOURCE);
-    steps.keeps = steps.qmp && is_kept(environment, entry->epoch);
+    steps.keeps = steps.pid_fd >= 0 && is_kept(environment, entry->epoch);
     prepare(environment, entry, &switchover);
     switchover.keeps = steps.keeps;
     switchover.act = act_source;
@@ -149,7 +167,8 @@ static void recover_source(const struct gw_environment *environment,
     if (gw_switchover_restart(&switchover, entry)) {
         gw_log(GW_LOG_ERROR, "move %s cannot be taken up: %s", entry->epoch, gw_error_message());
     } else {
-        if (!steps.qmp)
+        fence_again(&steps, switchover.machine.state);
+        if (steps.pid_fd < 0)
             gw_switchover_event(&switchover, GW_EVENT_VMM_GONE);
         if (!gw_handover_is_ended(switchover.machine.state))
             ask(environment, &switchover, person);
@@ -169,13 +188,14 @@ static void recover_source(const struct gw_environment *environment,
     json_decref(switchover.peer_times);
 }
 
-/* Partial images of an agent that died stay for a later attempt: of one that was not complete yet. */
+/* Partial images of an agent that died stay for a later attempt: of one that was not complete yet. The caller frees
+ * partial. */
 static bool keep_parts(const struct gw_environment *environment, const char *epoch,
                        enum gw_handover_state state, struct gw_partial *partial)
 {
-    return (state == GW_HANDOVER_RECEIVING || state == GW_HANDOVER_ABORTED) &&
-           gw_partial_read(environment, epoch, GW_SIDE_TARGET, partial) == 0 && partial->is_kept &&
-           gw_partial_write(environment, partial) == 0;
+    return gw_partial_read(environment, epoch, GW_SIDE_TARGET, partial) == 0 &&
+           (state == GW_HANDOVER_RECEIVING || state == GW_HANDOVER_ABORTED) && partial->is_kept &&
+           gw_partial_check_here(partial) == 0 && gw_partial_write(environment, partial) == 0;
 }
 
 static void recover_target(const struct gw_environment *environment,
@@ -186,12 +206,17 @@ static void recover_target(const struct gw_environment *environment,
     struct gw_partial partial = {.detail = NULL};
     struct gw_switchover switchover;
     enum gw_handover_state state;
+    int error;
 
     /* These wait for their source, or for a person. */
     if (gw_handover_state_parse(entry->state, &state) ||
         (person == GW_EVENT_COUNT && (state == GW_HANDOVER_PREPARED || state == GW_HANDOVER_LOST)))
         return;
-    gw_target_steps_reconnect(&steps);
+    error = gw_target_steps_reconnect(&steps);
+    if (error) {
+        gw_error_take(error, &out->cause);
+        return;
+    }
     steps.keeps_parts = keep_parts(environment, entry->epoch, state, &partial);
     prepare(environment, entry, &switchover);
     switchover.act = act_target;
@@ -241,6 +266,41 @@ int gw_recover_entry(const struct gw_environment *environment, const char *epoch
     return 0;
 }
 
+static bool waits_to_discard(const struct gw_journal_entry *entry)
+{
+    enum gw_handover_state state;
+
+    return entry->side == GW_SIDE_TARGET && gw_handover_state_parse(entry->state, &state) == 0 &&
+           (state == GW_HANDOVER_ABORTED || state == GW_HANDOVER_NEVER_RAN);
+}
+
+int gw_recover_check_here(const struct gw_journal_entry *entry)
+{
+    struct gw_target_steps steps = {.epoch = entry->epoch, .detail = entry->detail};
+
+    return waits_to_discard(entry) ? gw_target_steps_check_here(&steps) : 0;
+}
+
+int gw_recover_give_up(const struct gw_environment *environment, const char *epoch)
+{
+    struct gw_journal_entry entry;
+    struct gw_recovered recovered;
+    int error = environment->journal
+                    ? gw_journal_find(environment->journal, epoch, GW_SIDE_TARGET, &entry)
+                    : -ENOENT;
+
+    if (error)
+        return error;
+    error = waits_to_discard(&entry) ? 0 : -ENOENT;
+    if (!error && json_object_set_new(entry.detail, GW_GIVEN_UP, json_true()))
+        error = gw_fail(-ENOMEM, "no memory for a record");
+    if (!error)
+        error = gw_journal_record(environment->journal, &entry);
+    gw_journal_entry_free(&entry);
+    return error ? error
+                 : gw_recover_entry(environment, epoch, GW_SIDE_TARGET, GW_EVENT_COUNT, &recovered);
+}
+
 /* The guest runs here, or has ended by itself: only the target's part is to be tidied up, which is in no hurry
  * where nobody answers. */
 static bool may_wait(const struct gw_journal_entry *entry)
@@ -274,5 +334,6 @@ int gw_recover(const struct gw_environment *environment)
 {
     if (!environment->journal || !environment->attended)
         return 0;
+    gw_attended_begin_round(environment->attended);
     return gw_journal_each_open(environment->journal, recover_one, (void *)environment);
 }

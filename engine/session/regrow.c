@@ -45,7 +45,6 @@ static void note_down(const struct regrowth *regrowth, const char *why)
 
 static void note_up(const struct regrowth *regrowth)
 {
-    struct gw_progress *progress = regrowth->source->progress;
     const struct gw_transports *transports = &regrowth->source->link.transports;
     const char *name = gw_control_transport(regrowth->source->control)->ops->name;
     double seconds = (double)(gw_clock_ns() - regrowth->lost_ns) / 1e9;
@@ -61,10 +60,9 @@ static void note_up(const struct regrowth *regrowth)
     if (reason)
         snprintf(passed, sizeof(passed), "; %s is passed over: %.150s", better, reason);
     gw_log(GW_LOG_WARNING, "the link is up again over %s after %.1f s%s", name, seconds, passed);
-    pthread_mutex_lock(&progress->lock);
-    snprintf(progress->data.note, sizeof(progress->data.note),
-             "the link was down for %.1f s and is up again over %s%s", seconds, name, passed);
-    pthread_mutex_unlock(&progress->lock);
+    gw_progress_note(regrowth->source->progress,
+                     "the link was down for %.1f s and is up again over %s%s", seconds, name,
+                     passed);
 }
 
 /* ---- one attempt ---- */

@@ -3,7 +3,6 @@
  * A person's word about a move in doubt: finds it, says what it is, and hands the word to the state
  * machine. Whether the word is expected is the machine's rule.
  */
-#include <ctype.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -11,11 +10,11 @@
 
 #include "common/clock.h"
 #include "engine/session/attended.h"
+#include "engine/session/named.h"
 #include "engine/session/recover.h"
 
 #define ATTEND_LIMIT_NS (40 * GW_NS_PER_S)
 #define ATTEND_POLL_MS  10
-#define EPOCH_LEAST     4u
 
 /* ---- finding it ---- */
 
@@ -26,23 +25,12 @@ struct search {
     char state[24];                /* of one that fits and is not in doubt */
 };
 
-static bool is_wanted(const struct gw_journal_entry *entry, const char *wanted)
-{
-    const char *vm = json_string_value(json_object_get(entry->detail, "vm"));
-    size_t length = strlen(wanted);
-    bool is_epoch = length >= EPOCH_LEAST;
-
-    for (size_t i = 0; i < length; i++)
-        is_epoch = is_epoch && isxdigit((unsigned char)wanted[i]);
-    return (is_epoch && strncmp(entry->epoch, wanted, length) == 0) ||
-           (length > 0 && strcmp(vm ? vm : "", wanted) == 0);
-}
-
 static int look_at(const struct gw_journal_entry *entry, void *context)
 {
+    const char *vm = json_string_value(json_object_get(entry->detail, "vm"));
     struct search *search = context;
 
-    if (!is_wanted(entry, search->wanted))
+    if (!gw_named_is(entry->epoch, vm, search->wanted))
         return 0;
     /* Not only what is in doubt: a person may change their mind about a VM that was given away to a
      * host that never answered. */
@@ -169,7 +157,9 @@ int gw_resolve_run(const struct gw_environment *environment,
     out->detail = NULL;
     if (!environment->journal || !environment->attended)
         return gw_fail(-ENOTSUP, "this agent has no state folder and knows no moves");
-    error = find(environment, request->move, &found);
+    error = gw_named_check(request->move);
+    if (!error)
+        error = find(environment, request->move, &found);
     if (error)
         return error;
     out->detail = gw_resolve_describe(&found);

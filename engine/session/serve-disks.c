@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/log.h"
 #include "engine/session/endpoint.h"
+#include "engine/session/fence.h"
 #include "engine/session/serve.h"
 #include "engine/session/space.h"
 #include "engine/session/storage.h"
@@ -59,6 +61,8 @@ static int make_disk(struct gw_serve *serve, struct gw_space *space, unsigned vo
     }
     if (!error && !is_uri)
         error = gw_serve_note_disk(serve, volume, made->path, &part.durable);
+    if (!error && !is_uri)
+        error = gw_fence_give_up(serve->environment->fences, made->path);
     offered->is_continued = part.durable > 0;
     offered->is_name_journalled = serve->vm != NULL;
     if (!error)
@@ -151,10 +155,13 @@ static int verify(struct gw_serve *serve, unsigned index)
 
     if (!serve->has_digest[index])
         return 0;
+    gw_log(GW_LOG_DEBUG, "migration %s: %s is read back", serve->epoch, volume->name);
     if (volume->memory)
-        error = gw_verify_memory(volume->memory, volume->size, digest);
+        error = gw_verify_ram(volume, digest);
+    else if (!volume->place)
+        error = gw_fail(-ENOTSUP, "%s cannot be read back", volume->name);
     else
-        error = gw_endpoint_digest(serve->paths[index],
+        error = gw_endpoint_digest(volume->place,
                                    serve->foreign[index][0]
                                        ? serve->foreign[index]
                                        : gw_image_format_name(serve->formats[index]),
@@ -170,10 +177,14 @@ int gw_serve_finish(struct gw_serve *serve)
 
     for (unsigned i = 0; !error && i < serve->volume_count; i++)
         if (serve->volumes[i])
-            error = serve->volumes[i]->ops->finish(serve->volumes[i]);
+            error = serve->volumes[i]->ops->complete(serve->volumes[i]);
     for (unsigned i = 0; !error && i < serve->volume_count; i++)
         if (serve->volumes[i])
             error = verify(serve, i);
+    /* The names last: what has one is as the source has it. */
+    for (unsigned i = 0; !error && i < serve->volume_count; i++)
+        if (serve->volumes[i])
+            error = serve->volumes[i]->ops->finish(serve->volumes[i]);
     if (!error)
         gw_serve_end_journals(serve);
     return error;

@@ -33,8 +33,9 @@ static void peer_of(const struct gw_serve *serve, char *out /* 33 bytes */)
     gw_id_format(gw_control_peer(serve->control)->instance_id, out);
 }
 
-static int gone(void)
+static int gone(struct gw_serve *serve)
 {
+    serve->is_older_gone = true;
     return gw_fail(-ESTALE, "the target has nothing of that attempt (any more)");
 }
 
@@ -55,8 +56,9 @@ static int take_up(struct gw_serve *serve, const char *epoch)
     return error;
 }
 
-/* An earlier attempt of this very source: another peer is told nothing of it. */
-static int find_older(struct gw_serve *serve, const char *epoch)
+/* An earlier attempt of this very source: another peer is told nothing of it. A note that cannot be read
+ * this moment is not gone. */
+static int read_older(struct gw_serve *serve, const char *epoch)
 {
     char peer[2 * GW_ID_SIZE + 1];
     uint8_t id[GW_ID_SIZE];
@@ -64,17 +66,29 @@ static int find_older(struct gw_serve *serve, const char *epoch)
 
     if (!error)
         error = gw_partial_read(serve->environment, epoch, GW_SIDE_TARGET, &serve->older);
+    if (error)
+        return error == -ENOENT ? gone(serve) : error;
     peer_of(serve, peer);
-    if (error || strcmp(text_of(serve->older.detail, "peer"), peer) != 0) {
-        gw_partial_free(&serve->older);
-        return gone();
-    }
-    error = take_up(serve, epoch);
+    return strcmp(text_of(serve->older.detail, "peer"), peer) == 0 ? 0 : gone(serve);
+}
+
+static int find_older(struct gw_serve *serve, const char *epoch)
+{
+    int error;
+
+    serve->is_older_gone = false;
+    error = read_older(serve, epoch);
+    if (!error)
+        error = take_up(serve, epoch);
     gw_partial_free(&serve->older);
     /* As that session has left it. */
-    if (!error && gw_partial_read(serve->environment, epoch, GW_SIDE_TARGET, &serve->older))
-        return gone();
-    return error || serve->older.is_kept ? error : gone();
+    if (!error)
+        error = read_older(serve, epoch);
+    if (!error && !serve->older.is_kept)
+        error = gone(serve);
+    if (error)
+        gw_partial_free(&serve->older);
+    return error;
 }
 
 void gw_serve_drop_copy(struct gw_serve *serve, const char *epoch)
@@ -144,11 +158,13 @@ int gw_serve_begin_partial(struct gw_serve *serve, const json_t *offer)
     if (!serve->wants_resume)
         return 0;
     error = find_older(serve, resume);
+    if (!error)
+        error = gw_partial_check_here(&serve->older);
     serve->is_resumed = !error;
     /* A copy starts over then, and says so for each disk. Of a move its owner decides. */
-    if (error == -ESTALE && is_copy)
+    if (serve->is_older_gone && is_copy)
         return 0;
-    return error == -ESTALE
+    return serve->is_older_gone
                ? gw_fail(-ESTALE, "the target has nothing of that move (any more): start over with "
                                   "godwit move")
                : error;
@@ -341,6 +357,9 @@ void gw_serve_close_partial(struct gw_serve *serve)
     if (serve->keeps_parts) {
         if (gw_partial_write(serve->environment, &serve->partial))
             gw_log(GW_LOG_WARNING, "%s", gw_error_message());
+    } else if (serve->is_attended && !serve->is_finished && serve->partial.detail) {
+        /* A copy's images, which may be away by now. Those of a move are the journal's. */
+        gw_partial_drop(serve->environment, &serve->partial);
     } else if (serve->partial.detail) {
         gw_partial_forget(serve->environment, serve->partial.epoch, GW_SIDE_TARGET);
     }

@@ -234,11 +234,13 @@ static void bury_session(struct gw_serve *serve)
 
 static void note(struct gw_serve *serve, uint64_t lost_ns)
 {
-    pthread_mutex_lock(&serve->progress->lock);
-    snprintf(serve->progress->data.note, sizeof(serve->progress->data.note),
-             lost_ns ? "the link is down since %llu s; the source is waited for, %u s at most" : "",
-             (unsigned long long)((gw_clock_ns() - lost_ns) / GW_NS_PER_S), serve->reconnect_s);
-    pthread_mutex_unlock(&serve->progress->lock);
+    if (lost_ns)
+        gw_progress_note(serve->progress,
+                         "the link is down since %llu s; the source is waited for, %u s at most",
+                         (unsigned long long)((gw_clock_ns() - lost_ns) / GW_NS_PER_S),
+                         serve->reconnect_s);
+    else
+        gw_progress_note(serve->progress, "");
 }
 
 /* The control session of a source that is back, or NULL. */

@@ -11,6 +11,8 @@
 #include "common/json.h"
 #include "engine/session/attended.h"
 #include "engine/session/offer.h"
+#include "engine/session/parts.h"
+#include "engine/session/process.h"
 #include "engine/session/serve-vm.h"
 #include "engine/vmm/qemu/plan.h"
 #include "engine/volume/ram.h"
@@ -84,7 +86,8 @@ static int make_folders(struct gw_serve_vm *vm)
     if (mkdir(parent, 0700) && errno != EEXIST)
         error = gw_fail_write(-errno, "cannot make the folder %s", parent);
     /* UNIX sockets go in there: their paths are short. */
-    if (snprintf(vm->run_dir, GW_SERVE_PATH_SIZE, "%s/%.12s", parent, vm->serve->epoch) > 80)
+    if (snprintf(vm->run_dir, GW_SERVE_PATH_SIZE, "%s/%.*s", parent, GW_VM_FOLDER_DIGITS,
+                 vm->serve->epoch) > 80)
         error = gw_fail(-ENAMETOOLONG,
                         "the state folder %s has too long a name for sockets: start "
                         "the agent with a shorter --state",
@@ -104,8 +107,10 @@ static void *populate(void *argument)
     uint64_t started = gw_clock_ns();
     int error = 0;
 
-    for (unsigned i = first; !error && i < first + vm->vm->memory_count; i++)
-        error = gw_offer_populate(json_array_get(vm->offered, i), vm->serve->volumes[i]);
+    for (unsigned i = 0; !error && i < vm->vm->memory_count; i++)
+        if (!gw_vm_memory_is_plugged(vm->vm, &vm->vm->memories[i]))
+            error = gw_offer_populate(json_array_get(vm->offered, first + i),
+                                      vm->serve->volumes[first + i]);
     if (error)
         gw_error_take(error, &vm->populate_error);
     vm->populate_ns = gw_clock_ns() - started;
@@ -147,12 +152,13 @@ static int make_memories(struct gw_serve_vm *vm, const json_t *offer)
     for (unsigned i = 0; !error && i < vm->vm->memory_count; i++) {
         const struct gw_vm_memory *memory = &vm->vm->memories[i];
         struct gw_target_volume **volume = &serve->volumes[vm->vm->disk_count + i];
+        unsigned flags = gw_vm_memory_is_plugged(vm->vm, memory) ? GW_RAM_SPARSE : 0;
 
         if (!is_adopted)
             snprintf(vm->ram_paths[i], GW_SERVE_PATH_SIZE, "%.400s/%s", vm->ram_dir, memory->id);
-        error = is_adopted
-                    ? gw_ram_target_open(memory->id, vm->ram_paths[i], memory->size, volume)
-                    : gw_ram_target_create(memory->id, vm->ram_paths[i], memory->size, volume);
+        if (is_adopted)
+            flags |= GW_RAM_FOREIGN;
+        error = gw_ram_target_make(memory->id, vm->ram_paths[i], memory->size, flags, volume);
     }
     return error ? error : start_populating(vm, offer);
 }
@@ -170,6 +176,21 @@ static int start_vmm(struct gw_serve_vm *vm)
     return gw_vm_launch(vm->vm, &options, &vm->steps.launched);
 }
 
+/* A virtio-mem device has discarded its memory when it was made, and will discard what its guest has not
+ * plugged when its state is loaded. Nothing is written to it until this host has answered the offer. */
+static int set_memories_aside(struct gw_serve_vm *vm, const json_t *offer)
+{
+    const json_t *offered = json_object_get(offer, "volumes");
+    unsigned first = vm->vm->disk_count;
+    int error = 0;
+
+    for (unsigned i = 0; !error && i < vm->vm->memory_count; i++)
+        if (gw_vm_memory_is_plugged(vm->vm, &vm->vm->memories[i]))
+            error = gw_offer_set_aside(json_array_get(offered, first + i),
+                                       vm->serve->volumes[first + i]);
+    return error;
+}
+
 /* Memory, then the QEMU that maps it; or the other way round when the QEMU is there already. */
 static int make_vmm(struct gw_serve_vm *vm, const json_t *offer, struct gw_reasons *reasons)
 {
@@ -180,14 +201,16 @@ static int make_vmm(struct gw_serve_vm *vm, const json_t *offer, struct gw_reaso
         error = gw_vm_adopt(waiting, vm->vm, vm->ram_paths, reasons, &vm->steps.launched);
     if (!error)
         error = make_memories(vm, offer);
-    return error || waiting ? error : start_vmm(vm);
+    if (!error && !waiting)
+        error = start_vmm(vm);
+    return error ? error : set_memories_aside(vm, offer);
 }
 
 static int make_detail(struct gw_serve_vm *vm, bool is_paused)
 {
     json_t *images = json_array(), *parts = json_array(), *ram = json_array();
     unsigned failures = gw_json_failures();
-    json_t *files = json_array();
+    json_t *files = json_array(), *folders = json_array();
 
     for (unsigned i = 0; i < vm->vm->disk_count; i++) {
         char part[PATH_MAX + 64];
@@ -196,17 +219,29 @@ static int make_detail(struct gw_serve_vm *vm, bool is_paused)
         json_array_append_new(images, json_string(vm->images[i]));
         json_array_append_new(parts, json_string(part));
         json_array_append_new(files, gw_target_steps_identity(part));
+        json_array_append_new(folders, gw_part_folder(part));
     }
     for (unsigned i = 0; vm->steps.launched.is_owned && i < vm->vm->memory_count; i++)
         json_array_append_new(ram, json_string(vm->ram_paths[i]));
-    vm->steps.detail = json_pack("{s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:b,s:b,s:s}", "qmp",
-                                 vm->steps.launched.qmp_path, "pid", (int)vm->steps.launched.pid,
-                                 "run_dir", vm->run_dir, "ram_dir", vm->ram_dir, "images", images,
-                                 "files", files, "parts", parts, "ram", ram, "paused", is_paused,
-                                 "owned", vm->steps.launched.is_owned, "vm", vm->vm->name);
+    vm->steps.detail = json_pack(
+        "{s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:b,s:b,s:s}", "qmp", vm->steps.launched.qmp_path,
+        "pid", (int)vm->steps.launched.pid, "run_dir", vm->run_dir, "ram_dir", vm->ram_dir,
+        "images", images, "files", files, "folders", folders, "parts", parts, "ram", ram, "paused",
+        is_paused, "owned", vm->steps.launched.is_owned, "vm", vm->vm->name);
     return vm->steps.detail && gw_json_failures() == failures
                ? 0
                : gw_fail(-ENOMEM, "no memory for what a restart needs");
+}
+
+/* So that it can be ended when its monitor does not answer. */
+static int note_process(struct gw_serve_vm *vm)
+{
+    char process[GW_PROCESS_TEXT_MAX];
+    int error = gw_process_identify(vm->steps.launched.pid, process, sizeof(process));
+
+    if (!error && json_object_set_new(vm->steps.detail, "process", json_string(process)))
+        error = gw_fail(-ENOMEM, "no memory for what a restart needs");
+    return error;
 }
 
 static int begin(struct gw_serve_vm *vm, bool is_paused)
@@ -215,6 +250,8 @@ static int begin(struct gw_serve_vm *vm, bool is_paused)
     struct gw_serve *serve = vm->serve;
     int error = make_detail(vm, is_paused);
 
+    if (!error)
+        error = note_process(vm);
     vm->steps.epoch = serve->epoch;
     if (error)
         return error;
@@ -321,7 +358,8 @@ int gw_serve_vm_offer(struct gw_serve *serve, const json_t *offer, json_t *reply
             gw_reasons_add(&reasons, "%s", gw_error_message());
         gw_fail(error, "%s", reasons.lines[0]);
         list = gw_reasons_json(&reasons);
-        error = gw_message_send_blocked(serve->control, error, list);
+        error = gw_message_send_blocked(serve->control, error, list,
+                                        serve->wants_resume && serve->is_older_gone);
         json_decref(list);
         serve->is_told = true;
     }

@@ -285,7 +285,7 @@ static int reopen(struct gw_serve *serve, const char *epoch, bool is_given_up)
     snprintf(serve->epoch, sizeof(serve->epoch), "%s", epoch);
     vm->steps.epoch = serve->epoch;
     vm->steps.detail = json_incref(entry.detail);
-    gw_target_steps_reconnect(&vm->steps);
+    error = gw_target_steps_reconnect(&vm->steps);
     vm->steps.keeps_parts = vm->switchover.keeps = !is_given_up && has_kept(serve, epoch);
     vm->switchover.side = GW_SIDE_TARGET;
     vm->switchover.journal = serve->environment->journal;
@@ -297,7 +297,8 @@ static int reopen(struct gw_serve *serve, const char *epoch, bool is_given_up)
     vm->switchover.machine.is_guest_paused =
         json_is_true(json_object_get(vm->steps.detail, "paused"));
     memcpy(vm->switchover.epoch, serve->epoch, sizeof(vm->switchover.epoch));
-    error = gw_switchover_restart(&vm->switchover, &entry);
+    if (!error)
+        error = gw_switchover_restart(&vm->switchover, &entry);
     gw_journal_entry_free(&entry);
     if (!error)
         error = gw_switchover_event(&vm->switchover, GW_EVENT_LINK_UP);

@@ -84,10 +84,11 @@ struct gw_serve {
     /* The unfinished images, noted for a restart or a later attempt (serve-partial.c). */
     struct gw_partial partial, older;
     struct gw_offered_volume *offered; /* GW_VOLUMES_MAX, as parsed */
-    json_t *kept;      /* answer to the offer: bytes of each volume that are here already */
-    bool can_keep;     /* both sides want to */
-    bool wants_resume; /* the source asked for it */
-    bool is_resumed;   /* it goes on with older */
+    json_t *kept;       /* answer to the offer: bytes of each volume that are here already */
+    bool can_keep;      /* both sides want to */
+    bool wants_resume;  /* the source asked for it */
+    bool is_resumed;    /* it goes on with older */
+    bool is_older_gone; /* there is nothing of it here: all that lets its source forget it */
     bool is_older_attended;
     bool is_attended; /* a copy */
     bool keeps_parts; /* the session is over, and they stay */
@@ -135,7 +136,7 @@ void gw_serve_bench_end(struct gw_serve *serve);
 /* serve-disks.c: makes the volumes that the offer lists. names says what each became. */
 int gw_serve_make_volumes(struct gw_serve *serve, const json_t *offer, json_t *names);
 int gw_serve_sync(struct gw_serve *serve);
-/* Images valid, final names; read back and compared where the source told digests (-EBADMSG). */
+/* Images valid; read back and compared where the source told digests (-EBADMSG); then final names. */
 int gw_serve_finish(struct gw_serve *serve);
 bool gw_serve_is_verified(const struct gw_serve *serve); /* the source told digests */
 int gw_serve_take_digests(struct gw_serve *serve, const json_t *message);

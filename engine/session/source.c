@@ -194,6 +194,9 @@ static int exchange_once(struct gw_source *source, const json_t *request, const 
                 ? gw_message_raise(message)
                 : gw_fail(-EPROTO, "the target answered '%s' where '%s' was due",
                           gw_message_type(message), type);
+    if (gw_message_is(message, "error") &&
+        strcmp(json_string_value(json_object_get(message, "older")) ?: "", "gone") == 0)
+        source->is_older_gone = true;
     if (json_is_array(json_object_get(message, "blocked")) && !source->blocked)
         source->blocked = json_incref(json_object_get(message, "blocked"));
     json_decref(message);
@@ -284,7 +287,8 @@ static int replace_channel(struct gw_source *source, uint32_t number, const char
     json_decref(reply);
     if (!error)
         error = gw_sender_bury(source->sender, number, applied);
-    if (error)
+    /* A guest that stands still waits for nobody who is dialled, as long as there is another way. */
+    if (error || (source->limit_ns && gw_sender_lane_count(source->sender) > 0))
         return error;
     error = gw_link_open_channel(&source->link, source->control, source->sender);
     if (!error) {
@@ -324,13 +328,14 @@ void gw_source_update_progress(struct gw_source *source)
     gw_paths_of_source(source, &stats);
 }
 
-/* One wait for the end of a round: what happened in it so far. */
+/* One wait, for the end of a round or for answers: what happened in it so far. */
 struct watch {
     unsigned redials;
     uint64_t updated_ns, started_ns;
     uint64_t moved, moved_ns; /* the account when it last changed, and when that was */
     bool is_told;             /* that nothing moves */
     bool is_done;             /* the round; windows may still be in the making */
+    bool is_asking;           /* no round: channels are to answer */
 };
 
 /* Events of the data path. 1: the round is done. */
@@ -375,13 +380,6 @@ static int take_control(struct gw_source *source)
     return error < 0 ? error : 0;
 }
 
-static void note_stall(struct gw_source *source, const char *text)
-{
-    pthread_mutex_lock(&source->progress->lock);
-    snprintf(source->progress->data.note, sizeof(source->progress->data.note), "%s", text);
-    pthread_mutex_unlock(&source->progress->lock);
-}
-
 /* Nothing moves at all: it is said, and after twice the time the link is made anew. */
 static int check_progress(struct gw_source *source, struct watch *watch, uint64_t now)
 {
@@ -393,7 +391,7 @@ static int check_progress(struct gw_source *source, struct watch *watch, uint64_
     moved = stats.data_bytes + stats.zero_bytes + stats.wire_bytes;
     if (moved != watch->moved || !watch->moved_ns) {
         if (watch->is_told)
-            note_stall(source, "");
+            gw_progress_note(source->progress, "");
         watch->moved = moved;
         watch->moved_ns = now;
         watch->is_told = false;
@@ -403,7 +401,7 @@ static int check_progress(struct gw_source *source, struct watch *watch, uint64_
         return 0;
     snprintf(text, sizeof(text), "no progress for %llu s",
              (unsigned long long)((now - watch->moved_ns) / GW_NS_PER_S));
-    note_stall(source, text);
+    gw_progress_note(source->progress, "%s", text);
     if (!watch->is_told)
         gw_log(GW_LOG_WARNING, "%s", text);
     watch->is_told = true;
@@ -440,12 +438,21 @@ static int look_around(struct gw_source *source, struct watch *watch)
         return 0;
     gw_source_update_progress(source);
     watch->updated_ns = now;
-    error = check_progress(source, watch, now);
+    /* Empty records are no progress to count: of several channels those that do not answer are replaced. */
+    error = watch->is_asking && gw_sender_lane_count(source->sender) > 1
+                ? 0
+                : check_progress(source, watch, now);
     return error ? error : check_channels(source, watch, now);
 }
 
-/* One turn. 1: the round is done. */
-static int watch_round(struct gw_source *source, struct watch *watch)
+static bool is_over(const struct gw_source *source, const struct watch *watch)
+{
+    return watch->is_asking ? gw_sender_is_answered(source->sender)
+                            : watch->is_done && gw_source_windows_are_settled(source);
+}
+
+/* One turn. 1: it is over. */
+static int turn(struct gw_source *source, struct watch *watch)
 {
     struct pollfd fds[] = {
         {.fd = gw_sender_event_fd(source->sender), .events = POLLIN},
@@ -459,7 +466,7 @@ static int watch_round(struct gw_source *source, struct watch *watch)
         watch->is_done = true;
         result = 0;
     }
-    if (!result)
+    if (!result && !watch->is_asking)
         result = gw_source_windows_step(source);
     if (!result)
         result = gw_source_check_cancel(source);
@@ -467,20 +474,20 @@ static int watch_round(struct gw_source *source, struct watch *watch)
         result = source->tick(source->tick_context);
     if (!result)
         result = look_around(source, watch);
-    if (!result && watch->is_done && gw_source_windows_are_settled(source))
+    if (!result && is_over(source, watch))
         return 1;
     if (!result)
         poll(fds, GW_ARRAY_LENGTH(fds), TICK_MS);
     return result;
 }
 
-static int wait_for_round(struct gw_source *source)
+static int keep_watch(struct gw_source *source, bool is_asking)
 {
-    struct watch watch = {.started_ns = gw_clock_ns()};
+    struct watch watch = {.started_ns = gw_clock_ns(), .is_asking = is_asking};
     int result = 0;
 
     while (result == 0) {
-        result = watch_round(source, &watch);
+        result = turn(source, &watch);
         if (result < 0)
             result = gw_source_heal(source, result);
     }
@@ -496,7 +503,7 @@ int gw_source_run_round(struct gw_source *source, struct gw_round *round)
     if (error)
         return error;
     gw_sender_begin(source->sender, round);
-    error = wait_for_round(source);
+    error = keep_watch(source, false);
     gw_source_windows_end(source);
     gw_sender_end(source->sender);
     source->rounds_ns += gw_clock_ns() - started;
@@ -506,10 +513,8 @@ int gw_source_run_round(struct gw_source *source, struct gw_round *round)
 
 int gw_source_mend_channels(struct gw_source *source)
 {
-    struct watch watch = {0};
-    int result = take_events(source, &watch);
-
-    return result < 0 ? gw_source_heal(source, result) : 0;
+    gw_sender_ask(source->sender);
+    return keep_watch(source, true);
 }
 
 int gw_source_send_digests(struct gw_source *source, struct gw_source_volume *const *volumes,

@@ -47,11 +47,12 @@ struct gw_source {
     int (*link_down)(void *context);
     uint64_t limit_ns; /* of every wait for the target while the guest is stopped; 0: none */
     struct gw_sender *sender;
-    struct gw_windows *windows;           /* NULL until the first round */
-    struct gw_pins pins;                  /* with a limit of its own */
-    const bool *is_stopped;               /* the guest, by us; NULL where there is none */
-    json_t *blocked;                      /* the target's reasons against the offer, or NULL */
-    bool is_cancel_ignored;               /* from COMMITTED on */
+    struct gw_windows *windows; /* NULL until the first round */
+    struct gw_pins pins;        /* with a limit of its own */
+    const bool *is_stopped;     /* the guest, by us; NULL where there is none */
+    json_t *blocked;            /* the target's reasons against the offer, or NULL */
+    bool is_older_gone;     /* the target says that it has nothing of the attempt to go on with */
+    bool is_cancel_ignored; /* from COMMITTED on */
     uint64_t sent_before_ns, sent_before; /* for the rate of the last second */
     uint64_t rounds_ns;                   /* how long rounds ran in all */
     /* Called about every 10 ms while a round runs: throttling, QMP events. May be NULL. */
@@ -82,7 +83,7 @@ int gw_source_heal(struct gw_source *source, int error);
 void gw_source_set_limit(struct gw_source *source, int limit_ms);
 /* Sends the round and returns when every byte of it is in the target's volumes. */
 int gw_source_run_round(struct gw_source *source, struct gw_round *round);
-/* Between rounds: replaces the channels that have died since the last one. */
+/* Between rounds: every channel shows that the target is at its other end; those that do not are replaced. */
 int gw_source_mend_channels(struct gw_source *source);
 /* -ECANCELED once somebody asked for it. */
 int gw_source_check_cancel(struct gw_source *source);

@@ -50,7 +50,7 @@ static uint64_t quotas_left(int folder)
     return left;
 }
 
-/* May a file of this process become that large there? The process ignores SIGXFSZ. */
+/* May a file of this process become that large there? The thread ignores or blocks SIGXFSZ. */
 static bool may_have_size(int folder, uint64_t size)
 {
     int fd = openat(folder, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);

@@ -122,17 +122,23 @@ int gw_storage_resolve(const struct gw_environment *environment, const char *wan
     return refuse(environment, wanted);
 }
 
-void gw_folder_remove(const char *folder)
+DIR *gw_folder_open_own(const char *folder)
 {
-    /* One that somebody else made there in the meantime is theirs. */
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     struct stat status;
     DIR *entries =
         fd >= 0 && fstat(fd, &status) == 0 && status.st_uid == geteuid() ? fdopendir(fd) : NULL;
-    const struct dirent *entry;
 
     if (!entries && fd >= 0)
         close(fd);
+    return entries;
+}
+
+void gw_folder_remove(const char *folder)
+{
+    DIR *entries = gw_folder_open_own(folder);
+    const struct dirent *entry;
+
     while (entries && (entry = readdir(entries)) != NULL)
         if (entry->d_type != DT_DIR)
             unlinkat(dirfd(entries), entry->d_name, 0);

@@ -10,6 +10,7 @@
 #ifndef GODWIT_ENGINE_SESSION_STORAGE_H
 #define GODWIT_ENGINE_SESSION_STORAGE_H
 
+#include <dirent.h>
 #include <stddef.h>
 
 #include "engine/migration.h"
@@ -20,6 +21,9 @@
  * folder that holds it must. */
 int gw_storage_resolve(const struct gw_environment *environment, const char *wanted,
                        const char *default_name, char *out);
+/* A private folder, which the caller closes. NULL also for one that somebody else made there in the meantime: that is
+ * theirs. */
+DIR *gw_folder_open_own(const char *folder);
 /* Removes a private folder of sockets, logs and the like, with what lies in it. A folder within keeps it. */
 void gw_folder_remove(const char *folder);
 

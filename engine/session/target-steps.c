@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The steps of the target's handover that need only the journal's detail. */
+#include "engine/session/parts.h"
+#include "engine/session/process.h"
 #include "engine/session/storage.h"
 #include "engine/session/target-steps.h"
 
@@ -31,6 +33,9 @@ static int check_vmm(struct gw_target_steps *steps)
 {
     char state[32];
 
+    if (!steps->launched.qmp && steps->launched.pid_fd >= 0)
+        return gw_fail(-ESRCH, "QEMU (pid %d) is there and its monitor %s does not answer",
+                       (int)steps->launched.pid, steps->launched.qmp_path);
     if (!steps->launched.qmp)
         return gw_fail(-ESRCH, "the VM's QEMU is gone");
     return gw_vm_status(steps->launched.qmp, state, sizeof(state));
@@ -41,7 +46,7 @@ static int cont(struct gw_target_steps *steps)
     int error = check_vmm(steps);
 
     if (error)
-        return gw_fail(-ESRCH, "the VM's QEMU is gone");
+        return steps->launched.qmp ? gw_fail(-ESRCH, "the VM's QEMU is gone") : error;
     if (json_is_true(json_object_get(steps->detail, "paused")))
         return 0;
     return gw_vm_cont(steps->launched.qmp);
@@ -57,19 +62,31 @@ json_t *gw_target_steps_identity(const char *path)
     /* The time of birth tells it from a later file that was given the same inode. */
     return json_pack("{s:I,s:I,s:I}", "device",
                      (json_int_t)makedev(status.stx_dev_major, status.stx_dev_minor), "inode",
-                     (json_int_t)status.stx_ino, "born",
-                     (json_int_t)(status.stx_mask & STATX_BTIME
-                                      ? (uint64_t)status.stx_btime.tv_sec * GW_NS_PER_S +
-                                            status.stx_btime.tv_nsec
-                                      : 0));
+                     (json_int_t)status.stx_ino, "born", gw_part_born(&status));
+}
+
+static bool is_equal(const json_t *one, const json_t *other, const char *member)
+{
+    return json_equal(json_object_get(one, member), json_object_get(other, member));
+}
+
+bool gw_target_steps_is_same(const json_t *found, const json_t *recorded)
+{
+    /* A host that starts again, or a mount, may give the device another number. The time of birth, to the
+     * nanosecond, tells the file from one of another file system too; where there is none, the number has to do. */
+    bool is_born = json_integer_value(json_object_get(found, "born")) != 0;
+
+    return json_is_object(found) && json_is_object(recorded) &&
+           is_equal(found, recorded, "inode") && is_equal(found, recorded, "born") &&
+           (is_born || is_equal(found, recorded, "device"));
 }
 
 /* Is it at path, the file that was made for the image of that index? */
 static bool is_there(const struct gw_target_steps *steps, size_t index, const char *path)
 {
     json_t *found = gw_target_steps_identity(path);
-    bool is = json_is_object(found) &&
-              json_equal(found, json_array_get(json_object_get(steps->detail, "files"), index));
+    bool is = gw_target_steps_is_same(
+        found, json_array_get(json_object_get(steps->detail, "files"), index));
 
     json_decref(found);
     return is;
@@ -102,23 +119,61 @@ static void unlink_all(const json_t *paths)
                strerror(errno));
 }
 
-/* What only its QEMU needed. */
-static void remove_folders(const struct gw_target_steps *steps)
+void gw_target_steps_remove_memory(const struct gw_target_steps *steps)
 {
     unlink_all(json_object_get(steps->detail, "ram"));
     if (text_of(steps, "ram_dir")[0])
         rmdir(text_of(steps, "ram_dir"));
+}
+
+/* What only its QEMU needed. */
+static void remove_folders(const struct gw_target_steps *steps)
+{
+    gw_target_steps_remove_memory(steps);
     if (text_of(steps, "run_dir")[0])
         gw_folder_remove(text_of(steps, "run_dir"));
 }
 
+/* Files that cannot be seen, since their file system is not mounted, cannot be removed, nor can those of one that is
+ * read-only: once more later. */
+int gw_target_steps_check_here(const struct gw_target_steps *steps)
+{
+    const json_t *parts = json_object_get(steps->detail, "parts"), *folder;
+    const json_t *images = json_object_get(steps->detail, "images");
+    size_t index;
+
+    if (json_is_true(json_object_get(steps->detail, GW_GIVEN_UP)))
+        return 0;
+    json_array_foreach(json_object_get(steps->detail, "folders"), index, folder)
+    {
+        const json_t *file = json_array_get(json_object_get(steps->detail, "files"), index);
+        const char *part = json_string_value(json_array_get(parts, index));
+        const char *image = json_string_value(json_array_get(images, index));
+        int error = part && json_is_object(file) ? gw_part_look(part, folder) : 0;
+
+        if (image && is_there(steps, index, image))
+            error = gw_part_check_removable(image);
+        if (part && error != -ENOMEDIUM)
+            error = gw_part_check_removable(part);
+        if (error == -ENOMEDIUM)
+            return error;
+    }
+    return 0;
+}
+
 static int discard(struct gw_target_steps *steps)
 {
+    int error;
+
+    /* Memory as large as the VM waits for no image. */
+    remove_folders(steps);
+    error = gw_target_steps_check_here(steps);
+    if (error)
+        return error;
     unlink_images(steps);
     /* These names have the epoch in them: they are nobody else's. */
     if (!steps->keeps_parts)
         unlink_all(json_object_get(steps->detail, "parts"));
-    remove_folders(steps);
     return 0;
 }
 
@@ -198,23 +253,29 @@ int gw_target_steps_act(struct gw_target_steps *steps, enum gw_handover_action a
     }
 }
 
-void gw_target_steps_reconnect(struct gw_target_steps *steps)
+int gw_target_steps_reconnect(struct gw_target_steps *steps)
 {
     struct gw_launched *launched = &steps->launched;
     pid_t pid = (pid_t)json_integer_value(json_object_get(steps->detail, "pid"));
+    int error;
 
     memset(launched, 0, sizeof(*launched));
-    launched->pid_fd = -1;
-    if (gw_qmp_open(text_of(steps, "qmp"), &launched->qmp))
-        return;
+    error = gw_process_find(steps->detail, &launched->pid_fd);
+    if (error && error != -ESRCH)
+        return error;
     /* Another QEMU may have taken the socket's name. */
-    if (gw_qmp_pid(launched->qmp) != pid) {
+    if (gw_qmp_open(text_of(steps, "qmp"), &launched->qmp) == 0 &&
+        gw_qmp_pid(launched->qmp) != pid) {
         gw_qmp_close(launched->qmp);
         launched->qmp = NULL;
-        return;
     }
+    /* A record that does not say which process it was: the one that answers. */
+    if (launched->qmp && launched->pid_fd < 0 && !json_object_get(steps->detail, "process"))
+        launched->pid_fd = pidfd_open(pid, 0);
+    if (!launched->qmp && launched->pid_fd < 0)
+        return 0;
     launched->pid = pid;
-    launched->pid_fd = pidfd_open(pid, 0);
     launched->is_owned = json_is_true(json_object_get(steps->detail, "owned"));
     snprintf(launched->qmp_path, sizeof(launched->qmp_path), "%s", text_of(steps, "qmp"));
+    return 0;
 }

@@ -4,9 +4,10 @@
  * journal. Private to engine/session.
  *
  * detail, as the journal keeps it:
- *   "qmp" path   "pid"   "run_dir"   "ram_dir"   "ram" [files]   "images" [final paths]
+ *   "qmp" path   "pid" and "process" of QEMU (process.h)   "run_dir"   "ram_dir"   "ram" [files]   "images" [final paths]
  *   "files" [what the images are, see identity]   "parts" [their paths before they are finished]
- *   "paused" by its owner   "owned": QEMU was started here
+ *   "folders" [which these are in, see gw_part_folder]   "paused" by its owner   "owned": QEMU was started here
+ *   GW_GIVEN_UP by a person: DISCARD does not wait for what is away (parts.h)
  * Errors: 0 or -errno with a message.
  * Threads: one per object.
  */
@@ -16,19 +17,30 @@
 #include "engine/handover/handover.h"
 #include "engine/vmm/qemu/launch.h"
 
+#define GW_GIVEN_UP "given-up"
+/* "run_dir" is STATE/vm/ and so many digits of the epoch: sockets have short names. */
+#define GW_VM_FOLDER_DIGITS 12
+
 struct gw_target_steps {
     const char *epoch;
     json_t *detail;
     bool keeps_parts; /* DISCARD leaves the unfinished images: a later attempt goes on from them */
-    struct gw_launched launched; /* qmp NULL: gone, or not connected */
+    struct gw_launched
+        launched; /* qmp NULL: gone, or its monitor does not answer; pid_fd -1: gone */
 };
 
 /* What tells the file at path from every other, or JSON null when it is no regular file. The caller
  * decrefs. */
 json_t *gw_target_steps_identity(const char *path);
+/* Is what identity found the file that it found earlier, maybe before this host was started again? */
+bool gw_target_steps_is_same(const json_t *found, const json_t *recorded);
 /* CONT, ANNOUNCE, KEEP_NAMES, CHECK_VMM, END_VMM, DISCARD, SET_ASIDE. Idempotent. */
 int gw_target_steps_act(struct gw_target_steps *steps, enum gw_handover_action action);
-/* From the journal: finds the QEMU again. qmp stays NULL when it is gone. */
-void gw_target_steps_reconnect(struct gw_target_steps *steps);
+/* -ENOMEDIUM with a message: DISCARD waits for files that are away, or cannot be removed. */
+int gw_target_steps_check_here(const struct gw_target_steps *steps);
+void gw_target_steps_remove_memory(const struct gw_target_steps *steps);
+/* From the journal: finds the QEMU again, and holds one whose monitor does not answer so that it can be ended. As
+ * gw_process_find, but 0 when it has ended. */
+int gw_target_steps_reconnect(struct gw_target_steps *steps);
 
 #endif

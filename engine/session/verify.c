@@ -13,6 +13,7 @@
 #include "common/fault.h"
 #include "common/memory.h"
 #include "engine/volume/location.h"
+#include "engine/volume/ram.h"
 
 struct digest {
     XXH3_state_t *state;
@@ -62,6 +63,7 @@ static void end(struct digest *digest, uint8_t *out)
 struct subject {
     struct digest digest;
     const uint8_t *memory;
+    const struct gw_target_volume *ram; /* that the memory is of, whose holes stay holes; or NULL */
     struct gw_source_volume *volume;
     uint8_t *buffer;
 };
@@ -71,22 +73,39 @@ static int touch_memory(void *context)
     struct subject *subject = context;
     uint64_t size = subject->digest.size;
 
-    for (uint64_t at = 0; at < size; at += GW_VERIFY_GRANULE)
-        add(&subject->digest, at / GW_VERIFY_GRANULE, subject->memory + at,
-            gw_min(GW_VERIFY_GRANULE, size - at));
+    for (uint64_t at = 0; at < size; at += GW_VERIFY_GRANULE) {
+        if (subject->ram)
+            at = gw_align_down(gw_ram_target_skip_hole(subject->ram, at), GW_VERIFY_GRANULE);
+        if (at < size)
+            add(&subject->digest, at / GW_VERIFY_GRANULE, subject->memory + at,
+                gw_min(GW_VERIFY_GRANULE, size - at));
+    }
     return 0;
+}
+
+static int digest_memory(struct subject *subject, uint64_t size, uint8_t *out)
+{
+    int error = begin(&subject->digest, size);
+
+    if (error)
+        return error;
+    error = gw_fault_run("RAM", touch_memory, subject);
+    end(&subject->digest, out);
+    return error;
 }
 
 int gw_verify_memory(const void *memory, uint64_t size, uint8_t *out)
 {
     struct subject subject = {.memory = memory};
-    int error = begin(&subject.digest, size);
 
-    if (error)
-        return error;
-    error = gw_fault_run("RAM", touch_memory, &subject);
-    end(&subject.digest, out);
-    return error;
+    return digest_memory(&subject, size, out);
+}
+
+int gw_verify_ram(const struct gw_target_volume *ram, uint8_t *out)
+{
+    struct subject subject = {.memory = ram->memory, .ram = ram};
+
+    return digest_memory(&subject, ram->size, out);
 }
 
 /* The bytes of one location into the granule's buffer. */
@@ -135,7 +154,8 @@ int gw_verify_next(struct gw_verify_walk *walk, uint8_t *buffer, uint64_t *offse
         *length = gw_min(walk->granule, walk->end - walk->offset);
         /* Once for each extent: a look for holes costs more the longer the run of data is. */
         if (walk->offset >= extent->offset + extent->length) {
-            error = walk->volume->ops->next_extent(walk->volume, walk->offset, &walk->extent);
+            error = walk->volume->ops->next_extent(walk->volume, walk->offset, walk->end,
+                                                   &walk->extent);
             if (error)
                 return error;
         }

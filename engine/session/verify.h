@@ -37,5 +37,7 @@ struct gw_verify_walk {
 int gw_verify_next(struct gw_verify_walk *walk, uint8_t *buffer, uint64_t *offset,
                    uint64_t *length);
 int gw_verify_memory(const void *memory, uint64_t size, uint8_t *digest);
+/* Of a target of ram.h. What was never written is not touched: that would allocate it. */
+int gw_verify_ram(const struct gw_target_volume *ram, uint8_t *digest);
 
 #endif

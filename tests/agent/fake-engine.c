@@ -2,7 +2,8 @@
 /*
  * A scripted engine for tests of the agent and the command line: it implements engine/migration.h
  * and moves nothing. The last part of the source's path is the script: slow*      takes
- * FAKE_SLOW_MS (2000 when unset) and ends well; cancel ends it fail*      fails at once, blocked*
+ * FAKE_SLOW_MS (2000 when unset), and until there is a file FAKE_GATE if that is set, and ends
+ * well; cancel ends it fail*      fails at once, blocked*
  * is blocked with two reasons, verify* fails the verification doubt*     ends in doubt commit* as
  * slow, and past the point of no return from the start: cancel is refused other      ends well at
  * once
@@ -17,9 +18,12 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "engine/migration.h"
+#include "engine/session/recover.h"
 
-#define STEPS      20
-#define TOTAL_SIZE (1ull << 30)
+#define STEPS        20
+#define GATE_TURN_MS 20
+#define GATE_TURNS   15000u /* 5 minutes: a test that was killed leaves nobody behind */
+#define TOTAL_SIZE   (1ull << 30)
 
 static bool starts(const char *path, const char *word)
 {
@@ -51,13 +55,17 @@ static void set_step(struct gw_progress *progress, unsigned step, bool is_commit
 /* False when it was cancelled. */
 static bool take_time(struct gw_progress *progress, bool is_committed)
 {
-    const char *text = getenv("FAKE_SLOW_MS");
+    const char *text = getenv("FAKE_SLOW_MS"), *gate = getenv("FAKE_GATE");
     int step_ms = (text ? atoi(text) : 2000) / STEPS;
     struct pollfd item = {.fd = progress->cancel_fd, .events = POLLIN};
 
     for (unsigned step = 0; step < STEPS; step++) {
         set_step(progress, step, is_committed);
         if (poll(&item, 1, step_ms) > 0)
+            return false;
+    }
+    for (unsigned turn = 0; gate && access(gate, F_OK) < 0 && turn < GATE_TURNS; turn++) {
+        if (poll(&item, 1, GATE_TURN_MS) > 0)
             return false;
     }
     return true;
@@ -225,4 +233,14 @@ int gw_recover(const struct gw_environment *environment)
     if (file)
         fclose(file);
     return 0;
+}
+
+int gw_recover_check_here(const struct gw_journal_entry *entry)
+{
+    return 0;
+}
+
+int gw_recover_give_up(const struct gw_environment *environment, const char *epoch)
+{
+    return -ENOENT;
 }

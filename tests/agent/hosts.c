@@ -176,7 +176,7 @@ bool hosts_are_same(const struct hosts *hosts)
     return system(command) == 0;
 }
 
-unsigned hosts_count_files(const char *folder)
+static unsigned count_files(const char *folder)
 {
     char command[160];
     unsigned count = 0;
@@ -187,6 +187,18 @@ unsigned hosts_count_files(const char *folder)
     MUST(fscanf(pipe, "%u", &count) != 1);
     pclose(pipe);
     return count;
+}
+
+bool hosts_await_no_files(const struct hosts *hosts)
+{
+    uint64_t deadline_ns = gw_clock_ns() + HOSTS_WAIT_MS * GW_NS_PER_MS;
+
+    while (count_files(hosts->storage) > 0) {
+        if (gw_clock_ns() > deadline_ns)
+            return false;
+        usleep(10000);
+    }
+    return true;
 }
 
 const char *hosts_transport(const struct hosts *hosts)

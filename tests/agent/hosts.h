@@ -12,7 +12,7 @@
 #include "agent/sessions.h"
 #include "tests/transport/faulty.h"
 
-#define HOSTS_WAIT_MS 20000
+#define HOSTS_WAIT_MS 60000
 
 struct hosts {
     char folder[64], image[96], storage[96], arrived[128];
@@ -47,6 +47,7 @@ const char *hosts_reason(const struct hosts *hosts, const char *name);
 void hosts_wait_for_note(struct hosts *hosts, const char *word);
 /* The copy on the far host has the bytes of the image, as cmp sees them. */
 bool hosts_are_same(const struct hosts *hosts);
-unsigned hosts_count_files(const char *folder);
+/* The far host clears up by itself, after the near one knows how it ended. False: there are files left in the end. */
+bool hosts_await_no_files(const struct hosts *hosts);
 
 #endif

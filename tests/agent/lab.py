@@ -15,10 +15,10 @@ import time
 import unittest
 
 GODWIT = os.environ['GODWIT']
-START_TIMEOUT_S = 30
+PATIENCE_S = 90
 
 
-def wait_for(what, timeout_s=20, step_s=0.05):
+def wait_for(what, timeout_s=PATIENCE_S, step_s=0.05):
     """The first true answer of what(), or the last one."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -34,7 +34,7 @@ class Admin:
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(path)
-        self.socket.settimeout(20)
+        self.socket.settimeout(PATIENCE_S)
         self.file = self.socket.makefile('rb')
 
     def send(self, value):
@@ -67,7 +67,7 @@ class Lab(unittest.TestCase):
         self.agents = []
         self.psk = self.path('lab.psk')
         with open(self.psk, 'wb') as key:
-            subprocess.run([GODWIT, 'key', 'lab'], stdout=key, check=True, timeout=30)
+            subprocess.run([GODWIT, 'key', 'lab'], stdout=key, check=True, timeout=PATIENCE_S)
 
     def tearDown(self):
         for agent in self.agents:
@@ -80,6 +80,14 @@ class Lab(unittest.TestCase):
 
     def path(self, *parts):
         return os.path.join(self.folder, *parts)
+
+    def shut_gate(self):
+        """Slow jobs of agents and commands that are started from now on go on until open_gate()."""
+        self.environment['FAKE_GATE'] = self.path('gate')
+
+    def open_gate(self):
+        with open(self.path('gate'), 'w'):
+            pass
 
     def private_pids(self):
         """Processes of private agents whose state is in this test's folder."""
@@ -120,12 +128,12 @@ class Lab(unittest.TestCase):
 
     def end_agent(self, agent, code=0, number=signal.SIGTERM):
         agent.send_signal(number)
-        result = agent.wait(timeout=60)
+        result = agent.wait(timeout=PATIENCE_S)
         log = agent.stderr.read().decode()
         self.assertEqual(result, code, log)
         return log
 
-    def run_command(self, *words, socket_path=None, timeout=60, **environment):
+    def run_command(self, *words, socket_path=None, timeout=PATIENCE_S, **environment):
         env = dict(self.environment, **environment)
         if socket_path:
             env['GODWIT_SOCKET'] = socket_path

@@ -27,7 +27,7 @@ struct peer {
 
 static int open_session(struct peer *peer)
 {
-    struct gw_control_options options = {.credentials = peer->credentials, .timeout_ms = 10000};
+    struct gw_control_options options = {.credentials = peer->credentials, .timeout_ms = 60000};
 
     if (getrandom(options.instance_id, sizeof(options.instance_id), 0) < 0)
         return -errno;
@@ -39,7 +39,7 @@ static int open_channel(struct peer *peer, enum gw_hello_role role)
     struct gw_hello hello = {.role = role, .channel_number = role == GW_HELLO_DATA};
     uint8_t bytes[GW_HELLO_MAX];
     struct gw_connect_options options = {
-        .channel.timeout_ms = 10000,
+        .channel.timeout_ms = 60000,
         .peer = peer->address,
         .hello = bytes,
         .hello_length = sizeof(bytes),

@@ -5,9 +5,10 @@ import pwd
 import socket
 import subprocess
 import sys
+import time
 import unittest
 
-from lab import Admin, Lab
+from lab import Admin, Lab, PATIENCE_S
 
 
 class Admins(Lab):
@@ -64,6 +65,11 @@ class Admins(Lab):
 
     def test_unknown_keys_are_refused(self):
         self.refused({'request': 'copy', 'source': '/a', 'target': '/b', 'sudo': True}, "no key 'sudo'")
+
+    def test_an_empty_name_is_of_no_move(self):
+        self.refused({'request': 'resume', 'move': ''}, 'an empty name means none')
+        self.refused({'request': 'cancel', 'job': ''}, 'an empty name means none')
+        self.refused({'request': 'resume', 'move': 7}, "'move' is not a text")
 
     def test_a_wrong_type_is_refused(self):
         self.refused({'request': 'copy', 'source': 7, 'target': '/b'}, "'source' is not a text")
@@ -128,6 +134,20 @@ class Admins(Lab):
         extra.close()
         for one in many:
             one.close()
+        # It sees that they are gone in its own time.
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.is_let_in():
+            self.assertLess(time.monotonic(), deadline, 'nobody is let in again')
+            time.sleep(0.05)
+
+    def is_let_in(self):
+        other = Admin(self.agent.socket_path)
+        try:
+            return bool((other.ask({'request': 'history'}) or {}).get('ok'))
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        finally:
+            other.close()
 
     def test_another_user_is_refused(self):
         if os.geteuid() != 0:
@@ -139,7 +159,7 @@ class Admins(Lab):
                    's.connect(sys.argv[1]);'
                    'print(s.makefile().readline())' % nobody)
         text = subprocess.run([sys.executable, '-c', program, self.agent.socket_path],
-                              capture_output=True, text=True, timeout=30)
+                              capture_output=True, text=True, timeout=PATIENCE_S)
         # Refused in words, or kept out by the folder that the socket lies in.
         self.assertTrue('only root and the agent' in text.stdout or
                         'PermissionError' in text.stderr, text.stdout + text.stderr)

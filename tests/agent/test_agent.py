@@ -6,10 +6,9 @@ import signal
 import sqlite3
 import stat
 import subprocess
-import time
 import unittest
 
-from lab import Admin, GODWIT, Lab, wait_for
+from lab import Admin, GODWIT, Lab, PATIENCE_S, wait_for
 
 
 class Life(Lab):
@@ -41,18 +40,18 @@ class Life(Lab):
             file.write(b'short')
         agent = self.start_agent()
         self.assertIn('instance-id is damaged', agent.first_line)
-        self.assertEqual(agent.wait(timeout=30), 1)
+        self.assertEqual(agent.wait(timeout=PATIENCE_S), 1)
 
     def test_needs_credentials(self):
         agent = self.start_agent(psk=False)
         self.assertIn('no credentials: give --psk', agent.first_line)
-        self.assertEqual(agent.wait(timeout=30), 2)
+        self.assertEqual(agent.wait(timeout=PATIENCE_S), 2)
 
     def test_refuses_a_key_that_others_may_write(self):
         os.chmod(self.psk, 0o666)
         agent = self.start_agent()
         self.assertIn(self.psk, agent.first_line)
-        self.assertNotEqual(agent.wait(timeout=30), 0)
+        self.assertNotEqual(agent.wait(timeout=PATIENCE_S), 0)
 
     def test_refuses_storage_that_is_missing(self):
         agent = self.start_agent('--storage', self.path('nothing'))
@@ -71,7 +70,7 @@ class Life(Lab):
         self.start_ready()
         second = self.start_agent('--socket', self.path('other.sock'))
         self.assertIn('another agent has it', second.first_line)
-        self.assertEqual(second.wait(timeout=30), 1)
+        self.assertEqual(second.wait(timeout=PATIENCE_S), 1)
 
     def test_second_agent_on_the_same_socket_is_refused(self):
         first = self.start_ready()
@@ -105,7 +104,7 @@ class Life(Lab):
             agent = self.start_agent('--state', folder)
             self.assertTrue(agent.first_line.startswith('failed '), agent.first_line)
             self.assertIn(folder, agent.first_line)
-            agent.wait(timeout=30)
+            agent.wait(timeout=PATIENCE_S)
         finally:
             subprocess.run(['rm', '-rf', folder])
 
@@ -162,22 +161,25 @@ class Queue(Lab):
         return [job['state'] for job in self.jobs(agent).values()]
 
     def test_runs_two_copies_at_once_and_queues_the_rest(self):
+        self.shut_gate()
         agent = self.start_ready()
         for _ in range(4):
             self.submit(agent)
         self.assertEqual(self.states(agent), ['running', 'running', 'queued', 'queued'])
+        self.open_gate()
         self.assertTrue(wait_for(lambda: self.states(agent) == ['ended'] * 4))
         self.assertEqual([job['exit_code'] for job in self.jobs(agent).values()], [0] * 4)
 
     def test_moves_and_copies_have_their_own_limits(self):
+        self.shut_gate()
         agent = self.start_ready('--limits', 'live-out=1,storage-out=1')
         for kind in ('move', 'move', 'copy', 'copy'):
             self.submit(agent, kind)
         self.assertEqual(self.states(agent), ['running', 'queued', 'running', 'queued'])
 
     def test_refuses_beyond_the_queue(self):
+        self.shut_gate()
         agent = self.start_ready('--limits', 'storage-out=1')
-        self.environment['FAKE_SLOW_MS'] = '60000'
         admin = Admin(agent.socket_path)
         answers = [admin.ask({'request': 'copy', 'source': '/x/slow', 'target': '/y'})
                    for _ in range(259)]
@@ -187,13 +189,15 @@ class Queue(Lab):
         self.assertIn('queue is full', refused[0]['error'])
 
     def test_cancels_what_runs(self):
+        self.shut_gate()
         agent = self.start_ready()
         job = self.submit(agent)
         self.assertEqual(self.run_command('cancel', job, socket_path=agent.socket_path).returncode, 0)
-        self.assertTrue(wait_for(lambda: self.jobs(agent)[job]['state'] == 'ended', 2))
+        self.assertTrue(wait_for(lambda: self.jobs(agent)[job]['state'] == 'ended'))
         self.assertEqual(self.jobs(agent)[job]['exit_code'], 1)
 
     def test_cancels_what_waits(self):
+        self.shut_gate()
         agent = self.start_ready('--limits', 'storage-out=1')
         self.submit(agent)
         job = self.submit(agent)
@@ -203,12 +207,26 @@ class Queue(Lab):
         self.assertIn('before it began', self.jobs(agent)[job]['message'])
 
     def test_refuses_to_cancel_after_the_commit(self):
+        self.shut_gate()
         agent = self.start_ready()
         job = self.submit(agent, 'move', 'commit')
         self.assertTrue(wait_for(lambda: self.jobs(agent)[job]['progress']['state'] == 'COMMITTED'))
         result = self.run_command('cancel', job, '--json', socket_path=agent.socket_path)
         self.assertEqual(result.returncode, 4)
         self.assertIn('"exit_code":4', result.stdout)
+
+    def test_cancel_removes_a_damaged_note(self):
+        agent = self.start_ready()
+        epoch = '3f9a33445566778899aabbccddeeff00'
+        os.makedirs(self.path('a', 'partial'), exist_ok=True)
+        note = self.path('a', 'partial', epoch + '.target')
+        with open(note, 'w') as handle:
+            handle.write('{')
+        self.assertEqual(self.run_command('cancel', '3f9', socket_path=agent.socket_path).returncode, 1)
+        self.assertTrue(os.path.exists(note))
+        result = self.run_command('cancel', epoch[:12], socket_path=agent.socket_path)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertFalse(os.path.exists(note))
 
     def test_cancel_of_an_unknown_job_fails(self):
         agent = self.start_ready()
@@ -219,26 +237,32 @@ class Queue(Lab):
 
 class End(Lab):
     def test_sigterm_cancels_what_runs_and_takes_nothing_more(self):
+        self.shut_gate()
         agent = self.start_ready()
         self.submit(agent, 'move')
-        started = time.monotonic()
         self.end_agent(agent)
-        self.assertLess(time.monotonic() - started, 1.9)
         with sqlite3.connect(self.path('a', 'history.db')) as database:
             rows = database.execute('SELECT state, exit_code FROM history').fetchall()
         self.assertEqual(rows, [('ended', 1)])
 
     def test_sigterm_waits_for_what_is_committed(self):
+        self.shut_gate()
         agent = self.start_ready()
         job = self.submit(agent, 'move', 'commit')
         self.assertTrue(wait_for(lambda: self.jobs(agent)[job]['progress']['state'] == 'COMMITTED'))
-        log = self.end_agent(agent)
-        self.assertIn('past the point of no return', log)
+        agent.send_signal(signal.SIGTERM)
+        line = ' '
+        while line and 'past the point of no return' not in line:
+            line = agent.stderr.readline().decode()
+        self.assertTrue(line, 'it does not say that it waits')
+        self.open_gate()
+        self.assertEqual(agent.wait(timeout=PATIENCE_S), 0)
         with sqlite3.connect(self.path('a', 'history.db')) as database:
             rows = database.execute('SELECT state, exit_code FROM history').fetchall()
         self.assertEqual(rows, [('ended', 0)])
 
     def test_history_of_a_killed_agent_is_interrupted(self):
+        self.shut_gate()
         agent = self.start_ready()
         job = self.submit(agent, 'move')
         agent.kill()
@@ -312,7 +336,7 @@ class Private(Lab):
         result = self.move('fine')
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn('move: done', result.stdout)
-        self.assertTrue(wait_for(lambda: not self.private_pids(), 20))
+        self.assertTrue(wait_for(lambda: not self.private_pids()))
         self.assertEqual([name for name in os.listdir(self.path('home')) if 'private' in name], [])
         self.assertIn('fine', self.run_command('history').stdout)
 
@@ -321,19 +345,21 @@ class Private(Lab):
             self.assertEqual(self.move(name).returncode, code, name)
 
     def test_ctrl_c_detaches_and_the_move_goes_on(self):
+        self.shut_gate()
         words = [GODWIT, 'move', '--psk', self.psk, '--qmp', 'slow', '--to', '127.0.0.1']
         command = subprocess.Popen(words, env=self.environment, cwd=self.folder, text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.assertTrue(command.stderr.readline())
         command.send_signal(signal.SIGINT)
-        _, text = command.communicate(timeout=20)
+        _, text = command.communicate(timeout=PATIENCE_S)
         self.assertEqual(command.returncode, 130, text)
         self.assertIn('godwit cancel', text)
         self.assertIn('running', self.run_command('status').stdout)
+        self.open_gate()
         self.assertTrue(wait_for(lambda: 'exit code 0' in self.run_command('history').stdout))
 
     def test_detached_from_the_start_can_be_cancelled(self):
-        self.environment['FAKE_SLOW_MS'] = '60000'
+        self.shut_gate()
         result = self.move('slow', '--detach')
         self.assertEqual(result.returncode, 0, result.stderr)
         job = result.stdout.strip()

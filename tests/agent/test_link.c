@@ -46,7 +46,7 @@ Test(link, one_that_is_asked_for_by_name_has_no_second)
     hosts.request.link.transports = "loop";
     hosts_start_copy(&hosts);
     cr_assert_eq(hosts_end_copy(&hosts), -ECONNREFUSED, "%s", hosts.error.text);
-    cr_assert_eq(hosts_count_files(hosts.storage), 0);
+    cr_assert(hosts_await_no_files(&hosts));
     hosts_close(&hosts);
 }
 
@@ -71,9 +71,9 @@ Test(link, data_channels_go_on_over_the_next_transport)
     gw_faulty_delay(hosts.loop, SLOW_MS);
     hosts_start_copy(&hosts);
     hosts_wait_half_way(&hosts);
-    gw_faulty_delay(hosts.loop, 0);
     gw_faulty_refuse(hosts.loop, true);
     gw_faulty_drop_after(hosts.loop, 8);
+    gw_faulty_delay(hosts.loop, 0);
     cr_assert(hosts_end_well(&hosts, "tcp"));
     cr_assert_neq(strstr(hosts_reason(&hosts, "loop"), "refused"), NULL, "'%s'",
                   hosts_reason(&hosts, "loop"));
@@ -82,13 +82,13 @@ Test(link, data_channels_go_on_over_the_next_transport)
 
 /* ---- the control session, too ---- */
 
+/* It is slow until the test has done its part, or it might be over before. */
 static void start_slow_copy(struct hosts *hosts)
 {
     hosts_open(hosts, IMAGE_SIZE);
     gw_faulty_delay(hosts->loop, SLOW_MS);
     hosts_start_copy(hosts);
     hosts_wait_half_way(hosts);
-    gw_faulty_delay(hosts->loop, 0);
 }
 
 Test(link, a_lost_link_grows_again)
@@ -97,6 +97,7 @@ Test(link, a_lost_link_grows_again)
 
     start_slow_copy(&hosts);
     gw_faulty_drop_all(hosts.loop);
+    gw_faulty_delay(hosts.loop, 0);
     cr_assert(hosts_end_well(&hosts, "loop"));
     hosts_close(&hosts);
 }
@@ -108,6 +109,7 @@ Test(link, a_lost_transport_leaves_the_next_one)
     start_slow_copy(&hosts);
     gw_faulty_refuse(hosts.loop, true);
     gw_faulty_drop_all(hosts.loop);
+    gw_faulty_delay(hosts.loop, 0);
     cr_assert(hosts_end_well(&hosts, "tcp"));
     hosts_close(&hosts);
 }
@@ -121,6 +123,7 @@ Test(link, a_link_that_is_down_for_a_while_is_said_to_be)
     gw_faulty_refuse(hosts.loop, true);
     gw_faulty_drop_all(hosts.loop);
     hosts_wait_for_note(&hosts, "the link is down since 1 s");
+    gw_faulty_delay(hosts.loop, 0);
     gw_faulty_refuse(hosts.loop, false);
     cr_assert_eq(hosts_end_copy(&hosts), 0, "%s", hosts.error.text);
     cr_assert(hosts_are_same(&hosts));
@@ -130,7 +133,6 @@ Test(link, a_link_that_is_down_for_a_while_is_said_to_be)
 Test(link, a_link_that_stays_down_ends_both_sides)
 {
     struct hosts hosts;
-    uint64_t deadline;
 
     hosts_open(&hosts, IMAGE_SIZE);
     hosts.request.link.reconnect_s = 1;
@@ -143,10 +145,7 @@ Test(link, a_link_that_stays_down_ends_both_sides)
     cr_assert_eq(hosts_end_copy(&hosts), -ETIMEDOUT, "%s", hosts.error.text);
     cr_assert_neq(strstr(hosts.error.text, "did not come back within 1 s"), NULL, "%s",
                   hosts.error.text);
-    deadline = gw_clock_ns() + 5 * GW_NS_PER_S;
-    while (hosts_count_files(hosts.storage) > 0 && gw_clock_ns() < deadline)
-        usleep(50000);
-    cr_assert_eq(hosts_count_files(hosts.storage), 0);
+    cr_assert(hosts_await_no_files(&hosts));
     hosts_close(&hosts);
 }
 
@@ -200,7 +199,7 @@ static bool is_cancelled(struct hosts *hosts)
     uint64_t began = gw_clock_ns();
 
     gw_progress_cancel(&hosts->progress);
-    return hosts_end_copy(hosts) == -ECANCELED && gw_clock_ns() - began < 5 * GW_NS_PER_S;
+    return hosts_end_copy(hosts) == -ECANCELED && gw_clock_ns() - began < 20 * GW_NS_PER_S;
 }
 
 Test(link, a_copy_is_cancelled_while_its_link_is_down)
@@ -228,11 +227,13 @@ static bool die_at(struct hosts *hosts, bool is_accepting, uint64_t ops)
         cr_assert(hosts_are_same(hosts), "side %d, op %d", is_accepting, (int)ops);
         cr_assert_eq(unlink(hosts->arrived), 0);
     }
-    while (gw_jobs_active(hosts->jobs) > 0 || hosts_count_files(hosts->storage) > 0) {
+    while (gw_jobs_active(hosts->jobs) > 0) {
         usleep(1000);
-        cr_assert_lt(gw_clock_ns(), deadline, "side %d, op %d leaves something", is_accepting,
+        cr_assert_lt(gw_clock_ns(), deadline, "side %d, op %d does not end", is_accepting,
                      (int)ops);
     }
+    cr_assert(hosts_await_no_files(hosts), "side %d, op %d leaves something", is_accepting,
+              (int)ops);
     gw_outcome_free(&hosts->outcome);
     return hosts->result == 0;
 }
@@ -307,16 +308,17 @@ Test(link, only_its_own_source_rejoins_a_migration)
     char words[256], epoch[33];
 
     start_slow_copy(&hosts);
+    /* It goes on over the other transport, where it is not over before the strangers have asked. */
+    gw_faulty_delay(hosts.tcp, SLOW_MS);
     gw_faulty_refuse(hosts.loop, true);
     gw_faulty_drop_all(hosts.loop);
-    /* Before the source gets through itself. */
-    gw_faulty_refuse(hosts.loop, true);
     read_epoch(&hosts, epoch);
     cr_assert_neq(ask_to_rejoin(&hosts, 7, epoch, words, sizeof(words)), 0);
     cr_assert_neq(strstr(words, "another agent's"), NULL, "%s", words);
     cr_assert_neq(
         ask_to_rejoin(&hosts, 1, "ffeeddccbbaa99887766554433221100", words, sizeof(words)), 0);
     cr_assert_neq(strstr(words, "not waited for here"), NULL, "%s", words);
+    gw_faulty_delay(hosts.tcp, 0);
     cr_assert_eq(hosts_end_copy(&hosts), 0, "%s", hosts.error.text);
     cr_assert(hosts_are_same(&hosts));
     hosts_close(&hosts);
@@ -331,6 +333,7 @@ Test(link, a_second_rejoin_replaces_the_first)
     start_slow_copy(&hosts);
     read_epoch(&hosts, epoch);
     cr_assert_eq(ask_to_rejoin(&hosts, 1, epoch, words, sizeof(words)), 0, "%s", words);
+    gw_faulty_delay(hosts.loop, 0);
     cr_assert_eq(hosts_end_copy(&hosts), 0, "%s", hosts.error.text);
     cr_assert(hosts_are_same(&hosts));
     hosts_close(&hosts);

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import unittest
 
-from lab import Admin, GODWIT, Lab, wait_for
+from lab import Admin, GODWIT, Lab, PATIENCE_S, wait_for
 
 PEER = os.environ['PEER_TOOL']
 
@@ -19,7 +19,7 @@ class Sessions(Lab):
     def tearDown(self):
         for peer in self.peers:
             peer.stdin.close()
-            peer.wait(timeout=30)
+            peer.wait(timeout=PATIENCE_S)
             peer.stdout.close()
         super().tearDown()
 
@@ -53,7 +53,7 @@ class Sessions(Lab):
         self.start()
         other = self.path('other.psk')
         with open(other, 'wb') as file:
-            subprocess.run([GODWIT, 'key', 'other'], stdout=file, check=True, timeout=30)
+            subprocess.run([GODWIT, 'key', 'other'], stdout=file, check=True, timeout=PATIENCE_S)
         self.assertIn('key', self.peer(psk=other).line)
         self.assertEqual(self.serving(), [])
         self.assertIn('was not let in', self.end_agent(self.agent))
@@ -65,7 +65,7 @@ class Sessions(Lab):
         self.assertTrue(wait_for(lambda: len(self.serving()) == 2))
         self.assertIn('this host is busy', self.peer().line)
         first.stdin.close()
-        self.assertTrue(wait_for(lambda: self.peer().line == 'open', timeout_s=10, step_s=0.5))
+        self.assertTrue(wait_for(lambda: self.peer().line == 'open', step_s=0.5))
 
     def test_a_session_can_be_cancelled(self):
         self.start()
@@ -83,7 +83,7 @@ class Sessions(Lab):
         self.assertIn('too many unfinished handshakes', lines[8])
         for peer in self.peers:
             peer.stdin.close()
-        self.assertTrue(wait_for(lambda: self.peer().line == 'open', timeout_s=15, step_s=0.5))
+        self.assertTrue(wait_for(lambda: self.peer().line == 'open', step_s=0.5))
 
     def test_a_data_channel_of_no_session_is_refused(self):
         self.start()
@@ -93,7 +93,7 @@ class Sessions(Lab):
         self.start()
         host, port = self.address.rsplit(':', 1)
         for text in (b'', b'GET / HTTP/1.0\r\n\r\n', os.urandom(4096), b'\x16\x03\x01\x02\x00\x01\x00'):
-            with socket.create_connection((host, int(port)), timeout=10) as stranger:
+            with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as stranger:
                 stranger.sendall(text)
         self.assertEqual(self.peer().line, 'open')
 

@@ -97,6 +97,9 @@ class Arguments(Lab):
     def test_key_with_a_bad_name(self):
         self.wrong(['key', 'a:b'], "name 'a:b'")
 
+    def test_resume_of_an_empty_name(self):
+        self.wrong(['resume', ''], 'an empty name means none')
+
     def test_cancel_without_a_job(self):
         self.wrong(['cancel'], 'expected one JOB')
 

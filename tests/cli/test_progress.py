@@ -8,10 +8,11 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'agent'))
-from lab import GODWIT, Lab  # noqa: E402
+from lab import GODWIT, Lab, PATIENCE_S  # noqa: E402
 
 
 class Progress(Lab):
@@ -42,7 +43,7 @@ class Progress(Lab):
                 os.write(master, b'\x03')
                 interrupt = False
         os.close(master)
-        return text.decode(), child.wait(timeout=30)
+        return text.decode(), child.wait(timeout=PATIENCE_S)
 
     def frames(self, text):
         return [frame.replace('\033[K', '') for frame in re.split(r'\r(?!\n)', text.split('\r\n')[0])
@@ -63,9 +64,11 @@ class Progress(Lab):
                                r'dirty 5\.0 MiB/s pause ~42 ms sealed')
 
     def test_redraws_about_five_times_a_second(self):
+        began = time.monotonic()
         text, _ = self.run_on_terminal(80)
+        took_s = time.monotonic() - began  # two, or more on a busy machine
         self.assertGreater(text.count('\033[K'), 6)
-        self.assertLess(text.count('\033[K'), 20)
+        self.assertLess(text.count('\033[K'), 10 * took_s)
 
     def test_leaves_a_clean_line_behind(self):
         text, _ = self.run_on_terminal(80)
@@ -73,6 +76,7 @@ class Progress(Lab):
         self.assertTrue(text.endswith('copy: done\r\n'), repr(text[-80:]))
 
     def test_ctrl_c_cancels_a_copy_that_runs_here(self):
+        self.shut_gate()
         text, code = self.run_on_terminal(80, interrupt=True)
         self.assertEqual(code, 1, text)
         self.assertIn('cancelled', text)

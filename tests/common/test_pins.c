@@ -2,9 +2,14 @@
 /* The account of pinned memory, and the sizes that people write. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <linux/capability.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
 
+#include "common/checked.h"
 #include "common/error.h"
 #include "common/pins.h"
 
@@ -39,12 +44,37 @@ Test(pins, no_account_is_no_limit)
     gw_pins_give(NULL, UINT64_MAX);
 }
 
-Test(pins, default_is_something)
+static void drop_ipc_lock(void)
 {
-    struct gw_pins pins;
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
 
+    cr_assert_eq(syscall(SYS_capget, &header, data), 0);
+    data[0].effective &= ~(1u << CAP_IPC_LOCK);
+    cr_assert_eq(syscall(SYS_capset, &header, data), 0);
+}
+
+/* By the kernel's own figures. */
+Test(pins, default_is_half_of_what_is_free_and_within_the_memlock_limit)
+{
+    struct rlimit limit;
+    struct gw_pins pins;
+    struct sysinfo info;
+
+    cr_assert_eq(sysinfo(&info), 0);
+    drop_ipc_lock();
+    cr_assert_eq(getrlimit(RLIMIT_MEMLOCK, &limit), 0);
+    limit.rlim_cur = gw_min(limit.rlim_max, 1u << 20);
+    cr_assert_eq(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
     gw_pins_init(&pins, 0);
-    cr_assert_gt(pins.limit, 0);
+    cr_assert_eq(pins.limit, limit.rlim_cur);
+    if (limit.rlim_max != RLIM_INFINITY)
+        return; /* the limit cannot be taken off here */
+    limit.rlim_cur = RLIM_INFINITY;
+    cr_assert_eq(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
+    gw_pins_init(&pins, 0);
+    cr_assert_leq(pins.limit, (uint64_t)info.totalram * info.mem_unit / 2);
+    cr_assert_gt(pins.limit, (uint64_t)info.freeram * info.mem_unit / 4);
 }
 
 Test(pins, reads_sizes)

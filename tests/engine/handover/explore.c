@@ -300,8 +300,8 @@ static int find_out(enum mutation mutation, bool is_verbose)
 
 int main(int argc, char **argv)
 {
-    const struct options cuttable = {.has_ghosts = true},
-                         evil = {.has_ghosts = true, .is_network_evil = true},
+    /* Both at once are more worlds than fit into memory: the simulator draws from those. */
+    const struct options cuttable = {.has_ghosts = true}, evil = {.is_network_evil = true},
                          paused = {.has_ghosts = true, .is_guest_paused = true};
     bool is_verbose = false, has_all = false;
     int failures = 0;
@@ -316,8 +316,7 @@ int main(int argc, char **argv)
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (!has_all) {
-        printf(
-            "SKIP: explore: the search of every schedule takes half an hour: GODWIT_CHECK_ALL=1\n");
+        printf("SKIP: explore: the search of every schedule takes minutes: GODWIT_CHECK_ALL=1\n");
         return 77;
     }
     failures += explore(&cuttable, true);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -99,7 +100,7 @@ static void kill_agent(struct scene *scene)
 {
     kill(scene->agent, SIGKILL);
     cr_assert_eq(waitpid(scene->agent, NULL, 0), scene->agent);
-    cr_assert_eq(gw_guard_wait(scene->log, 20000), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_guard_wait(scene->log, 60000), 0, "%s", gw_error_message());
 }
 
 /* What the guest writes lands in the image under its own name. */
@@ -147,7 +148,7 @@ ParameterizedTestParameters(guard, killed_agent_leaves_the_guest_running)
     return cr_make_param_array(struct stage, stages, sizeof(stages) / sizeof(stages[0]));
 }
 
-ParameterizedTest(struct stage *stage, guard, killed_agent_leaves_the_guest_running, .timeout = 90)
+ParameterizedTest(struct stage *stage, guard, killed_agent_leaves_the_guest_running, .timeout = 240)
 {
     struct scene scene;
 
@@ -159,7 +160,7 @@ ParameterizedTest(struct stage *stage, guard, killed_agent_leaves_the_guest_runn
 }
 
 /* The control of the test above: without its guard the guest stays where the agent left it. */
-Test(guard, without_a_guard_the_guest_stays_paused, .timeout = 90)
+Test(guard, without_a_guard_the_guest_stays_paused, .timeout = 240)
 {
     struct scene scene;
     char command[256], *log;
@@ -180,7 +181,7 @@ Test(guard, without_a_guard_the_guest_stays_paused, .timeout = 90)
     qemu_end(&scene.qemu);
 }
 
-Test(guard, does_nothing_after_committing, .timeout = 90)
+Test(guard, does_nothing_after_committing, .timeout = 240)
 {
     struct scene scene;
 
@@ -194,7 +195,7 @@ Test(guard, does_nothing_after_committing, .timeout = 90)
     qemu_end(&scene.qemu);
 }
 
-Test(guard, leaves_a_vm_paused_that_was_paused, .timeout = 90)
+Test(guard, leaves_a_vm_paused_that_was_paused, .timeout = 240)
 {
     struct scene scene;
 
@@ -208,7 +209,7 @@ Test(guard, leaves_a_vm_paused_that_was_paused, .timeout = 90)
     qemu_end(&scene.qemu);
 }
 
-Test(guard, undoes_when_told, .timeout = 90)
+Test(guard, undoes_when_told, .timeout = 240)
 {
     struct scene scene;
 
@@ -220,7 +221,7 @@ Test(guard, undoes_when_told, .timeout = 90)
 }
 
 /* A disk that cannot be put back: continuing would lose the guest's writes. */
-Test(guard, does_not_continue_on_a_null_disk, .timeout = 90)
+Test(guard, does_not_continue_on_a_null_disk, .timeout = 240)
 {
     struct scene scene;
     char *log;
@@ -237,7 +238,7 @@ Test(guard, does_not_continue_on_a_null_disk, .timeout = 90)
 }
 
 /* A supervisor's new QEMU on the same socket is another VM's life: names are put back, no more. */
-Test(guard, leaves_another_qemu_alone, .timeout = 90)
+Test(guard, leaves_another_qemu_alone, .timeout = 240)
 {
     struct scene scene;
     const struct gw_guard_options options = {
@@ -254,7 +255,58 @@ Test(guard, leaves_another_qemu_alone, .timeout = 90)
     qemu_end(&scene.qemu);
 }
 
-Test(guard, refuses_messages_out_of_order, .timeout = 90)
+/* A host under load takes its time to start a process, while nobody stands still. */
+Test(guard, slow_start_is_waited_for, .timeout = 240)
+{
+    struct scene scene;
+    char program[160];
+    const struct gw_guard_options options = {
+        .program = program, .qmp_path = scene.qmp2, .log_path = scene.log, .timeout_ms = 2000};
+    struct gw_guard *guard;
+    FILE *script;
+
+    begin(&scene);
+    snprintf(program, sizeof(program), "%s/slow-guard", scene.qemu.dir);
+    script = fopen(program, "w");
+    cr_assert_not_null(script);
+    fprintf(script, "#!/bin/sh\nsleep 3\nexec %s \"$@\"\n", GUARD_AGENT);
+    cr_assert_eq(fchmod(fileno(script), 0700), 0);
+    cr_assert_eq(fclose(script), 0);
+    cr_assert_eq(gw_guard_start(&options, &guard), 0, "%s", gw_error_message());
+    gw_guard_stop(guard);
+    qemu_end(&scene.qemu);
+}
+
+/* One that says nothing is given up, by the agent that then undoes everything itself: the guard, whatever it
+ * had heard, is ended before it could take that for the agent's death. */
+Test(guard, silent_one_is_lost_and_does_nothing, .timeout = 240)
+{
+    struct scene scene;
+    const struct gw_guard_options options = {
+        .program = GUARD_AGENT, .qmp_path = scene.qmp2, .log_path = scene.log, .timeout_ms = 3000};
+    struct gw_guard *guard;
+    pid_t pid;
+    char *log;
+
+    begin(&scene);
+    cr_assert_eq(gw_guard_start(&options, &guard), 0, "%s", gw_error_message());
+    pid = gw_guard_pid(guard);
+    cr_assert_eq(gw_guard_stopped(guard), 0, "%s", gw_error_message());
+    json_decref(qemu_run(&scene.qemu, "stop", NULL));
+    cr_assert_eq(kill(pid, SIGSTOP), 0);
+    cr_assert_eq(gw_guard_committing(guard), -ETIMEDOUT);
+    cr_assert_eq(gw_guard_resumed(guard), -EPIPE, "it is lost for good");
+    gw_guard_stop(guard);
+    cr_assert_eq(kill(pid, 0), -1, "it is ended");
+    cr_assert_str_eq(status(&scene), "paused", "whoever gave it up continues the guest");
+    log = file_text(scene.log);
+    cr_assert_null(strstr(log, "the agent died"), "log:\n%s", log);
+    free(log);
+    cr_assert_eq(gw_guard_wait(scene.log, 0), 0, "%s", gw_error_message());
+    qemu_end(&scene.qemu);
+}
+
+Test(guard, refuses_messages_out_of_order, .timeout = 240)
 {
     const struct gw_guard_options options = {
         .program = GUARD_AGENT, .qmp_path = "/nowhere", .log_path = "/tmp/godwit-guard-order.log"};
@@ -271,7 +323,7 @@ Test(guard, refuses_messages_out_of_order, .timeout = 90)
     cr_assert_eq(gw_guard_resumed(guard), 0);
     cr_assert_eq(gw_guard_wait(options.log_path, 50), -ETIMEDOUT);
     cr_assert_eq(kill(gw_guard_pid(guard), SIGKILL), 0);
-    cr_assert_eq(gw_guard_wait(options.log_path, 5000), 0);
+    cr_assert_eq(gw_guard_wait(options.log_path, 60000), 0);
     cr_assert_eq(gw_guard_stopped(guard), -EPIPE);
     gw_guard_stop(guard);
     json_decref(undo);

@@ -192,17 +192,17 @@ static void record_is_made(struct run *run, struct agent *agent, enum gw_handove
 }
 
 /* A record that failed and was made all the same is not seen by this life of the agent, but perhaps
- * by the next one. */
+ * by the next one. Without ghosts there is none such. */
 static bool journal(struct run *run, enum gw_journal_side side, enum gw_handover_state state,
                     enum result result)
 {
     struct agent *agent = agent_of(run, side);
 
-    if (result == FAILED_YET_DONE && run->options->has_ghosts)
-        agent->ghost = (uint8_t)state;
-    else if (result != FAILED)
+    if (result == OK)
         record_is_made(run, agent, state);
-    return true;
+    else if (result == FAILED_YET_DONE)
+        agent->ghost = (uint8_t)state;
+    return result != FAILED_YET_DONE || run->options->has_ghosts;
 }
 
 static bool try_source(struct run *run, enum gw_handover_action action, enum result result)

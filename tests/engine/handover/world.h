@@ -70,8 +70,8 @@ enum mutation {
 struct options {
     bool is_guest_paused; /* the VM was paused by its owner */
     bool is_network_evil; /* what was sent once may arrive at any later time, any number of times */
-    bool has_ghosts;     /* a record that failed and is made all the same shows at the next restart,
-                           * or never; else at once */
+    bool has_ghosts; /* a record that failed may be made all the same: it shows at the next restart,
+                           * or never */
     bool is_person_rash; /* keeps a host without fencing the other */
     enum mutation mutation;
 };

@@ -232,9 +232,10 @@ static struct decorated *of(struct gw_source_volume *volume)
     return gw_container_of(volume, struct decorated, volume);
 }
 
-static int next_extent(struct gw_source_volume *volume, uint64_t offset, struct gw_extent *out)
+static int next_extent(struct gw_source_volume *volume, uint64_t offset, uint64_t end,
+                       struct gw_extent *out)
 {
-    return of(volume)->inner->ops->next_extent(of(volume)->inner, offset, out);
+    return of(volume)->inner->ops->next_extent(of(volume)->inner, offset, end, out);
 }
 
 static int locate(struct gw_source_volume *volume, uint64_t offset, uint64_t length,
@@ -298,9 +299,11 @@ static int run_decorated(struct rig *rig, struct decorated *decorated)
     decorated->progress = &rig->progress;
     error = gw_local_fill(&decorated->volume, &target, &rig->progress, &made);
     if (!error)
-        error = made->ops->finish(made);
+        error = made->ops->complete(made);
     if (!error)
-        error = gw_local_verify(&decorated->volume, &target);
+        error = gw_local_verify(&decorated->volume, made, &target);
+    if (!error)
+        error = made->ops->finish(made);
     if (made && error)
         made->ops->abort(made);
     if (made)

@@ -173,6 +173,13 @@ Test(message, error_of_the_peer_keeps_its_words)
 Test(message, error_that_callers_act_upon_keeps_its_code)
 {
     expect_raised("{\"code\":28,\"message\":\"full\"}", -ENOSPC, "the other host: full");
+    expect_raised("{\"code\":17,\"message\":\"there\"}", -EEXIST, "the other host: there");
+}
+
+/* It would be taken for a change of this side's own image. */
+Test(message, stale_file_of_the_peer_is_not_this_sides)
+{
+    expect_raised("{\"code\":116,\"message\":\"stale\"}", -EREMOTEIO, "the other host: stale");
 }
 
 /* A peer may not make this side believe that anything succeeded. */
@@ -268,19 +275,28 @@ Test(attended, released_move_can_be_taken_again_and_others_stay)
     gw_attended_free(attended);
 }
 
-Test(attended, full_table_is_busy_until_one_is_released)
+#define MANY 300u
+
+static const char *epoch_of(unsigned index, char out[16])
+{
+    snprintf(out, 16, "%u", index);
+    return out;
+}
+
+Test(attended, any_number_of_moves_is_in_hand_at_once)
 {
     struct gw_attended *attended;
     char epoch[16];
 
     cr_assert_eq(gw_attended_new(&attended), 0);
-    for (unsigned i = 0; i < GW_ATTENDED_MAX; i++) {
-        snprintf(epoch, sizeof(epoch), "%u", i);
-        cr_assert_eq(gw_attend(attended, epoch, GW_SIDE_TARGET), 0);
+    for (unsigned i = 0; i < MANY; i++)
+        cr_assert_eq(gw_attend(attended, epoch_of(i, epoch), GW_SIDE_TARGET), 0);
+    for (unsigned i = 0; i < MANY; i++)
+        cr_assert_eq(gw_attend(attended, epoch_of(i, epoch), GW_SIDE_TARGET), -EBUSY);
+    for (unsigned i = 0; i < MANY; i++) {
+        gw_unattend(attended, epoch_of(i, epoch), GW_SIDE_TARGET);
+        cr_assert_not(gw_attended_has(attended, epoch, GW_SIDE_TARGET));
     }
-    cr_assert_eq(gw_attend(attended, "one more", GW_SIDE_TARGET), -EBUSY);
-    gw_unattend(attended, "0", GW_SIDE_TARGET);
-    cr_assert_eq(gw_attend(attended, "one more", GW_SIDE_TARGET), 0);
     gw_attended_free(attended);
 }
 
@@ -289,19 +305,62 @@ Test(attended, free_takes_null)
     gw_attended_free(NULL);
 }
 
+/* How many of the moves are due in one round of recovery. */
+static unsigned due_in_round(struct gw_attended *attended, unsigned moves)
+{
+    unsigned due = 0;
+    char epoch[16];
+
+    gw_attended_begin_round(attended);
+    for (unsigned i = 0; i < moves; i++)
+        due += gw_attended_is_due(attended, epoch_of(i, epoch), GW_SIDE_SOURCE);
+    return due;
+}
+
 Test(attended, recovery_is_in_less_of_a_hurry_later)
 {
     struct gw_attended *attended;
     unsigned due = 0;
 
     cr_assert_eq(gw_attended_new(&attended), 0);
-    for (unsigned call = 0; call < GW_PATIENCE_CALLS; call++)
-        cr_assert(gw_attended_is_due(attended, "aa", GW_SIDE_SOURCE), "call %u", call);
-    for (unsigned call = 0; call < 3 * GW_PATIENCE_CALLS; call++)
-        due += gw_attended_is_due(attended, "aa", GW_SIDE_SOURCE);
+    for (unsigned round = 0; round < GW_PATIENCE_CALLS; round++)
+        cr_assert_eq(due_in_round(attended, 1), 1, "round %u", round);
+    for (unsigned round = 0; round < 3 * GW_PATIENCE_CALLS; round++)
+        due += due_in_round(attended, 1);
     cr_assert_eq(due, 3, "%u", due);
-    cr_assert(gw_attended_is_due(attended, "aa", GW_SIDE_TARGET),
-              "the other side's is another one");
-    cr_assert(gw_attended_is_due(attended, "bb", GW_SIDE_SOURCE));
+    cr_assert(gw_attended_is_due(attended, "0", GW_SIDE_TARGET), "the other side's is another one");
+    cr_assert(gw_attended_is_due(attended, "1", GW_SIDE_SOURCE));
+    gw_attended_free(attended);
+}
+
+Test(attended, recovery_is_in_no_hurry_with_any_of_very_many)
+{
+    struct gw_attended *attended;
+    unsigned due = 0;
+
+    cr_assert_eq(gw_attended_new(&attended), 0);
+    for (unsigned round = 0; round < GW_PATIENCE_CALLS; round++)
+        cr_assert_eq(due_in_round(attended, MANY), MANY, "round %u", round);
+    for (unsigned round = 0; round < 2 * GW_PATIENCE_CALLS; round++)
+        due += due_in_round(attended, MANY);
+    cr_assert_eq(due, 2 * MANY, "%u", due);
+    gw_attended_free(attended);
+}
+
+/* The hand that has it meanwhile, recovery's own too, changes nothing; that nobody asks for a round does. */
+Test(attended, hurry_comes_back_with_a_move_that_was_settled)
+{
+    struct gw_attended *attended;
+
+    cr_assert_eq(gw_attended_new(&attended), 0);
+    for (unsigned round = 0; round <= GW_PATIENCE_CALLS; round++) {
+        cr_assert_eq(due_in_round(attended, 1), 1, "round %u", round);
+        cr_assert_eq(gw_attend(attended, "0", GW_SIDE_SOURCE), 0);
+        gw_unattend(attended, "0", GW_SIDE_SOURCE);
+    }
+    cr_assert_eq(due_in_round(attended, 1), 0);
+    cr_assert_eq(due_in_round(attended, 0), 0);
+    cr_assert_eq(due_in_round(attended, 1), 1);
+    cr_assert_eq(due_in_round(attended, 1), 1);
     gw_attended_free(attended);
 }

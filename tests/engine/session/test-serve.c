@@ -19,7 +19,7 @@
 #include "engine/volume/ram.h"
 #include "transport/transport.h"
 
-#define WAIT_MS 10000
+#define WAIT_MS 60000
 #define EPOCH   "00112233445566778899aabbccddeeff"
 
 #define MUST(call)                                                                                 \
@@ -448,6 +448,68 @@ Test(serve, discard_removes_its_own_images_only)
     rmdir(folder);
 }
 
+static json_t *with(json_t *identity, const char *member, json_int_t more)
+{
+    json_int_t value = json_integer_value(json_object_get(identity, member));
+
+    cr_assert(json_is_object(identity));
+    json_object_set_new(identity, member, json_integer(value + more));
+    return identity;
+}
+
+/* A host that was started again may have given the device another number. */
+Test(serve, discard_finds_its_image_on_a_device_with_another_number)
+{
+    char folder[] = "/tmp/godwit-discard-XXXXXX", mine[64], later[64];
+    struct gw_target_steps steps = {.epoch = EPOCH, .launched.pid_fd = -1};
+
+    cr_assert_not_null(mkdtemp(folder));
+    snprintf(mine, sizeof(mine), "%s/mine.raw", folder);
+    snprintf(later, sizeof(later), "%s/later.raw", folder);
+    write_file(mine, "finished by this move");
+    write_file(later, "made by somebody since, with the inode of what was removed");
+    steps.detail = json_pack("{s:[s,s],s:[o,o],s:[],s:[]}", "images", mine, later, "files",
+                             with(gw_target_steps_identity(mine), "device", 1),
+                             with(gw_target_steps_identity(later), "born", -1), "parts", "ram");
+    cr_assert_eq(gw_target_steps_act(&steps, GW_ACT_DISCARD), 0);
+    cr_assert_not(exists(mine), "it is nobody's, and there");
+    cr_assert(exists(later), "it was somebody's");
+    json_decref(steps.detail);
+    unlink(later);
+    rmdir(folder);
+}
+
+Test(serve, file_is_the_same_only_when_nothing_else_can_be)
+{
+    static const struct {
+        json_int_t device, inode, born;
+        bool is_same;
+    } cases[] = {
+        {1, 5, 1000, true},  {2, 5, 1000, true}, /* another number of the same device */
+        {1, 6, 1000, false}, {1, 5, 1001, false}, {1, 5, 0, false},
+    };
+    json_t *recorded = json_pack("{s:i,s:i,s:i}", "device", 1, "inode", 5, "born", 1000);
+    json_t *unborn = json_pack("{s:i,s:i,s:i}", "device", 1, "inode", 5, "born", 0);
+    json_t *null = json_null();
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        json_t *found = json_pack("{s:I,s:I,s:I}", "device", cases[i].device, "inode",
+                                  cases[i].inode, "born", cases[i].born);
+
+        cr_assert_eq(gw_target_steps_is_same(found, recorded), cases[i].is_same, "case %zu", i);
+        /* A file system without times of birth: an inode alone says nothing on another device. */
+        cr_assert_eq(gw_target_steps_is_same(found, unborn), cases[i].born == 0, "case %zu", i);
+        json_object_set_new(found, "device", json_integer(7));
+        cr_assert_not(gw_target_steps_is_same(found, unborn), "case %zu", i);
+        cr_assert_not(gw_target_steps_is_same(null, found), "case %zu", i);
+        cr_assert_not(gw_target_steps_is_same(found, null), "case %zu", i);
+        json_decref(found);
+    }
+    cr_assert_not(gw_target_steps_is_same(null, null), "no regular file is no file of ours");
+    json_decref(recorded);
+    json_decref(unborn);
+}
+
 Test(serve, memory_of_a_waiting_vmm_begins_as_zeroes)
 {
     char path[] = "/dev/shm/godwit-used-XXXXXX", bytes[65536];
@@ -457,7 +519,7 @@ Test(serve, memory_of_a_waiting_vmm_begins_as_zeroes)
     memset(bytes, 0xa5, sizeof(bytes));
     cr_assert_eq(write(fd, bytes, sizeof(bytes)), (ssize_t)sizeof(bytes));
     close(fd);
-    MUST(gw_ram_target_open("ram", path, sizeof(bytes), &ram));
+    MUST(gw_ram_target_make("ram", path, sizeof(bytes), GW_RAM_FOREIGN, &ram));
     for (size_t i = 0; i < sizeof(bytes); i++)
         cr_assert_eq(((uint8_t *)ram->memory)[i], 0, "byte %zu", i);
     ram->ops->close(ram);

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Is an unfinished image gone, or only the file system that it is on? */
+#include <criterion/criterion.h>
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/error.h"
+#include "engine/session/attended.h"
+#include "engine/session/partial.h"
+#include "engine/session/parts.h"
+#include "engine/session/target-steps.h"
+#include "tests/engine/volume/place.h"
+
+static struct place place;
+static char folder[PATH_MAX], behind[PATH_MAX], part[PATH_MAX], journal[PATH_MAX], final[PATH_MAX];
+static json_t *identity;
+
+static void set_up(void)
+{
+    place_on_disk(&place);
+    snprintf(folder, sizeof(folder), "%s", place_path(&place, "images"));
+    snprintf(behind, sizeof(behind), "%s", place_path(&place, "behind"));
+    snprintf(part, sizeof(part), "%s", place_path(&place, "images/disk.raw.part"));
+    snprintf(journal, sizeof(journal), "%s", place_path(&place, "images/disk.raw.journal"));
+    snprintf(final, sizeof(final), "%s", place_path(&place, "images/disk.raw"));
+    cr_assert_eq(mkdir(folder, 0700), 0);
+    identity = gw_part_folder(part);
+    cr_assert(json_is_object(identity));
+}
+
+static void tear_down(void)
+{
+    json_decref(identity);
+    place_end(&place);
+}
+
+TestSuite(parts, .init = set_up, .fini = tear_down, .timeout = 60);
+
+/* As a file system that is not mounted: another folder is where it was. */
+static void take_away(void)
+{
+    cr_assert_eq(rename(folder, behind), 0);
+    cr_assert_eq(mkdir(folder, 0700), 0);
+}
+
+static void bring_back(void)
+{
+    cr_assert_eq(rmdir(folder), 0);
+    cr_assert_eq(rename(behind, folder), 0);
+}
+
+static int check_here(json_t *where)
+{
+    json_t *entry = json_pack("{s:s,s:s,s:s,s:O*}", "path", final, "part", part, "journal", journal,
+                              "folder", where);
+    int error = gw_part_check_here(entry);
+
+    json_decref(entry);
+    return error;
+}
+
+Test(parts, folder_stays_itself_whatever_is_in_it)
+{
+    json_t *now;
+
+    place_fill(part, 0, 512, 1);
+    now = gw_part_folder(part);
+    cr_assert(json_equal(now, identity));
+    json_decref(now);
+    take_away();
+    now = gw_part_folder(part);
+    cr_assert_not(json_equal(now, identity));
+    json_decref(now);
+    bring_back();
+    now = gw_part_folder(part);
+    cr_assert(json_equal(now, identity));
+    json_decref(now);
+}
+
+Test(parts, folder_that_is_not_there_has_no_identity)
+{
+    json_t *none = gw_part_folder(place_path(&place, "nowhere/disk.raw"));
+
+    cr_assert(json_is_null(none));
+    json_decref(none);
+}
+
+Test(parts, part_is_there_or_gone_in_its_own_folder)
+{
+    cr_assert_eq(gw_part_look(part, identity), -ENOENT);
+    cr_assert_eq(check_here(identity), 0);
+    place_fill(part, 0, 512, 1);
+    cr_assert_eq(gw_part_look(part, identity), 0);
+}
+
+Test(parts, part_is_away_with_its_folder)
+{
+    place_fill(part, 0, 512, 1);
+    take_away();
+    cr_assert_eq(gw_part_look(part, identity), -ENOMEDIUM);
+    cr_assert_eq(check_here(identity), -ENOMEDIUM);
+    cr_assert_not_null(strstr(gw_error_message(), "mount its file system"));
+    bring_back();
+    cr_assert_eq(gw_part_look(part, identity), 0);
+}
+
+/* Nothing would ever end the wait for a folder that nobody noted. */
+Test(parts, part_of_a_note_without_a_folder_is_gone)
+{
+    json_t *null = json_null();
+
+    cr_assert_eq(gw_part_look(part, NULL), -ENOENT);
+    cr_assert_eq(gw_part_look(part, null), -ENOENT);
+    cr_assert_eq(check_here(NULL), 0);
+}
+
+/* A copy that failed for it leaves nothing to wait for. */
+Test(parts, part_with_too_long_a_name_was_never_made)
+{
+    char name[PATH_MAX];
+
+    snprintf(name, sizeof(name), "%s/%0300d.part", folder, 0);
+    cr_assert_eq(gw_part_look(name, identity), -ENOENT);
+}
+
+/* As on a file system that gives its folders other inodes at each mount. */
+Test(parts, journal_or_finished_image_shows_the_folder)
+{
+    take_away();
+    place_fill(journal, 0, 512, 1);
+    cr_assert_eq(check_here(identity), 0);
+    cr_assert_eq(unlink(journal), 0);
+    cr_assert_eq(check_here(identity), -ENOMEDIUM);
+    place_fill(final, 0, 512, 1);
+    cr_assert_eq(check_here(identity), 0);
+}
+
+/* ---- a file system that is read-only ---- */
+
+#define EPOCH "00112233445566778899aabbccddeeff"
+
+static struct place small;
+static char lasting[PATH_MAX], note[PATH_MAX];
+
+static void set_writable(bool is_writable)
+{
+    cr_assert_eq(mount(NULL, small.folder, NULL, MS_REMOUNT | (is_writable ? 0 : MS_RDONLY), NULL),
+                 0);
+}
+
+static void begin_read_only(void)
+{
+    place_small(&small, 1 << 20);
+    snprintf(lasting, sizeof(lasting), "%s", place_path(&small, "disk.raw.godwit-" EPOCH ".part"));
+    snprintf(note, sizeof(note), "%s", place_path(&place, "partial/" EPOCH ".target"));
+    place_fill(lasting, 0, 4096, 1);
+}
+
+Test(parts, part_that_cannot_be_removed_is_not_forgotten)
+{
+    struct gw_environment environment = {.state_dir = place.folder};
+    struct gw_partial partial = {.epoch = EPOCH, .side = GW_SIDE_TARGET, .is_kept = true};
+
+    begin_read_only();
+    partial.detail = json_pack("{s:s,s:s,s:[{s:s,s:s,s:s,s:o}]}", "kind", "copy", "vm", "disk.raw",
+                               "disks", "path", place_path(&small, "disk.raw"), "part", lasting,
+                               "journal", "", "folder", gw_part_folder(lasting));
+    cr_assert_eq(gw_partial_write(&environment, &partial), 0, "%s", gw_error_message());
+    set_writable(false);
+    gw_partial_drop(&environment, &partial);
+    cr_assert_eq(access(note, F_OK), 0, "it is forgotten");
+    cr_assert_eq(access(lasting, F_OK), 0);
+    gw_partial_free(&partial);
+    cr_assert_eq(gw_partial_read(&environment, EPOCH, GW_SIDE_TARGET, &partial), 0);
+    cr_assert(gw_partial_is_given_up(&partial));
+    cr_assert_eq(gw_partial_check_here(&partial), -ENOMEDIUM);
+    cr_assert(strstr(gw_error_message(), "Read-only"), "%s", gw_error_message());
+    set_writable(true);
+    gw_partial_drop(&environment, &partial);
+    cr_assert_neq(access(note, F_OK), 0);
+    cr_assert_neq(access(lasting, F_OK), 0);
+    gw_partial_free(&partial);
+    place_end(&small);
+}
+
+Test(parts, discard_waits_until_its_files_can_be_removed)
+{
+    struct gw_target_steps steps = {.epoch = EPOCH, .launched.pid_fd = -1};
+    char image_path[PATH_MAX];
+
+    begin_read_only();
+    snprintf(image_path, sizeof(image_path), "%s", place_path(&small, "finished.raw"));
+    place_fill(image_path, 0, 4096, 1);
+    steps.detail = json_pack(
+        "{s:[s,s],s:[o,o],s:[o,o],s:[s,s],s:[]}", "images", image_path,
+        place_path(&small, "disk.raw"), "files", gw_target_steps_identity(image_path),
+        gw_target_steps_identity(lasting), "folders", gw_part_folder(image_path),
+        gw_part_folder(lasting), "parts", place_path(&small, "finished.raw.part"), lasting, "ram");
+    set_writable(false);
+    cr_assert_eq(gw_target_steps_act(&steps, GW_ACT_DISCARD), -ENOMEDIUM);
+    cr_assert_eq(access(image_path, F_OK), 0);
+    json_object_set_new(steps.detail, GW_GIVEN_UP, json_true());
+    cr_assert_eq(gw_target_steps_act(&steps, GW_ACT_DISCARD), 0, "a person's word");
+    json_object_del(steps.detail, GW_GIVEN_UP);
+    set_writable(true);
+    cr_assert_eq(gw_target_steps_act(&steps, GW_ACT_DISCARD), 0, "%s", gw_error_message());
+    cr_assert_neq(access(image_path, F_OK), 0);
+    cr_assert_neq(access(lasting, F_OK), 0);
+    json_decref(steps.detail);
+    place_end(&small);
+}
+
+/* ---- notes ---- */
+
+Test(parts, damaged_note_is_removed_by_its_digits)
+{
+    struct gw_environment environment = {.state_dir = place.folder};
+    struct gw_partial partial = {.epoch = EPOCH, .side = GW_SIDE_TARGET, .is_kept = true};
+
+    cr_assert_eq(gw_attended_new(&environment.attended), 0);
+    snprintf(note, sizeof(note), "%s", place_path(&place, "partial/" EPOCH ".target"));
+    partial.detail = json_pack("{s:s}", "kind", "copy");
+    cr_assert_eq(gw_partial_write(&environment, &partial), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_partial_forget_damaged(&environment, EPOCH), -ENOENT, "it is whole");
+    cr_assert_eq(access(note, F_OK), 0);
+    place_truncate(note, 10);
+    gw_partial_free(&partial);
+    cr_assert_eq(gw_partial_read(&environment, EPOCH, GW_SIDE_TARGET, &partial), -EUCLEAN);
+    cr_assert(strstr(gw_error_message(), "godwit cancel 001122334455"), "%s", gw_error_message());
+    cr_assert_eq(gw_partial_forget_damaged(&environment, "0011223f"), -ENOENT);
+    cr_assert_eq(gw_attend(environment.attended, EPOCH, GW_SIDE_TARGET), 0);
+    cr_assert_eq(gw_partial_forget_damaged(&environment, "00112233"), -EBUSY);
+    gw_unattend(environment.attended, EPOCH, GW_SIDE_TARGET);
+    cr_assert_eq(access(note, F_OK), 0);
+    cr_assert_eq(gw_partial_forget_damaged(&environment, "00112233"), 0, "%s", gw_error_message());
+    cr_assert_neq(access(note, F_OK), 0);
+    gw_attended_free(environment.attended);
+}
