@@ -9,7 +9,9 @@ Commands, their output and all files travel in a folder that both see (share; /r
 here decides what a lab consists of: that is godwit_lab.py.
 """
 import contextlib
+import ctypes
 import json
+import mmap
 import os
 import shlex
 import shutil
@@ -23,6 +25,8 @@ from lab_kernel import HERE, LabError, tool
 # Without no_timer_check a busy machine makes the kernel believe that its timer is dead.
 APPEND = ('console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check nowatchdog lsm= '
           'cryptomgr.notests rcupdate.rcu_cpu_stall_suppress=1')
+# rdtsc; shl rdx, 32; or rax, rdx; ret
+READ_TSC = bytes.fromhex('0f31 48c1e220 4809d0 c3')
 CONSOLE_TAIL = 1500
 NODES = 2
 
@@ -52,6 +56,28 @@ class Monitor:
     def close(self):
         self.stream.close()
         self.socket.close()
+
+
+def tsc_khz():
+    """The frequency of this machine's time stamp counter, which is also an emulated processor's. A host that is
+    started while the machine is busy measures it wrong, and its clock then runs at twice the speed, say."""
+    with mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as code:
+        code.write(READ_TSC)
+        first = ctypes.c_char.from_buffer(code)
+        read_tsc = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(first))
+
+        def both():
+            # The pair between whose clock readings the least time passed.
+            tries = []
+            for _ in range(20):
+                before, ticks = time.monotonic_ns(), read_tsc()
+                tries.append((time.monotonic_ns() - before, before, ticks))
+            return min(tries)[1:]
+        start = both()
+        time.sleep(0.1)
+        end = both()
+        del first, read_tsc
+    return (end[1] - start[1]) * 1000000 // (end[0] - start[0])
 
 
 def connect(path):
@@ -140,7 +166,7 @@ class Host:
             '%dM' % self.options.memory, '-smp', str(self.options.cpus), '-nodefaults', '-display',
             'none', '-no-reboot', '-kernel', os.path.join(self.kernel, 'kernel'),
             '-initrd', os.path.join(self.kernel, 'initrd'), '-append',
-            APPEND + (' lab.disk' if self.options.disk else ''),
+            APPEND + ' tsc_early_khz=%d' % tsc_khz() + (' lab.disk' if self.options.disk else ''),
             '-serial', 'file:' + self.console,
             '-chardev', socket_of % ('line', self.line_path()), '-serial', 'chardev:line',
             '-chardev', socket_of % ('monitor', self.monitor_path()), '-mon', 'monitor,mode=control',

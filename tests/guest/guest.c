@@ -10,28 +10,28 @@
  * Serial (COM1, 115200): lines out; one byte commands in: v verify, q quiet, g go on, l last block,
  * k clock, and what ends it: r reset, t triple fault, p power off, s suspend to RAM, c crash (pvpanic).
  */
-#include <stdint.h>
+#include "guest.h"
 
-#define DISK_BUFFER     0x20000ul
-#define MEMORY_MAP      0x30000ul
-#define TICK_COUNTER    0x46c
-#define HIGHEST_ADDRESS (16ull << 30) /* boot.S maps this much */
-#define FIRST_ADDRESS   (2ull << 20)
-#define PAGE            4096u
-#define PAGE_WORDS      (PAGE / 8)
-#define SECTORS         (PAGE / 512)
-#define MAGIC           0x3154534555475747ull
-#define DISK_LIMIT      2u
-#define RANGE_LIMIT     16u
-#define RECENT_LIMIT    4096u
-#define READ_RUN        8u /* blocks that one verifying read takes */
-#define BIOS_OK         0x100u
-#define LINE_TICKS      18u
-#define COM1            0x3f8
-#define RTC             0x70
-#define RESET_CONTROL   0xcf9
-#define PANIC           0x505
-#define POWER_CONTROL   0x604 /* PM1a_CNT, where SeaBIOS puts it on pc and q35 */
+#define DISK_BUFFER   0x20000ul
+#define MEMORY_MAP    0x30000ul
+#define TICK_COUNTER  0x46c
+#define FIRST_ADDRESS (2ull << 20)
+#define PAGE_WORDS    (PAGE / 8)
+#define SECTORS       (PAGE / 512)
+#define MAGIC         0x3154534555475747ull
+#define DISK_LIMIT    2u
+#define RANGE_LIMIT   16u
+#define RECENT_LIMIT  4096u
+#define READ_RUN      8u /* blocks that one verifying read takes */
+#define BIOS_OK       0x100u
+#define LINE_TICKS    18u
+#define GIVEN_AWAY    0xffffffffu /* for a page's generation */
+#define TAKEN_BACK    0x80000000u /* from here on, as no page had them before */
+#define COM1          0x3f8
+#define RTC           0x70
+#define RESET_CONTROL 0xcf9
+#define PANIC         0x505
+#define POWER_CONTROL 0x604 /* PM1a_CNT, where SeaBIOS puts it on pc and q35 */
 
 /* The configuration's sector, little endian, written by make-guest. */
 struct configuration {
@@ -73,13 +73,12 @@ static uint64_t hot_count;
 static uint32_t *page_generations;
 static struct disk disks[DISK_LIMIT];
 static struct recent recents[RECENT_LIMIT];
-static uint32_t recent_count;
+static uint32_t recent_count, taken_count;
 static uint64_t random_state;
 static uint64_t pages_written, blocks_written, blocks_read, bad_count;
 
 uint32_t bios_call(uint32_t request, uint32_t ax, uint32_t dx, uint32_t si);
 void guest_main(void);
-void *memset(void *to, int value, unsigned long size);
 void *memcpy(void *to, const void *from, unsigned long size);
 
 void *memset(void *to, int value, unsigned long size)
@@ -140,13 +139,13 @@ static void put_char(char c)
     out_byte(COM1, (uint8_t)c);
 }
 
-static void put_text(const char *text)
+void put_text(const char *text)
 {
     while (*text)
         put_char(*text++);
 }
 
-static void put_number(const char *name, uint64_t value)
+void put_number(const char *name, uint64_t value)
 {
     char digits[20];
     unsigned count = 0;
@@ -161,12 +160,12 @@ static void put_number(const char *name, uint64_t value)
         put_char(digits[--count]);
 }
 
-static void end_line(void)
+void end_line(void)
 {
     put_text("\r\n");
 }
 
-static _Noreturn void stop(const char *cause)
+_Noreturn void stop(const char *cause)
 {
     put_text("FATAL ");
     put_text(cause);
@@ -184,7 +183,7 @@ static uint64_t scatter(uint64_t value)
     return value ^ (value >> 31);
 }
 
-static uint32_t random_below(uint32_t limit)
+uint32_t random_below(uint32_t limit)
 {
     random_state += 0x9e3779b97f4a7c15ull;
     return (uint32_t)(((scatter(random_state) >> 32) * limit) >> 32);
@@ -192,7 +191,7 @@ static uint32_t random_below(uint32_t limit)
 
 /* What the 4 KiB with this number hold in this generation. space: 0 memory, 1 + n disk n. The first
  * two words name it, so that a person can read a damaged one. */
-static void fill_pattern(uint64_t *words, uint64_t space, uint64_t number, uint32_t generation)
+void fill_pattern(uint64_t *words, uint64_t space, uint64_t number, uint32_t generation)
 {
     uint64_t value = scatter(config.seed ^ scatter(number << 3 | space)) + generation;
     uint64_t step = scatter(value) | 1;
@@ -203,7 +202,7 @@ static void fill_pattern(uint64_t *words, uint64_t space, uint64_t number, uint3
         words[i] = value += step;
 }
 
-static int has_pattern(const uint64_t *words, uint64_t space, uint64_t number, uint32_t generation)
+int has_pattern(const uint64_t *words, uint64_t space, uint64_t number, uint32_t generation)
 {
     uint64_t value = scatter(config.seed ^ scatter(number << 3 | space)) + generation;
     uint64_t step = scatter(value) | 1;
@@ -263,8 +262,7 @@ static void find_memory(void)
     }
 }
 
-/* A table of 32-bit generations, all zero, off the front of the first range. */
-static uint32_t *take_table(uint64_t entry_count)
+uint32_t *take_table(uint64_t entry_count)
 {
     uint64_t pages = (entry_count * 4 + PAGE - 1) / PAGE;
     uint32_t *table = (uint32_t *)ranges[0].address;
@@ -286,6 +284,7 @@ static void lay_out(void)
         stop("no usable memory");
     page_count = (uint64_t)config.span_mib * 256;
     page_generations = take_table(page_count);
+    elastic_open();
     for (uint32_t i = 0; i < config.disk_count; i++) {
         disks[i].first_block = config.disks[i].first_block;
         disks[i].block_count = config.disks[i].block_count;
@@ -305,6 +304,23 @@ static void write_page(uint64_t number, uint32_t generation)
     page_generations[number] = generation;
     fill_pattern(page_at(number), 0, number, generation);
     pages_written++;
+}
+
+uint64_t span_pages(void)
+{
+    return page_count;
+}
+
+uint64_t give_page(uint64_t number)
+{
+    page_generations[number] = GIVEN_AWAY;
+    return (uint64_t)page_at(number);
+}
+
+uint64_t take_page(uint64_t number)
+{
+    write_page(number, TAKEN_BACK + taken_count++);
+    return (uint64_t)page_at(number);
 }
 
 static void write_some_block(void)
@@ -348,11 +364,14 @@ static void read_some_block(void)
 }
 
 /* Each verifying function prints the first difference and answers how many it found. */
-static uint64_t verify_pages(void)
+static uint64_t verify_pages(uint64_t *count)
 {
     uint64_t bad = 0;
 
     for (uint64_t number = 0; number < page_count; number++) {
+        if (page_generations[number] == GIVEN_AWAY)
+            continue;
+        ++*count;
         if (has_pattern(page_at(number), 0, number, page_generations[number]))
             continue;
         if (bad++ == 0) {
@@ -413,15 +432,15 @@ static uint64_t verify_disk(uint32_t disk, uint64_t *block_count)
 
 static void verify(uint64_t ticks)
 {
-    uint64_t block_count = 0;
-    uint64_t bad = verify_pages();
+    uint64_t block_count = 0, checked_count = 0;
+    uint64_t bad = verify_pages(&checked_count) + elastic_verify(&checked_count);
 
     for (uint32_t disk = 0; disk < config.disk_count; disk++)
         bad += verify_disk(disk, &block_count);
     bad_count += bad;
     put_text(bad_count ? "VERIFY FAILED" : "VERIFY OK");
     put_number("ticks", ticks);
-    put_number("pages", page_count);
+    put_number("pages", checked_count);
     put_number("blocks", block_count);
     put_number("bad", bad_count);
     end_line();
@@ -523,6 +542,8 @@ static void work(void)
     for (uint32_t i = 0; i < config.pages_per_tick && hot_count; i++) {
         uint32_t number = random_below((uint32_t)hot_count);
 
+        if (page_generations[number] == GIVEN_AWAY)
+            continue;
         write_page(number, page_generations[number] + 1);
     }
     for (uint32_t i = 0; i < config.writes_per_tick && config.disk_count; i++)
@@ -589,6 +610,7 @@ void guest_main(void)
             bios_call(1, 0, 0, 0);
         last = read_clock();
         ticks++;
+        elastic_work(is_quiet);
         if (!is_quiet)
             work();
         while (in_byte(COM1 + 5) & 1)

@@ -14,6 +14,7 @@ import select
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -41,10 +42,10 @@ def wait_for(condition, timeout, what, step=0.05):
 
 
 def is_alive(pid):
-    """True for a process that exists and is not a zombie."""
+    """True for a process that exists and is not a zombie; one whose other threads still end has its files yet."""
     try:
         with open('/proc/%d/stat' % pid) as handle:
-            return handle.read().rpartition(')')[2].split()[0] not in 'ZX'
+            return handle.read().rpartition(')')[2].split()[0] not in 'ZX' or len(os.listdir('/proc/%d/task' % pid)) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -65,7 +66,7 @@ def end_process(pid, timeout=5, child=None):
             time.sleep(0.02)
 
 
-def qmp(path, command, /, timeout=10, **arguments):
+def qmp(path, command, /, timeout=60, **arguments):
     """One QMP command on a connection of its own. Raises GuestError with QEMU's words."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(timeout)
@@ -186,7 +187,7 @@ class Serial:
     def wait(self, kinds, timeout, after=0):
         return wait_for(lambda: self.find(kinds, after), timeout, 'serial line ' + '/'.join(kinds))
 
-    def wait_tick(self, timeout=60, least=None):
+    def wait_tick(self, timeout=90, least=None):
         """Waits for a TICK line that is new (or, with least, at least that far); its numbers."""
         after = self.position() if least is None else 0
 
@@ -196,7 +197,7 @@ class Serial:
 
         return wait_for(newest, timeout, 'the guest\'s tick')
 
-    def ask(self, letter, kinds, timeout=60):
+    def ask(self, letter, kinds, timeout=90):
         after = self.position()
         self.send(letter)
         return self.wait(kinds, timeout, after)
@@ -215,7 +216,7 @@ class Serial:
         numbers = self.ask('k', ['CLOCK'])[1]
         return numbers['s'] + 946684800, numbers['n']
 
-    def verify(self, timeout=60):
+    def verify(self, timeout=120):
         """The guest's own check of all it ever wrote: (is it good, the numbers, the lines that say
         what is wrong)."""
         after = self.position()
@@ -236,14 +237,16 @@ class Guest:
 
     options: machine (pc, q35), memory_mib, smp, disks (list of dicts: path, format, cache, iothread,
     id), ram_dir (tmpfs), share_ram, cpu, accel, netns, tap, disk_style (blockdev, drive), machine_ram
-    (False: plain RAM that cannot be moved), extra (more arguments), incoming."""
+    (False: plain RAM that cannot be moved), region_mib and plug_mib (a virtio-mem device of that size, "mem0",
+    and what it requests of the guest), balloon (True: "balloon0"), extra (more arguments), incoming."""
 
     def __init__(self, folder, **options):
         self.folder = os.path.abspath(folder)
         self.options = {'machine': 'pc', 'memory_mib': 256, 'smp': 1, 'disks': [], 'cpu': 'max',
                         'ram_dir': os.environ.get('GODWIT_RAM_DIR', '/dev/shm'), 'share_ram': True, 'netns': None, 'tap': None,
                         'disk_style': 'blockdev', 'machine_ram': True, 'accel': 'tcg', 'extra': [],
-                        'incoming': None, 'name': 'guest'}
+                        'incoming': None, 'name': 'guest', 'region_mib': 0, 'plug_mib': 0,
+                        'balloon': False}
         unknown = set(options) - set(self.options)
         if unknown:
             raise TypeError('unknown options: %s' % ', '.join(sorted(unknown)))
@@ -252,6 +255,7 @@ class Guest:
         self.serial_path = os.path.join(self.folder, 'serial')
         tag = '%s-%d-%x' % (self.options['name'], os.getpid(), time.monotonic_ns() & 0xffffff)
         self.ram_path = os.path.join(self.options['ram_dir'], 'godwit-' + tag)
+        self.region_path = self.ram_path + '-plug0'
         self.serial = Serial(self.folder, self.serial_path)
         self.process = None
         self.began = None  # when QEMU was started: time.monotonic()
@@ -271,20 +275,33 @@ class Guest:
                           % (disk_id, disk['path'], image_format, cache)]
             return arguments + ['-device', device + ',drive=drive-' + disk_id]
         direct = 'on' if cache in ('none', 'directsync') else 'off'
+        protocol = 'host_device' if stat.S_ISBLK(os.stat(disk['path']).st_mode) else 'file'
         options = {'driver': image_format, 'node-name': 'node-' + disk_id,
                    'cache': {'direct': direct == 'on', 'no-flush': cache == 'unsafe'},
-                   'file': {'driver': 'file', 'filename': disk['path'], 'node-name':
+                   'file': {'driver': protocol, 'filename': disk['path'], 'node-name':
                             'file-' + disk_id, 'cache': {'direct': direct == 'on',
                                                          'no-flush': cache == 'unsafe'}}}
         arguments += ['-blockdev', json.dumps(options)]
         return arguments + ['-device', device + ',drive=node-' + disk_id]
+
+    def elastic_arguments(self):
+        """Memory that comes and goes."""
+        o = self.options
+        arguments = []
+        if o['region_mib']:
+            arguments += ['-object', 'memory-backend-file,id=plug0,mem-path=%s,size=%dM,share=on'
+                          % (self.region_path, o['region_mib']), '-device',
+                          'virtio-mem-pci,id=mem0,memdev=plug0,requested-size=%dM' % o['plug_mib']]
+        if o['balloon']:
+            arguments += ['-device', 'virtio-balloon-pci,id=balloon0']
+        return arguments
 
     def arguments(self):
         """QEMU's command line."""
         o = self.options
         machine = o['machine'] + ',usb=off'
         command = ['qemu-system-x86_64', '-name', o['name'], '-accel', o['accel'], '-cpu', o['cpu'],
-                   '-m', str(o['memory_mib']), '-smp', str(o['smp']), '-nodefaults', '-no-user-config',
+                   '-m', '%d%s' % (o['memory_mib'], ',maxmem=4G' if o['region_mib'] else ''), '-smp', str(o['smp']), '-nodefaults', '-no-user-config',
                    '-display', 'none']
         if o['machine_ram']:
             command += ['-object', 'memory-backend-file,id=ram0,mem-path=%s,size=%dM,share=%s'
@@ -302,7 +319,7 @@ class Guest:
                         '-device', 'virtio-net-pci,id=nic0,netdev=net0,romfile=']
         if o['incoming']:
             command += ['-incoming', o['incoming']]
-        return command + o['extra']
+        return command + self.elastic_arguments() + o['extra']
 
     def start(self):
         command = self.arguments()
@@ -336,7 +353,7 @@ class Guest:
     def qmp(self, command, /, **arguments):
         return qmp(self.qmp_path, command, **arguments)
 
-    def wait_ready(self, timeout=60):
+    def wait_ready(self, timeout=90):
         """Waits until the guest has filled its memory; the numbers of its FILLED line."""
         return self.serial.wait(['FILLED'], timeout)[1]
 
@@ -349,7 +366,7 @@ class Guest:
             end_process(self.pid, child=self.process)
         self.pid = self.process = None
         self.serial.stop()
-        for path in (self.ram_path, self.qmp_path, self.serial_path, self.serial.input_path):
+        for path in (self.ram_path, self.region_path, self.qmp_path, self.serial_path, self.serial.input_path):
             if os.path.exists(path):
                 os.unlink(path)
 

@@ -21,8 +21,8 @@ COMPILE = ['-m64', '-O2', '-ffreestanding', '-fno-builtin', '-fno-tree-loop-dist
 
 
 def build_boot(out, compiler=None):
-    """Compiles boot.S and guest.c into the flat file that lies at the start of the disk."""
-    sources = [os.path.join(HERE, name) for name in ('boot.S', 'guest.c')]
+    """Compiles the program's files into the flat file that lies at the start of the disk."""
+    sources = [os.path.join(HERE, name) for name in ('boot.S', 'guest.c', 'virtio.c', 'elastic.c')]
     script = '-Wl,-T,' + os.path.join(HERE, 'guest.ld')
     subprocess.run([compiler or os.environ.get('CC', 'cc')] + COMPILE + [script] + sources
                    + ['-o', out], check=True)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 import guestctl
@@ -55,11 +54,10 @@ class GuestTest(unittest.TestCase):
         self.assertGreater(numbers['blocks'], 100)
         self.assertEqual(guest.serial.boots(), 1)
 
+
+class Boots(GuestTest):
     def test_boots_on_pc_with_raw(self):
-        begin = time.monotonic()
-        guest = self.guest()
-        self.assertLess(time.monotonic() - begin, 10)
-        self.check_good(guest)
+        self.check_good(self.guest())
 
     def test_boots_on_q35_with_vhdx(self):
         guest = self.guest('vhdx', options={'machine': 'q35'})
@@ -91,9 +89,11 @@ class GuestTest(unittest.TestCase):
         guest = guestctl.Guest(os.path.join(self.folder, 'run'), machine='q35', memory_mib=4096,
                                disks=[{'path': os.path.join(self.folder, 'disk')}])
         with guest:
-            self.assertEqual(guest.wait_ready(60)['ranges'], 2)
+            self.assertEqual(guest.wait_ready(240)['ranges'], 2)
             self.assertTrue(guest.serial.verify()[0])
 
+
+class Answers(GuestTest):
     def test_quiet_stops_writes_but_not_ticks(self):
         guest = self.guest()
         guest.serial.wait_tick()
@@ -121,7 +121,7 @@ class GuestTest(unittest.TestCase):
         guestctl.wait_for(lambda: generations() > before + 3 * 18 * WORKLOAD['pages_per_tick'], 90,
                           'work without a reader', 0.5)
         guest.serial.start()
-        guest.serial.wait_tick(60)
+        guest.serial.wait_tick()
         self.assertTrue(guest.serial.verify()[0])
 
     def test_finds_a_corrupt_page(self):

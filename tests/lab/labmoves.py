@@ -2,15 +2,20 @@
 """Two hosts of the lab with an agent each and a guest that checks itself: what tests of moves over RDMA
 share. A test is one file that runs on both sides: in this machine it boots the lab and asks, in a host it
 is started as "FILE inside WHAT WORDS" (run_main): each function inside_WHAT, here or in the test, does one
-thing and prints one JSON object.
+thing and prints one JSON object. As a host takes seconds to start Python, one process there waits for what
+is asked, and does each thing in a copy of itself (serve).
 """
 import hashlib
 import json
 import os
+import shlex
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -23,7 +28,9 @@ for folder in ('scripts/lab.d', 'tests/guest', 'tests/scenario'):
 NETWORK = '10.99.0.0/16'
 KEY = '/run/lab/lab.psk'
 HOLD_SOCKET = '/run/hold.sock'
+ASKS = '/run/asks'
 SKIP = 77
+LEFT_WAIT_S = 90  # until what is over is tidied up
 
 
 def say(text):
@@ -36,6 +43,14 @@ def check(condition, text, *values):
 
 
 # ------------------------------------------------------------------------------- in a host of the lab
+
+def check_lab():
+    """What a test does in a host it must not do elsewhere: it ends every QEMU, say, and empties /dev/shm."""
+    with open('/proc/mounts') as handle:
+        kinds = {line.split()[1]: line.split()[2] for line in handle}
+    if kinds.get('/run/lab') != '9p' or 'LAB_HOST' not in os.environ:
+        sys.exit('only for a host of the lab (scripts/lab): it would do harm to any other machine')
+
 
 def godwit(*words, expected=0):
     """Runs a command to its end; its last JSON object."""
@@ -103,10 +118,12 @@ def inside_holder(*words):
 
 def inside_guest(options='{}'):
     """Starts the guest, which fills its memory, and leaves it running. options: memory_mib, disk_mib,
-    fill_mib (data on the disk), span_mib (of memory that is written), name, extra (more for QEMU)."""
+    fill_mib (data on the disk), span_mib (of memory that is written), name, qemu (more for guestctl.Guest), extra (for
+    QEMU's command line). Its monitor that godwit does not use is "beside"."""
     import guestctl
     import guestimage
-    wanted = dict({'memory_mib': 96, 'disk_mib': 32, 'fill_mib': 2, 'name': 'web1', 'extra': []}, **json.loads(options))
+    wanted = dict({'memory_mib': 96, 'disk_mib': 32, 'fill_mib': 2, 'name': 'web1', 'extra': [], 'qemu': {}},
+                  **json.loads(options))
     os.makedirs('/tmp/vm/disks', exist_ok=True)
     path = '/tmp/vm/disks/%s.vhdx' % wanted['name']
     guestimage.make_image(path, wanted['disk_mib'] << 20, 'vhdx', False, BOOT, wanted['fill_mib'], None, seed=11,
@@ -114,13 +131,25 @@ def inside_guest(options='{}'):
                           writes_per_tick=2, reads_per_tick=1, write_start_mib=2,
                           write_range_mib=min(8, wanted['disk_mib'] // 4))
     guest = guestctl.Guest('/tmp/vm/' + wanted['name'], name=wanted['name'], memory_mib=wanted['memory_mib'],
-                           disks=[{'path': path, 'format': 'vhdx'}], extra=wanted['extra'])
+                           disks=[{'path': path, 'format': 'vhdx'}], **wanted['qemu'])
+    beside = os.path.join(guest.folder, 'beside')
+    guest.options['extra'] = wanted['extra'] + ['-chardev', 'socket,id=beside,server=on,wait=off,path=' + beside,
+                                                '-mon', 'chardev=beside,mode=control']
     guest.start()
     # One emulated processor for all: what moves the guest goes first.
     os.setpriority(os.PRIO_PROCESS, guest.pid, 15)
     guest.wait_ready(200)
     guest.serial.wait_tick(120)
-    print(json.dumps({'qmp': guest.qmp_path, 'serial': guest.serial_path}))
+    print(json.dumps({'qmp': guest.qmp_path, 'serial': guest.serial_path, 'beside': beside}))
+
+
+def inside_resize(path, mib):
+    """Has the guest of this monitor's QEMU give pages to its balloon, or take them back, until it has so much."""
+    import guestctl
+    wanted = int(mib) << 20
+    guestctl.qmp(path, 'balloon', value=wanted)
+    guestctl.wait_for(lambda: guestctl.qmp(path, 'query-balloon')['actual'] == wanted, 200, 'the balloon')
+    print('{}')
 
 
 def inside_verify(serial_path):
@@ -185,6 +214,41 @@ def inside_left():
     print(json.dumps({'left': json.loads(answer.stdout)}))
 
 
+def serve(find):
+    """Lines of ASKS, [who asks, WHAT, WORDS...]: what is asked has the standard output and error of who asks,
+    which learns the exit status from a pipe of its own."""
+    import guestctl  # noqa: F401 (so that no copy has to load it)
+    import guestimage  # noqa: F401
+    os.mkfifo(ASKS)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a copy
+    with os.fdopen(os.open(ASKS, os.O_RDWR), 'r', buffering=1) as asks:
+        for line in asks:
+            client, what, *words = json.loads(line)
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                obey_one(client, find(what), words)
+
+
+def obey_one(client, function, words):
+    status = 1
+    for fd in (1, 2):
+        os.dup2(os.open('/proc/%d/fd/%d' % (client, fd), os.O_WRONLY | os.O_APPEND), fd)
+    try:
+        function(*words)
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+        if status and not isinstance(error.code, int):
+            print(error.code, file=sys.stderr)
+    except BaseException:  # whatever it is, who asks is told
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open('%s.%d' % (ASKS, client), 'w') as answer:
+        answer.write('%d\n' % status)
+    os._exit(status)
+
+
 # ------------------------------------------------------------------------------------- in this machine
 
 class Machines:
@@ -192,7 +256,7 @@ class Machines:
 
     def __init__(self, lab, script):
         self.lab, self.script = lab, os.path.abspath(script)
-        self.agents = {}
+        self.agents, self.servers = {}, {}
         key = subprocess.run([BINARY, 'key', 'lab'], capture_output=True, check=True).stdout
         for host in range(2):
             path = os.path.join(lab.share(host), 'lab.psk')
@@ -215,12 +279,20 @@ class Machines:
             say('--- agent %d\n%s' % (host, self.log(host)[-6000:]))
 
     def command(self, *words):
-        quoted = ' '.join("'%s'" % word for word in words)
+        quoted = ' '.join(map(shlex.quote, words))
         return ('GODWIT_SOCKET=/run/godwit.sock GODWIT_GUEST_BOOT=%s GODWIT_BIN=%s GODWIT_MODULE_DIR=%s exec '
                 'python3 %s inside %s' % (BOOT, BINARY, os.environ.get('GODWIT_MODULE_DIR', ''), self.script, quoted))
 
     def start(self, host, *words):
-        return self.lab.start(host, self.command(*words))
+        """Asks this host's server, which is started first."""
+        if host not in self.servers:
+            self.servers[host] = self.lab.start(host, self.command('server'))
+        check(self.servers[host].status is None, 'host %d has no server any more: %s', host, self.servers[host].err)
+        ask = json.dumps(words)[1:]
+        # In a shell of its own: what it does with its standard output, the server would take for this shell's.
+        return self.lab.start(host, 'until [ -p %s ]; do sleep 0.1; done; mkfifo %s.$$ && (echo "[$$, "%s >%s) && '
+                                    'read -r status <%s.$$; rm %s.$$; exit $status'
+                              % (ASKS, ASKS, shlex.quote(ask), ASKS, ASKS, ASKS))
 
     def end(self, job, what, timeout=400):
         """What a job printed, which must have ended well."""
@@ -246,8 +318,13 @@ class Machines:
     def check_nothing_left(self):
         """Each device has its own queue pair (for connection management) and no more."""
         for host in range(2):
-            for one in self.inside(host, 'left')['left']:
-                check(one['mr'] == 0 and one['qp'] <= 1, 'host %d: %s', host, one)
+            deadline = time.monotonic() + LEFT_WAIT_S
+            while True:
+                left = self.inside(host, 'left')['left']
+                if not [one for one in left if one['mr'] or one['qp'] > 1]:
+                    break
+                check(time.monotonic() < deadline, 'host %d: %s', host, left)
+                time.sleep(0.5)
 
 
 def paths(ended):
@@ -258,8 +335,12 @@ def run_main(functions, run, **options):
     """main() of a test: functions is its globals(), with what it can do in a host besides what is here;
     run(lab) is called with the lab of these options."""
     if len(sys.argv) > 2 and sys.argv[1] == 'inside':
-        name = 'inside_' + sys.argv[2]
-        functions.get(name, globals().get(name))(*sys.argv[3:])
+        check_lab()
+        def find(what):
+            return functions.get('inside_' + what, globals().get('inside_' + what))
+        if sys.argv[2] == 'server':
+            serve(find)
+        find(sys.argv[2])(*sys.argv[3:])
         return 0
     from godwit_lab import Lab
     from lab_kernel import LabError, ready_kernel

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from labmoves import BINARY, BOOT, SKIP, say
+from labmoves import BINARY, BOOT, SKIP, check_lab, say
 
 MEMORY_MIB = 48
 SOCKET = '/run/godwit.sock'
@@ -190,6 +190,17 @@ class Machines:
             check(time.monotonic() < deadline, 'host %d has %s', host, found)
             time.sleep(1)
 
+    def await_log(self, host, text):
+        """Until that host's agent has said so. What it has journalled then is on its disk."""
+        path = os.path.join(self.lab.share(host), 'out', 'agent.log')
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            with open(path, errors='replace') as handle:
+                if text in handle.read():
+                    return
+            check(time.monotonic() < deadline, 'host %d did not say %r', host, text)
+            time.sleep(0.2)
+
     def logs(self):
         for host in (SOURCE, TARGET):
             path = os.path.join(self.lab.share(host), 'out', 'agent.log')
@@ -232,6 +243,9 @@ def run_case(machines, victim, state, has_guest):
                               '10.99.0.2 --transport verbs --tracker softdirty --max-pause 20000 --no-throttle '
                               '--reconnect-timeout 5' % (SOCKET, BINARY, GUEST))
     machines.wait_word(machines.agents[SOURCE], 'held')
+    if (victim, state) == (TARGET, 'HANDED_OVER'):
+        # The source knows it before the target's record is made; in between it would be LOST, for a person to settle.
+        machines.await_log(TARGET, 'JOURNAL_RUNNING: done')
     machines.lab.kill(victim)
     if victim == TARGET:
         machines.release()
@@ -282,6 +296,7 @@ def main():
 
 if __name__ == '__main__':
     if len(sys.argv) > 2 and sys.argv[1] == 'inside':
+        check_lab()
         globals()['inside_' + sys.argv[2]](*sys.argv[3:])
         sys.exit(0)
     sys.exit(main())

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The transport's contract over verbs with its two ends on two hosts, and what an end says when the other one is
-killed, when the wire dies in silence, and when the other host loses its power, each with writes under way.
+killed, when the wire dies in silence, and when the other host loses its power, each with writes under way. Hosts of
+unequal MTU: refused where the side that asks would send too much, else the smaller one is taken.
 
-One of those three by GODWIT_SEED; all of them, and the contract over libfabric's provider verbs, with
+One of those three losses, and the MTU of the side that asks, by GODWIT_SEED; all of them, and the contract over libfabric's provider verbs, with
 GODWIT_CHECK_ALL=1.
 """
 import os
@@ -54,7 +55,25 @@ def start_both(lab, *words, environment=''):
     return [start(lab, NEAR, *words, environment=environment), far]
 
 
-def contract(lab, name, environment=''):
+def set_mtu(lab, host, mtu):
+    lab.run(host, 'ip link set eth0 mtu %d' % mtu, is_checked=True)
+
+
+def refuse_larger(lab):
+    """The MTU of RoCE is that of the side that asks. A side that takes less says so at once, and what to do."""
+    set_mtu(lab, FAR, 1500)
+    jobs = near, far = start_both(lab)
+    near.wait(WAIT_S)
+    set_mtu(lab, FAR, 9000)
+    lab.run(FAR, 'kill -KILL $(cat /tmp/end.pid)', is_checked=True)
+    far.wait(WAIT_S)
+    said = re.search(r'refused: rxe0/1 takes packets of 1024 bytes, not 4096: give both ends', near.out + near.err)
+    if not said or near.status == 0:
+        fail('larger packets than this side takes are not refused', jobs)
+    print('PASS: unequal MTU: %s' % said.group(), flush=True)
+
+
+def contract(lab, name, environment='', mtu=4096):
     began = time.monotonic()
     jobs = start_both(lab, environment=environment)
     if any(job.wait(WAIT_S) != 0 for job in jobs):
@@ -63,12 +82,12 @@ def contract(lab, name, environment=''):
     if len(ran[0]) < 8 or ran[0] != ran[1]:
         fail('hardly anything ran', jobs)
     if name == 'verbs':
-        check_gid(lab, jobs)
+        check_gid(lab, jobs, mtu)
         check_counters(lab, jobs)
-    print('PASS: %s: %s (%.0f s)' % (name, ', '.join(ran[0]), time.monotonic() - began), flush=True)
+    print('PASS: %s, MTU %d: %s (%.0f s)' % (name, mtu, ', '.join(ran[0]), time.monotonic() - began), flush=True)
 
 
-def check_gid(lab, jobs):
+def check_gid(lab, jobs, wanted_mtu):
     """What a channel says of itself: the entry of the device's table that is RoCE v2 with the route's address."""
     for job in jobs:
         said = re.search(r'^channel: verbs (\w+)/(\d+) gid (\d+) ([\d.]+):\d+ > ([\d.]+):\d+, mtu (\d+)', job.out, re.M)
@@ -80,7 +99,7 @@ def check_gid(lab, jobs):
         wanted = ':'.join(['0000'] * 5 + ['ffff'] + ['%02x%02x' % pair for pair in
                                                    zip(*[iter(map(int, local.split('.')))] * 2)])
         addresses = ['10.99.0.%d' % (job.host.index + 1), '10.99.0.%d' % (2 - job.host.index)]
-        if look.out.split('\n')[:2] != [wanted, 'RoCE v2'] or [local, peer] != addresses or mtu != '4096':
+        if look.out.split('\n')[:2] != [wanted, 'RoCE v2'] or [local, peer] != addresses or int(mtu) != wanted_mtu:
             fail('the channel is not where it says: %s, %r' % (said.group(), look.out), jobs)
 
 
@@ -121,6 +140,7 @@ def main():
     is_all = os.environ.get('GODWIT_CHECK_ALL')
     seed = os.environ.get('GODWIT_SEED', '1')
     losses = list(LOSSES) if is_all else [random.Random('contract ' + seed).choice(list(LOSSES))]
+    is_small = random.Random('MTU ' + seed).random() < 0.5
     print('GODWIT_SEED=%s: %s' % (seed, ', '.join(losses)), flush=True)
     try:
         ready_kernel()
@@ -128,7 +148,12 @@ def main():
         print('skipped: the lab cannot be built: %s' % error)
         return SKIP
     with Lab(hosts=2, memory=1024) as lab:
-        contract(lab, 'verbs')
+        refuse_larger(lab)
+        # The side that asks may have the smaller MTU: that one is taken.
+        if is_small:
+            set_mtu(lab, NEAR, 1500)
+        contract(lab, 'verbs', mtu=1024 if is_small else 4096)
+        set_mtu(lab, NEAR, 9000)
         if is_all and os.environ.get('GODWIT_LAB_FABRIC'):
             contract(lab, 'fabric', 'GODWIT_TEST_FABRIC=verbs')
         for what in losses:

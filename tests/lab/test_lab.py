@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -39,6 +40,10 @@ page[0] = 2
 print(before, bit())
 '''
 PING = 'ping -q -c 1 -W 1 $LAB_PEER'
+# Once a second until there is an answer: where there is one for certain. (-w ends with the first error of the network.)
+PING_ON = 'for i in $(seq 60); do %s > /dev/null && break; sleep 1; done; %s' % (PING, PING)
+CLOCK_ERROR = 0.02  # of a host's clock that is right, and of what is known of the time it has to show
+PATIENCE_S = 90
 
 
 def lab_run(*words, timeout=90):
@@ -66,6 +71,14 @@ class CommandLine(unittest.TestCase):
         answer = lab_run('echo c > /proc/sysrq-trigger; sleep 60', timeout=60)
         self.assertEqual(answer.returncode, 125, answer.stderr)
         self.assertIn('without a status', answer.stderr)
+
+    def test_what_tests_do_in_a_host_they_do_nowhere_else(self):
+        for script, harmless in (('tests/bench/verbshosts.py', 'cpu'), ('tests/lab/rdma_move.py', 'left'),
+                                 ('tests/lab/power.py', 'look')):
+            answer = subprocess.run([sys.executable, os.path.join(ROOT, script), 'inside', harmless],
+                                    capture_output=True, text=True, check=False, env=dict(os.environ, LAB_HOST='0'))
+            self.assertEqual((answer.returncode, answer.stdout), (1, ''), script)
+            self.assertIn('only for a host of the lab', answer.stderr)
 
     def test_shell_is_on_a_terminal(self):
         """Of this terminal's size; Ctrl-C ends a command, exit the shell with its status."""
@@ -101,6 +114,33 @@ class OneHost(unittest.TestCase):
         cls.lab = Lab(memory=1024)
         cls.lab.__enter__()
         cls.addClassCleanup(cls.lab.__exit__)
+        cls.first = cls.read_clock()
+
+    @classmethod
+    def read_clock(cls):
+        """What the host's clock shows, and between which times here that was; of three tries the one that took least."""
+        tries = []
+        for _ in range(3):
+            before = time.monotonic()
+            shown = float(cls.lab.run(0, 'date +%s.%N', is_checked=True).out)
+            tries.append((time.monotonic() - before, before, time.monotonic(), shown))
+        return min(tries)[1:]
+
+    def test_clock_runs_as_fast_as_time(self):
+        """As this machine's clock shows it. Where it is busy it takes longer until enough is known, or less is."""
+        deadline = time.monotonic() + PATIENCE_S
+        first, least, most, passed = self.first, 0, 1, 0
+        while most - least > CLOCK_ERROR * least and (passed == 0 or time.monotonic() < deadline):
+            time.sleep(1)
+            before, after, shown = self.read_clock()
+            # The first look came when the host had just begun: a quicker one is a better start.
+            if after - before < (first[1] - first[0]) / 2:
+                first = before, after, shown
+                continue
+            least, most = before - first[1], after - first[0]
+            passed = shown - first[2]
+        self.assertGreater(passed, least * (1 - CLOCK_ERROR))
+        self.assertLess(passed, most * (1 + CLOCK_ERROR))
 
     def test_host_file_system_stays_as_it_is(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -119,12 +159,18 @@ class OneHost(unittest.TestCase):
     def test_command_that_hangs_is_ended_alone(self):
         other = self.lab.start(0, 'sleep 300')
         self.assertEqual(self.lab.run(0, 'echo before; sleep 1000', timeout=1).status, 124)
-        self.assertEqual(self.lab.run(0, 'pgrep -c -x sleep').out, '1\n')
+        deadline = time.monotonic() + PATIENCE_S
+        while self.lab.run(0, 'pgrep -c -x sleep').out != '1\n':
+            self.assertLess(time.monotonic(), deadline, 'not one of two sleeps is left')
         other.signal()
-        self.assertEqual(other.wait(20), 128 + 15)
+        self.assertEqual(other.wait(PATIENCE_S), 128 + 15)
 
     def test_one_host_has_rdma_too(self):
         self.assertIn('state ACTIVE', self.lab.run(0, 'rdma link').out)
+
+    def test_nothing_but_the_wires_leads_anywhere(self):
+        job = self.lab.run(0, 'ls /sys/class/net; ip route; ip -6 route show default', is_checked=True)
+        self.assertRegex(job.out, r'^eth0\nlo\nwire0\n10\.99\.0\.0/24 dev eth0 [^\n]*\n$')
 
     def test_what_cannot_be_is_refused(self):
         for wrong in (lambda: self.lab.run(1, 'true'), self.lab.cut, lambda: self.lab.restart(0),
@@ -150,36 +196,36 @@ class TwoHosts(unittest.TestCase):
             self.skipTest('ib_write_bw (perftest) is missing')
         server = self.lab.start(0, 'exec ib_write_bw -d rxe0 -n 200 -s 65536')
         client = self.lab.run(1, CONNECT, is_checked=True)
-        self.assertEqual(server.wait(30), 0, server.err)
+        self.assertEqual(server.wait(PATIENCE_S), 0, server.err)
         self.assertIn('RDMA_Write BW Test', client.out)
 
     def test_b_a_cut_wire_is_dead_until_it_is_joined(self):
-        self.lab.run(0, PING, is_checked=True)
+        self.lab.run(0, PING_ON, is_checked=True)
         self.lab.cut()
         self.assertEqual(self.carriers(), [['0', 'DOWN'], ['0', 'DOWN']])
         self.assertNotEqual(self.lab.run(0, PING).status, 0)
         self.lab.join()
         self.assertEqual(self.carriers(), [['1', 'ACTIVE'], ['1', 'ACTIVE']])
-        self.lab.run(0, PING, is_checked=True)
+        self.lab.run(0, PING_ON, is_checked=True)
 
     def test_c_a_silent_wire_keeps_its_carrier(self):
         self.lab.cut(is_silent=True)
         self.assertEqual(self.carriers(), [['1', 'ACTIVE'], ['1', 'ACTIVE']])
         self.assertNotEqual(self.lab.run(1, PING).status, 0)
         self.lab.join(0)
-        self.lab.run(1, PING, is_checked=True)
+        self.lab.run(1, PING_ON, is_checked=True)
 
     def test_d_a_power_loss_keeps_what_was_written(self):
         self.lab.run(1, 'echo kept > $LAB_DISK/kept; sync $LAB_DISK/kept; echo lost > $LAB_DISK/lost; '
                         'echo lost > /var/lost', is_checked=True)
         job = self.lab.start(1, 'sleep 300')
         self.lab.kill(1)
-        self.assertEqual((job.wait(10), job.is_lost), (125, True))
+        self.assertEqual((job.wait(PATIENCE_S), job.is_lost), (125, True))
         self.assertRaises(LabError, self.lab.run, 1, 'true')
         self.assertNotEqual(self.lab.run(0, PING).status, 0)
         self.lab.restart(1)
         self.assertEqual(self.lab.run(1, 'cat $LAB_DISK/kept $LAB_DISK/lost /var/lost').out, 'kept\n')
-        self.lab.run(0, PING, is_checked=True)
+        self.lab.run(0, PING_ON, is_checked=True)
 
     def test_e_the_same_from_inside(self):
         job = self.lab.run(0, '''

@@ -25,17 +25,20 @@ def make_raw(world, name='disk.raw', size_mib=SIZE_MIB):
 
 
 class Server:
-    """An NBD server on a UNIX socket: nbdkit with a plugin of its own."""
+    """An NBD server on a UNIX socket, or on the usual port of a host: nbdkit with a plugin of its own."""
 
-    def __init__(self, world, name, *words):
+    def __init__(self, world, name, *words, host=None):
         self.socket = os.path.join(world.folder, name + '.nbd')
-        self.uri = 'nbd+unix:///?socket=' + self.socket
+        self.uri = 'nbd://' + host.address if host else 'nbd+unix:///?socket=' + self.socket
+        self.enter = host.enter() if host else []
+        ready = os.path.join(world.folder, name + '.pid')  # written when it listens
+        where = ['-i', host.address] if host else ['-U', self.socket]
         log = os.path.join(world.folder, name + '.log')
         with open(log, 'wb') as output:
-            self.process = subprocess.Popen(['nbdkit', '-f', '-v', '-U', self.socket, *words], stdout=output,
-                                            stderr=output, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen([*self.enter, 'nbdkit', '-f', '-v', '-P', ready, *where, *words],
+                                            stdout=output, stderr=output, stdin=subprocess.DEVNULL)
         world.stack.callback(lib.guestctl.end_process, self.process.pid, child=self.process)
-        lib.guestctl.wait_for(lambda: os.path.exists(self.socket), 10, 'nbdkit')
+        lib.guestctl.wait_for(lambda: os.path.exists(ready), lib.PATIENCE_S, 'nbdkit')
         self.log = log
 
     def connections(self):
@@ -45,18 +48,18 @@ class Server:
 
     def is_same(self, path, size=SIZE_MIB * lib.MIB):
         copy = self.socket + '.copy'
-        tool('nbdcopy', self.uri, copy)
+        tool(*self.enter, 'nbdcopy', self.uri, copy)
         same = subprocess.run(['cmp', '-n', str(size), copy, path], check=False).returncode == 0
         os.unlink(copy)
         return same
 
 
-@lib.scenario(sample=3, kind=['plain', 'without extents', 'one client at a time', 'without zero'],
+@lib.scenario(sample=3, kind=['plain', 'over TCP', 'without extents', 'one client at a time', 'without zero'],
               way=['local', 'sealed'])
 def nbd_export_is_read_and_written(kind, way):
     """There and back again: a raw file into an export that held something else, and out of it into a
     VHDX."""
-    more = {'plain': [], 'without extents': ['--filter=noextents'],
+    more = {'plain': [], 'over TCP': [], 'without extents': ['--filter=noextents'],
             'one client at a time': ['--filter=limit', '--filter=multi-conn'],
             'without zero': ['--filter=nozero']}[kind]
     last = ['limit=1', 'multi-conn-mode=disable'] if kind == 'one client at a time' else []
@@ -65,7 +68,8 @@ def nbd_export_is_read_and_written(kind, way):
         old = os.path.join(world.folder, 'old')
         with open(old, 'wb') as handle:
             handle.write(os.urandom(SIZE_MIB * lib.MIB))
-        server = Server(world, 'export', *more, 'file', old, *last)
+        host = world.source if kind == 'over TCP' else None
+        server = Server(world, 'export', *more, 'file', old, *last, host=host)
         if way == 'local':
             back = os.path.join(world.source.folder, 'back.vhdx')
             copies.run_without_agent(world, path, server.uri, '--verify').expect('done')
@@ -172,18 +176,12 @@ def qcow2_that_would_lose_something_is_refused(what):
         lib.check(not os.path.exists(os.path.join(world.folder, 'out.raw')), 'it made something')
 
 
-def loop_device(world, size_mib, sector):
+def make_device(world, size_mib, sector):
     """A loop device with random bytes on it, or a skip."""
     backing = os.path.join(world.folder, 'loop-%d' % sector)
     with open(backing, 'wb') as handle:
         handle.write(os.urandom(size_mib * lib.MIB))
-    answer = subprocess.run(['losetup', '--find', '--show', '--sector-size', str(sector), backing],
-                            capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        raise lib.Skip('no loop device here: %s' % answer.stderr.strip())
-    device = answer.stdout.strip()
-    world.stack.callback(subprocess.run, ['losetup', '-d', device], check=False)
-    return device
+    return world.loop_device(backing, sector)
 
 
 @lib.scenario(sector=[512, 4096])
@@ -192,7 +190,7 @@ def block_device_is_written_and_read(sector):
     was."""
     with lib.World() as world:
         path = make_raw(world)
-        device = loop_device(world, SIZE_MIB + 8, sector)
+        device = make_device(world, SIZE_MIB + 8, sector)
         tail = subprocess.run(['tail', '-c', str(8 * lib.MIB), device], capture_output=True,
                               check=True).stdout
         copies.run_without_agent(world, path, device, '--verify').expect('done')
@@ -208,13 +206,13 @@ def block_device_is_written_and_read(sector):
 def block_device_in_use_or_too_small_is_refused():
     with lib.World() as world:
         path = make_raw(world)
-        small = loop_device(world, SIZE_MIB - 1, 512)
+        small = make_device(world, SIZE_MIB - 1, 512)
         before = copies.digest(small)
         result = copies.run_without_agent(world, path, small)
         lib.check(result.status == 1 and 'needs %d' % (SIZE_MIB * lib.MIB) in result.error,
                   'too small: %s', result.error)
         lib.check(copies.digest(small) == before, 'a refused copy wrote')
-        mounted = loop_device(world, SIZE_MIB, 512)
+        mounted = make_device(world, SIZE_MIB, 512)
         where = os.path.join(world.folder, 'mnt')
         os.mkdir(where)
         tool('mkfs.ext4', '-q', '-F', mounted)
@@ -227,4 +225,4 @@ def block_device_in_use_or_too_small_is_refused():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=7))

@@ -234,4 +234,4 @@ def record_cannot_be_made(place, what):
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main(at_most=6))
+    sys.exit(lib.run_main(at_most=4))

@@ -73,6 +73,7 @@ def syncs_of_the_pause(image_format):
         world.source.release()
         move.result().expect('done')
         world.assert_moved()
+        world.target.wait_history(0)  # RUNNING is recorded
         begin, end = near.stamps('STOP')[-1], far.stamps('RESUME')[0]
         seen = {side: [(call, where(path)) for at, call, path in host.holder.syncs if begin <= at <= end]
                 for side, host in world.hosts.items()}

@@ -54,7 +54,7 @@ def nbd_servers(world):
 
 def assert_no_servers(world):
     try:
-        lib.guestctl.wait_for(lambda: not nbd_servers(world), 10, 'the end of qemu-nbd', 0.2)
+        lib.guestctl.wait_for(lambda: not nbd_servers(world), lib.PATIENCE_S, 'the end of qemu-nbd', 0.2)
     except lib.guestctl.GuestError:
         raise lib.Failure('left running: %s' % nbd_servers(world)) from None
 
@@ -172,10 +172,9 @@ def failure_leaves_nothing(phase, what):
     """No export, bitmap or node in the source's QEMU, no qemu-nbd, no part of an image."""
     with failures.Ready(image_format='qcow2') as ready:
         world = ready.world
-        move = ready.go_to(phase)
+        move = ready.go_to(phase, '--reconnect-timeout', '2')
         if what == 'cancel':
-            cancel = world.source.command('cancel', world.source.running_job()).result()
-            lib.check(cancel.status == 0, 'cancel ended with %d: %s', cancel.status, cancel.errors)
+            world.cancel()
         elif what == 'source agent dies':
             world.source.stop_agent(kill=True)
         elif what == 'target agent dies':
@@ -187,12 +186,7 @@ def failure_leaves_nothing(phase, what):
             for pid in servers or [ready.target_vmm()]:
                 os.kill(pid, signal.SIGKILL)
         world.source.limit_rate(None)
-        result = move.result()
-        lib.check(result.status != lib.EXIT['done'], 'the move says done')
-        ready.release()
-        for host in world.hosts.values():
-            if not host.agent:
-                host.start_agent()
+        ready.after_failure(move)
         world.assert_listing(ready.before)
         assert_no_servers(world)
         world.assert_still_on_source()

@@ -3,6 +3,7 @@
 """Copies that are lost and gone on with by godwit resume: between two hosts and on one, killed where their journals
 are written, cut off, and after a loss of power on a file system that keeps nothing but what was synced (faultfs.py).
 What arrives is compared by qemu-img."""
+import contextlib
 import os
 import random
 import re
@@ -96,6 +97,9 @@ class FaultMount:
     def lose_power(self):
         """What was not synced is gone, and the folder is a plain one."""
         self.server.send_signal(signal.SIGUSR1)
+        # One that was just about to wait for a request sees the signal with the next one.
+        with contextlib.suppress(OSError):
+            os.stat(os.path.join(self.folder, 'nothing'))
         self.server.wait(lib.PATIENCE_S)
         subprocess.run(['umount', '-l', self.folder], check=True)
         os.rmdir(self.folder)

@@ -10,7 +10,7 @@ import sys
 import endpoints
 import lib
 import resume_copies
-from resume_copies import DISK_MIB, FaultMount, Here, Lost, MIB, SLOW_MS, TARGETS, left_in
+from resume_copies import DISK_MIB, FaultMount, Here, Lost, MIB, SLOW_MBIT, SLOW_MS, TARGETS, left_in
 
 sys.path.insert(0, os.path.join(lib.ROOT, 'tests', 'engine'))
 from image_build import PRESENT, VhdxBuild, vhdx_locator  # noqa: E402 (its folder is known only now)
@@ -31,16 +31,6 @@ def assert_device(lost, device):
 
 # ----------------------------------------------------------------------------------------- block devices
 
-def attach(world, backing):
-    """A loop device of that file."""
-    answer = subprocess.run(['losetup', '--find', '--show', backing], capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        raise lib.Skip('no loop device here: %s' % answer.stderr.strip())
-    device = answer.stdout.strip()
-    world.stack.callback(subprocess.run, ['losetup', '-d', device], check=False)
-    return device
-
-
 @lib.scenario()
 def copy_onto_a_device_is_gone_on_with_here():
     """Its journal lies with the notes of copies that ran without an agent, not beside the device."""
@@ -48,7 +38,7 @@ def copy_onto_a_device_is_gone_on_with_here():
         backing = os.path.join(here.out, 'backing.part')  # slow, as that name is
         with open(backing, 'wb') as handle:
             handle.truncate((DISK_MIB + 8) * MIB)
-        here.written = attach(here.world, backing)
+        here.written = here.world.loop_device(backing)
         here.kill_when(r'^%s$' % here.written, 2)
         notes = os.path.join(here.environment['GODWIT_STATE_HOME'], 'copies', 'partial')
         lib.check(any(name.endswith('.journal') for name in os.listdir(notes)), 'the notes are %s', os.listdir(notes))
@@ -67,7 +57,7 @@ class LostOnDevice(Lost):
 
     def prepare_source(self):
         super().prepare_source()
-        self.name = self.written = endpoints.loop_device(self.world, DISK_MIB + 8, 512)
+        self.name = self.written = endpoints.make_device(self.world, DISK_MIB + 8, 512)
 
 
 @lib.scenario(sample=1, who=['source agent', 'target agent', 'link', 'command'])
@@ -225,6 +215,51 @@ def copy_killed_when_it_had_its_name(target):
         lib.check((before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns), 'it was touched')
         lib.check(os.listdir(here.out) == [os.path.basename(here.written)] and not here.listed(), 'it leaves %s',
                   os.listdir(here.out))
+
+
+@lib.scenario()
+def image_that_cannot_be_read_back_never_has_its_name():
+    """It is verified as what it is until then: reading the part fails, and the copy with it."""
+    with Here('raw') as here:
+        here.faults.say('read EIO .part')
+        assert_refused(here.run(*here.copy_words(), '--verify'), 'failed', 'Input/output error')
+        lib.check(not os.listdir(here.out) and not here.listed(), 'it leaves %s', os.listdir(here.out))
+        here.faults.say('')
+        here.run(*here.copy_words(), '--verify').expect('done')
+        resume_copies.assert_same(here.source, here.written, 'raw')
+
+
+class LostWhileVerified(Lost):
+    """Every byte is there, and the target is about to read them back."""
+
+    def copy(self, *words):
+        return super().copy('--verify', *words)
+
+    def lose(self):
+        world = self.world
+        world.source.limit_rate(SLOW_MBIT)  # so long that there are records
+        world.target.holder.hold(' is read back')
+        copy = self.copy()
+        world.target.await_held('the verification', copy)
+        self.there = world.target.storage_files()
+        self.take_away(copy)
+        world.target.release()
+        self.result = copy.result()
+        self.bring_back()
+        world.source.limit_rate(None)
+
+
+@lib.scenario(sample=1, target=sorted(TARGETS))
+def copy_lost_while_it_is_verified(target):
+    """What nobody has verified has no name that anybody could take for a verified one's. It is gone on with."""
+    with LostWhileVerified('target agent', target) as lost:
+        lib.check(lost.name not in lost.there and lost.name not in lost.world.target.storage_files(),
+                  'it has its name: %s', lost.there)
+        resumed = lost.command('resume').result().expect('done').detail['resumed']
+        lib.check(resumed['kept_bytes'] > 0, 'it did not go on: %s', resumed)
+        resume_copies.assert_same(lost.source, lost.written, target)
+        guestctl.wait_for(lambda: lost.world.target.storage_files() == [lost.name], lib.PATIENCE_S,
+                          'a target that has the image alone', 0.2)
 
 
 class LostAtItsEnd(Lost):

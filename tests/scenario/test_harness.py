@@ -74,7 +74,7 @@ class Harness(unittest.TestCase):
             world.start_agents()
             world.start_guest()
             move = world.start_move()
-            result = move.result(30).expect('blocked')
+            result = move.result(lib.PATIENCE_S).expect('blocked')
             self.assertIn('disks', [(event.get('progress') or {}).get('phase') for event in result.events])
             self.assertEqual((result.error, result.detail), ('no storage', {'blocked': ['x']}))
             with self.assertRaisesRegex(lib.Failure, 'exit status 3, expected done'):
@@ -106,7 +106,7 @@ class Harness(unittest.TestCase):
                 link = subprocess.run(host.enter() + ['ip', '-o', 'link'], capture_output=True,
                                       text=True, check=True).stdout
                 self.assertEqual(link.count('mtu 9000'), 2, link)
-            sender = 'import socket; socket.create_connection(("10.78.0.2", 9), 5)'
+            sender = 'import socket; socket.create_connection(("10.78.0.2", 9), 60)'
             receiver = ('import socket; s = socket.create_server(("10.78.0.2", 9)); '
                         'print("up", flush=True); s.accept()')
             with subprocess.Popen(world.target.enter() + ['python3', '-c', receiver],
@@ -115,7 +115,7 @@ class Harness(unittest.TestCase):
                 answer = subprocess.run(world.source.enter() + ['python3', '-c', sender],
                                         capture_output=True, check=False)
                 self.assertEqual(answer.returncode, 0, answer.stderr)
-                self.assertEqual(server.wait(10), 0)
+                self.assertEqual(server.wait(lib.PATIENCE_S), 0)
 
     def test_debris_is_noticed(self):
         with lib.World(**SMALL) as world:
@@ -129,7 +129,7 @@ class Harness(unittest.TestCase):
             qemu = subprocess.Popen(world.target.enter() + ['qemu-system-x86_64', '-S', '-display',
                                                             'none', '-nodefaults'])
             try:
-                lib.guestctl.wait_for(world.target.qemus, 10, 'a QEMU')
+                lib.guestctl.wait_for(world.target.qemus, lib.PATIENCE_S, 'a QEMU')
                 with self.assertRaisesRegex(lib.Failure, 'qemu-system'):
                     world.assert_no_debris(timeout=0.5)
             finally:
@@ -196,13 +196,13 @@ class Harness(unittest.TestCase):
         world.stack.callback(waiting.stop)
         waiting.start()
         waiting.serial.stop()
-        lib.guestctl.wait_for(lambda: os.path.exists(os.path.join(world.folder, 'stream')), 20,
+        lib.guestctl.wait_for(lambda: os.path.exists(os.path.join(world.folder, 'stream')), lib.PATIENCE_S,
                               'the waiting QEMU')
         guest.qmp('migrate', uri='unix:' + os.path.join(world.folder, 'stream'))
         lib.guestctl.wait_for(lambda: guest.qmp('query-migrate')['status'] in ('completed', 'failed'),
                               30, 'QEMU\'s migration')
         self.assertEqual(guest.qmp('query-migrate')['status'], 'completed', waiting.qemu_log())
-        lib.guestctl.wait_for(lambda: waiting.qmp('query-status')['status'] != 'inmigrate', 10,
+        lib.guestctl.wait_for(lambda: waiting.qmp('query-status')['status'] != 'inmigrate', lib.PATIENCE_S,
                               'the state on the target')
         if spoil:
             spoil(waiting, copy)

@@ -240,4 +240,4 @@ def meddled_with_in_the_pause(what):
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main(at_most=5))
+    sys.exit(lib.run_main(at_most=4))

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """scripts/check counts right and cannot be green by mistake."""
+import argparse
 import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 
@@ -103,6 +105,20 @@ class Leftovers(unittest.TestCase):
             process.communicate()
 
 
+class Building(unittest.TestCase):
+    def test_a_build_that_meson_cannot_read_is_one_that_fails(self):
+        with tempfile.TemporaryDirectory() as folder:
+            log = os.path.join(folder, 'log')
+            logs, check.LOGS = check.LOGS, folder
+            try:
+                one = check.Check(argparse.Namespace(all=False, seed=1), folder, folder)
+                self.assertFalse(one.compile('threads', ['true'], log))
+            finally:
+                check.LOGS = logs
+            with open(log) as handle:
+                self.assertRegex(handle.read(), 'introspect')
+
+
 class Surface(unittest.TestCase):
     def test_every_suite_of_the_tree_is_in_a_part(self):
         known = {suite for part in check.PARTS for suite in part[2]}
@@ -126,6 +142,14 @@ class Surface(unittest.TestCase):
         for test in json.loads(answer.stdout):
             suites = {suite.rpartition(':')[2] for suite in test['suite']}
             self.assertTrue(suites & known, '%s is in no part of scripts/check' % test['name'])
+
+    def test_limits_leave_time_for_each_part(self):
+        """With --all no part is left out because the time is up."""
+        limits = [part[4] for part in check.PARTS]
+        self.assertLessEqual(sum(whole for _, whole in limits), check.ALL_TIME_LIMIT_S)
+        for sample, whole in limits:
+            self.assertLess(sample, check.TIME_LIMIT_S)
+            self.assertLessEqual(sample, whole)
 
     def test_deps_lists_packages(self):
         answer = subprocess.run([os.path.join(ROOT, 'scripts', 'deps'), '--list', 'build'],
