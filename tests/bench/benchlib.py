@@ -6,6 +6,7 @@ The source's side is the namespace a on CPU 0, the target's side is b on CPU 1. 
 lies in one folder on tmpfs, which is removed with the namespaces.
 """
 import argparse
+import atexit
 import contextlib
 import json
 import os
@@ -55,6 +56,20 @@ def arguments(description, rounds=5, more=()):
     return options
 
 
+def go_before_other_sessions():
+    """Where the kernel groups tasks by session, a nice value counts within its session alone. For benchmarks whose
+    processes are all of this one: a guest has its own."""
+    with contextlib.suppress(OSError), open('/proc/self/autogroup', 'r+') as group:
+        before = group.read().split()[-1]
+        group.write('-20')
+        atexit.register(leave_in_group, before)
+
+
+def leave_in_group(nice):
+    with contextlib.suppress(OSError), open('/proc/self/autogroup', 'w') as group:
+        group.write(nice)
+
+
 def release_build():
     """Builds the tree optimised: a sanitised or debug build measures the sanitiser."""
     build = os.path.join(ROOT, 'build', 'bench')
@@ -63,7 +78,7 @@ def release_build():
             subprocess.run(['meson', 'setup', build, ROOT, '-Dbuildtype=release'], check=True,
                            stdout=sys.stderr)
         subprocess.run(['ninja', '-C', build, 'cli/godwit', 'tests/bench/bench-path',
-                        'tests/bench/transport-blast'], check=True, stdout=subprocess.DEVNULL)
+                        'tests/bench/transport-blast', 'tests/bench/seal-floor'], check=True, stdout=subprocess.DEVNULL)
     return build
 
 

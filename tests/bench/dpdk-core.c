@@ -82,10 +82,12 @@ static void take_out(struct side *side, uint64_t now_ns, struct burst *burst)
 
 static void put_in(struct side *side, uint64_t now_ns, const struct burst *burst)
 {
+    struct dpdk_input inputs[BURST];
     uint64_t from = gw_clock_thread_ns();
 
     for (unsigned i = 0; i < burst->count; i++)
-        gw_dpdk_core_input(side->core, now_ns, burst->bytes[i], burst->lengths[i], 0);
+        inputs[i] = (struct dpdk_input){.bytes = burst->bytes[i], .length = burst->lengths[i]};
+    gw_dpdk_core_input(side->core, now_ns, inputs, burst->count);
     gw_dpdk_core_reap(side->core);
     side->cpu_ns += gw_clock_thread_ns() - from;
 }

@@ -8,9 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <time.h>
 
 #include <rdma/fabric.h>
 #include <rdma/fi_cm.h>
@@ -18,7 +15,8 @@
 #include <rdma/fi_endpoint.h>
 #include <rdma/fi_rma.h>
 
-#define WINDOW    (32u << 20)
+#include "tests/bench/plain.h"
+
 #define DEPTH_MAX 1024u
 
 /* What the receiver tells of its window, with its acceptance. */
@@ -41,27 +39,8 @@ struct end {
 
 static void must(const char *what, ssize_t answer)
 {
-    if (answer >= 0)
-        return;
-    fprintf(stderr, "fabric-plain: %s: %s\n", what, fi_strerror((int)-answer));
-    exit(1);
-}
-
-static double seconds_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-static double cpu_seconds(void)
-{
-    struct rusage usage;
-
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+    if (answer < 0)
+        plain_fail("fabric-plain", what, fi_strerror((int)-answer));
 }
 
 static struct fi_info *look_up(const char *address, const char *port, const char *provider,
@@ -85,10 +64,8 @@ static void open_end(struct end *end, struct fi_info *info)
 
     must("fi_domain", fi_domain(end->fabric, info, &end->domain, NULL));
     must("fi_cq_open", fi_cq_open(end->domain, &completions, &end->cq, NULL));
-    end->memory = mmap(NULL, WINDOW + 4096, PROT_READ | PROT_WRITE,
-                       MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    if (end->memory == MAP_FAILED)
-        must("mmap", -FI_ENOMEM);
+    end->memory = new_window(WINDOW + 4096);
+    must("mmap", end->memory ? 0 : -FI_ENOMEM);
     must("fi_mr_reg",
          fi_mr_reg(end->domain, end->memory, WINDOW + 4096,
                    FI_SEND | FI_RECV | FI_WRITE | FI_REMOTE_WRITE, 0, 1, 0, &end->mr, NULL));
@@ -140,13 +117,6 @@ static unsigned reap(struct end *end, unsigned *received)
             sent++;
     }
     return sent;
-}
-
-static void report(const char *what, uint64_t bytes, double seconds, double cpu)
-{
-    printf("%s: %.2f Gbit/s, %.3f CPU s/GB (%.2f GB in %.2f s)\n", what,
-           (double)bytes * 8 / seconds / 1e9, cpu / ((double)bytes / 1e9), (double)bytes / 1e9,
-           seconds);
 }
 
 static void post_message(struct end *end)

@@ -113,7 +113,7 @@ static void report(const struct settings *settings, const char *how, uint64_t by
 {
     double gb = (double)bytes / 1e9, elapsed_s = (double)(gw_clock_ns() - start_ns) / 1e9;
 
-    printf("%s: %.2f Gbit/s %.3f CPU s/GB (%.1f GB in %.2f s; %s)\n",
+    printf("%s: %.2f Gbit/s %.3f CPU s/GB (%.3f GB in %.2f s; %s)\n",
            settings->is_sender ? "send" : "receive", gb * 8 / elapsed_s,
            (cpu_seconds() - start_cpu_s) / gb, gb, elapsed_s, how);
     fflush(stdout);
