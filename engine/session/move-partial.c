@@ -45,13 +45,17 @@ static int drop_same(const struct gw_partial *partial, void *context)
 {
     struct search *search = context;
     const struct gw_move *move = search->move;
+    int error;
 
     if (partial->side != GW_SIDE_SOURCE || !partial->is_kept ||
         strcmp(text_of(partial->detail, "qmp"), move->request->qmp_path) != 0)
         return 0;
+    error = gw_partial_clean_vmm(move->qmp, partial->epoch);
+    if (error)
+        return error;
     snprintf(search->found, sizeof(search->found), "%s", partial->epoch);
     gw_partial_forget(move->environment, partial->epoch, GW_SIDE_SOURCE);
-    return gw_disk_tracker_clean(move->qmp);
+    return 0;
 }
 
 int gw_move_begin_partial(struct gw_move *move)

@@ -232,6 +232,16 @@ static int check_vmm(struct gw_source_steps *steps)
     return error;
 }
 
+static void clean_source(const struct gw_source_steps *steps)
+{
+    if (gw_partial_clean_vmm(steps->qmp, steps->epoch))
+        gw_log(GW_LOG_WARNING, "cleaning the source's QEMU: %s", gw_error_message());
+    if (gw_vm_restore_settings(steps->qmp, json_object_get(steps->detail, "settings")))
+        gw_log(GW_LOG_WARNING, "setting the source's QEMU back: %s", gw_error_message());
+    if (!steps->keeps)
+        gw_partial_forget(steps->environment, steps->epoch, GW_SIDE_SOURCE);
+}
+
 int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action action)
 {
     switch (action) {
@@ -256,12 +266,7 @@ int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action a
     case GW_ACT_SWAP_BACK:
         return gw_disk_undo_run(steps->qmp, json_object_get(steps->detail, "undo"));
     case GW_ACT_CLEAN_SOURCE:
-        if (gw_disk_tracker_clean(steps->qmp))
-            gw_log(GW_LOG_WARNING, "cleaning the source's QEMU: %s", gw_error_message());
-        if (gw_vm_restore_settings(steps->qmp, json_object_get(steps->detail, "settings")))
-            gw_log(GW_LOG_WARNING, "setting the source's QEMU back: %s", gw_error_message());
-        if (!steps->keeps)
-            gw_partial_forget(steps->environment, steps->epoch, GW_SIDE_SOURCE);
+        clean_source(steps);
         return 0;
     case GW_ACT_CHECK_VMM:
         return check_vmm(steps);

@@ -309,6 +309,18 @@ void gw_partial_sockets(const char *epoch, char *out)
     snprintf(out, GW_PARTIAL_SOCKETS_MAX, "/tmp/godwit-%.12s", epoch);
 }
 
+int gw_partial_clean_vmm(struct gw_qmp *qmp, const char *epoch)
+{
+    char folder[GW_PARTIAL_SOCKETS_MAX];
+    int error;
+
+    gw_partial_sockets(epoch, folder);
+    error = gw_disk_tracker_clean(qmp, folder);
+    if (!error)
+        gw_folder_remove(folder);
+    return error;
+}
+
 static void remove_sockets(const struct gw_partial *partial)
 {
     char folder[GW_PARTIAL_SOCKETS_MAX];
@@ -330,14 +342,16 @@ static void clean_vmm(const struct gw_environment *environment, const struct gw_
             (int)sizeof(log) &&
         gw_guard_wait(log, GUARD_TIMEOUT_MS) == 0)
         gw_guard_close_log(log);
-    if (gw_qmp_open(text_of(partial->detail, "qmp"), &qmp))
-        return; /* it has ended, and its bitmaps with it */
-    if (gw_qmp_pid(qmp) == pid &&
-        (gw_disk_tracker_clean(qmp) ||
-         gw_vm_restore_settings(qmp, json_object_get(partial->detail, "settings"))))
-        gw_log(GW_LOG_WARNING, "cleaning the QEMU of %s: %s", text_of(partial->detail, "vm"),
-               gw_error_message());
-    gw_qmp_close(qmp);
+    if (gw_qmp_open(text_of(partial->detail, "qmp"), &qmp) == 0) {
+        if (gw_qmp_pid(qmp) == pid &&
+            (gw_partial_clean_vmm(qmp, partial->epoch) ||
+             gw_vm_restore_settings(qmp, json_object_get(partial->detail, "settings"))))
+            gw_log(GW_LOG_WARNING, "cleaning the QEMU of %s: %s", text_of(partial->detail, "vm"),
+                   gw_error_message());
+        gw_qmp_close(qmp);
+    }
+    /* A QEMU that has ended took its bitmaps with it, and left its socket behind. */
+    remove_sockets(partial);
 }
 
 int gw_partial_check_here(const struct gw_partial *partial)
@@ -492,12 +506,12 @@ static int look_at(const struct gw_partial *partial, void *context)
     bool is_given_up = gw_partial_is_given_up(partial);
     enum known known = ask_journal(environment, partial);
 
-    /* Whatever comes of the move: nobody goes on from a socket. */
-    if (rounds->is_start)
-        remove_sockets(partial);
     /* Recovery, or whoever has it in hand, sees to it. */
     if (known == OPEN || gw_attend(environment->attended, partial->epoch, partial->side))
         return 0;
+    /* Its QEMU was cleaned before, which takes the socket to know whose server it has. */
+    if (rounds->is_start && known == ENDED)
+        remove_sockets(partial);
     if (rounds->is_start && known == UNKNOWN && partial->side == GW_SIDE_TARGET)
         end_launched(partial);
     if (is_given_up && gw_partial_check_here(partial)) {

@@ -20,6 +20,8 @@
 
 #include "engine/migration.h"
 
+struct gw_qmp;
+
 struct gw_partial {
     char epoch[GW_EPOCH_TEXT_MAX];
     enum gw_journal_side side;
@@ -48,6 +50,8 @@ int gw_partial_each(const struct gw_environment *environment,
  * that the note is enough to find it. out has GW_PARTIAL_SOCKETS_MAX bytes. */
 #define GW_PARTIAL_SOCKETS_MAX 32u
 void gw_partial_sockets(const char *epoch, char *out);
+/* Takes what that move's trackers left in QEMU out of it (gw_disk_tracker_clean), and the folder away. */
+int gw_partial_clean_vmm(struct gw_qmp *qmp, const char *epoch);
 
 /* -ENOMEDIUM with a message: some of its parts are away (parts.h). */
 int gw_partial_check_here(const struct gw_partial *partial);

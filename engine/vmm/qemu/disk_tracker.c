@@ -34,8 +34,17 @@ struct gw_disk_tracker {
     bool was_delivered; /* what the round bitmap holds was given to the caller: clear it first */
     bool has_rest;      /* what it holds could not be given */
     bool was_dirty;     /* the last map that was read */
-    bool has_bitmap, has_map;
+    bool has_server, has_bitmap, has_map;
 };
+
+static int name_socket(char *out, size_t size, const char *folder)
+{
+    int length = snprintf(out, size, "%s/nbd", folder);
+
+    return length < (int)size
+               ? 0
+               : gw_fail(-ENAMETOOLONG, "the folder %s is too long for a socket", folder);
+}
 
 static int run(struct gw_disk_tracker *tracker, const char *command, json_t *arguments)
 {
@@ -78,6 +87,7 @@ static int set_up(struct gw_disk_tracker *tracker)
 {
     int ret = start_server(tracker);
 
+    tracker->has_server = ret == 0;
     if (ret == 0)
         ret = run(tracker, "blockdev-add",
                   json_pack("{s:s, s:s, s:I, s:b}", "driver", "null-co", "node-name", tracker->map,
@@ -97,7 +107,6 @@ int gw_disk_tracker_open(struct gw_qmp *qmp, const struct gw_vm_disk *disk,
                          const struct gw_disk_tracker_options *options,
                          struct gw_disk_tracker **out)
 {
-    const char *socket_dir = options->socket_dir;
     unsigned index = options->index;
     struct gw_disk_tracker *tracker = calloc(1, sizeof(*tracker));
     struct gw_error error;
@@ -110,10 +119,8 @@ int gw_disk_tracker_open(struct gw_qmp *qmp, const struct gw_vm_disk *disk,
     memcpy(tracker->name, disk->name, sizeof(tracker->name));
     memcpy(tracker->node, disk->node, sizeof(tracker->node));
     snprintf(tracker->map, sizeof(tracker->map), MAP_PREFIX "%u", index % 1000);
-    ret = snprintf(tracker->socket, sizeof(tracker->socket), "%s/nbd", socket_dir);
-    if (ret >= (int)sizeof(tracker->socket))
-        ret = gw_fail(-ENAMETOOLONG, "the folder %s is too long for a socket", socket_dir);
-    else
+    ret = name_socket(tracker->socket, sizeof(tracker->socket), options->socket_dir);
+    if (ret == 0)
         ret = set_up(tracker);
     if (ret < 0) {
         gw_error_take(ret, &error);
@@ -365,15 +372,15 @@ void gw_disk_tracker_close(struct gw_disk_tracker *tracker)
     if (tracker->has_bitmap)
         gw_qmp_execute(tracker->qmp, "block-dirty-bitmap-remove",
                        json_pack("{s:s, s:s}", "node", tracker->node, "name", DIRTY_BITMAP), NULL);
-    if (tracker->has_map) {
+    if (tracker->has_map)
         gw_qmp_execute(tracker->qmp, "blockdev-del", json_pack("{s:s}", "node-name", tracker->map),
                        NULL);
+    if (tracker->has_server)
         stop_server(tracker->qmp);
-    }
     free(tracker);
 }
 
-static int clean_node(struct gw_qmp *qmp, const json_t *node, bool *was_found)
+static int clean_node(struct gw_qmp *qmp, const json_t *node, bool *has_server)
 {
     const char *name = json_string_value(json_object_get(node, "node-name")) ?: "";
     json_t *bitmap;
@@ -381,7 +388,7 @@ static int clean_node(struct gw_qmp *qmp, const json_t *node, bool *was_found)
     int ret = 0;
 
     if (strncmp(name, MAP_PREFIX, strlen(MAP_PREFIX)) == 0) {
-        *was_found = true;
+        *has_server = true;
         return gw_qmp_execute(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), NULL);
     }
     json_array_foreach(json_object_get(node, "dirty-bitmaps"), index, bitmap)
@@ -395,15 +402,21 @@ static int clean_node(struct gw_qmp *qmp, const json_t *node, bool *was_found)
     return ret;
 }
 
-int gw_disk_tracker_clean(struct gw_qmp *qmp)
+int gw_disk_tracker_clean(struct gw_qmp *qmp, const char *socket_dir)
 {
     json_t *exports = NULL, *nodes = NULL, *item;
-    bool was_found = false;
+    char socket[sizeof(((struct gw_disk_tracker *)0)->socket)];
+    bool has_server;
     size_t index;
-    int ret = gw_qmp_execute(qmp, "query-block-exports", NULL, &exports);
+    int ret = name_socket(socket, sizeof(socket), socket_dir);
 
+    if (ret == 0)
+        ret = gw_qmp_execute(qmp, "query-block-exports", NULL, &exports);
     if (ret < 0)
         return ret;
+    /* Who died before the first node was there, or after the last one had gone, left the server alone. QEMU takes
+     * the socket away when it stops. */
+    has_server = access(socket, F_OK) == 0;
     json_array_foreach(exports, index, item)
     {
         const char *id = json_string_value(json_object_get(item, "id")) ?: "";
@@ -420,10 +433,10 @@ int gw_disk_tracker_clean(struct gw_qmp *qmp)
     json_array_foreach(nodes, index, item)
     {
         if (ret == 0)
-            ret = clean_node(qmp, item, &was_found);
+            ret = clean_node(qmp, item, &has_server);
     }
     json_decref(nodes);
-    if (was_found)
+    if (has_server)
         stop_server(qmp);
     return ret;
 }

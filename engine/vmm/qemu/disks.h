@@ -111,8 +111,8 @@ void gw_disk_tracker_close(
     struct gw_disk_tracker *tracker); /* takes NULL, and a QEMU that is gone */
 uint64_t gw_disk_granules(uint64_t size);
 /* Removes what trackers and exports of a process that died left behind in QEMU (bitmaps, exports, nodes,
- * server). */
-int gw_disk_tracker_clean(struct gw_qmp *qmp);
+ * server). socket_dir is that process's: a server whose socket is not there is somebody else's, and stays. */
+int gw_disk_tracker_clean(struct gw_qmp *qmp, const char *socket_dir);
 
 /* The bytes of a disk in use, for formats that only QEMU reads: its node, exported read-only on the
  * tracker's NBD server. */

@@ -223,7 +223,7 @@ Test(disks, export_reads_what_was_written)
     /* What a process that died leaves is found by its name. */
     cr_assert_eq(gw_disk_export_open(qemu.qmp, disk_of(vm), 3, qemu.dir, &exported), 0, "%s",
                  gw_error_message());
-    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp, qemu.dir), 0, "%s", gw_error_message());
     expect_exports(&qemu, 0);
     gw_disk_tracker_close(tracker);
     disk_of(vm)->is_on_iothread = true;
@@ -540,7 +540,8 @@ static void collect_for_ever(const char *qmp_path, const char *dir)
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (gw_qmp_open(qmp_path, &qmp) < 0 || gw_vm_describe(qmp, &refused, &vm) < 0 ||
-        gw_disk_tracker_clean(qmp) < 0 || gw_bitmap_init(&dirty, gw_disk_granules(DISK_SIZE)) < 0 ||
+        gw_disk_tracker_clean(qmp, dir) < 0 ||
+        gw_bitmap_init(&dirty, gw_disk_granules(DISK_SIZE)) < 0 ||
         open_tracker(qmp, gw_vm_find_disk(vm, "vda"), 0, dir, &tracker) < 0)
         _exit(1);
     while (gw_disk_tracker_collect(tracker, &dirty) == 0)
@@ -582,7 +583,7 @@ Test(disks, a_killed_client_does_not_hurt_qemu)
         cr_assert_eq(waitpid(qemu.pid, NULL, WNOHANG), 0, "QEMU has ended");
     }
     connect_patiently(&qemu);
-    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp, qemu.dir), 0, "%s", gw_error_message());
     vm = describe(&qemu);
     cr_assert_eq(open_tracker(qemu.qmp, disk_of(vm), 0, qemu.dir, &tracker), 0, "%s",
                  gw_error_message());
@@ -593,13 +594,37 @@ Test(disks, a_killed_client_does_not_hurt_qemu)
     qemu_end(&qemu);
 }
 
+static int serve_at(struct qemu *qemu, const char *folder, const char *name)
+{
+    char path[128];
+
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    return gw_qmp_execute(
+        qemu->qmp, "nbd-server-start",
+        json_pack("{s:{s:s, s:{s:s}}}", "addr", "type", "unix", "data", "path", path), NULL);
+}
+
+/* A client that was killed when it had started the server and made no node yet, or had deleted its last one. */
+Test(disks, a_server_alone_is_cleaned_up_and_a_strangers_is_not)
+{
+    struct setting setting = {"raw", "writeback", 1, 0};
+    struct qemu qemu = {.pid = -1};
+
+    start_disk(&qemu, &setting);
+    cr_assert_eq(serve_at(&qemu, qemu.dir, "nbd"), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp, qemu.dir), 0, "%s", gw_error_message());
+    cr_assert_eq(serve_at(&qemu, qemu.dir, "other"), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_disk_tracker_clean(qemu.qmp, qemu.dir), 0, "%s", gw_error_message());
+    cr_assert_eq(serve_at(&qemu, qemu.dir, "third"), -EREMOTEIO, "a stranger's server was stopped");
+    qemu_end(&qemu);
+}
+
 Test(disks, two_trackers_share_the_server_and_a_strangers_is_refused)
 {
     struct setting setting = {"raw", "writeback", 1, 0};
     struct gw_disk_tracker *one, *two;
     struct qemu qemu = {.pid = -1};
     struct gw_vm *vm;
-    char path[128];
 
     start_disk(&qemu, &setting);
     vm = describe(&qemu);
@@ -618,10 +643,7 @@ Test(disks, two_trackers_share_the_server_and_a_strangers_is_refused)
         gw_bitmap_free(&dirty);
     }
     gw_disk_tracker_close(two);
-    snprintf(path, sizeof(path), "%s/other", qemu.dir);
-    json_decref(
-        qemu_run(&qemu, "nbd-server-start",
-                 json_pack("{s:{s:s, s:{s:s}}}", "addr", "type", "unix", "data", "path", path)));
+    cr_assert_eq(serve_at(&qemu, qemu.dir, "other"), 0, "%s", gw_error_message());
     cr_assert_eq(open_tracker(qemu.qmp, disk_of(vm), 0, qemu.dir, &one), -EBUSY);
     cr_assert_not_null(strstr(gw_error_message(), "already serves NBD"), "%s", gw_error_message());
     gw_vm_free(vm);
