@@ -14,10 +14,12 @@
 #include "agent/history.h"
 #include "agent/options.h"
 #include "common/bitmap.h"
+#include "common/bytes.h"
 #include "common/checked.h"
 #include "common/error.h"
 #include "engine/handover/handover.h"
 #include "engine/image/inspect.h"
+#include "engine/image/vhd/vhd.h"
 #include "engine/precopy/precopy.h"
 #include "engine/session/offer.h"
 #include "engine/vmm/qemu/line.h"
@@ -29,6 +31,13 @@
 
 #define MIB  (1ull << 20)
 #define SIZE (4 * MIB)
+
+/* One block more than fill as many pages of a VHD's table as are kept: the last page, a short one, and
+ * the first have the same slot. */
+#define VHD_BLOCK     VHD_BLOCK_SIZE_MIN
+#define VHD_LONG      ((GW_VHD_PAGES_MAX * PAGE_BLOCKS + 1) * (uint64_t)VHD_BLOCK)
+#define VHD_TABLE_MAX (GW_VHD_PAGES_MAX * GW_VHD_PAGE + VHD_SECTOR)
+#define PAGE_BLOCKS   (GW_VHD_PAGE / VHD_BAT_ENTRY_SIZE)
 
 /* Thousands of databases are opened: not on a disk. */
 static char folder[] = "/dev/shm/godwit-scarce-XXXXXX";
@@ -217,6 +226,37 @@ static int make_image(const char *name, enum gw_image_format format)
     return error;
 }
 
+/* A dynamic VHD without a block. */
+static int make_vhd(const char *name, uint64_t size)
+{
+    static uint8_t table[VHD_TABLE_MAX];
+    uint8_t footer[VHD_FOOTER_SIZE] = VHD_FOOTER_COOKIE,
+            header[VHD_HEADER_SIZE] = VHD_HEADER_COOKIE;
+    size_t length = gw_align_up(size / VHD_BLOCK * VHD_BAT_ENTRY_SIZE, VHD_SECTOR);
+    FILE *file = fopen(path_of(name), "w");
+    bool is_whole = file != NULL;
+
+    memset(table, 0xff, sizeof(table));
+    gw_put_be32(footer + VHD_FOOTER_VERSION, VHD_VERSION_MAJOR << 16);
+    gw_put_be64(footer + VHD_FOOTER_HEADER, sizeof(footer));
+    gw_put_be64(footer + VHD_FOOTER_SIZE_NOW, size);
+    gw_put_be32(footer + VHD_FOOTER_TYPE, VHD_DYNAMIC);
+    gw_put_be32(footer + VHD_FOOTER_CHECKSUM,
+                gw_vhd_checksum(footer, sizeof(footer), VHD_FOOTER_CHECKSUM));
+    gw_put_be64(header + VHD_HEADER_TABLE, sizeof(footer) + sizeof(header));
+    gw_put_be32(header + VHD_HEADER_VERSION, VHD_VERSION_MAJOR << 16);
+    gw_put_be32(header + VHD_HEADER_ENTRIES, (uint32_t)(size / VHD_BLOCK));
+    gw_put_be32(header + VHD_HEADER_BLOCK, VHD_BLOCK);
+    gw_put_be32(header + VHD_HEADER_CHECKSUM,
+                gw_vhd_checksum(header, sizeof(header), VHD_HEADER_CHECKSUM));
+    is_whole = is_whole && fwrite(footer, sizeof(footer), 1, file) == 1 &&
+               fwrite(header, sizeof(header), 1, file) == 1 &&
+               fwrite(table, length, 1, file) == 1 && fwrite(footer, sizeof(footer), 1, file) == 1;
+    if (file && fclose(file))
+        is_whole = false;
+    return is_whole ? 0 : gw_fail(-EIO, "no VHD");
+}
+
 static int read_image(const char *name)
 {
     struct gw_image_open_options options = {.path = path_of(name), .format = GW_IMAGE_PROBE};
@@ -243,19 +283,47 @@ static int read_vhdx(void)
     return read_image("a.vhdx");
 }
 
-static int inspect_vhdx(void)
+static int read_vhd(void)
 {
-    static json_t *whole;
-    struct gw_inspect_options options = {.open = {.path = path_of("a.vhdx")}, .wants_map = true};
+    struct gw_image_open_options options = {.path = path_of("long.vhd"), .format = GW_IMAGE_VHD};
+    struct gw_image *image = NULL;
+    struct gw_extent extent;
+    int error = gw_image_open(&options, &image);
+
+    if (!error)
+        error = gw_image_extent(image, VHD_LONG - VHD_BLOCK, VHD_LONG, &extent);
+    if (!error)
+        error = gw_image_extent(image, 0, VHD_BLOCK, &extent);
+    gw_image_close(image);
+    return error;
+}
+
+static int inspect(const char *name, json_t **whole)
+{
+    struct gw_inspect_options options = {.open = {.path = path_of(name)}, .wants_map = true};
     json_t *report = NULL;
     int error = gw_image_inspect(&options, &report);
 
-    if (!error && whole && !json_equal(report, whole))
+    if (!error && *whole && !json_equal(report, *whole))
         error = SCARCE_WRONG;
-    if (!error && !whole)
-        whole = json_incref(report);
+    if (!error && !*whole)
+        *whole = json_incref(report);
     json_decref(report);
     return error;
+}
+
+static int inspect_vhdx(void)
+{
+    static json_t *whole;
+
+    return inspect("a.vhdx", &whole);
+}
+
+static int inspect_vhd(void)
+{
+    static json_t *whole;
+
+    return inspect("a.vhd", &whole);
 }
 
 /* ---- volumes, rounds ---- */
@@ -542,7 +610,9 @@ static const struct scarce_case cases[] = {
     {"write-fixed-vhdx", write_fixed_vhdx, false},
     {"read-raw", read_raw, false},
     {"read-vhdx", read_vhdx, true},
+    {"read-vhd", read_vhd, false},
     {"inspect-vhdx", inspect_vhdx, true},
+    {"inspect-vhd", inspect_vhd, true},
     {"raw-target", raw_target, false},
     {"vhdx-target", vhdx_target, false},
     {"null-target", null_target, false},
@@ -577,14 +647,15 @@ static int set_up(void)
           "trusted-network = 192.0.2.0/24\nkeep-partial = 3\n",
           ini);
     fclose(ini);
-    return make_image("a.raw", GW_IMAGE_RAW) ?: make_image("a.vhdx", GW_IMAGE_VHDX) ?: describe();
+    return make_image("a.raw", GW_IMAGE_RAW) ?: make_image("a.vhdx", GW_IMAGE_VHDX) ?: make_vhd("a.vhd", SIZE) ?: make_vhd("long.vhd", VHD_LONG) ?: describe();
 }
 
 int main(int argc, char **argv)
 {
-    static const char *const names[] = {"a.raw",      "a.vhdx",         "agent.ini",
-                                        "journal.db", "journal.db-wal", "journal.db-shm",
-                                        "history.db", "history.db-wal", "history.db-shm"};
+    static const char *const names[] = {"a.raw",          "a.vhdx",         "a.vhd",
+                                        "long.vhd",       "agent.ini",      "journal.db",
+                                        "journal.db-wal", "journal.db-shm", "history.db",
+                                        "history.db-wal", "history.db-shm"};
     int faults = 0;
 
     scarce_begin(argv);

@@ -20,6 +20,14 @@ uint64_t gw_vhd_block_bytes(const struct gw_vhd *vhd, uint64_t block)
     return gw_min(block_size, vhd->footer.current_size - block * block_size);
 }
 
+/* A slot has room for any that may come after the first: the last page of a table is a short one. */
+static int make_room(const struct gw_vhd *vhd, struct gw_vhd_slot *slot, size_t size)
+{
+    if (!slot->bytes)
+        slot->bytes = malloc(size);
+    return slot->bytes ? 0 : gw_fail(-ENOMEM, "no memory to read %s", vhd->base.file.path);
+}
+
 /* Fills the slot with length bytes at offset, unless it has that number. Lock held. */
 static int load(struct gw_vhd *vhd, struct gw_vhd_slot *slot, uint64_t number, uint64_t offset,
                 size_t length)
@@ -29,10 +37,6 @@ static int load(struct gw_vhd *vhd, struct gw_vhd_slot *slot, uint64_t number, u
     if (slot->is_loaded && slot->number == number)
         return 0;
     slot->is_loaded = false;
-    if (!slot->bytes)
-        slot->bytes = malloc(length);
-    if (!slot->bytes)
-        return gw_fail(-ENOMEM, "no memory to read %s", vhd->base.file.path);
     rc = gw_image_file_read(&vhd->base.file, offset, slot->bytes, length);
     slot->number = number;
     slot->is_loaded = rc == 0;
@@ -45,12 +49,10 @@ static int get_entry(struct gw_vhd *vhd, uint64_t block, uint32_t *entry)
     struct gw_vhd_slot *slot = &vhd->pages[page % GW_VHD_PAGES_MAX];
     uint64_t within = page * GW_VHD_PAGE;
     size_t length = (size_t)gw_min(GW_VHD_PAGE, vhd->block_count * VHD_BAT_ENTRY_SIZE - within);
-    int rc;
+    int rc = make_room(vhd, slot, GW_VHD_PAGE);
 
-    /* A slot's memory is a whole page, whichever page comes first. */
-    if (!slot->bytes)
-        slot->bytes = malloc(GW_VHD_PAGE);
-    rc = load(vhd, slot, page, vhd->table_offset + within, length);
+    if (rc == 0)
+        rc = load(vhd, slot, page, vhd->table_offset + within, length);
     if (rc == 0)
         *entry = gw_get_be32(slot->bytes + block % PAGE_ENTRIES * VHD_BAT_ENTRY_SIZE);
     return rc;
@@ -139,6 +141,8 @@ int gw_vhd_block_run(struct gw_vhd *vhd, uint64_t block, uint64_t within, uint64
 
     pthread_mutex_lock(&vhd->lock);
     rc = find(vhd, block, &offset);
+    if (rc == 0)
+        rc = make_room(vhd, slot, vhd->bitmap_size);
     if (rc == 0)
         rc = load(vhd, slot, block, offset, vhd->bitmap_size);
     if (rc == 0) {

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What inspect wants to know of a VHD: its footer's words, and every entry of its table. */
+#include <errno.h>
 #include <stdlib.h>
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "common/json.h"
 #include "engine/image/vhd/vhd.h"
 
 #define OVERLAP_MAX (1u << 20) /* entries that are compared with one another */
@@ -34,8 +36,13 @@ static void survey_blocks(struct gw_vhd *vhd, json_t *out)
 
     for (uint64_t block = 0; block < vhd->block_count; block++) {
         uint64_t place;
+        int rc = gw_vhd_block_find(vhd, block, &place);
 
-        if (gw_vhd_block_find(vhd, block, &place)) {
+        if (rc == -ENOMEM) {
+            gw_json_left_out();
+            break;
+        }
+        if (rc) {
             gw_faults_add(vhd->base.file.faults, vhd->table_offset + block * VHD_BAT_ENTRY_SIZE,
                           false, gw_error_message());
             continue;
@@ -46,6 +53,8 @@ static void survey_blocks(struct gw_vhd *vhd, json_t *out)
     }
     if (places)
         find_overlaps(vhd, places, kept);
+    else
+        gw_json_left_out();
     free(places);
     json_object_set_new(out, "block_count", json_integer((json_int_t)vhd->block_count));
     json_object_set_new(out, "blocks",
