@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Renames with RENAME_NOREPLACE and a sync of the folder. It keeps no list of what it renamed. */
+/* Renames that may be repeated, with a sync of the folder. It keeps no list of what it renamed. */
 #include "engine/handover/renames.h"
 
 #include <errno.h>
@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/error.h"
+#include "common/folder.h"
 
 int gw_rename_name(const char *path, const char *epoch, char *out, size_t size)
 {
@@ -58,29 +59,6 @@ static bool exists(int folder_fd, const char *name)
     return fstatat(folder_fd, name, &status, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-/* RENAME_NOREPLACE, or, where the file system has none, a link under the new name first: that fails
- * too when the name is taken. */
-static int move_name(int folder_fd, const char *from, const char *to)
-{
-    if (renameat2(folder_fd, from, folder_fd, to, RENAME_NOREPLACE) == 0)
-        return 0;
-    if (errno != EINVAL && errno != ENOSYS)
-        return -errno;
-    if (linkat(folder_fd, from, folder_fd, to, 0) != 0)
-        return -errno;
-    return unlinkat(folder_fd, from, 0) == 0 ? 0 : -errno;
-}
-
-/* A rename by way of a link that was cut short left both names on one file. */
-static bool is_half_moved(int folder_fd, const char *from, const char *to)
-{
-    struct stat a, b;
-
-    return fstatat(folder_fd, from, &a, AT_SYMLINK_NOFOLLOW) == 0 &&
-           fstatat(folder_fd, to, &b, AT_SYMLINK_NOFOLLOW) == 0 && a.st_dev == b.st_dev &&
-           a.st_ino == b.st_ino;
-}
-
 static int sync_folder(int folder_fd, const char *path)
 {
     if (fsync(folder_fd) != 0)
@@ -114,11 +92,9 @@ int gw_rename_file(const char *from, const char *to)
     if (folder_fd < 0)
         return folder_fd;
     strcpy(new_name, to + folder);
-    error = move_name(folder_fd, old_name, new_name);
+    error = gw_folder_rename(folder_fd, old_name, new_name);
     if (error == -ENOENT && exists(folder_fd, new_name))
         error = 0;
-    else if (error == -EEXIST && is_half_moved(folder_fd, old_name, new_name))
-        error = unlinkat(folder_fd, old_name, 0) == 0 ? 0 : -errno;
     if (error != 0)
         gw_fail_errno(error, "rename: %s to %s", from, new_name);
     else

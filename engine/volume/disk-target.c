@@ -75,8 +75,9 @@ static int finish(struct gw_target_volume *volume)
 
     if (error || disk->is_device)
         return error;
-    if (renameat2(AT_FDCWD, disk->part, AT_FDCWD, disk->path, RENAME_NOREPLACE))
-        return gw_fail_errno(-errno, "%s: cannot give the finished image this name", disk->path);
+    error = gw_folder_rename(AT_FDCWD, disk->part, disk->path);
+    if (error)
+        return gw_fail_errno(error, "%s: cannot give the finished image this name", disk->path);
     disk->is_finished = true;
     return disk->is_name_journalled ? 0 : gw_folder_sync_of(disk->path);
 }

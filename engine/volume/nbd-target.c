@@ -16,6 +16,7 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "common/folder.h"
 #include "engine/volume/nbd-server.h"
 #include "engine/volume/nbd.h"
 
@@ -96,9 +97,9 @@ static int sync_image(struct gw_target_volume *volume)
     return error ? error : gw_nbd_client_flush(of(volume)->server.client);
 }
 
-static int sync_path(const char *path, int flags)
+static int sync_file(const char *path)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | flags), error = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC), error = 0;
 
     if (fd < 0 || fsync(fd))
         error = gw_fail_errno(-errno, "%s: cannot sync it", path);
@@ -140,7 +141,7 @@ static int complete(struct gw_target_volume *volume)
 static int finish(struct gw_target_volume *volume)
 {
     struct nbd_target *disk = of(volume);
-    char folder[PATH_MAX], name[PATH_MAX];
+    char name[PATH_MAX];
     int error = complete(volume);
 
     if (!error) {
@@ -148,14 +149,14 @@ static int finish(struct gw_target_volume *volume)
         error = gw_nbd_image_rename(disk->part, disk->format, basename(name));
     }
     if (!error)
-        error = sync_path(disk->part, 0);
+        error = sync_file(disk->part);
     if (error)
         return error;
-    if (renameat2(AT_FDCWD, disk->part, AT_FDCWD, disk->path, RENAME_NOREPLACE))
-        return gw_fail_errno(-errno, "%s: cannot give the finished image this name", disk->path);
+    error = gw_folder_rename(AT_FDCWD, disk->part, disk->path);
+    if (error)
+        return gw_fail_errno(error, "%s: cannot give the finished image this name", disk->path);
     disk->is_finished = true;
-    snprintf(folder, sizeof(folder), "%s", disk->path);
-    return sync_path(dirname(folder), O_DIRECTORY);
+    return gw_folder_sync_of(disk->path);
 }
 
 static void abort_target(struct gw_target_volume *volume)

@@ -3,8 +3,8 @@
 """A file system that fails on command: files of one folder, passed through, over the kernel's FUSE protocol
 (fuse(4), linux/fuse.h) with no library. Each request is answered by one system call on the file behind it.
 
-A fault is a line in the control file: OPERATION ERRNO [NAME] [from=BYTES]. The operation is read, write, sync
-or space (write and allocate); NAME is a part of the file's name; from= lets that many bytes of the operation
+A fault is a line in the control file: OPERATION ERRNO [NAME] [from=BYTES]. The operation is read, write, sync,
+space (write and allocate), flags (a rename with any, as RENAME_NOREPLACE; many file systems answer EINVAL) or link; NAME is a part of the file's name; from= lets that many bytes of the operation
 pass first. Requests of QEMU are never failed: the guest's own I/O is not what is tested. An empty control file is
 a file system in order. Two more lines: slow MILLISECONDS [NAME] makes each write take so long; lie NAME makes a
 sync say that it is done, and do nothing.
@@ -28,9 +28,9 @@ ATTR = struct.Struct('<QQQQQQIIIIIIIIII')
 KEPT_S = 0  # attributes and names are asked for each time
 (LOOKUP, FORGET, GETATTR, SETATTR, OPEN, READ, WRITE, STATFS, RELEASE, FSYNC, FLUSH, INIT, OPENDIR, READDIR,
  RELEASEDIR, FSYNCDIR, CREATE, UNLINK, RENAME2, FALLOCATE, LSEEK, BATCH_FORGET, GETXATTR, LISTXATTR, ACCESS, IOCTL,
- RENAME, DESTROY, INTERRUPT, STATX, MKDIR, RMDIR) = (1, 2, 3, 4, 14, 15, 16, 17, 18, 20, 25, 26, 27, 28, 29, 30, 35, 10, 45, 43, 46,
+ RENAME, DESTROY, INTERRUPT, STATX, MKDIR, RMDIR, LINK) = (1, 2, 3, 4, 14, 15, 16, 17, 18, 20, 25, 26, 27, 28, 29, 30, 35, 10, 45, 43, 46,
                                        42, 22, 23, 34, 39, 12, 38, 36, 52,
-                                              9, 11)
+                                              9, 11, 13)
 SILENT = (FORGET, BATCH_FORGET, INTERRUPT)
 DIRECT_IO = 1
 MAX_WRITE = 1 << 20
@@ -176,7 +176,7 @@ class FaultFolder:
     def attributes(self, path, fd=None):
         s = os.fstat(fd) if fd is not None else os.lstat(self.real(path))
         times = [s.st_atime_ns, s.st_mtime_ns, s.st_ctime_ns]
-        return ATTR.pack(self.identify(path), s.st_size, s.st_blocks,
+        return ATTR.pack(s.st_ino, s.st_size, s.st_blocks,
                          *[t // 10**9 for t in times], *[t % 10**9 for t in times],
                          s.st_mode, s.st_nlink, s.st_uid, s.st_gid, 0, 4096, 0)
 
@@ -304,6 +304,8 @@ class FaultFolder:
         new_node, flags = struct.unpack_from('<QI', body)
         old, new = [self.child(at, name) for at, name in
                     zip((node, new_node), body[16:].split(b'\0'))]
+        if flags:
+            self.faults.strike('flags', old, pid)
         checked(LIBC.renameat2(-100, self.real(old).encode(), -100, self.real(new).encode(), flags))
         number = self.ids.pop(old, None)
         self.paths.pop(self.ids.pop(new, None), None)
@@ -314,6 +316,13 @@ class FaultFolder:
 
     def on_rename(self, node, body, pid):
         return self.on_rename2(node, body[:8] + bytes(8) + body[8:], pid)
+
+    def on_link(self, node, body, pid):
+        old = self.paths[struct.unpack_from('<Q', body)[0]]
+        self.faults.strike('link', old, pid)
+        path = self.child(node, body[8:])
+        os.link(self.real(old), self.real(path))
+        return self.entry(path)
 
     def on_statfs(self, node, body, pid):
         s = os.statvfs(self.folder)

@@ -9,7 +9,9 @@ import sys
 import time
 
 import lib
+import resume_copies
 from failures import Ready
+from qcow2 import tool
 
 guestctl = lib.guestctl
 SIZE = {'memory_mib': 160, 'disk_mib': 64, 'fill_mib': 16, 'image_format': 'raw'}
@@ -84,6 +86,45 @@ def storage_fails(operation, when):
         ready.nothing_happened()
         world.move().expect('done')
         world.assert_moved()
+
+
+# What many file systems lack: renames that refuse a name that is taken (NFS, CephFS, 9p), and links, too (some of FUSE).
+LACKS = {'flags': ['flags EINVAL'], 'flags and links': ['flags EINVAL', 'link EPERM']}
+
+
+@lib.scenario(sample=1, lacks=sorted(LACKS), image_format=['raw', 'qcow2'])
+def move_to_storage_with_plain_renames_only(lacks, image_format):
+    with Faulty('b', image_format=image_format) as ready:
+        world = ready.world
+        ready.fail('\n'.join(LACKS[lacks]))
+        world.move().expect('done')
+        world.assert_moved()
+        name = 'web1-0.' + image_format
+        lib.check(world.target.storage_files() == [name], 'the target has %s', world.target.storage_files())
+
+
+@lib.scenario(sample=2, lacks=sorted(LACKS), image_format=['raw', 'vhdx', 'qcow2'], taken=[False, True])
+def copy_to_storage_with_plain_renames_only(lacks, image_format, taken):
+    """The name may be taken by somebody while the copy runs, and that file stays as it is."""
+    with lib.World() as world:
+        source = resume_copies.make_source(os.path.join(world.folder, 'source.raw'))
+        mount = resume_copies.FaultMount(world, os.path.join(world.folder, 'out'))
+        mount.say(*LACKS[lacks], *(['slow 20 .part'] if taken else []))
+        written = os.path.join(mount.folder, 'disk.' + image_format)
+        command = lib.Command([lib.godwit_binary(), 'copy', '--json', '--format', image_format, source, written],
+                              dict(os.environ, GODWIT_STATE_HOME=os.path.join(world.folder, 'home')))
+        world.stack.callback(command.end)
+        if taken:
+            guestctl.wait_for(lambda: resume_copies.left_in(mount.folder), lib.PATIENCE_S, 'a part', 0.02)
+            with open(written, 'w') as handle:
+                handle.write('somebody\'s own')
+            world.assert_refused(command.result(), 'failed', 'cannot give the finished image this name', 'File exists')
+            with open(written) as handle:
+                lib.check(handle.read() == 'somebody\'s own', 'it was overwritten')
+        else:
+            command.result().expect('done')
+            tool('qemu-img', 'compare', '-f', 'raw', '-F', image_format, source, written)
+        lib.check(os.listdir(mount.folder) == [os.path.basename(written)], 'there is %s', os.listdir(mount.folder))
 
 
 # ------------------------------------------------------------------------------------------- --verify
