@@ -21,6 +21,7 @@
 #include "common/error.h"
 #include "engine/handover/renames.h"
 #include "engine/vmm/qemu/disks.h"
+#include "engine/vmm/qemu/migrate.h"
 #include "engine/vmm/qemu/qmp.h"
 
 #define CONNECT_TIMEOUT_MS                                                                         \
@@ -129,11 +130,11 @@ static bool undo_all(struct guard *guard)
         note(guard, "not everything could be undone: the guest is not continued");
     else if (guard->is_guest_paused)
         note(guard, "the guest stays paused, as its owner had it");
-    else if (gw_qmp_execute(qmp, "cont", NULL, NULL) != 0) {
+    else if (gw_vm_let_go(qmp) != 0) {
         note(guard, "%s", gw_error_message());
         is_good = false;
     } else {
-        note(guard, "the guest runs again");
+        note(guard, "the guest goes on");
     }
     gw_qmp_close(qmp);
     return is_good;

@@ -142,7 +142,8 @@ enum gw_handover_action {
     GW_ACT_SET_ASIDE, /* renames the images to NAME.godwit-EPOCH: the guest may have written to them
                        */
     /* Steps of both. */
-    GW_ACT_CONT,    /* CHECK_VMM in its place when the VM was paused by its owner */
+    GW_ACT_CONT, /* CHECK_VMM in its place when the VM was paused by its owner; at the source a guest that
+                     * this move never stopped, or that does not run by its own doing, is left as it is */
     GW_ACT_END_VMM, /* done when the process is gone */
     /* gw_handover_action_state() says which state is recorded. Durable, or it failed. */
     GW_ACT_JOURNAL_COPYING, /* with the detail that an undo needs */

@@ -365,11 +365,11 @@ static int make_detail(struct gw_move *move, json_t **out)
         snprintf(qmp, sizeof(qmp), "%s", move->request->qmp_path);
     snprintf(log, sizeof(log), "%s/guard-%s.log", move->environment->state_dir,
              move->source->epoch);
-    *out = json_pack("{s:s,s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:b,s:b,s:s,s:O}", "peer", peer, "qmp",
-                     qmp, "pid", (int)move->vm->pid, "process", process, "vm", move->vm->name,
-                     "images", images, "devices", devices, "undo", undo, "ram", ram, "paused",
-                     !move->vm->is_running, "delete", move->request->delete_source, "log", log,
-                     "settings", move->settings);
+    *out = json_pack("{s:s,s:s,s:i,s:s,s:s,s:o,s:o,s:o,s:o,s:b,s:b,s:b,s:s,s:O}", "peer", peer,
+                     "qmp", qmp, "pid", (int)move->vm->pid, "process", process, "vm",
+                     move->vm->name, "images", images, "devices", devices, "undo", undo, "ram", ram,
+                     "paused", !move->vm->is_running, "held", 0, "delete",
+                     move->request->delete_source, "log", log, "settings", move->settings);
     return *out ? 0 : gw_fail(-EILSEQ, "no memory for the undo, or a name is not UTF-8 text");
 }
 

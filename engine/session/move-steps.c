@@ -22,6 +22,7 @@
 #define EPOCH_DIGITS        (2 * GW_ID_SIZE)
 #define STATE_PIECE         (256u << 10)
 #define COMPARE_INTERVAL_NS (1 * GW_NS_PER_S)
+#define HELD_LIMIT_NS       (1 * GW_NS_PER_S) /* no record for each of many stops */
 
 /* ---- from the journal's detail ---- */
 
@@ -223,7 +224,7 @@ static int end_vmm(struct gw_source_steps *steps)
     return 0;
 }
 
-static int check_vmm(struct gw_source_steps *steps)
+static int check_vmm(const struct gw_source_steps *steps)
 {
     char state[32];
     int error = gw_vm_status(steps->qmp, state, sizeof(state));
@@ -240,6 +241,15 @@ static void clean_source(const struct gw_source_steps *steps)
         gw_log(GW_LOG_WARNING, "setting the source's QEMU back: %s", gw_error_message());
     if (!steps->keeps)
         gw_partial_forget(steps->environment, steps->epoch, GW_SIDE_SOURCE);
+}
+
+/* What godwit did not stop is not continued by it: its owner, or the guest itself, had a reason. */
+static int let_go(const struct gw_source_steps *steps)
+{
+    if (json_is_true(json_object_get(steps->detail, "paused")) ||
+        json_is_false(json_object_get(steps->detail, "held")))
+        return check_vmm(steps);
+    return gw_vm_let_go(steps->qmp);
 }
 
 int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action action)
@@ -271,9 +281,7 @@ int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action a
     case GW_ACT_CHECK_VMM:
         return check_vmm(steps);
     case GW_ACT_CONT:
-        if (json_is_true(json_object_get(steps->detail, "paused")))
-            return check_vmm(steps);
-        return gw_vm_cont(steps->qmp);
+        return let_go(steps);
     default:
         return gw_fail(-EINVAL, "%s is no step of a recovery", gw_handover_action_name(action));
     }
@@ -281,13 +289,25 @@ int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action a
 
 /* ---- of a live move ---- */
 
+/* A restart continues the guest only where the record says that it may be held: that is durable before the
+ * guest is stopped, and it is taken back some time after. The first record has what was before it. */
+static int note_held(struct gw_move *move, bool is_held)
+{
+    if (json_is_true(json_object_get(move->steps.detail, "held")) == is_held)
+        return 0;
+    json_object_set_new(move->steps.detail, "held", json_boolean(is_held));
+    return move->is_begun ? gw_switchover_record(&move->switchover, GW_HANDOVER_COPYING) : 0;
+}
+
 int gw_move_stop(struct gw_move *move)
 {
     int error;
 
     if (move->watch.is_held || !move->watch.is_running)
         return 0;
-    error = gw_guard_stopped(move->guard);
+    error = note_held(move, true);
+    if (!error)
+        error = gw_guard_stopped(move->guard);
     if (!error)
         error = gw_vm_watch_stop(&move->watch, false);
     /* Its owner was faster: it is not for the guard to continue it. */
@@ -301,6 +321,7 @@ int gw_move_cont(struct gw_move *move)
     if (!move->watch.is_held)
         return 0;
     error = gw_vm_watch_cont(&move->watch);
+    move->let_go_ns = gw_clock_ns();
     return error ? error : gw_guard_resumed(move->guard);
 }
 
@@ -309,6 +330,9 @@ int gw_move_look(struct gw_move *move)
     uint64_t now = gw_clock_ns();
     int error = gw_vm_watch_look(&move->watch);
 
+    if (!error && !move->watch.is_held && !move->throttle_percent &&
+        now - move->let_go_ns >= HELD_LIMIT_NS)
+        error = note_held(move, false);
     /* No event tells that a disk has grown or that a device was plugged in. */
     if (error || now - move->compared_ns < COMPARE_INTERVAL_NS)
         return error;
@@ -335,10 +359,10 @@ int gw_move_settle_owner(struct gw_move *move)
 
 /* Last of an undo that has no CONT of its own: the guard is not told of a guest that runs while a
  * barrier or the throttle has it stopped. */
-static int let_go(struct gw_move *move)
+static int let_go_last(struct gw_move *move)
 {
     if (move->watch.is_held && move->switchover.machine.state == GW_HANDOVER_UNDOING) {
-        int error = gw_vm_cont(move->qmp);
+        int error = gw_vm_let_go(move->qmp);
 
         if (error)
             return error;
@@ -578,7 +602,7 @@ int gw_move_act(void *context, enum gw_handover_action action)
             return gw_source_steps_act(&move->steps, action);
         return gw_vm_watch_still(&move->watch);
     case GW_ACT_TELL_GUARD_RESUMED:
-        return let_go(move);
+        return let_go_last(move);
     case GW_ACT_COPY_LAST:
         return copy_last(move);
     case GW_ACT_SWAP_DISKS:

@@ -345,6 +345,8 @@ static void hand_over(struct gw_move *move)
     int answers = 0;
 
     set_phase(move, GW_PHASE_HANDOVER);
+    json_object_set_new(move->steps.detail, "held",
+                        json_true()); /* for the record before the stop */
     gw_source_set_limit(move->source, pause_limit_ms(move));
     event(move, GW_EVENT_CONVERGED);
     while (*state == GW_HANDOVER_WAITING)

@@ -32,7 +32,9 @@
  *   "peer"    ADDRESS:PORT           "qmp"    path of the QMP socket     "pid"  of QEMU
  *   "vm"      its name               "images" [paths]                    "undo" [QMP commands]
  *   "paused"  by its owner           "delete" the images after the move  "log"  of the guard
- *   "process" that pid is, see process.h */
+ *   "process" that pid is, see process.h
+ *   "held"    by godwit: false while it has not stopped the guest and is not about to; then a restart does not
+ *             continue it */
 struct gw_source_steps {
     const struct gw_environment *environment;
     const char *epoch;
@@ -92,6 +94,7 @@ struct gw_move {
     bool is_told_paused; /* what the target knows of the guest's owner */
     unsigned throttle_percent;
     uint64_t throttle_since_ns;
+    uint64_t let_go_ns; /* when the guest, stopped while it is copied, was continued last */
     uint64_t stopped_ns, pause_ns, last_bytes, state_bytes;
     json_t *settings; /* of QEMU, to be set back */
     /* For an attempt that goes on where this one stopped, and of the one that this one goes on

@@ -204,6 +204,35 @@ def mount_small_storage(ready):
     ready.world.start_agents = mounted
 
 
+WHILE_NOBODY_LOOKS = {'stop': 'paused', 'power off, -no-shutdown': 'shutdown', 'suspend': 'suspended'}
+
+
+@lib.scenario(sample=1, phase=['disks', 'memory'], what=['stop first', *sorted(WHILE_NOBODY_LOOKS)])
+def source_agent_dies_beside(phase, what):
+    """Who is there again continues no guest that the move never stopped."""
+    name = what.partition(' first')[0]
+    with Watched(extra=EXTRA.get(name, ())) as ready:
+        world = ready.world
+        move = ready.go_to(phase)
+        if what == 'stop first':
+            ready.owner('stop')
+        world.source.stop_agent(kill=True)
+        lib.check(move.result().status != lib.EXIT['done'], 'the command says done')
+        if what == 'stop':
+            ready.owner('stop')
+        elif name != 'stop':
+            ENDS[what][0](ready)
+        state = WHILE_NOBODY_LOOKS[name]
+        guestctl.wait_for(lambda: ready.status() == state, lib.PATIENCE_S, state)
+        ready.let_go()
+        world.source.start_agent()
+        world.assert_listing(ready.before, changed={'qemu status': state})
+        lib.check(ready.status() == state, 'the guest is %s', ready.status())
+        if name == 'stop':
+            ready.owner('cont')
+            world.assert_still_on_source()
+
+
 # ------------------------------------------------------------------------- in the middle of the pause
 
 @lib.scenario(sample=1, what=['cont', 'cont and stop', 'system_reset', 'quit'])

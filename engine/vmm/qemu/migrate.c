@@ -11,6 +11,7 @@
 
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/log.h"
 
 #define STOP_TIMEOUT_MS 30000u
 #define FD_NAME         "godwit-state"
@@ -97,6 +98,77 @@ int gw_vm_cont(struct gw_qmp *qmp)
                    : 0;
 }
 
+static int migration_status(struct gw_qmp *qmp, json_t **info, const char **status)
+{
+    int ret = gw_qmp_execute(qmp, "query-migrate", NULL, info);
+
+    if (ret < 0)
+        return ret;
+    *status = json_string_value(json_object_get(*info, "status")) ?: "none";
+    return 0;
+}
+
+static bool is_under_way(const char *status)
+{
+    static const char *const ended[] = {"none", "completed", "failed", "cancelled"};
+
+    for (size_t i = 0; i < sizeof(ended) / sizeof(ended[0]); i++) {
+        if (strcmp(status, ended[i]) == 0)
+            return false;
+    }
+    return true;
+}
+
+/* Waits a little longer each time: the first looks matter for the pause. */
+static void pause_between(unsigned look)
+{
+    usleep(look < 20 ? 500 : 5000);
+}
+
+/* Waits until no migration is under way and the run state has followed. */
+static int settle(struct gw_qmp *qmp)
+{
+    uint64_t deadline = gw_clock_ns() + 5 * GW_NS_PER_S;
+
+    for (unsigned look = 0;; look++) {
+        const char *status;
+        char state[32];
+        bool is_ended;
+        json_t *info;
+        int ret = migration_status(qmp, &info, &status);
+
+        if (ret < 0)
+            return ret;
+        is_ended = !is_under_way(status);
+        json_decref(info);
+        ret = gw_vm_status(qmp, state, sizeof(state));
+        if (ret < 0)
+            return ret;
+        if (is_ended && strcmp(state, "finish-migrate") != 0)
+            return 0;
+        if (gw_clock_left_ms(deadline) == 0)
+            return gw_fail(-ETIMEDOUT, "QEMU did not end its migration within 5 s");
+        pause_between(look);
+    }
+}
+
+int gw_vm_let_go(struct gw_qmp *qmp)
+{
+    char state[32];
+    int ret = gw_vm_status(qmp, state, sizeof(state));
+
+    if (ret < 0 || strcmp(state, "running") == 0)
+        return ret;
+    if (is_plainly_stopped(state))
+        return gw_vm_cont(qmp);
+    if (strcmp(state, "finish-migrate") == 0) {
+        ret = settle(qmp);
+        return ret < 0 ? ret : gw_vm_cont(qmp);
+    }
+    gw_log(GW_LOG_INFO, "the VM is in the state \"%s\" by its own doing and is left so", state);
+    return 0;
+}
+
 int gw_vm_announce(struct gw_qmp *qmp)
 {
     return gw_qmp_execute(
@@ -119,27 +191,6 @@ static int set_capabilities(struct gw_qmp *qmp, bool is_target)
             list, json_pack("{s:s, s:b}", "capability", "late-block-activate", "state", 1));
     return gw_qmp_execute(qmp, "migrate-set-capabilities", json_pack("{s:o}", "capabilities", list),
                           NULL);
-}
-
-static int migration_status(struct gw_qmp *qmp, json_t **info, const char **status)
-{
-    int ret = gw_qmp_execute(qmp, "query-migrate", NULL, info);
-
-    if (ret < 0)
-        return ret;
-    *status = json_string_value(json_object_get(*info, "status")) ?: "none";
-    return 0;
-}
-
-static bool is_under_way(const char *status)
-{
-    static const char *const ended[] = {"none", "completed", "failed", "cancelled"};
-
-    for (size_t i = 0; i < sizeof(ended) / sizeof(ended[0]); i++) {
-        if (strcmp(status, ended[i]) == 0)
-            return false;
-    }
-    return true;
 }
 
 int gw_vm_prepare_source(struct gw_qmp *qmp)
@@ -222,39 +273,6 @@ int gw_vm_prepare_target(struct gw_qmp *qmp)
         ret = gw_qmp_execute(qmp, "migrate-set-parameters",
                              json_pack("{s:i}", "announce-rounds", 0), NULL);
     return ret;
-}
-
-/* Waits a little longer each time: the first looks matter for the pause. */
-static void pause_between(unsigned look)
-{
-    usleep(look < 20 ? 500 : 5000);
-}
-
-/* Waits until no migration is under way and the run state has followed. */
-static int settle(struct gw_qmp *qmp)
-{
-    uint64_t deadline = gw_clock_ns() + 5 * GW_NS_PER_S;
-
-    for (unsigned look = 0;; look++) {
-        const char *status;
-        char state[32];
-        bool is_ended;
-        json_t *info;
-        int ret = migration_status(qmp, &info, &status);
-
-        if (ret < 0)
-            return ret;
-        is_ended = !is_under_way(status);
-        json_decref(info);
-        ret = gw_vm_status(qmp, state, sizeof(state));
-        if (ret < 0)
-            return ret;
-        if (is_ended && strcmp(state, "finish-migrate") != 0)
-            return 0;
-        if (gw_clock_left_ms(deadline) == 0)
-            return gw_fail(-ETIMEDOUT, "QEMU did not end its migration within 5 s");
-        pause_between(look);
-    }
 }
 
 int gw_vm_cancel_state(struct gw_qmp *qmp)

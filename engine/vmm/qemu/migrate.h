@@ -39,6 +39,9 @@ int gw_vm_stop_and_ask(struct gw_qmp *qmp, bool *was_running, struct gw_qmp_call
                        unsigned count);
 /* Resumes and waits for the RESUME event; -EIO when QEMU says yes but does not run. */
 int gw_vm_cont(struct gw_qmp *qmp);
+/* Continues a guest that stands still as a stop leaves it. One that runs, or does not run by its own doing (powered
+ * off, suspended, panicked, an I/O error), is left as it is: a success. */
+int gw_vm_let_go(struct gw_qmp *qmp);
 /* Tells the network where the guest is now (RARP; the guest itself, with virtio-net). */
 int gw_vm_announce(struct gw_qmp *qmp);
 
