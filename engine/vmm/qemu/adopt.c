@@ -290,9 +290,16 @@ int gw_vm_launch_hook(const char *hook, const struct gw_vm *vm,
     }
     if (ret == 0) {
         out->is_owned = true;
-        ret = check_files(vm, paths, options);
-        if (ret < 0)
+        ret = options->note ? options->note(out->pid, options->note_context) : 0;
+        if (ret == 0)
+            ret = check_files(vm, paths, options);
+        if (ret < 0) {
+            struct gw_error error;
+
+            gw_error_take(ret, &error);
             gw_vm_end(out);
+            gw_error_raise(&error);
+        }
     }
     json_decref(answer);
     gw_reasons_free(&faults);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Starts the target's QEMU, waits until it answers, and ends it. The process is a grandchild in a
- * session of its own: the agent's end does not take the VM with it, and nobody has to reap it.
+ * session of its own: the agent's end does not take the VM with it, and nobody has to reap it. A probe, which holds
+ * nothing of anybody's, is a child that ends with whoever started it.
  */
 #include "engine/vmm/qemu/launch.h"
 
@@ -12,6 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,6 +26,22 @@
 
 #define START_TIMEOUT_MS 15000u
 #define PROBE_TIMEOUT_MS 40000u
+#define END_TIMEOUT_MS   1000 /* of a QEMU that has closed its monitor */
+
+struct program {
+    char *const *words;
+    int log_fd;
+    const int *keep; /* the descriptors that it gets */
+    unsigned keep_count;
+    int (*note)(pid_t pid, void *context); /* as in gw_launch_options */
+    void *note_context;
+};
+
+/* Where the grandchild waits for the word: a byte, which is 1 when it may go on. agent_fd: the process that gives it,
+ * whose end the pipe alone does not tell: another grandchild that waits may have a copy of its other end. */
+struct gate {
+    int read_fd, write_fd, agent_fd;
+};
 
 static int open_pid_fd(pid_t pid)
 {
@@ -41,26 +61,80 @@ static bool has_ended(int pid_fd, int timeout_ms)
     return poll(&poll_fd, 1, timeout_ms) == 1;
 }
 
+static void close_gate(const struct gate *gate)
+{
+    const int fds[] = {gate->read_fd, gate->write_fd, gate->agent_fd};
+
+    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+}
+
+static int open_gate(struct gate *out)
+{
+    struct gate gate = {.agent_fd = open_pid_fd(getpid())};
+    int fds[2] = {-1, -1};
+
+    if (gate.agent_fd < 0 || pipe2(fds, O_CLOEXEC) < 0) {
+        int error = gw_fail_errno(-errno, "starting QEMU: descriptors");
+
+        gate.read_fd = gate.write_fd = -1;
+        close_gate(&gate);
+        return error;
+    }
+    gate.read_fd = fds[0];
+    gate.write_fd = fds[1];
+    *out = gate;
+    return 0;
+}
+
 /* In the child: only calls that are safe after a fork of a process with threads. */
-static void become_qemu(char *const *words, int log_fd, const int *keep, unsigned keep_count)
+static void pass_gate(const struct gate *gate)
+{
+    struct pollfd fds[] = {{.fd = gate->read_fd, .events = POLLIN},
+                           {.fd = gate->agent_fd, .events = POLLIN}};
+    char word = 0;
+
+    while (poll(fds, 2, -1) < 0 && errno == EINTR)
+        ;
+    if (!(fds[0].revents & POLLIN) || read(gate->read_fd, &word, 1) != 1 || !word)
+        _exit(125);
+}
+
+/* As above. */
+static void become_qemu(const struct program *program)
 {
     sigset_t none;
 
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
-    if (dup2(log_fd, 1) < 0 || dup2(log_fd, 2) < 0)
+    if (dup2(program->log_fd, 1) < 0 || dup2(program->log_fd, 2) < 0)
         _exit(126);
     syscall(SYS_close_range, 3u, ~0u, 4u /* CLOSE_RANGE_CLOEXEC */);
-    for (unsigned i = 0; i < keep_count; i++)
-        fcntl(keep[i], F_SETFD, 0);
-    execvp(words[0], words);
-    dprintf(2, "cannot start %s: %s\n", words[0], strerror(errno));
+    for (unsigned i = 0; i < program->keep_count; i++)
+        fcntl(program->keep[i], F_SETFD, 0);
+    execvp(program->words[0], program->words);
+    dprintf(2, "cannot start %s: %s\n", program->words[0], strerror(errno));
     _exit(127);
 }
 
-/* Forks twice and reports the grandchild's pid. */
-static int spawn(char *const *words, int log_fd, const int *keep, unsigned keep_count, pid_t *pid)
+/* As above, of the child between the two. */
+static void become_middle(const struct program *program, const struct gate *gate, int answer_fd)
+{
+    pid_t child;
+
+    setsid();
+    child = fork();
+    if (child == 0) {
+        pass_gate(gate);
+        become_qemu(program);
+    }
+    _exit(write(answer_fd, &child, sizeof(child)) != sizeof(child));
+}
+
+/* Forks twice; the grandchild's number. */
+static int fork_twice(const struct program *program, const struct gate *gate, pid_t *pid)
 {
     int pipe_fds[2], null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     pid_t middle;
@@ -74,16 +148,8 @@ static int spawn(char *const *words, int log_fd, const int *keep, unsigned keep_
     }
     middle = fork();
     if (middle == 0) {
-        pid_t child;
-
-        setsid();
         dup2(null_fd, 0);
-        child = fork();
-        if (child == 0)
-            become_qemu(words, log_fd, keep, keep_count);
-        if (write(pipe_fds[1], &child, sizeof(child)) != sizeof(child))
-            _exit(1);
-        _exit(0);
+        become_middle(program, gate, pipe_fds[1]);
     }
     close(null_fd);
     close(pipe_fds[1]);
@@ -93,7 +159,66 @@ static int spawn(char *const *words, int log_fd, const int *keep, unsigned keep_
     if (middle > 0)
         waitpid(middle, NULL, 0);
     if (got != sizeof(*pid) || *pid < 0)
-        return gw_fail_errno(-EAGAIN, "starting %s: fork", words[0]);
+        return gw_fail_errno(-EAGAIN, "starting %s: fork", program->words[0]);
+    return 0;
+}
+
+/* The grandchild waits at the gate until it can be ended, and is noted. */
+static int spawn(const struct program *program, struct gw_launched *out)
+{
+    struct gate gate;
+    char word;
+    int ret = open_gate(&gate);
+
+    if (ret < 0)
+        return ret;
+    ret = fork_twice(program, &gate, &out->pid);
+    if (ret == 0) {
+        out->pid_fd = open_pid_fd(out->pid);
+        if (out->pid_fd < 0)
+            ret =
+                gw_fail_errno(-errno, "starting %s: process %d", program->words[0], (int)out->pid);
+        if (ret == 0 && program->note)
+            ret = program->note(out->pid, program->note_context);
+        word = ret == 0;
+        if (write(gate.write_fd, &word, 1) != 1 && ret == 0)
+            ret = gw_fail_errno(-errno, "starting %s", program->words[0]);
+    }
+    if (ret < 0 && out->pid_fd >= 0)
+        close(out->pid_fd);
+    close_gate(&gate);
+    return ret;
+}
+
+/* A child of this thread's, which ends with it. */
+static int spawn_child(const struct program *program, struct gw_launched *out)
+{
+    int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    pid_t parent = getpid();
+
+    if (null_fd < 0)
+        return gw_fail_errno(-errno, "open /dev/null");
+    out->pid = fork();
+    if (out->pid == 0) {
+        setsid();
+        dup2(null_fd, 0);
+        if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent)
+            _exit(126);
+        become_qemu(program);
+    }
+    close(null_fd);
+    if (out->pid < 0)
+        return gw_fail_errno(-EAGAIN, "starting %s: fork", program->words[0]);
+    out->is_child = true;
+    out->pid_fd = open_pid_fd(out->pid);
+    if (out->pid_fd < 0) {
+        int error =
+            gw_fail_errno(-errno, "starting %s: process %d", program->words[0], (int)out->pid);
+
+        kill(out->pid, SIGKILL); /* not reaped yet: the number is still its own */
+        waitpid(out->pid, NULL, 0);
+        return error;
+    }
     return 0;
 }
 
@@ -177,10 +302,11 @@ static int open_taps(const struct gw_vm *vm, int *fds)
 }
 
 static int start(const struct gw_vm *vm, const struct gw_launch_options *options,
-                 const char *log_path, pid_t *pid)
+                 const char *log_path, struct gw_launched *out)
 {
-    int taps[GW_VM_NETS_MAX], keep[GW_VM_NETS_MAX], log_fd;
-    unsigned keep_count = 0;
+    int taps[GW_VM_NETS_MAX], keep[GW_VM_NETS_MAX];
+    struct program program = {
+        .keep = keep, .note = options->note, .note_context = options->note_context};
     struct gw_arguments *arguments = calloc(1, sizeof(*arguments));
     int ret;
 
@@ -193,16 +319,17 @@ static int start(const struct gw_vm *vm, const struct gw_launch_options *options
     }
     for (unsigned i = 0; i < vm->net_count; i++) {
         if (taps[i] >= 0)
-            keep[keep_count++] = taps[i];
+            keep[program.keep_count++] = taps[i];
     }
     ret = gw_vm_arguments(vm, options, taps, arguments);
-    log_fd = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (ret == 0 && log_fd < 0)
+    program.words = arguments->words;
+    program.log_fd = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (ret == 0 && program.log_fd < 0)
         ret = gw_fail_errno(-errno, "the log of the target's QEMU: %s", log_path);
     if (ret == 0)
-        ret = spawn(arguments->words, log_fd, keep, keep_count, pid);
-    if (log_fd >= 0)
-        close(log_fd);
+        ret = spawn(&program, out);
+    if (program.log_fd >= 0)
+        close(program.log_fd);
     close_taps(taps, vm->net_count);
     gw_arguments_free(arguments);
     free(arguments);
@@ -228,16 +355,9 @@ int gw_vm_launch(const struct gw_vm *vm, const struct gw_launch_options *options
         return gw_fail(-ENAMETOOLONG, "the run folder %s is too long for a socket",
                        options->run_dir);
     snprintf(log_path, sizeof(log_path), "%s/log", options->run_dir);
-    ret = start(vm, options, log_path, &launched.pid);
+    ret = start(vm, options, log_path, &launched);
     if (ret < 0)
         return ret;
-    launched.pid_fd = open_pid_fd(launched.pid);
-    if (launched.pid_fd < 0) {
-        char line[300];
-
-        gw_vm_last_line(log_path, line, sizeof(line));
-        return gw_fail(-ECHILD, "the target's QEMU ended at once: %s", line);
-    }
     ret = await_qmp(&launched, log_path,
                     options->timeout_ms ? options->timeout_ms : START_TIMEOUT_MS);
     if (ret == 0)
@@ -253,10 +373,11 @@ int gw_vm_launch(const struct gw_vm *vm, const struct gw_launch_options *options
     return 0;
 }
 
-int gw_vm_probe(const char *binary, const char *accelerator, struct gw_launched *out)
+/* Its monitor is a socket between the two alone, and its log memory: there is nothing to remove. */
+static int start_probe(const char *binary, const char *accelerator, int monitor_fd, int log_fd,
+                       struct gw_launched *out)
 {
-    struct gw_launched launched = {.pid = -1, .pid_fd = -1, .is_owned = true};
-    char dir[] = "/tmp/godwit-probe-XXXXXX", socket[96], log_path[64], line[300];
+    char monitor[64];
     char *words[] = {(char *)binary,
                      (char *)"-no-user-config",
                      (char *)"-nodefaults",
@@ -266,36 +387,55 @@ int gw_vm_probe(const char *binary, const char *accelerator, struct gw_launched 
                      (char *)accelerator,
                      (char *)"-display",
                      (char *)"none",
-                     (char *)"-qmp",
-                     socket,
+                     (char *)"-chardev",
+                     monitor,
+                     (char *)"-mon",
+                     (char *)"chardev=monitor,mode=control",
                      NULL};
-    int log_fd, ret;
+    struct program program = {
+        .words = words, .log_fd = log_fd, .keep = &monitor_fd, .keep_count = 1};
 
-    if (!mkdtemp(dir))
-        return gw_fail_errno(-errno, "a folder for a moment: %s", dir);
-    snprintf(launched.qmp_path, sizeof(launched.qmp_path), "%s/qmp", dir);
-    snprintf(socket, sizeof(socket), "unix:%s/qmp,server=on,wait=off", dir);
-    snprintf(log_path, sizeof(log_path), "%s/log", dir);
-    log_fd = open(log_path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    ret = log_fd < 0 ? gw_fail_errno(-errno, "%s", log_path)
-                     : spawn(words, log_fd, NULL, 0, &launched.pid);
+    snprintf(monitor, sizeof(monitor), "socket,id=monitor,fd=%d", monitor_fd);
+    return spawn_child(&program, out);
+}
+
+/* Takes over fd. */
+static int await_probe(struct gw_launched *launched, const char *binary, int fd, int log_fd)
+{
+    struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+    char log_path[64], line[300];
+    int ret;
+
+    if (poll(&poll_fd, 1, START_TIMEOUT_MS) == 0) {
+        close(fd);
+        return gw_fail(-ETIMEDOUT, "%s did not answer within %u ms", binary, START_TIMEOUT_MS);
+    }
+    ret = gw_qmp_open_fd(fd, binary, &launched->qmp);
+    if (ret == -EPIPE && has_ended(launched->pid_fd, END_TIMEOUT_MS)) {
+        snprintf(log_path, sizeof(log_path), "/proc/self/fd/%d", log_fd);
+        gw_vm_last_line(log_path, line, sizeof(line));
+        ret = gw_fail(-ECHILD, "%s does not start: %s", binary, line);
+    }
+    return ret;
+}
+
+int gw_vm_probe(const char *binary, const char *accelerator, struct gw_launched *out)
+{
+    struct gw_launched launched = {.pid = -1, .pid_fd = -1, .is_owned = true};
+    int fds[2] = {-1, -1}, log_fd = memfd_create("godwit-probe", MFD_CLOEXEC), ret = 0;
+
+    if (log_fd < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+        ret = gw_fail_errno(-errno, "starting %s: descriptors", binary);
+    if (ret == 0)
+        ret = start_probe(binary, accelerator, fds[1], log_fd, &launched);
+    if (fds[1] >= 0)
+        close(fds[1]);
+    if (ret == 0)
+        ret = await_probe(&launched, binary, fds[0], log_fd);
+    else if (fds[0] >= 0)
+        close(fds[0]);
     if (log_fd >= 0)
         close(log_fd);
-    if (ret == 0) {
-        launched.pid_fd = open_pid_fd(launched.pid);
-        if (launched.pid_fd < 0) {
-            gw_vm_last_line(log_path, line, sizeof(line));
-            ret = gw_fail(-ECHILD, "%s does not start: %s", binary, line);
-        } else {
-            ret = await_qmp(&launched, log_path, START_TIMEOUT_MS);
-        }
-    }
-    /* Nothing waits for it but the plan, and a host that is busy starts programs slowly. */
-    if (ret == 0)
-        gw_qmp_set_timeout(launched.qmp, PROBE_TIMEOUT_MS);
-    unlink(launched.qmp_path);
-    unlink(log_path);
-    rmdir(dir);
     if (ret < 0) {
         struct gw_error error;
 
@@ -303,6 +443,8 @@ int gw_vm_probe(const char *binary, const char *accelerator, struct gw_launched 
         gw_vm_end(&launched);
         return gw_error_raise(&error);
     }
+    /* Nothing waits for it but the plan, and a host that is busy starts programs slowly. */
+    gw_qmp_set_timeout(launched.qmp, PROBE_TIMEOUT_MS);
     *out = launched;
     return 0;
 }
@@ -334,6 +476,8 @@ int gw_vm_end(struct gw_launched *launched)
                               (int)launched->pid);
         }
     }
+    if (launched->is_child && launched->pid_fd >= 0)
+        waitpid(launched->pid, NULL, ret ? WNOHANG : 0);
     gw_vm_leave(launched);
     return ret;
 }

@@ -28,6 +28,11 @@ struct gw_launch_options {
     const char *const *ram_paths; /* for each vm->memories[i]: a file of at least its size */
     const char *binary;           /* NULL: qemu-system-ARCHITECTURE in PATH */
     uint32_t timeout_ms;          /* until QMP answers; 0: 15000 */
+    /* Called once the process has its number. It runs nothing before 0 was returned, not when the caller ends before
+     * that either, and nothing at all when an error was: the launch fails with that. A hook's QEMU is known, and ended
+     * then, only when it answers. May be NULL. */
+    int (*note)(pid_t pid, void *context);
+    void *note_context;
 };
 
 /* A QEMU that waits for its state (-incoming defer), capabilities set. */
@@ -37,6 +42,7 @@ struct gw_launched {
     struct gw_qmp *qmp;
     char qmp_path[108];
     bool is_owned; /* started by gw_vm_launch or the hook, so gw_vm_end may kill it */
+    bool is_child; /* of this process, so gw_vm_end reaps it */
 };
 
 /* The words of the command line, words[0] the program; NULL at the end. */
@@ -52,7 +58,8 @@ void gw_arguments_free(struct gw_arguments *arguments);
 
 int gw_vm_launch(const struct gw_vm *vm, const struct gw_launch_options *options,
                  struct gw_launched *out);
-/* A QEMU without a machine, to be asked what it can do. -ECHILD when it does not start. */
+/* A QEMU without a machine, to be asked what it can do. -ECHILD when it does not start. It has no file anywhere, and
+ * ends with the thread that called, which ends it with gw_vm_end. */
 int gw_vm_probe(const char *binary, const char *accelerator, struct gw_launched *out);
 /* Runs hook with the description as JSON on its standard input (ram files and run folder added as
  * "run_dir" and "ram_paths"); it prints {"qmp": PATH} and ends with 0. Its QEMU uses these RAM

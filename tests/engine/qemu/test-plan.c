@@ -2,12 +2,16 @@
 /* Checks before a move, hooks, and QEMUs that wait already: with real QEMU processes. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -164,6 +168,56 @@ Test(plan, a_target_that_does_not_start_gives_its_last_words)
     qemu_end(&qemu);
 }
 
+static bool is_gone_within_10_s(pid_t pid)
+{
+    struct pollfd process = {.fd = pidfd_open(pid, 0), .events = POLLIN};
+    bool is_gone = process.fd < 0 || poll(&process, 1, 10000) == 1;
+
+    if (process.fd >= 0)
+        close(process.fd);
+    return is_gone;
+}
+
+/* Runs what in a process that is killed once it has told a process's number, which is returned. */
+static pid_t kill_once_told(void (*what)(int fd, void *context), void *context)
+{
+    int fds[2];
+    pid_t agent, told = -1;
+
+    cr_assert_eq(pipe2(fds, O_CLOEXEC), 0);
+    agent = fork();
+    cr_assert_geq(agent, 0);
+    if (agent == 0) {
+        what(fds[1], context);
+        _exit(1);
+    }
+    close(fds[1]);
+    cr_assert_eq(read(fds[0], &told, sizeof(told)), (ssize_t)sizeof(told));
+    close(fds[0]);
+    kill(agent, SIGKILL);
+    waitpid(agent, NULL, 0);
+    return told;
+}
+
+static void tell_and_wait(int fd, pid_t pid)
+{
+    if (write(fd, &pid, sizeof(pid)) == sizeof(pid))
+        pause();
+}
+
+static void probe(int fd, void *context)
+{
+    struct gw_launched launched;
+
+    if (gw_vm_probe("qemu-system-x86_64", "tcg", &launched) == 0)
+        tell_and_wait(fd, launched.pid);
+}
+
+Test(plan, a_probe_ends_with_the_agent)
+{
+    cr_assert(is_gone_within_10_s(kill_once_told(probe, NULL)));
+}
+
 static void write_script(const char *path, const char *text)
 {
     FILE *file = fopen(path, "we");
@@ -205,6 +259,68 @@ Test(plan, a_target_that_is_slow_behind_its_socket_is_waited_for)
         cr_assert_eq(gw_vm_end(&launched), 0, "%s", gw_error_message());
     }
     cr_assert_geq(took_ns, 4 * GW_NS_PER_S, "it was never slow");
+    gw_vm_free(vm);
+    qemu_end(&qemu);
+}
+
+struct noted_launch {
+    const struct gw_vm *vm;
+    struct gw_launch_options options;
+    int fd;
+};
+
+static int tell(pid_t pid, void *context)
+{
+    const struct noted_launch *launch = context;
+
+    tell_and_wait(launch->fd, pid);
+    return -EIO;
+}
+
+static void launch(int fd, void *context)
+{
+    struct noted_launch *launch = context;
+    struct gw_launched launched;
+
+    launch->fd = fd;
+    gw_vm_launch(launch->vm, &launch->options, &launched);
+}
+
+static int refuse_note(pid_t pid, void *context)
+{
+    *(pid_t *)context = pid;
+    return gw_fail(-ENOSPC, "no room for a note");
+}
+
+/* The agent ends before it has noted which process it is, or cannot note it: nobody would end it. */
+Test(plan, a_target_that_is_not_noted_does_not_run)
+{
+    struct qemu qemu = {.pid = -1};
+    char storage[GW_VM_MEMORIES_MAX][512], binary[96], run[80], ran[100];
+    const char *paths[GW_VM_MEMORIES_MAX];
+    struct noted_launch noted = {
+        .options = {.ram_paths = paths, .run_dir = run, .binary = binary, .note = tell}};
+    struct gw_launched launched;
+    struct gw_vm *vm;
+    pid_t pid;
+
+    qemu_start(&qemu, "-machine pc,memory-backend=ram0 -nodefaults " RAM);
+    noted.vm = vm = describe(&qemu);
+    noted.options.note_context = &noted;
+    snprintf(run, sizeof(run), "%s/run", qemu.dir);
+    mkdir(run, 0700);
+    ram_make(vm, run, storage, paths);
+    snprintf(binary, sizeof(binary), "%s/binary", qemu.dir);
+    snprintf(ran, sizeof(ran), "%s/ran", qemu.dir);
+    write_script(binary, "touch $(dirname $0)/ran; exec qemu-system-x86_64 \"$@\"");
+    cr_assert(is_gone_within_10_s(kill_once_told(launch, &noted)));
+    cr_assert_neq(access(ran, F_OK), 0, "it ran");
+
+    noted.options.note = refuse_note;
+    noted.options.note_context = &pid;
+    cr_assert_eq(gw_vm_launch(vm, &noted.options, &launched), -ENOSPC);
+    cr_assert(is_gone_within_10_s(pid));
+    cr_assert_neq(access(ran, F_OK), 0, "it ran");
     gw_vm_free(vm);
     qemu_end(&qemu);
 }
