@@ -23,10 +23,12 @@
 #include "engine/session/message.h"
 #include "engine/session/named.h"
 #include "engine/session/parts.h"
+#include "engine/session/process.h"
 #include "engine/session/storage.h"
 #include "engine/session/target-steps.h"
 #include "engine/vmm/qemu/disks.h"
 #include "engine/vmm/qemu/migrate.h"
+#include "engine/vmm/tracker.h"
 
 #define FILE_MAX         (1u << 20) /* bytes of one file */
 #define GUARD_TIMEOUT_MS 5000
@@ -284,24 +286,77 @@ static void unlink_parts(const struct gw_partial *partial)
         gw_part_unlink(disk, partial->epoch);
 }
 
-/* The QEMU of an offer that was never answered, which no journal knows, and its folders. They have
- * the epoch in their names. */
-static void end_launched(const struct gw_partial *partial)
+/* Closes the descriptor. */
+static int end_process(pid_t pid, int pid_fd)
+{
+    struct gw_launched launched = {.pid = pid, .pid_fd = pid_fd, .is_owned = true};
+
+    return gw_vm_end(&launched);
+}
+
+/* The QEMU of a launch hook that had not said yet which one it is: it has the memory that was made for it. */
+static int end_mapper(int ram_fd)
+{
+    struct gw_mapper mapper;
+    int count, pid_fd, error = 0;
+
+    while (!error && (count = gw_mappers_find(ram_fd, &mapper, 1)) != 0) {
+        if (count < 0)
+            return count;
+        pid_fd = pidfd_open(mapper.pid, 0);
+        if (pid_fd >= 0)
+            error = end_process(mapper.pid, pid_fd);
+        else if (errno != ESRCH)
+            error = gw_fail_errno(-errno, "process %d", (int)mapper.pid);
+    }
+    return error;
+}
+
+static int end_mappers(const char *folder)
+{
+    DIR *entries = gw_folder_open_own(folder);
+    const struct dirent *entry;
+    int error = 0;
+
+    while (entries && !error && (entry = readdir(entries)) != NULL) {
+        int fd = openat(dirfd(entries), entry->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+        error = fd >= 0 ? end_mapper(fd) : 0;
+        if (fd >= 0)
+            close(fd);
+    }
+    if (entries)
+        closedir(entries);
+    return error;
+}
+
+/* The QEMU of an offer that was never answered, which no journal knows, and its folders. They have the epoch in their
+ * names. Fails with a message while that QEMU may run. */
+static int end_launched(const struct gw_partial *partial)
 {
     const char *run_dir = text_of(partial->detail, "run_dir");
     const char *ram_dir = text_of(partial->detail, "ram_dir");
-    struct gw_launched launched = {.pid_fd = -1, .is_owned = true};
+    int pid_fd, error;
 
     if (!strstr(run_dir, "/vm/") || !strstr(ram_dir, partial->epoch))
-        return;
-    snprintf(launched.qmp_path, sizeof(launched.qmp_path), "%.90s/qmp", run_dir);
-    if (gw_qmp_open(launched.qmp_path, &launched.qmp) == 0) {
-        launched.pid = gw_qmp_pid(launched.qmp);
-        launched.pid_fd = pidfd_open(launched.pid, 0);
-        gw_vm_end(&launched);
+        return 0;
+    /* What is there under these names, if it is not empty, is another's. */
+    if (!json_is_true(json_object_get(partial->detail, "made"))) {
+        rmdir(run_dir);
+        rmdir(ram_dir);
+        return 0;
     }
+    error = gw_process_find(partial->detail, &pid_fd);
+    if (error == -ESRCH)
+        error = json_object_get(partial->detail, "pid") ? 0 : end_mappers(ram_dir);
+    else if (!error)
+        error =
+            end_process((pid_t)json_integer_value(json_object_get(partial->detail, "pid")), pid_fd);
+    if (error)
+        return error;
     gw_folder_remove(run_dir);
     gw_folder_remove(ram_dir);
+    return 0;
 }
 
 void gw_partial_sockets(const char *epoch, char *out)
@@ -512,9 +567,10 @@ static int look_at(const struct gw_partial *partial, void *context)
     /* Its QEMU was cleaned before, which takes the socket to know whose server it has. */
     if (rounds->is_start && known == ENDED)
         remove_sockets(partial);
-    if (rounds->is_start && known == UNKNOWN && partial->side == GW_SIDE_TARGET)
-        end_launched(partial);
-    if (is_given_up && gw_partial_check_here(partial)) {
+    if ((rounds->is_start || is_given_up) && known == UNKNOWN && partial->side == GW_SIDE_TARGET &&
+        end_launched(partial)) {
+        give_up(environment, partial);
+    } else if (is_given_up && gw_partial_check_here(partial)) {
         /* Once more in the next round. */
     } else if (partial->is_kept && (known != ENDED || !rounds->is_start || has_parts(partial))
                    ? is_late
@@ -527,10 +583,29 @@ static int look_at(const struct gw_partial *partial, void *context)
     return 0;
 }
 
+/* Notes that were being written when an agent was killed. */
+static void remove_unfinished(const struct gw_environment *environment)
+{
+    char folder[PATH_MAX];
+    DIR *list = folder_of(environment, folder) ? NULL : opendir(folder);
+    const struct dirent *item;
+
+    while (list && (item = readdir(list)) != NULL) {
+        size_t length = strlen(item->d_name);
+
+        if (length > 4 && strcmp(item->d_name + length - 4, ".new") == 0)
+            unlinkat(dirfd(list), item->d_name, 0);
+    }
+    if (list)
+        closedir(list);
+}
+
 void gw_partials_tidy(const struct gw_environment *environment, bool is_start)
 {
     struct rounds rounds = {.environment = environment, .is_start = is_start};
 
+    if (is_start && environment->state_dir)
+        remove_unfinished(environment);
     if (environment->attended)
         gw_partial_each(environment, look_at, &rounds);
 }

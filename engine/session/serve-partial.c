@@ -236,11 +236,14 @@ void gw_serve_drop_part(struct gw_serve *serve, unsigned volume)
                                   (json_int_t)volume) gw_part_unlink(entry, serve->epoch);
 }
 
-int gw_serve_note_vm(struct gw_serve *serve, const char *run_dir, const char *ram_dir)
+int gw_serve_note_vm(struct gw_serve *serve, json_t *members)
 {
-    json_object_set_new(serve->partial.detail, "run_dir", json_string(run_dir));
-    json_object_set_new(serve->partial.detail, "ram_dir", json_string(ram_dir));
-    return gw_partial_write(serve->environment, &serve->partial);
+    int error = !members || json_object_update(serve->partial.detail, members)
+                    ? gw_fail(-ENOMEM, "no memory for what a restart needs")
+                    : gw_partial_write(serve->environment, &serve->partial);
+
+    json_decref(members);
+    return error;
 }
 
 void gw_serve_end_older(struct gw_serve *serve)

@@ -94,8 +94,13 @@ static int make_folders(struct gw_serve_vm *vm)
                         environment->state_dir);
     snprintf(vm->ram_dir, GW_SERVE_PATH_SIZE, "%s/godwit-%s", ram, vm->serve->epoch);
     if (!error)
+        error = gw_serve_note_vm(
+            vm->serve, json_pack("{s:s,s:s}", "run_dir", vm->run_dir, "ram_dir", vm->ram_dir));
+    if (!error)
         error = make_own_folder(vm->run_dir, &vm->has_run_dir);
-    return error ? error : make_own_folder(vm->ram_dir, &vm->has_ram_dir);
+    if (!error)
+        error = make_own_folder(vm->ram_dir, &vm->has_ram_dir);
+    return error ? error : gw_serve_note_vm(vm->serve, json_pack("{s:b}", "made", 1));
 }
 
 /* The pages are set aside already; this gives them to our mapping before they are written, which costs
@@ -163,11 +168,24 @@ static int make_memories(struct gw_serve_vm *vm, const json_t *offer)
     return error ? error : start_populating(vm, offer);
 }
 
+/* So that a restarted agent ends it: it may have as much memory as the VM, and no monitor yet. */
+static int note_launched(pid_t pid, void *context)
+{
+    struct gw_serve_vm *vm = context;
+    char process[GW_PROCESS_TEXT_MAX];
+    int error = gw_process_identify(pid, process, sizeof(process));
+
+    return error ? error
+                 : gw_serve_note_vm(vm->serve,
+                                    json_pack("{s:i,s:s}", "pid", (int)pid, "process", process));
+}
+
 static int start_vmm(struct gw_serve_vm *vm)
 {
     const struct gw_environment *environment = vm->serve->environment;
     const char *paths[GW_VM_MEMORIES_MAX];
-    struct gw_launch_options options = {.run_dir = vm->run_dir, .ram_paths = paths};
+    struct gw_launch_options options = {
+        .run_dir = vm->run_dir, .ram_paths = paths, .note = note_launched, .note_context = vm};
 
     for (unsigned i = 0; i < vm->vm->memory_count; i++)
         paths[i] = vm->ram_paths[i];
@@ -306,8 +324,6 @@ static int make_ready(struct gw_serve_vm *vm, const json_t *offer, json_t *reply
         snprintf(vm->images[i], PATH_MAX, "%s", serve->paths[i]);
     if (!error)
         error = make_folders(vm);
-    if (!error)
-        error = gw_serve_note_vm(serve, vm->run_dir, vm->ram_dir);
     if (!error)
         error = make_vmm(vm, offer, reasons);
     if (!error)

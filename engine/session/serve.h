@@ -163,8 +163,9 @@ void gw_serve_drop_part(struct gw_serve *serve, unsigned volume);
 void gw_serve_drop_copy(struct gw_serve *serve, const char *epoch);
 /* The message "compare": answers with digests of what is there. */
 int gw_serve_compare(struct gw_serve *serve, const json_t *message);
-/* Before a QEMU is started that no journal knows of yet: its folders. */
-int gw_serve_note_vm(struct gw_serve *serve, const char *run_dir, const char *ram_dir);
+/* Before something is made or started that no journal knows of yet: these members of the note. Takes them over; NULL
+ * is -ENOMEM. */
+int gw_serve_note_vm(struct gw_serve *serve, json_t *members);
 /* Every image is made: nothing of the older attempt is needed any more. */
 void gw_serve_end_older(struct gw_serve *serve);
 /* After a sync: that much is durable. *is_kept: a later attempt may go on from there. */

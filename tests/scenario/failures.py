@@ -220,6 +220,32 @@ def target_agent_dies(phase):
         world.assert_still_on_source()
 
 
+@lib.scenario(when=['noted', 'started'])
+def target_agent_dies_before_its_first_record(when):
+    """While its QEMU waits to be noted, or has started, which stands still: a monitor that answers nothing."""
+    with Ready(held='b') as ready:
+        world, target = ready.world, ready.world.target
+        if when == 'noted':
+            # The notes of the disk, of the folders, and of the folders once they are made come first.
+            target.holder.hold_sync(r'\.target\.new$', 3)
+        else:
+            target.hold('RECEIVING')
+        move = world.start_move('--reconnect-timeout', '2')
+        target.await_held(when, move)
+        lib.check(len(target.qemus()) == (when == 'started'), 'the target runs %s', target.qemus())
+        lib.check(target.shared_memory_files(), 'there is no memory yet')
+        if when == 'started':
+            ready.hold_target_vmm()
+        target.stop_agent(kill=True)
+        target.release()
+        world.assert_refused(move.result(), 'failed')
+        target.start_agent()
+        lib.check(not target.qemus(), 'a QEMU is left: %s', target.qemus())
+        world.assert_listing(ready.before)
+        world.assert_still_on_source()
+        can_still_move(ready)
+
+
 @lib.scenario(sample=1, phase=PHASES)
 def source_agent_dies(phase):
     """The guard lets the guest run on, on its real disk; the agent that comes back cleans up."""

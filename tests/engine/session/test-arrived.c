@@ -19,6 +19,7 @@
 #include "common/error.h"
 #include "engine/handover/handover.h"
 #include "engine/session/attended.h"
+#include "engine/session/partial.h"
 #include "engine/session/process.h"
 #include "tests/engine/volume/place.h"
 
@@ -222,4 +223,86 @@ Test(arrived, folder_that_no_move_made_stays)
 {
     end_vmm();
     cr_assert(is_left_by_a_round());
+}
+
+/* ---- killed before the first record: a note alone knows of it ---- */
+
+/* The note of an offer; takes members over. */
+static void note(json_t *members)
+{
+    struct gw_partial partial = {.side = GW_SIDE_TARGET, .epoch = EPOCH};
+
+    partial.detail = json_pack("{s:s,s:[],s:s,s:s}", "kind", "move", "disks", "run_dir", run_dir,
+                               "ram_dir", ram_dir);
+    json_object_update(partial.detail, members);
+    cr_assert_eq(gw_partial_write(&environment, &partial), 0, "%s", gw_error_message());
+    json_decref(members);
+    gw_partial_free(&partial);
+}
+
+static bool is_noted(void)
+{
+    struct gw_partial partial = {.detail = NULL};
+    bool is_there = gw_partial_read(&environment, EPOCH, GW_SIDE_TARGET, &partial) == 0;
+
+    gw_partial_free(&partial);
+    return is_there;
+}
+
+static bool has_vmm_ended(void)
+{
+    siginfo_t info = {.si_pid = 0};
+
+    cr_assert_eq(waitid(P_PID, (id_t)vmm, &info, WEXITED | WNOHANG | WNOWAIT), 0);
+    return info.si_pid == vmm;
+}
+
+/* It stands still, and there is no monitor: as one that is slow to start. */
+Test(arrived, vmm_of_a_note_is_ended_without_its_monitor)
+{
+    char process[GW_PROCESS_TEXT_MAX];
+
+    cr_assert_eq(gw_process_identify(vmm, process, sizeof(process)), 0);
+    note(json_pack("{s:b,s:i,s:s}", "made", 1, "pid", (int)vmm, "process", process));
+    kill(vmm, SIGSTOP);
+    gw_partials_tidy(&environment, true);
+    cr_assert(has_vmm_ended());
+    cr_assert_not(is_left());
+    cr_assert_not(is_noted());
+}
+
+Test(arrived, process_that_has_the_number_now_is_not_ended)
+{
+    note(json_pack("{s:b,s:i,s:s}", "made", 1, "pid", (int)vmm, "process", "another 1"));
+    gw_partials_tidy(&environment, true);
+    cr_assert_not(has_vmm_ended());
+    cr_assert_not(is_left());
+    cr_assert_not(is_noted());
+}
+
+/* A launch hook's, which had not said which one it is. */
+Test(arrived, vmm_that_no_note_names_is_ended_by_its_memory)
+{
+    end_process(vmm);
+    vmm = start_process(ram);
+    note(json_pack("{s:b}", "made", 1));
+    gw_partials_tidy(&environment, true);
+    cr_assert(has_vmm_ended());
+    cr_assert_not(is_left());
+    cr_assert_not(is_noted());
+}
+
+/* The note comes before the folders, whose names a peer has chosen. */
+Test(arrived, folders_that_were_not_made_are_anothers)
+{
+    note(json_object());
+    gw_partials_tidy(&environment, true);
+    cr_assert(is_left());
+    cr_assert_not(is_noted());
+    unlink(ram);
+    unlink(qmp_socket);
+    note(json_object());
+    gw_partials_tidy(&environment, true);
+    cr_assert_neq(access(run_dir, F_OK), 0, "an empty one stays");
+    cr_assert_neq(access(ram_dir, F_OK), 0, "an empty one stays");
 }
