@@ -80,8 +80,11 @@ struct file {
 static int note_durable(void *context, uint64_t durable)
 {
     struct file *file = context;
-    int error = gw_part_note(file->entry, &file->copy->plan.offered[file->index], durable);
+    int error;
 
+    if (!file->entry)
+        return 0;
+    error = gw_part_note(file->entry, &file->copy->plan.offered[file->index], durable);
     return error ? error : gw_copy_checkpoint(file->copy);
 }
 
@@ -131,6 +134,8 @@ static int note_file(struct file *file)
     json_t *entry;
     int error;
 
+    /* An export too: what a server holds is written out now and then, and not all of it at the end. */
+    file->options.sync_interval_ns = gw_copy_sync_interval_ns(copy);
     if (!copy->partial.detail || gw_nbd_is_uri(file->options.path))
         return 0;
     error = gw_part_entry_new(copy->environment, copy->epoch, file->index, file->options.offered,
@@ -139,7 +144,6 @@ static int note_file(struct file *file)
         return error;
     json_array_append_new(json_object_get(copy->partial.detail, "disks"), entry);
     file->entry = entry;
-    file->options.sync_interval_ns = gw_copy_sync_interval_ns(copy);
     return copy->older.detail ? gw_part_refuse_finished(find_older(file)) : 0;
 }
 

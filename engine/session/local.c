@@ -290,6 +290,7 @@ int gw_local_fill(struct gw_source_volume *volume, const struct gw_local_options
 
     if (error)
         return error;
+    local.target->cancel_fd = &progress->cancel_fd;
     pthread_mutex_init(&local.lock, NULL);
     error = copy_all(&local, options);
     if (!error)

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* NBD requests with a deadline, on a small pool of connections. */
+/* NBD requests, with a deadline but for the flush, on a small pool of connections. */
 #include "engine/volume/nbd-client.h"
 
 #include <errno.h>
 #include <libnbd.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -16,10 +18,12 @@
 #include "common/checked.h"
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/log.h"
 
 #define ZERO_MAX         (256ull << 20) /* bytes of one request */
 #define BUSY_PATIENCE_NS (3 * GW_NS_PER_S)
 #define BUSY_WAIT_US     50000
+#define WAIT_UNTOLD_NS   (10 * GW_NS_PER_S)
 
 struct gw_nbd_client {
     char name[GW_VOLUME_NAME_MAX];
@@ -33,6 +37,21 @@ struct gw_nbd_client {
     unsigned idle_count, count; /* count: those that have not failed */
 };
 
+int gw_nbd_wait_on(struct gw_nbd_wait *wait)
+{
+    struct pollfd cancel = {.fd = wait->cancel_fd ? *wait->cancel_fd : -1, .events = POLLIN};
+    uint64_t now = gw_clock_ns();
+
+    if (!wait->began_ns)
+        wait->began_ns = now;
+    if (!wait->is_told && now - wait->began_ns > WAIT_UNTOLD_NS) {
+        wait->is_told = true;
+        gw_log(GW_LOG_WARNING, "%s: waiting for %s, however long that takes", wait->name,
+               wait->what);
+    }
+    return poll(&cancel, 1, 0) > 0 ? gw_fail(-ECANCELED, "cancelled") : 0;
+}
+
 /* ---- one connection ---- */
 
 static int failed(const char *name, const char *step)
@@ -43,15 +62,16 @@ static int failed(const char *name, const char *step)
                    nbd_get_error() ? nbd_get_error() : "no reason given");
 }
 
-/* Runs the connection until the command, or with cookie 0 the connecting, is done. */
-static int work_until(const char *name, struct nbd_handle *nbd, int64_t cookie, const char *step)
+/* Runs the connection until the command, or with cookie 0 the connecting, is done. wait: without a deadline. */
+static int work_until(const char *name, struct nbd_handle *nbd, int64_t cookie, const char *step,
+                      struct gw_nbd_wait *wait)
 {
     uint64_t deadline = gw_clock_ns() + GW_NBD_TIMEOUT_S * GW_NS_PER_S;
 
     for (;;) {
         int done =
             cookie ? nbd_aio_command_completed(nbd, (uint64_t)cookie) : nbd_aio_is_ready(nbd);
-        int left = gw_clock_left_ms(deadline);
+        int left = wait ? GW_NBD_WAIT_MS : gw_clock_left_ms(deadline), error;
 
         if (done == 1)
             return 0;
@@ -60,6 +80,9 @@ static int work_until(const char *name, struct nbd_handle *nbd, int64_t cookie, 
         if (left == 0)
             return gw_fail(-ETIMEDOUT, "%s: NBD: %s: no answer within %u s", name, step,
                            GW_NBD_TIMEOUT_S);
+        error = wait ? gw_nbd_wait_on(wait) : 0;
+        if (error)
+            return error;
         if (nbd_poll(nbd, left) < 0)
             return failed(name, step);
     }
@@ -115,6 +138,20 @@ static int begin_socket(const struct gw_nbd_client_options *options, struct nbd_
     return nbd_aio_connect_socket(nbd, fd) < 0 ? failed(options->name, "connecting") : 0;
 }
 
+/* A host that is gone answers nothing, nor does one that writes for minutes; the first is found out. (No such
+ * options on a UNIX socket, whose server cannot vanish in silence.) */
+static void notice_loss(struct nbd_handle *nbd)
+{
+    int fd = nbd_aio_get_fd(nbd), yes = 1, idle_s = GW_NBD_TIMEOUT_S / 2, every_s = 10,
+        count = (GW_NBD_TIMEOUT_S / 2) / 10, timeout_ms = GW_NBD_TIMEOUT_S * 1000;
+
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof(yes));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof(every_s));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
+}
+
 static int negotiate(const struct gw_nbd_client_options *options, struct nbd_handle *nbd,
                      uint64_t deadline)
 {
@@ -124,7 +161,9 @@ static int negotiate(const struct gw_nbd_client_options *options, struct nbd_han
         return failed(options->name, "preparing");
     error = options->uri ? begin_uri(options, nbd) : begin_socket(options, nbd, deadline);
     if (!error)
-        error = work_until(options->name, nbd, 0, options->uri ? options->uri : "connecting");
+        error = work_until(options->name, nbd, 0, options->uri ? options->uri : "connecting", NULL);
+    if (!error && options->uri)
+        notice_loss(nbd);
     if (!error && options->has_allocation &&
         nbd_can_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) != 1)
         error =
@@ -295,6 +334,7 @@ struct request {
     void *into;
     const void *from;
     nbd_extent_callback extent;
+    struct gw_nbd_wait *wait; /* NULL: with a deadline */
 };
 
 static int64_t start(struct nbd_handle *nbd, const struct request *request)
@@ -327,7 +367,8 @@ static int run(struct gw_nbd_client *client, const struct request *request)
     if (!nbd)
         return -EIO;
     cookie = start(nbd, request);
-    error = cookie < 0 ? failed(client->name, step) : work_until(client->name, nbd, cookie, step);
+    error = cookie < 0 ? failed(client->name, step)
+                       : work_until(client->name, nbd, cookie, step, request->wait);
     give(client, nbd, error == 0);
     return error;
 }
@@ -380,9 +421,12 @@ int gw_nbd_client_zero(struct gw_nbd_client *client, uint64_t offset, uint64_t l
 }
 
 /* A server without the command has nothing that it could still lose. */
-int gw_nbd_client_flush(struct gw_nbd_client *client)
+int gw_nbd_client_flush(struct gw_nbd_client *client, const int *cancel_fd)
 {
-    struct request request = {.kind = FLUSH};
+    struct gw_nbd_wait wait = {.name = client->name,
+                               .what = "the NBD server to write out what it holds",
+                               .cancel_fd = cancel_fd};
+    struct request request = {.kind = FLUSH, .wait = &wait};
 
     return client->can_flush ? run(client, &request) : 0;
 }

@@ -5,7 +5,8 @@
  * that several see the same bytes (NBD_FLAG_CAN_MULTI_CONN). Private to engine/volume.
  *
  * Errors: -errno with a message that begins with the volume's name; -ETIMEDOUT when the server
- *   does not answer within GW_NBD_TIMEOUT_S. A connection that failed is not used again; with the
+ *   does not answer within GW_NBD_TIMEOUT_S; a flush is waited for as long as the connection lives
+ *   (a host that is gone is noticed within that time). A connection that failed is not used again; with the
  *   last one every request is -EIO. -ENOTSUP when the server's limits do not suit.
  * Threads: open and close by one, while no request runs; requests by any.
  * Units: bytes.
@@ -24,6 +25,19 @@
 #define GW_NBD_STATUS_MAX  (1ull << 30) /* of one question about allocation */
 #define GW_NBD_REQUEST_MAX (256u << 10) /* of a read or a write: what every server must take */
 #define GW_NBD_SECTOR_MAX  4096u /* requests are aligned to it, but for the end of the disk */
+
+/* A wait that has no limit, since it takes as long as there is something left to be written, or to be looked at: the
+ * log says that one waits. */
+struct gw_nbd_wait {
+    const char *name, *what; /* the volume; what is waited for, in words */
+    const int *cancel_fd;    /* readable when it is to end; NULL: never */
+    uint64_t began_ns;       /* of gw_nbd_wait_on; zero at first */
+    bool is_told;
+};
+
+/* To be called each GW_NBD_WAIT_MS. -ECANCELED. */
+#define GW_NBD_WAIT_MS 500
+int gw_nbd_wait_on(struct gw_nbd_wait *wait);
 
 struct gw_nbd_client;
 
@@ -53,7 +67,8 @@ int gw_nbd_client_write(struct gw_nbd_client *client, uint64_t offset, const voi
                         uint64_t length);
 /* Writes zeroes where the server has no command for it. */
 int gw_nbd_client_zero(struct gw_nbd_client *client, uint64_t offset, uint64_t length);
-int gw_nbd_client_flush(struct gw_nbd_client *client);
+/* cancel_fd as in gw_nbd_wait: -ECANCELED, and the connection is given up. */
+int gw_nbd_client_flush(struct gw_nbd_client *client, const int *cancel_fd);
 /* Tells each run of the range from offset on, in order, by base:allocation. The server may stop
  * short of length, but tells at least one run. */
 int gw_nbd_client_status(struct gw_nbd_client *client, uint64_t offset, uint64_t length,

@@ -22,9 +22,8 @@
 #include "common/clock.h"
 #include "common/error.h"
 
-#define START_TIMEOUT_MS  15000
-#define FINISH_TIMEOUT_MS 60000
-#define NOT_STARTED       127 /* exit status, as a shell's */
+#define START_TIMEOUT_MS 15000
+#define NOT_STARTED      127 /* exit status, as a shell's */
 
 /* In the child: only calls that are safe after a fork of a process with threads. */
 static void become(const char *const *words, int null_fd, int log_fd, pid_t parent)
@@ -102,18 +101,19 @@ static void last_line(const struct gw_tool *child, char *out, size_t size)
 }
 
 /* Waits for its end and reaps it. status: exit code, or 128 + signal. */
-static int wait_child(struct gw_tool *child, const char *tool, int timeout_ms, int *status)
+static int wait_child(struct gw_tool *child, struct gw_nbd_wait *wait, int *status)
 {
     struct pollfd process = {.fd = child->pid_fd, .events = POLLIN};
-    int raw = 0, count;
+    int raw = 0;
 
-    do
-        count = poll(&process, 1, timeout_ms);
-    while (count < 0 && errno == EINTR);
-    if (count <= 0)
-        return gw_fail(-ETIMEDOUT, "%s does not end within %d s", tool, timeout_ms / 1000);
+    while (poll(&process, 1, GW_NBD_WAIT_MS) <= 0) {
+        int error = gw_nbd_wait_on(wait);
+
+        if (error)
+            return error;
+    }
     if (waitpid(child->pid, &raw, 0) < 0)
-        return gw_fail_errno(-errno, "%s: wait", tool);
+        return gw_fail_errno(-errno, "%s: waiting for %s", wait->name, wait->what);
     child->pid = -1;
     *status = WIFEXITED(raw) ? WEXITSTATUS(raw) : 128 + WTERMSIG(raw);
     return 0;
@@ -129,7 +129,7 @@ static void kill_child(struct gw_tool *child)
         close_child(child);
 }
 
-int gw_tool_run(const char *const *words, unsigned timeout_s, int *status)
+int gw_tool_run(const char *const *words, struct gw_nbd_wait *wait, int *status)
 {
     struct gw_tool child;
     char line[300];
@@ -137,7 +137,7 @@ int gw_tool_run(const char *const *words, unsigned timeout_s, int *status)
 
     if (error)
         return error;
-    error = wait_child(&child, words[0], (int)timeout_s * 1000, status);
+    error = wait_child(&child, wait, status);
     if (!error) {
         last_line(&child, line, sizeof(line));
         if (*status == NOT_STARTED)
@@ -249,14 +249,16 @@ int gw_nbd_server_start(const struct gw_nbd_server_options *options, struct gw_n
     return 0;
 }
 
-int gw_nbd_server_finish(struct gw_nbd_server *server, const char *name)
+int gw_nbd_server_finish(struct gw_nbd_server *server, const char *name, const int *cancel_fd)
 {
+    struct gw_nbd_wait wait = {
+        .name = name, .what = "qemu-nbd to close the image", .cancel_fd = cancel_fd};
     char line[300];
     int status, error;
 
     gw_nbd_client_close(server->client);
     server->client = NULL;
-    error = wait_child(&server->tool, "qemu-nbd", FINISH_TIMEOUT_MS, &status);
+    error = wait_child(&server->tool, &wait, &status);
     if (!error && status != 0) {
         last_line(&server->tool, line, sizeof(line));
         error = gw_fail(-EIO, "%s: qemu-nbd ended with status %d: %s", name, status, line);

@@ -5,7 +5,6 @@
  *
  * Errors: -errno with a message; what the tool said last is part of it. -ENOENT when the tool is
  *   not installed.
- * Units: seconds.
  * Threads: one at a time per child; the thread that starts a child must outlive it (the kernel
  *   ends the child with that thread, so that no agent that dies leaves one behind).
  */
@@ -16,8 +15,8 @@
 
 #include "engine/volume/nbd-client.h"
 
-/* Runs a tool to its end; status is its exit code. timeout_s: -ETIMEDOUT, and it is killed. */
-int gw_tool_run(const char *const *words, unsigned timeout_s, int *status);
+/* Runs a tool to its end, however long that takes; status is its exit code. -ECANCELED, and it is killed. */
+int gw_tool_run(const char *const *words, struct gw_nbd_wait *wait, int *status);
 
 struct gw_tool {
     pid_t pid;  /* -1 when it has ended and was reaped */
@@ -39,8 +38,9 @@ struct gw_nbd_server_options {
 
 /* Starts qemu-nbd for one image and connects. It ends by itself with its last connection. */
 int gw_nbd_server_start(const struct gw_nbd_server_options *options, struct gw_nbd_server *out);
-/* Disconnects and waits until it has closed the image properly; -EIO when it says otherwise. */
-int gw_nbd_server_finish(struct gw_nbd_server *server, const char *name);
+/* Disconnects and waits, however long that takes, until it has closed the image properly; -EIO when it says
+ * otherwise; -ECANCELED, and it is killed. cancel_fd as in gw_nbd_wait. */
+int gw_nbd_server_finish(struct gw_nbd_server *server, const char *name, const int *cancel_fd);
 /* Ends it in whatever state. Takes a finished one too. */
 void gw_nbd_server_kill(struct gw_nbd_server *server);
 

@@ -20,16 +20,15 @@
 #include "engine/volume/nbd-server.h"
 #include "engine/volume/nbd.h"
 
-#define UNIT             (1u << 20) /* bytes of the disk per bit of what was written */
-#define CREATE_TIMEOUT_S 30u
-#define CHECK_TIMEOUT_S  120u
-#define CHECK_LEAKS      3 /* exit status of qemu-img check: clusters that nothing uses */
+#define UNIT        (1u << 20) /* bytes of the disk per bit of what was written */
+#define CHECK_LEAKS 3          /* exit status of qemu-img check: clusters that nothing uses */
 
 struct nbd_target {
     struct gw_target_volume volume;
     struct gw_nbd_server server;
     char path[PATH_MAX], part[PATH_MAX], format[16];
     bool is_serving, is_made, is_complete, is_finished;
+    bool is_in_pause;          /* the end of it */
     _Atomic uint64_t *written; /* a bit for each UNIT; several threads set bits of one word */
 };
 
@@ -94,7 +93,7 @@ static int sync_image(struct gw_target_volume *volume)
 {
     int error = check_serving(of(volume));
 
-    return error ? error : gw_nbd_client_flush(of(volume)->server.client);
+    return error ? error : gw_nbd_client_flush(of(volume)->server.client, volume->cancel_fd);
 }
 
 static int sync_file(const char *path)
@@ -112,8 +111,10 @@ static int check_image(const struct nbd_target *disk)
 {
     const char *const words[] = {"qemu-img",   "check", "-q",       "-f",
                                  disk->format, "--",    disk->part, NULL};
+    struct gw_nbd_wait wait = {
+        .name = disk->volume.name, .what = "qemu-img check", .cancel_fd = disk->volume.cancel_fd};
     struct gw_error kept;
-    int status, error = gw_tool_run(words, CHECK_TIMEOUT_S, &status);
+    int status, error = gw_tool_run(words, &wait, &status);
 
     if (error || status == 0 || status == CHECK_LEAKS)
         return error;
@@ -131,8 +132,9 @@ static int complete(struct gw_target_volume *volume)
         return error;
     disk->is_serving = false;
     /* Its locks go with it; whoever reads it back, or the hypervisor, opens the file next. */
-    error = gw_nbd_server_finish(&disk->server, volume->name);
-    if (!error)
+    error = gw_nbd_server_finish(&disk->server, volume->name, volume->cancel_fd);
+    /* It reads all of the tables: no guest stands still for that. */
+    if (!error && !disk->is_in_pause)
         error = check_image(disk);
     disk->is_complete = !error;
     return error;
@@ -197,6 +199,7 @@ static int make_image(struct nbd_target *disk, const struct gw_nbd_target_option
     char size[32], shape[48];
     const char *const words[] = {"qemu-img", "create", "-q",       "-f", disk->format, "-o",
                                  shape,      "--",     disk->part, size, NULL};
+    struct gw_nbd_wait wait = {.name = options->name, .what = "qemu-img to make the image"};
     struct gw_error kept;
     int status, error, fd = open(disk->part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
@@ -206,7 +209,7 @@ static int make_image(struct nbd_target *disk, const struct gw_nbd_target_option
     disk->is_made = true;
     snprintf(size, sizeof(size), "%llu", (unsigned long long)options->size);
     gw_nbd_create_options(disk->format, options->cluster_size, shape, sizeof(shape));
-    error = gw_tool_run(words, CREATE_TIMEOUT_S, &status);
+    error = gw_tool_run(words, &wait, &status);
     if (error || status == 0)
         return error;
     gw_error_take(-EIO, &kept);
@@ -242,6 +245,7 @@ static int check_options(struct nbd_target *disk, const struct gw_nbd_target_opt
     if (lstat(options->path, &info) == 0)
         return gw_fail(-EEXIST, "%s exists already: choose another name or remove it",
                        options->path);
+    disk->is_in_pause = options->is_in_pause;
     snprintf(disk->format, sizeof(disk->format), "%s", options->format);
     if (snprintf(disk->path, PATH_MAX, "%s", options->path) >= PATH_MAX ||
         snprintf(disk->part, PATH_MAX, "%s.godwit-%s.part", options->path, options->epoch) >=

@@ -67,6 +67,7 @@ struct gw_nbd_target_options {
     const char *format; /* -ENOTSUP unless gw_nbd_format_is_known */
     uint64_t size;
     uint32_t cluster_size; /* 0 for the format's own choice; some take no other */
+    bool is_in_pause; /* a guest stands still while it is finished: without the check of qemu-img */
 };
 
 /* Makes PATH.godwit-EPOCH.part with qemu-img and writes it through a qemu-nbd. finish ends that,

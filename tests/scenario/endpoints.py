@@ -3,8 +3,11 @@
 """Copies from and to what is no image of godwit's own: NBD exports, qcow2 images, block devices. What
 arrived is read by nbdcopy, qemu-img and cmp."""
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import copies
 import lib
@@ -222,6 +225,73 @@ def block_device_in_use_or_too_small_is_refused():
         lib.check(result.status == 1 and 'in use' in result.error, 'mounted: %s', result.error)
         tool('umount', where)
         tool('fsck.ext4', '-f', '-n', mounted)
+
+
+# An answer to every other request is due within a minute.
+LONG_S = 65
+
+
+def begin_copy(world, *words, **more):
+    """A copy on one host, of which one waits, and which a person may interrupt."""
+    command = lib.Command([lib.godwit_binary(), 'copy', '--json', *words],
+                          dict(os.environ, GODWIT_STATE_HOME=world.source.state, **more))
+    world.stack.callback(command.end)
+    return command
+
+
+def assert_interrupted(command, flag):
+    lib.guestctl.wait_for(lambda: os.path.exists(flag), lib.PATIENCE_S, 'the end of the copy', 0.1)
+    began = time.monotonic()
+    os.kill(command.process.pid, signal.SIGINT)
+    result = command.result()
+    lib.check(result.status == 1 and 'cancelled' in result.error, 'it ended with %d: %s', result.status, result.error)
+    lib.check(time.monotonic() - began < 20, 'it took %.0f s', time.monotonic() - began)
+
+
+@lib.scenario(sample=1, ends=['done', 'cancelled'])
+def server_may_take_long_to_flush(ends):
+    """What it holds has to be written, and that takes as long as it takes."""
+    with lib.World() as world:
+        path = make_raw(world, size_mib=16)
+        image, flag = os.path.join(world.folder, 'image'), os.path.join(world.folder, 'flag')
+        with open(image, 'wb') as handle:
+            handle.truncate(16 * lib.MIB)
+        server = Server(world, 'slow', 'eval', 'get_size=stat -c %%s %s' % image,
+                        'pread=dd if=%s skip=$4 count=$3 iflag=count_bytes,skip_bytes' % image,
+                        'pwrite=dd of=%s seek=$4 conv=notrunc oflag=seek_bytes' % image,
+                        'can_write=exit 0', 'can_flush=exit 0', 'flush=touch %s; sleep %d' % (flag, LONG_S))
+        command = begin_copy(world, path, server.uri)
+        if ends == 'cancelled':
+            assert_interrupted(command, flag)
+            return
+        command.result().expect('done')
+        tool('cmp', path, image)
+
+
+def put_before(world, name, *lines):
+    """Something of ours is found before the tool of that name; returns a PATH."""
+    folder = os.path.join(world.folder, 'tools')
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, name)
+    with open(path, 'w') as handle:
+        handle.write('\n'.join(['#!/bin/bash', *[line.replace('REAL', shutil.which(name)) for line in lines], '']))
+    os.chmod(path, 0o755)
+    return folder + ':' + os.environ['PATH']
+
+
+@lib.scenario(name=['qemu-nbd', 'qemu-img'])
+def tools_may_take_long_and_be_interrupted(name):
+    """qemu-nbd that closes a large image, and qemu-img that checks it."""
+    with lib.World() as world:
+        path = make_raw(world)
+        flag, out = os.path.join(world.folder, 'flag'), os.path.join(world.folder, 'out')
+        os.mkdir(out)
+        stay = 'touch %s; exec sleep 600' % flag
+        lines = {'qemu-nbd': ['REAL "$@"', stay], 'qemu-img': ['[ "$1" != check ] && exec REAL "$@"', stay]}[name]
+        command = begin_copy(world, '--format', 'qcow2', path, os.path.join(out, 'disk.qcow2'),
+                             PATH=put_before(world, name, *lines))
+        assert_interrupted(command, flag)
+        lib.check(os.listdir(out) == [], 'it leaves %s', os.listdir(out))
 
 
 if __name__ == '__main__':

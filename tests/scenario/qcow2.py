@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import endpoints
 import failures
 import lib
 
@@ -107,6 +108,21 @@ def quieted_guest_leaves_equal_qcow2():
         except lib.Failure:
             return
         raise lib.Failure('images that differ compare as equal')
+
+
+@lib.scenario()
+def image_is_not_checked_while_the_guest_stands_still():
+    """qemu-img check reads all of its tables, which takes minutes of a large one. It is for copies."""
+    with lib.World(**SIZE) as world:
+        flag = os.path.join(world.folder, 'checked')
+        path = endpoints.put_before(world, 'qemu-img', '[ "$1" = check ] && echo "$@" >> ' + flag, 'exec REAL "$@"')
+        world.stack.callback(os.environ.update, PATH=os.environ['PATH'])
+        os.environ['PATH'] = path
+        world.start_agents()
+        world.start_guest()
+        world.move().expect('done')
+        world.assert_moved()
+        lib.check(not os.path.exists(flag), 'it was checked')
 
 
 @lib.scenario()
