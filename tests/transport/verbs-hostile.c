@@ -312,24 +312,48 @@ HOSTILE(device_error_is_laid_to_the_peer_that_caused_it)
     raw_close(&raw);
 }
 
-/* Not a word to anybody: its queue pair is gone, and the channel was idle. */
-HOSTILE(peer_that_vanishes_is_noticed_while_idle)
+/* Not a word to anybody: its queue pair is gone, and the channel has nothing on its way to it. */
+static void expect_noticed(struct rig *rig, struct raw *raw)
 {
     uint64_t start_ns = gw_clock_ns(), took_ns;
     struct gw_message message;
-    struct raw raw;
     int error;
 
-    raw_join(rig, &raw);
-    rdma_destroy_qp(raw.id);
-    error = rig_receive(rig, raw.far, &message);
+    rdma_destroy_qp(raw->id);
+    error = rig_receive(rig, raw->far, &message);
     took_ns = gw_clock_ns() - start_ns;
     cr_assert_eq(error, -ETIMEDOUT, "%d: %s", error, gw_error_message());
     cr_assert(strstr(gw_error_message(), "has not answered"), "%s", gw_error_message());
     cr_assert(took_ns > 5 * GW_NS_PER_S && took_ns < 15 * GW_NS_PER_S, "after %.1f s",
               (double)took_ns / 1e9);
     expect_works(rig);
-    raw_close(&raw);
+    raw_close(raw);
+}
+
+HOSTILE(peer_that_vanishes_is_noticed_while_idle)
+{
+    struct raw raw;
+
+    raw_join(rig, &raw);
+    expect_noticed(rig, &raw);
+}
+
+/* It takes all that it allowed, and allows no more: one message waits for that. */
+HOSTILE(peer_that_vanishes_is_noticed_while_it_owes_credits)
+{
+    static struct rig_send sends[GW_RECEIVES + 1];
+    struct raw raw;
+
+    raw_join(rig, &raw);
+    for (unsigned i = 0; i <= GW_RECEIVES; i++) {
+        cr_assert_eq(rdma_post_recv(raw.id, NULL, raw.bytes, sizeof(raw.bytes), raw.mr), 0);
+        sends[i] = rig_send("word", 4);
+        cr_assert_eq(rig_post_send(raw.far, &sends[i]), 0, "%s", gw_error_message());
+    }
+    cr_assert(rig_until(rig, &sends[GW_RECEIVES - 1].done_count, 1));
+    cr_assert_eq(sends[GW_RECEIVES].done_count, 0);
+    expect_noticed(rig, &raw);
+    cr_assert_eq(sends[GW_RECEIVES].done_count, 1);
 }
 
 /* ---- memory ---- */

@@ -236,9 +236,11 @@ void gw_verbs_sender_keep_alive(struct verbs_channel *channel)
     struct ibv_send_wr *request;
     struct chain chain = {0};
 
-    /* A device answers an empty write without looking at its key (IBTA C9-88). */
-    if (channel->error.code || channel->sender.ops.count || room(&channel->sender, 2) == 0)
+    /* Ops in the send queue ask the peer themselves; those that wait for credits do not. */
+    if (channel->error.code || channel->sender.ops.first != channel->sender.waiting ||
+        room(&channel->sender, 2) == 0)
         return;
+    /* A device answers an empty write without looking at its key (IBTA C9-88). */
     request = new_request(channel, &chain, IBV_WR_RDMA_WRITE);
     signal_if_due(&channel->sender, request);
     ring(channel, &chain, false);
