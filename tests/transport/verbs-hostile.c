@@ -4,6 +4,7 @@
  * Runs where GODWIT_TEST_VERBS names an RDMA device (rig.h); some tests take the device's network
  * interface, GODWIT_TEST_INTERFACE, down and up. */
 #include <criterion/criterion.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -464,6 +465,53 @@ HOSTILE(port_that_goes_down_ends_its_channels_by_name)
     rig->near = rig->far = NULL;
     rig_join(rig);
     expect_works(rig);
+}
+
+static bool goes_when_asked;
+
+/* libibverbs' own, but the device may go just before, and is then no use any more, as with hardware (soft-RoCE would
+ * still answer). Its keeper is bound by then, and hears of it. The kernel waits until everything of the device was
+ * given back: so does the command. */
+int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *out);
+__attribute__((visibility("default"))) int ibv_query_device(struct ibv_context *context,
+                                                            struct ibv_device_attr *out)
+{
+    int (*query)(struct ibv_context *, struct ibv_device_attr *) =
+        (int (*)(struct ibv_context *, struct ibv_device_attr *))dlsym(RTLD_NEXT,
+                                                                       "ibv_query_device");
+
+    if (!goes_when_asked)
+        return query(context, out);
+    goes_when_asked = false;
+    cr_assert_eq(system("(rdma link delete rxe0; echo $? >/tmp/removed) & sleep 3"), 0);
+    return EIO;
+}
+
+/* The back end is none the worse for it. */
+Test(verbs_hostile, zy_device_that_goes_while_it_is_opened, .timeout = 40)
+{
+    struct gw_transport *transport;
+    struct gw_address address;
+    struct gw_domain *domain;
+
+    if (!getenv("GODWIT_TEST_INTERFACE"))
+        cr_skip_test("no device to remove");
+    unlink("/tmp/removed");
+    rig_free_address(RIG_VERBS, &address);
+    /* librdmacm has it open from the first time on, and does not ask again. */
+    rig_transport_new(RIG_VERBS, &transport);
+    cr_assert_eq(gw_domain_open(transport, &address, &domain), 0, "%s", gw_error_message());
+    gw_domain_close(domain);
+    gw_transport_free(transport);
+    rig_transport_new(RIG_VERBS, &transport);
+    goes_when_asked = true;
+    cr_assert_lt(gw_domain_open(transport, &address, &domain), 0);
+    for (int i = 0; i < 100 && access("/tmp/removed", F_OK) != 0; i++)
+        usleep(100000);
+    cr_assert_eq(system("rdma link add rxe0 type rxe netdev $GODWIT_TEST_INTERFACE"), 0);
+    cr_assert_eq(gw_domain_open(transport, &address, &domain), 0, "%s", gw_error_message());
+    gw_domain_close(domain);
+    gw_transport_free(transport);
 }
 
 /* The last test: the device does not come back. */

@@ -18,35 +18,38 @@ void gw_verbs_address_of(const struct sockaddr *from, struct gw_address *out)
     memcpy(&out->storage, from, out->length);
 }
 
-/* An identifier on the device that has this address. events: where its removal is told, or NULL. */
+/* An identifier on the device that has this address. events: where its removal is told, or NULL. The caller
+ * destroys *out, which is NULL or not, after a failure as well. */
 static int bind_keeper(struct rdma_event_channel *events, const struct gw_address *address,
                        struct rdma_cm_id **out)
 {
     struct gw_address any_port = *address;
     char text[GW_ADDRESS_TEXT_MAX];
-    struct rdma_cm_id *id;
-    int error = 0;
 
     gw_address_set_port(&any_port, 0);
     gw_address_format(&any_port, text, sizeof(text));
-    if (rdma_create_id(events, &id, NULL, RDMA_PS_TCP) != 0)
+    *out = NULL;
+    if (rdma_create_id(events, out, NULL, RDMA_PS_TCP) != 0)
         return gw_fail_errno(-errno, "verbs: no connection identifier");
-    if (rdma_bind_addr(id, (struct sockaddr *)&any_port.storage) != 0)
-        error = errno == ENODEV || errno == EADDRNOTAVAIL
-                    ? gw_fail(-ENODEV, "verbs: no RDMA device has the address %s", text)
-                    : gw_fail_errno(-errno, "verbs: the address %s cannot be used", text);
-    else if (!id->verbs)
-        error = gw_fail(-ENODEV, "verbs: %s names no RDMA device", text);
-    if (error) {
-        rdma_destroy_id(id);
-        return error;
-    }
-    *out = id;
+    if (rdma_bind_addr(*out, (struct sockaddr *)&any_port.storage) != 0)
+        return errno == ENODEV || errno == EADDRNOTAVAIL
+                   ? gw_fail(-ENODEV, "verbs: no RDMA device has the address %s", text)
+                   : gw_fail_errno(-errno, "verbs: the address %s cannot be used", text);
+    if (!(*out)->verbs)
+        return gw_fail(-ENODEV, "verbs: %s names no RDMA device", text);
     return 0;
 }
 
+static void drop_keeper(struct rdma_cm_id *keeper)
+{
+    if (keeper)
+        rdma_destroy_id(keeper);
+}
+
+/* Called with the lock held, without which the caller destroys *failed, what is left of a failure. */
 static int device_new(struct verbs_transport *transport, struct ibv_context *context,
-                      const struct gw_address *address, struct verbs_device **out)
+                      const struct gw_address *address, struct rdma_cm_id **failed,
+                      struct verbs_device **out)
 {
     struct verbs_device *device = calloc(1, sizeof(*device));
     int error;
@@ -56,27 +59,40 @@ static int device_new(struct verbs_transport *transport, struct ibv_context *con
     error = bind_keeper(transport->connection_events, address, &device->keeper);
     if (!error && device->keeper->verbs != context)
         error = gw_fail(-ENODEV, "verbs: the device changed while it was opened");
-    if (!error && (error = ibv_query_device(context, &device->attributes)) != 0)
-        error = gw_fail_errno(-error, "verbs: %s cannot be asked what it can do",
-                              ibv_get_device_name(context->device));
-    device->context = context;
-    if (!error)
-        error = gw_verbs_life_add_device(transport, device);
     if (error) {
-        if (device->keeper)
-            rdma_destroy_id(device->keeper);
+        *failed = device->keeper;
         free(device);
         return error;
     }
+    device->context = context;
     device->next = transport->devices;
     transport->devices = device;
     *out = device;
     return 0;
 }
 
+/* When the device is in the list: its removal, should that be why a step fails, finds it there. */
+static int device_prepare(struct verbs_transport *transport, struct verbs_device *device)
+{
+    const char *name = ibv_get_device_name(device->context->device);
+    int error;
+
+    if (device->is_removed)
+        return gw_fail(-ENODEV, "verbs: the device %s was removed", name);
+    if (device->is_prepared)
+        return 0;
+    error = ibv_query_device(device->context, &device->attributes);
+    if (error)
+        return gw_fail_errno(-error, "verbs: %s cannot be asked what it can do", name);
+    error = gw_verbs_life_add_device(transport, device);
+    device->is_prepared = !error;
+    return error;
+}
+
 int gw_verbs_device_get(struct verbs_transport *transport, struct ibv_context *context,
                         const struct gw_address *address, struct verbs_device **out)
 {
+    struct rdma_cm_id *failed = NULL;
     struct verbs_device *device;
     int error = 0;
 
@@ -84,15 +100,16 @@ int gw_verbs_device_get(struct verbs_transport *transport, struct ibv_context *c
     for (device = transport->devices; device && device->context != context;)
         device = device->next;
     if (!device)
-        error = device_new(transport, context, address, &device);
-    else if (device->is_removed)
-        error = gw_fail(-ENODEV, "verbs: the device %s was removed",
-                        ibv_get_device_name(context->device));
+        error = device_new(transport, context, address, &failed, &device);
+    if (!error)
+        error = device_prepare(transport, device);
     if (!error) {
         device->users++;
         *out = device;
     }
     pthread_mutex_unlock(&transport->lock);
+    /* Without the lock: it goes when its events were acknowledged, by a thread that takes the lock. */
+    drop_keeper(failed);
     return error;
 }
 
@@ -138,7 +155,7 @@ void gw_verbs_devices_sweep(struct verbs_transport *transport, bool all)
         gone = device;
     }
     pthread_mutex_unlock(&transport->lock);
-    /* Without the lock: an identifier goes when its events were acknowledged. */
+    /* Without the lock, as in gw_verbs_device_get. */
     while (gone) {
         struct verbs_device *device = gone;
 
@@ -182,10 +199,9 @@ static int bind_to_address(struct verbs_domain *domain, const struct gw_address 
     struct rdma_cm_id *id;
     int error = bind_keeper(NULL, local, &id);
 
-    if (error)
-        return error;
-    error = bind_to(domain, id->verbs, local);
-    rdma_destroy_id(id);
+    if (!error)
+        error = bind_to(domain, id->verbs, local);
+    drop_keeper(id);
     return error;
 }
 

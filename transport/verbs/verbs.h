@@ -82,7 +82,8 @@ struct verbs_device {
         *keeper; /* bound to an address of the device, so that its context stays in use */
     struct ibv_device_attr attributes;
     unsigned users;
-    bool is_removed; /* it is going: nobody begins to use it */
+    bool is_prepared; /* attributes are known, its events are watched */
+    bool is_removed;  /* it is going: nobody begins to use it */
 };
 
 struct verbs_transport {
