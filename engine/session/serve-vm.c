@@ -259,8 +259,9 @@ static bool has_kept(const struct gw_serve *serve, const char *epoch)
 /* A question about a move of an earlier session: the journal answers. */
 static int reopen(struct gw_serve *serve, const char *epoch, bool is_given_up)
 {
+    struct gw_target_steps steps = {.launched = {.pid_fd = -1}};
     struct gw_journal_entry entry;
-    struct gw_serve_vm *vm;
+    struct gw_serve_vm *vm = NULL;
     int error;
 
     if (!serve->environment->journal || !serve->environment->attended)
@@ -269,9 +270,16 @@ static int reopen(struct gw_serve *serve, const char *epoch, bool is_given_up)
     if (error)
         return error;
     error = find_own(serve, epoch, &entry);
-    vm = error ? NULL : calloc(1, sizeof(*vm));
-    if (!error && !vm)
-        gw_journal_entry_free(&entry);
+    if (!error) {
+        /* What cannot be looked at now is left as it is. */
+        steps.detail = entry.detail;
+        error = gw_target_steps_reconnect(&steps, entry.state);
+        vm = error ? NULL : calloc(1, sizeof(*vm));
+        if (!vm) {
+            gw_vm_leave(&steps.launched);
+            gw_journal_entry_free(&entry);
+        }
+    }
     if (!vm) {
         gw_unattend(serve->environment->attended, epoch, GW_SIDE_TARGET);
         return error ? error : gw_fail(-ENOMEM, "no memory for a VM");
@@ -283,9 +291,9 @@ static int reopen(struct gw_serve *serve, const char *epoch, bool is_given_up)
     vm->is_begun = true;
     vm->was_prepared = true;
     snprintf(serve->epoch, sizeof(serve->epoch), "%s", epoch);
+    vm->steps = steps;
     vm->steps.epoch = serve->epoch;
-    vm->steps.detail = json_incref(entry.detail);
-    error = gw_target_steps_reconnect(&vm->steps);
+    json_incref(vm->steps.detail);
     vm->steps.keeps_parts = vm->switchover.keeps = !is_given_up && has_kept(serve, epoch);
     vm->switchover.side = GW_SIDE_TARGET;
     vm->switchover.journal = serve->environment->journal;
@@ -297,8 +305,7 @@ static int reopen(struct gw_serve *serve, const char *epoch, bool is_given_up)
     vm->switchover.machine.is_guest_paused =
         json_is_true(json_object_get(vm->steps.detail, "paused"));
     memcpy(vm->switchover.epoch, serve->epoch, sizeof(vm->switchover.epoch));
-    if (!error)
-        error = gw_switchover_restart(&vm->switchover, &entry);
+    error = gw_switchover_restart(&vm->switchover, &entry);
     gw_journal_entry_free(&entry);
     if (!error)
         error = gw_switchover_event(&vm->switchover, GW_EVENT_LINK_UP);

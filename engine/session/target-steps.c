@@ -253,7 +253,7 @@ int gw_target_steps_act(struct gw_target_steps *steps, enum gw_handover_action a
     }
 }
 
-int gw_target_steps_reconnect(struct gw_target_steps *steps)
+int gw_target_steps_reconnect(struct gw_target_steps *steps, const char *state)
 {
     struct gw_launched *launched = &steps->launched;
     pid_t pid = (pid_t)json_integer_value(json_object_get(steps->detail, "pid"));
@@ -274,6 +274,15 @@ int gw_target_steps_reconnect(struct gw_target_steps *steps)
         launched->pid_fd = pidfd_open(pid, 0);
     if (!launched->qmp && launched->pid_fd < 0)
         return 0;
+    /* It may run, or wait for its first cont: whoever asks again gets an answer, or finds it gone. */
+    if (!launched->qmp && !gw_process_has_ended(launched->pid_fd) &&
+        strcmp(state, gw_handover_state_name(GW_HANDOVER_OWNER)) == 0) {
+        gw_vm_leave(launched);
+        return gw_fail(-EBUSY,
+                       "QEMU (pid %d) is there and its monitor %s does not answer: end its other "
+                       "client",
+                       (int)pid, text_of(steps, "qmp"));
+    }
     launched->pid = pid;
     launched->is_owned = json_is_true(json_object_get(steps->detail, "owned"));
     snprintf(launched->qmp_path, sizeof(launched->qmp_path), "%s", text_of(steps, "qmp"));

@@ -40,7 +40,8 @@ int gw_target_steps_act(struct gw_target_steps *steps, enum gw_handover_action a
 int gw_target_steps_check_here(const struct gw_target_steps *steps);
 void gw_target_steps_remove_memory(const struct gw_target_steps *steps);
 /* From the journal: finds the QEMU again, and holds one whose monitor does not answer so that it can be ended. As
- * gw_process_find, but 0 when it has ended. */
-int gw_target_steps_reconnect(struct gw_target_steps *steps);
+ * gw_process_find, but 0 when it has ended. state: as recorded. -EBUSY: an OWNER's lives and its monitor does not
+ * answer, so that nobody can say whether it runs. */
+int gw_target_steps_reconnect(struct gw_target_steps *steps, const char *state);
 
 #endif

@@ -258,8 +258,8 @@ Test(recover, silent_target_of_somebody_else_is_left_alone)
     end_silent(&silent);
 }
 
-/* It may have run, and may run still: a person decides, and nobody ends it. */
-Test(recover, silent_target_that_may_run_is_lost_and_left_alone)
+/* It may have run, and may run still: whether it does is asked again, until its process has ended. */
+Test(recover, silent_target_that_may_run_is_asked_again)
 {
     struct silent silent;
 
@@ -267,9 +267,12 @@ Test(recover, silent_target_that_may_run_is_lost_and_left_alone)
     record_target(&silent, GW_HANDOVER_OWNER, true);
     cr_assert_eq(gw_recover(&environment), 0, "%s", gw_error_message());
     cr_assert(lives(&silent));
-    cr_assert_str_eq(state_of(SLOW), "LOST");
+    cr_assert_str_eq(state_of(SLOW), "OWNER");
     cr_assert_eq(access(silent.ram, F_OK), 0, "its memory is gone");
     end_silent(&silent);
+    cr_assert_eq(gw_recover(&environment), 0, "%s", gw_error_message());
+    cr_assert_str_eq(state_of(SLOW), "LOST");
+    cr_assert_eq(access(silent.ram, F_OK), 0, "its memory is gone");
 }
 
 Test(recover, process_with_the_number_of_a_target_is_left_alone)
