@@ -115,10 +115,16 @@ static int delete_images(struct gw_source_steps *steps)
     json_array_foreach(images_of(steps), index, image)
     {
         char aside[4096];
+        int error = gw_rename_name(json_string_value(image), steps->epoch, aside, sizeof(aside));
 
-        if (gw_rename_name(json_string_value(image), steps->epoch, aside, sizeof(aside)) ||
-            unlink(aside))
-            gw_log(GW_LOG_WARNING, "%s could not be deleted", json_string_value(image));
+        if (!error && unlink(aside) && errno != ENOENT)
+            error = gw_fail_errno(-errno, "%s", aside);
+        /* Behind the record nobody looks any more, and a power cut would bring it back. */
+        if (!error)
+            error = gw_rename_sync(aside);
+        if (error)
+            gw_log(GW_LOG_WARNING, "%s could not be deleted: %s", json_string_value(image),
+                   gw_error_message());
     }
     return 0;
 }

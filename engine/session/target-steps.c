@@ -161,6 +161,25 @@ int gw_target_steps_check_here(const struct gw_target_steps *steps)
     return 0;
 }
 
+/* Behind the record nobody looks any more: a name that a power cut brought back would stay. */
+static int sync_folders(const json_t *paths)
+{
+    const json_t *path;
+    size_t index;
+    int error = 0;
+
+    json_array_foreach((json_t *)paths, index, path)
+    {
+        const char *name = json_string_value(path);
+
+        if (!error && name && !gw_rename_is_device(name))
+            error = gw_rename_sync(name);
+        if (error == -ENOENT || error == -ENOTDIR)
+            error = 0; /* its folder went, too */
+    }
+    return error;
+}
+
 static int discard(struct gw_target_steps *steps)
 {
     int error;
@@ -174,7 +193,10 @@ static int discard(struct gw_target_steps *steps)
     /* These names have the epoch in them: they are nobody else's. */
     if (!steps->keeps_parts)
         unlink_all(json_object_get(steps->detail, "parts"));
-    return 0;
+    if (json_is_true(json_object_get(steps->detail, GW_GIVEN_UP)))
+        return 0;
+    error = sync_folders(json_object_get(steps->detail, "images"));
+    return error ? error : sync_folders(json_object_get(steps->detail, "parts"));
 }
 
 /* A rename that no sync followed: a power cut took it back. What its owner has moved since, or

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import lib
+from pause import where
 
 SIZE = {'memory_mib': 160, 'disk_mib': 128, 'fill_mib': 32, 'image_format': 'vhdx'}
 PHASES = ['disks', 'memory', 'handover']
@@ -267,6 +268,27 @@ def source_agent_dies(phase):
 
 
 # --------------------------------------------------------------------------------- cancelled, cut off
+
+@lib.scenario()
+def discarded_image_is_gone_for_good():
+    """Before the target records that nothing of the move is left, the folder of its images is durable: a power
+    cut brings no image back that nobody knows of."""
+    with Ready(held='ab', image_format='raw') as ready:
+        world = ready.world
+        world.target.hold('PREPARING')  # the image has its final name
+        move = world.start_move('--max-pause', '30000')
+        world.target.await_held('PREPARING', move)
+        lib.check('web1-0.raw' in world.target.storage_files(), 'it has no final name yet')
+        before = len(world.target.holder.syncs)
+        world.cancel()
+        world.target.release()
+        world.assert_refused(move.result(), 'failed', 'cancel')
+        ready.nothing_happened()
+        seen = [where(path) for _, _, path in world.target.holder.syncs[before:]]
+        lib.check('folder' in seen and 'journal' in seen[seen.index('folder'):],
+                  'it is discarded before its folder is durable: %s', seen)
+
+
 
 @lib.scenario(sample=1, phase=PHASES, paused=['running', 'paused'])
 def cancelled(phase, paused):
