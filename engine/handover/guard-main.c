@@ -7,13 +7,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,8 +28,9 @@
 #include "engine/vmm/qemu/qmp.h"
 
 #define CONNECT_TIMEOUT_MS                                                                         \
-    30000u /* QEMU takes its next client once it sees that the agent's is gone */
+    10000u /* of one try: QEMU takes its next client once the last one has gone */
 #define CONNECT_INTERVAL_MS 20
+#define AGAIN_INTERVAL_MS   1000 /* between two tries: an agent that is back takes over meanwhile */
 
 enum phase { UNARMED, ARMED, STOPPED, COMMITTING };
 
@@ -34,6 +38,8 @@ struct guard {
     int fd, log_fd;
     enum phase phase;
     pid_t vmm_pid;
+    int vmm_fd;    /* of that process; -1: any may answer, or it has ended */
+    bool is_quiet; /* an undo that is tried again says nothing until it is done */
     bool is_guest_paused;
     char *qmp_path;
     json_t *steps[GW_GUARD_STEPS_MAX];
@@ -49,6 +55,8 @@ __attribute__((format(printf, 2, 3))) static void note(struct guard *guard, cons
     va_list args;
     int length;
 
+    if (guard->is_quiet)
+        return;
     gmtime_r(&now, &broken_down);
     strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", &broken_down);
     length = snprintf(line, sizeof(line), "%s guard %d: ", when, (int)getpid());
@@ -61,6 +69,14 @@ __attribute__((format(printf, 2, 3))) static void note(struct guard *guard, cons
         return;
 }
 
+/* A guest of a process that has ended waits for nobody. */
+static bool has_vmm_ended(const struct guard *guard)
+{
+    struct pollfd end = {.fd = guard->vmm_fd, .events = POLLIN};
+
+    return guard->vmm_fd < 0 || poll(&end, 1, 0) != 0;
+}
+
 /* The same QEMU as was armed, or NULL with the reason in the log. */
 static struct gw_qmp *reach_vmm(struct guard *guard)
 {
@@ -69,8 +85,7 @@ static struct gw_qmp *reach_vmm(struct guard *guard)
     struct gw_qmp *qmp = NULL;
 
     while (gw_qmp_open(guard->qmp_path, &qmp) != 0) {
-        if ((guard->vmm_pid > 0 && kill(guard->vmm_pid, 0) != 0 && errno == ESRCH) ||
-            gw_clock_ns() >= deadline_ns) {
+        if ((guard->vmm_pid > 0 && has_vmm_ended(guard)) || gw_clock_ns() >= deadline_ns) {
             note(guard, "cannot reach QEMU: %s", gw_error_message());
             return NULL;
         }
@@ -108,36 +123,62 @@ static bool undo_rename(struct guard *guard, const json_t *pair)
 }
 
 /* The steps, the last one first, and then `cont`. Names are put back in any case: before COMMITTED
- * the images are the source's. */
+ * the images are the source's. May be done again: each step is idempotent. */
 static bool undo_all(struct guard *guard)
 {
     struct gw_qmp *qmp = reach_vmm(guard);
     bool is_good = qmp != NULL;
 
-    while (guard->step_count > 0) {
-        json_t *undo = guard->steps[--guard->step_count];
-        const json_t *pair = json_object_get(undo, "rename");
+    for (unsigned step = guard->step_count; step-- > 0;) {
+        const json_t *undo = guard->steps[step], *pair = json_object_get(undo, "rename");
 
-        note(guard, "undoing step %u", guard->step_count);
+        note(guard, "undoing step %u", step);
         if (pair != NULL)
             is_good = undo_rename(guard, pair) && is_good;
         else
             is_good =
                 qmp != NULL && undo_disks(guard, qmp, json_object_get(undo, "disks")) && is_good;
-        json_decref(undo);
     }
-    if (!is_good)
+    if (!is_good) {
         note(guard, "not everything could be undone: the guest is not continued");
-    else if (guard->is_guest_paused)
-        note(guard, "the guest stays paused, as its owner had it");
-    else if (gw_vm_let_go(qmp) != 0) {
+    } else if (!guard->is_guest_paused && gw_vm_let_go(qmp) != 0) {
         note(guard, "%s", gw_error_message());
         is_good = false;
-    } else {
-        note(guard, "the guest goes on");
     }
+    guard->is_quiet = guard->is_quiet && !is_good;
+    if (is_good)
+        note(guard, guard->is_guest_paused ? "the guest stays paused, as its owner had it"
+                                           : "the guest goes on");
     gw_qmp_close(qmp);
     return is_good;
+}
+
+/* Lets an agent that is back have the log, and with it the undo. False when one has taken it. */
+static bool offer_log(struct guard *guard)
+{
+    const struct timespec interval = {.tv_sec = AGAIN_INTERVAL_MS / 1000,
+                                      .tv_nsec = AGAIN_INTERVAL_MS % 1000 * 1000000L};
+    struct stat status;
+
+    flock(guard->log_fd, LOCK_UN);
+    nanosleep(&interval, NULL);
+    return flock(guard->log_fd, LOCK_EX) == 0 && fstat(guard->log_fd, &status) == 0 &&
+           status.st_nlink > 0;
+}
+
+/* The guest stands still until it is done: again as long as its QEMU lives and no agent is back. */
+static bool undo_until_done(struct guard *guard)
+{
+    while (!undo_all(guard)) {
+        if (has_vmm_ended(guard))
+            return false;
+        if (!guard->is_quiet)
+            note(guard, "it is tried again until it is done or QEMU has ended");
+        guard->is_quiet = true;
+        if (!offer_log(guard))
+            return false;
+    }
+    return true;
 }
 
 static void forget_steps(struct guard *guard)
@@ -162,6 +203,7 @@ static const char *arm(struct guard *guard, const json_t *message)
     if (guard->qmp_path == NULL)
         return "out of memory";
     guard->vmm_pid = (pid_t)json_integer_value(json_object_get(message, "pid"));
+    guard->vmm_fd = guard->vmm_pid > 0 ? pidfd_open(guard->vmm_pid, 0) : -1;
     guard->is_guest_paused = json_is_true(json_object_get(message, "is_guest_paused"));
     guard->phase = ARMED;
     note(guard, "armed for QEMU %d at %s", (int)guard->vmm_pid, qmp_path);
@@ -288,19 +330,21 @@ static void stand_alone(void)
 
 int gw_guard_main(int fd)
 {
-    struct guard guard = {.fd = fd, .log_fd = -1};
+    struct guard guard = {.fd = fd, .log_fd = -1, .vmm_fd = -1};
     bool is_good = true;
 
     stand_alone();
     serve(&guard);
     if (!guard.is_ended && guard.phase == STOPPED) {
         note(&guard, "the agent died in the pause");
-        is_good = undo_all(&guard);
+        is_good = undo_until_done(&guard);
     } else if (!guard.is_ended && guard.phase == COMMITTING) {
         note(&guard, "the agent died while or after it committed: the journal decides");
     }
     forget_steps(&guard);
     free(guard.qmp_path);
+    if (guard.vmm_fd >= 0)
+        close(guard.vmm_fd);
     if (guard.log_fd >= 0)
         close(guard.log_fd);
     close(fd);

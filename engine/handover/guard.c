@@ -262,42 +262,60 @@ int gw_guard_undo(struct gw_guard *guard)
     return tell(guard, json_pack("{s:s}", "message", "undo"), UNDO_TIMEOUT_MS);
 }
 
-int gw_guard_wait(const char *log_path, int timeout_ms)
+/* Locked by the caller: no guard acts on it any more. *fd is -1 when there is none. */
+static int lock_log(const char *log_path, int timeout_ms, int *fd)
 {
     const struct timespec interval = {.tv_nsec = POLL_INTERVAL_MS * 1000000L};
     const uint64_t deadline_ns = gw_clock_ns() + (uint64_t)timeout_ms * GW_NS_PER_MS;
-    int fd = open(log_path, O_RDONLY | O_CLOEXEC);
     int error = 0;
 
-    if (fd < 0)
+    *fd = open(log_path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0)
         return errno == ENOENT ? 0 : gw_fail_errno(-errno, "guard: cannot open %s", log_path);
-    while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-        if (errno != EWOULDBLOCK && errno != EINTR) {
+    while (!error && flock(*fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK && errno != EINTR)
             error = gw_fail_errno(-errno, "guard: cannot lock %s", log_path);
-            break;
-        }
-        if (gw_clock_ns() >= deadline_ns) {
+        else if (gw_clock_ns() >= deadline_ns)
             error =
                 gw_fail(-ETIMEDOUT, "guard: an earlier guard is still at work, see %s", log_path);
-            break;
-        }
-        nanosleep(&interval, NULL);
+        else
+            nanosleep(&interval, NULL);
     }
+    if (error)
+        close(*fd);
+    return error;
+}
+
+/* Into this process's log; then its own goes. */
+static int take_log(const char *log_path)
+{
+    FILE *log = fopen(log_path, "re");
+    char line[512];
+
+    if (log == NULL)
+        return errno == ENOENT ? 0 : gw_fail_errno(-errno, "guard: cannot open %s", log_path);
+    for (unsigned i = 0; i < LOG_LINES_MAX && fgets(line, sizeof(line), log) != NULL; i++) {
+        line[strcspn(line, "\n")] = '\0';
+        gw_log(GW_LOG_INFO, "%s", line);
+    }
+    fclose(log);
+    return unlink(log_path) == 0 || errno == ENOENT
+               ? 0
+               : gw_fail_errno(-errno, "guard: cannot remove %s", log_path);
+}
+
+int gw_guard_take_over(const char *log_path, int timeout_ms)
+{
+    int fd, error = lock_log(log_path, timeout_ms, &fd);
+
+    if (error != 0 || fd < 0)
+        return error;
+    error = take_log(log_path);
     close(fd);
     return error;
 }
 
 void gw_guard_close_log(const char *log_path)
 {
-    FILE *log = fopen(log_path, "re");
-    char line[512];
-
-    if (log == NULL)
-        return;
-    for (unsigned i = 0; i < LOG_LINES_MAX && fgets(line, sizeof(line), log) != NULL; i++) {
-        line[strcspn(line, "\n")] = '\0';
-        gw_log(GW_LOG_INFO, "%s", line);
-    }
-    fclose(log);
-    unlink(log_path);
+    take_log(log_path);
 }

@@ -4,7 +4,8 @@
  * *stopped* before the guest is stopped, each step's undo before that step is taken, and
  * *committing* before COMMITTED is journalled. When the agent's end of the socket closes between
  * *stopped* and *committing*, it runs the undo steps, the last one first, and only if all of them
- * hold sends `cont`. From *committing* on it does nothing: the journal decides.
+ * hold sends `cont`. What fails is tried again every second, as long as that QEMU lives, until an agent is back
+ * and takes over. From *committing* on it does nothing: the journal decides.
  *
  * Errors: 0 or -errno with a message. -EPIPE: the guard is lost; -ETIMEDOUT: it has not answered,
  *   counts as lost from then on, and may have understood all the same. Either way the move is to be given
@@ -36,7 +37,7 @@ struct gw_guard_options {
     const char *qmp_path;
     pid_t vmm_pid;        /* another QEMU on that socket is not touched; 0: any */
     bool is_guest_paused; /* by its owner: everything is undone, but `cont` is not sent */
-    const char *log_path; /* what it did, appended; locked while it lives (gw_guard_wait) */
+    const char *log_path; /* what it did, appended; locked while it may act (gw_guard_take_over) */
     int timeout_ms; /* for each acknowledgement, some with the guest stopped; 0: 5000. To be armed takes
                      * a process's start, and has 30 s */
 };
@@ -72,9 +73,10 @@ int gw_guard_done(struct gw_guard *guard, unsigned step);
  * free with stop. */
 int gw_guard_undo(struct gw_guard *guard);
 
-/* After a restart of the agent: waits until no guard holds that log any more. A log that is not
- * there is a success. -ETIMEDOUT. */
-int gw_guard_wait(const char *log_path, int timeout_ms);
+/* After a restart of the agent: waits until no guard is at work with that log, writes what it did into this
+ * process's log and removes its own. A guard that has not succeeded and tries again every second gives way: it
+ * ends without another deed once its log is gone. A log that is not there is a success. -ETIMEDOUT. */
+int gw_guard_take_over(const char *log_path, int timeout_ms);
 
 /* The move is settled and its guard has ended: what the guard did goes into this process's log, and
  * its own file goes. One that is not there is fine. */

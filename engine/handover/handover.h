@@ -199,7 +199,7 @@ void gw_handover_begin(struct gw_handover *handover, enum gw_journal_side side,
                        const uint8_t peer_instance[16], struct gw_handover_actions *out);
 /* After a start of the agent: entry as the journal has it, the link down. -EINVAL for a state that
  * is never journalled. Afterwards the caller reports VMM_GONE if the QEMU is not there (any more).
- * The restart of a source waits for its guard's end first (gw_guard_wait). */
+ * The restart of a source waits for its guard's end first (gw_guard_take_over). */
 int gw_handover_restart(struct gw_handover *handover, const struct gw_journal_entry *entry,
                         struct gw_handover_actions *out);
 int gw_handover_step(struct gw_handover *handover, enum gw_handover_event event,

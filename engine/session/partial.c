@@ -395,8 +395,8 @@ static void clean_vmm(const struct gw_environment *environment, const struct gw_
     /* Of a move that died before its first record; nothing else knows of its guard. */
     if (snprintf(log, sizeof(log), "%s/guard-%s.log", environment->state_dir, partial->epoch) <
             (int)sizeof(log) &&
-        gw_guard_wait(log, GUARD_TIMEOUT_MS) == 0)
-        gw_guard_close_log(log);
+        gw_guard_take_over(log, GUARD_TIMEOUT_MS))
+        gw_log(GW_LOG_WARNING, "%s", gw_error_message());
     if (gw_qmp_open(text_of(partial->detail, "qmp"), &qmp) == 0) {
         if (gw_qmp_pid(qmp) == pid &&
             (gw_partial_clean_vmm(qmp, partial->epoch) ||

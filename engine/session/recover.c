@@ -139,8 +139,9 @@ static void recover_source(const struct gw_environment *environment,
     int error = 0;
 
     /* The guard of the agent that died may still be undoing. */
-    if (log && gw_guard_wait(log, GUARD_TIMEOUT_MS)) {
-        gw_error_take(-ETIMEDOUT, &out->cause);
+    error = log ? gw_guard_take_over(log, GUARD_TIMEOUT_MS) : 0;
+    if (error) {
+        gw_error_take(error, &out->cause);
         return;
     }
     if (qmp && gw_qmp_open(qmp, &steps.qmp) == 0 &&
@@ -177,8 +178,6 @@ static void recover_source(const struct gw_environment *environment,
     if (gw_handover_is_ended(switchover.machine.state)) {
         gw_partial_sockets(entry->epoch, sockets);
         gw_folder_remove(sockets);
-        if (log)
-            gw_guard_close_log(log);
         if (!switchover.keeps)
             gw_partial_forget(environment, entry->epoch, GW_SIDE_SOURCE);
     }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -98,9 +99,13 @@ static void reach(struct scene *scene, const char *stage, bool is_paused)
 
 static void kill_agent(struct scene *scene)
 {
+    int fd = open(scene->log, O_RDONLY | O_CLOEXEC);
+
     kill(scene->agent, SIGKILL);
     cr_assert_eq(waitpid(scene->agent, NULL, 0), scene->agent);
-    cr_assert_eq(gw_guard_wait(scene->log, 60000), 0, "%s", gw_error_message());
+    /* The guard has ended, or pauses between two tries. */
+    cr_assert_eq(flock(fd, LOCK_EX), 0);
+    close(fd);
 }
 
 /* What the guest writes lands in the image under its own name. */
@@ -221,19 +226,47 @@ Test(guard, undoes_when_told, .timeout = 240)
 }
 
 /* A disk that cannot be put back: continuing would lose the guest's writes. */
-Test(guard, does_not_continue_on_a_null_disk, .timeout = 240)
+static void fail_to_undo(struct scene *scene, char away[200])
 {
-    struct scene scene;
     char *log;
 
-    begin(&scene);
-    reach(&scene, "renamed", false);
-    cr_assert_eq(unlink(scene.renamed), 0);
-    kill_agent(&scene);
-    log = file_text(scene.log);
-    cr_assert_str_eq(status(&scene), "paused", "log:\n%s", log);
+    begin(scene);
+    reach(scene, "renamed", false);
+    snprintf(away, 200, "%s.away", scene->renamed);
+    cr_assert_eq(rename(scene->renamed, away), 0);
+    kill_agent(scene);
+    log = file_text(scene->log);
+    cr_assert_str_eq(status(scene), "paused", "log:\n%s", log);
     cr_assert_not_null(strstr(log, "not continued"), "log:\n%s", log);
     free(log);
+}
+
+Test(guard, does_not_continue_on_a_null_disk_until_it_can, .timeout = 240)
+{
+    struct scene scene;
+    char away[200];
+
+    fail_to_undo(&scene, away);
+    cr_assert_eq(rename(away, scene.renamed), 0);
+    for (unsigned i = 0; i < 200 && strcmp(status(&scene), "running") != 0; i++)
+        usleep(100000);
+    assert_goes_on(&scene);
+    qemu_end(&scene.qemu);
+}
+
+/* What the guard cannot undo is the agent's that is back: two do not undo side by side. */
+Test(guard, gives_way_to_an_agent_that_is_back, .timeout = 240)
+{
+    struct scene scene;
+    char away[200];
+
+    fail_to_undo(&scene, away);
+    cr_assert_eq(gw_guard_take_over(scene.log, 60000), 0, "%s", gw_error_message());
+    cr_assert_neq(access(scene.log, F_OK), 0);
+    cr_assert_eq(rename(away, scene.renamed), 0);
+    sleep(3);
+    cr_assert_str_eq(status(&scene), "paused");
+    cr_assert_eq(access(scene.renamed, F_OK), 0, "its name was given back all the same");
     qemu_end(&scene.qemu);
 }
 
@@ -302,7 +335,7 @@ Test(guard, silent_one_is_lost_and_does_nothing, .timeout = 240)
     log = file_text(scene.log);
     cr_assert_null(strstr(log, "the agent died"), "log:\n%s", log);
     free(log);
-    cr_assert_eq(gw_guard_wait(scene.log, 0), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_guard_take_over(scene.log, 0), 0, "%s", gw_error_message());
     qemu_end(&scene.qemu);
 }
 
@@ -321,9 +354,9 @@ Test(guard, refuses_messages_out_of_order, .timeout = 240)
     cr_assert_eq(gw_guard_announce(guard, undo, &step), 0);
     cr_assert_eq(step, 0);
     cr_assert_eq(gw_guard_resumed(guard), 0);
-    cr_assert_eq(gw_guard_wait(options.log_path, 50), -ETIMEDOUT);
+    cr_assert_eq(gw_guard_take_over(options.log_path, 50), -ETIMEDOUT);
     cr_assert_eq(kill(gw_guard_pid(guard), SIGKILL), 0);
-    cr_assert_eq(gw_guard_wait(options.log_path, 60000), 0);
+    cr_assert_eq(gw_guard_take_over(options.log_path, 60000), 0);
     cr_assert_eq(gw_guard_stopped(guard), -EPIPE);
     gw_guard_stop(guard);
     json_decref(undo);
