@@ -31,6 +31,8 @@ struct nbd_source {
     struct gw_nbd_client *client;
     struct gw_nbd_server server; /* of an image that we open ourselves, and client is its */
     bool has_server;
+    struct gw_image
+        *file; /* of that image at rest, as bytes: locked, and is it still the same? Else NULL */
     struct gw_nbd_source_options options;
     pthread_mutex_t lock; /* protects window; requests for it run under it, in no other lock */
     struct window window;
@@ -174,10 +176,10 @@ static int collect(struct gw_source_volume *volume, struct gw_bitmap *dirty)
     return error;
 }
 
-/* At rest the server's lock on the image keeps it as it is. */
+/* Locks keep QEMU off the file of an image at rest, and nobody else. Of an export nothing can be told. */
 static int unchanged(struct gw_source_volume *volume)
 {
-    return 0;
+    return of(volume)->file ? gw_image_unchanged(of(volume)->file) : 0;
 }
 
 static void close_source(struct gw_source_volume *volume)
@@ -188,6 +190,7 @@ static void close_source(struct gw_source_volume *volume)
         gw_nbd_server_kill(&disk->server);
     else
         gw_nbd_client_close(disk->client);
+    gw_image_close(disk->file);
     pthread_mutex_destroy(&disk->lock);
     free(disk);
 }
@@ -259,19 +262,24 @@ int gw_nbd_source_open_image(const char *path, const char *format, struct gw_sou
 {
     struct gw_nbd_server_options options = {
         .name = "image", .path = path, .format = format, .is_read_only = true};
+    struct gw_image_open_options bytes = {.path = path, .format = GW_IMAGE_RAW};
     struct gw_nbd_image image;
     struct nbd_source *disk;
-    int error;
+    struct gw_error kept;
+    int error = new_source("image", &disk);
 
-    error = gw_nbd_image_check(path, format, &image);
-    if (!error)
-        error = new_source("image", &disk);
     if (error)
         return error;
-    error = serve(disk, &options);
+    /* Before anything is read of it. */
+    error = gw_image_open(&bytes, &disk->file);
+    if (!error)
+        error = gw_nbd_image_check(path, format, &image);
+    if (!error)
+        error = serve(disk, &options);
     if (error) {
+        gw_error_take(error, &kept);
         close_source(&disk->volume);
-        return error;
+        return gw_error_raise(&kept);
     }
     disk->volume.size = gw_nbd_client_size(disk->client);
     disk->volume.is_still = true;
