@@ -89,6 +89,30 @@ static int choose_blocks(const struct gw_copy_request *request, const struct gw_
     return 0;
 }
 
+/* What is asked for is done, or refused before the first byte. */
+static int choose_space(const struct gw_copy_request *request, struct gw_offered_volume *out)
+{
+    const char *format = gw_offer_format(out);
+    bool is_uri = gw_nbd_is_uri(out->target);
+
+    if (request->is_fixed && is_uri)
+        return gw_fail(-EINVAL,
+                       "%s: an NBD server has its own way to store a disk, whose space is not "
+                       "taken from here: leave --preallocate away",
+                       out->target);
+    if (request->is_fixed && out->foreign[0] && !gw_nbd_can_preallocate(out->foreign))
+        return gw_fail(-EINVAL,
+                       "the space of a %s image cannot be taken beforehand: leave --preallocate "
+                       "away, or ask for another --format",
+                       format);
+    /* That the source's is taken means nothing to those. */
+    if (out->foreign[0] || is_uri)
+        out->is_fixed = request->is_fixed;
+    if (request->new_id && out->format != GW_IMAGE_VHDX)
+        return gw_fail(-EINVAL, "new identifiers are VHDX's: the target is %s", format);
+    return 0;
+}
+
 /* A VHDX keeps its identity, and what it is called as a parent as long as its content is the same;
  * what becomes one gets a new one. */
 static void choose_ids(const struct gw_copy_request *request, const struct gw_endpoint *source,
@@ -158,6 +182,8 @@ static int describe(const struct gw_copy_request *request, const struct gw_endpo
         error = choose_blocks(request, source, out);
     if (!error)
         error = choose_sectors(request, source, out);
+    if (!error)
+        error = choose_space(request, out);
     if (!error)
         choose_ids(request, source, out);
     return error;

@@ -95,6 +95,7 @@ static int make_foreign(const struct gw_offered_volume *offered, const char *pat
         .format = offered->foreign,
         .size = offered->size,
         .cluster_size = offered->block_size,
+        .is_fixed = offered->is_fixed,
         .is_in_pause = offered->is_name_journalled,
     };
 

@@ -26,9 +26,10 @@ struct format {
     const char *name;
     const char *magic;  /* the first bytes */
     uint32_t signature; /* little endian, at 0x40; 0: none */
-    /* For qemu-img create -o: one file, and nothing allocated. */
-    const char *create;
-    bool has_cluster_size; /* may be chosen: cluster_size=, in place of create */
+    /* For qemu-img create -o: one file, and nothing allocated; or all of its space, NULL where that cannot be. (A
+     * static VDI is as long as its disk, and full of holes.) */
+    const char *create, *create_fixed;
+    bool has_cluster_size; /* may be chosen */
     int (*check)(const char *path, const uint8_t *header, struct gw_nbd_image *out);
     /* Of an image made here that holds its own name; else NULL. */
     int (*rename)(const char *path, const uint8_t *header, const char *name);
@@ -204,9 +205,9 @@ static int rename_vmdk(const char *path, const uint8_t *header, const char *name
 /* ---- all of them ---- */
 
 static const struct format formats[] = {
-    {"qcow2", "QFI\xfb", 0, "preallocation=off", true, check_qcow2, NULL},
-    {"vdi", "<<< ", VDI_SIGNATURE, "static=off", false, check_vdi, NULL},
-    {"vmdk", "KDMV", 0, "subformat=monolithicSparse", false, check_vmdk, rename_vmdk},
+    {"qcow2", "QFI\xfb", 0, "preallocation=off", "preallocation=falloc", true, check_qcow2, NULL},
+    {"vdi", "<<< ", VDI_SIGNATURE, "static=off", NULL, false, check_vdi, NULL},
+    {"vmdk", "KDMV", 0, "subformat=monolithicSparse", NULL, false, check_vmdk, rename_vmdk},
 };
 
 static const struct format *find_format(const char *name)
@@ -288,12 +289,21 @@ int gw_nbd_image_rename(const char *path, const char *name, const char *final)
     return error || !format->rename ? error : format->rename(path, header, final);
 }
 
-void gw_nbd_create_options(const char *name, uint32_t cluster_size, char *out, size_t size)
+bool gw_nbd_can_preallocate(const char *name)
 {
     const struct format *format = find_format(name);
 
+    return format && format->create_fixed;
+}
+
+void gw_nbd_create_options(const char *name, uint32_t cluster_size, bool is_fixed, char *out,
+                           size_t size)
+{
+    const struct format *format = find_format(name);
+    const char *create = is_fixed ? format->create_fixed : format->create;
+
     if (format->has_cluster_size && cluster_size)
-        snprintf(out, size, "cluster_size=%u", cluster_size);
+        snprintf(out, size, "%s,cluster_size=%u", create, cluster_size);
     else
-        snprintf(out, size, "%s", format->create);
+        snprintf(out, size, "%s", create);
 }

@@ -208,7 +208,8 @@ static int make_image(struct nbd_target *disk, const struct gw_nbd_target_option
     close(fd);
     disk->is_made = true;
     snprintf(size, sizeof(size), "%llu", (unsigned long long)options->size);
-    gw_nbd_create_options(disk->format, options->cluster_size, shape, sizeof(shape));
+    gw_nbd_create_options(disk->format, options->cluster_size, options->is_fixed, shape,
+                          sizeof(shape));
     error = gw_tool_run(words, &wait, &status);
     if (error || status == 0)
         return error;
@@ -239,6 +240,9 @@ static int check_options(struct nbd_target *disk, const struct gw_nbd_target_opt
 
     if (!gw_nbd_format_is_known(options->format))
         return gw_fail(-ENOTSUP, "%s: images of the format '%.16s' are not made here: convert it",
+                       options->name, options->format);
+    if (options->is_fixed && !gw_nbd_can_preallocate(options->format))
+        return gw_fail(-ENOTSUP, "%s: the space of a %s image cannot be taken beforehand",
                        options->name, options->format);
     if (cluster && (cluster < 512 || cluster > 2u << 20 || (cluster & (cluster - 1))))
         return gw_fail(-EPROTO, "%s: no image has clusters of %u bytes", options->name, cluster);

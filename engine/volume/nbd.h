@@ -30,8 +30,12 @@ struct gw_nbd_image {
 int gw_nbd_image_check(const char *path, const char *format, struct gw_nbd_image *out);
 /* Writes the name that the image at path will have into it, where its format keeps that (VMDK). */
 int gw_nbd_image_rename(const char *path, const char *format, const char *name);
-/* For qemu-img create -o. cluster_size 0: the format's own choice; some take no other. */
-void gw_nbd_create_options(const char *format, uint32_t cluster_size, char *out, size_t size);
+/* Can an image of that format have all of its space taken beforehand? */
+bool gw_nbd_can_preallocate(const char *format);
+/* For qemu-img create -o. cluster_size 0: the format's own choice; some take no other. is_fixed: only where the
+ * format can be. */
+void gw_nbd_create_options(const char *name, uint32_t cluster_size, bool is_fixed, char *out,
+                           size_t size);
 
 struct gw_nbd_source_options {
     const char *name;
@@ -67,6 +71,7 @@ struct gw_nbd_target_options {
     const char *format; /* -ENOTSUP unless gw_nbd_format_is_known */
     uint64_t size;
     uint32_t cluster_size; /* 0 for the format's own choice; some take no other */
+    bool is_fixed;         /* all of its space is taken: -ENOTSUP unless gw_nbd_can_preallocate */
     bool is_in_pause; /* a guest stands still while it is finished: without the check of qemu-img */
 };
 

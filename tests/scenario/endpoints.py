@@ -227,6 +227,40 @@ def block_device_in_use_or_too_small_is_refused():
         tool('fsck.ext4', '-f', '-n', mounted)
 
 
+@lib.scenario()
+def space_is_taken_beforehand_or_refused():
+    """And so with new identifiers: nothing that is asked for is left out in silence."""
+    with lib.World() as world:
+        path = make_raw(world)
+        out = os.path.join(world.folder, 'out')
+        os.mkdir(out)
+        server = Server(world, 'export', 'memory', '%dM' % SIZE_MIB)
+        for target, words, name in [('disk.vdi', ['--preallocate', '--format', 'vdi'], 'vdi'),
+                                    ('disk.vmdk', ['--preallocate', '--format', 'vmdk'], 'vmdk'),
+                                    (server.uri, ['--preallocate'], 'NBD server'),
+                                    ('disk.qcow2', ['--new-id', '--format', 'qcow2'], 'identifiers'),
+                                    ('disk.raw', ['--new-id'], 'identifiers')]:
+            target = target if '://' in target else os.path.join(out, target)
+            result = copies.run_without_agent(world, path, target, *words)
+            lib.check(result.status == lib.EXIT['usage'] and name in result.error, '%s: ended with %d: %s', target,
+                      result.status, result.error)
+        lib.check(os.listdir(out) == [] and server.is_same('/dev/zero'), 'a refused copy wrote')
+        written = os.path.join(out, 'disk.qcow2')
+        copies.run_without_agent(world, path, written, '--preallocate', '--format', 'qcow2').expect('done')
+        lib.check(copies.allocated_mib(written) >= SIZE_MIB, 'it takes %d MiB', copies.allocated_mib(written))
+        copies.compare(path, 'raw', written, 'qcow2')
+
+
+def serve_by_hand(world, *more):
+    """An image of a server that can do no more than is said."""
+    image = os.path.join(world.folder, 'image')
+    with open(image, 'wb') as handle:
+        handle.truncate(16 * lib.MIB)
+    return image, Server(world, 'by-hand', 'eval', 'get_size=stat -c %%s %s' % image,
+                         'pread=dd if=%s skip=$4 count=$3 iflag=count_bytes,skip_bytes' % image,
+                         'pwrite=dd of=%s seek=$4 conv=notrunc oflag=seek_bytes' % image, 'can_write=exit 0', *more)
+
+
 # An answer to every other request is due within a minute.
 LONG_S = 65
 
@@ -253,13 +287,8 @@ def server_may_take_long_to_flush(ends):
     """What it holds has to be written, and that takes as long as it takes."""
     with lib.World() as world:
         path = make_raw(world, size_mib=16)
-        image, flag = os.path.join(world.folder, 'image'), os.path.join(world.folder, 'flag')
-        with open(image, 'wb') as handle:
-            handle.truncate(16 * lib.MIB)
-        server = Server(world, 'slow', 'eval', 'get_size=stat -c %%s %s' % image,
-                        'pread=dd if=%s skip=$4 count=$3 iflag=count_bytes,skip_bytes' % image,
-                        'pwrite=dd of=%s seek=$4 conv=notrunc oflag=seek_bytes' % image,
-                        'can_write=exit 0', 'can_flush=exit 0', 'flush=touch %s; sleep %d' % (flag, LONG_S))
+        flag = os.path.join(world.folder, 'flag')
+        image, server = serve_by_hand(world, 'can_flush=exit 0', 'flush=touch %s; sleep %d' % (flag, LONG_S))
         command = begin_copy(world, path, server.uri)
         if ends == 'cancelled':
             assert_interrupted(command, flag)

@@ -186,6 +186,10 @@ Test(nbd, target_takes_only_formats_and_clusters_that_are_known)
         options.cluster_size = cluster;
         cr_expect_eq(gw_nbd_target_create(&options, &volume), -EPROTO, "%u", cluster);
     }
+    options = options_of(place_path(&place, "disk"));
+    options.format = "vdi";
+    options.is_fixed = true;
+    cr_expect_eq(gw_nbd_target_create(&options, &volume), -ENOTSUP);
     cr_assert_eq(place_count(&place), 0);
     place_end(&place);
 }
