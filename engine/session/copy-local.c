@@ -171,6 +171,18 @@ static int start_over(struct file *file)
     return fill(file);
 }
 
+/* Of an export, which is known once it is open; there is one volume then. */
+static void note_warning(const struct file *file)
+{
+    json_t *list = json_object_get(file->copy->out->detail, "volumes");
+
+    if (!file->target->warning)
+        return;
+    json_object_set_new(json_array_get(list, file->index), "warning",
+                        json_string(file->target->warning));
+    gw_offer_note_warnings(list, file->copy->progress);
+}
+
 static int fill_file(struct file *file)
 {
     uint64_t size = file->copy->plan.offered[file->index].size;
@@ -178,6 +190,8 @@ static int fill_file(struct file *file)
 
     if (error == -EUCLEAN && file->options.offered->is_continued)
         error = start_over(file);
+    if (!error)
+        note_warning(file);
     /* While the others of a chain are copied, it is there to be gone on with. */
     if (error || !file->entry || file->copy->plan.count == 1)
         return error;

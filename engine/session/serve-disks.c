@@ -67,6 +67,8 @@ static int make_disk(struct gw_serve *serve, struct gw_space *space, unsigned vo
     offered->is_name_journalled = serve->vm != NULL;
     if (!error)
         error = make_image(serve, volume, made, &serve->volumes[volume]);
+    if (!error && serve->volumes[volume]->warning)
+        snprintf(made->warning, sizeof(made->warning), "%s", serve->volumes[volume]->warning);
     if (!error)
         serve->volumes[volume]->cancel_fd = &serve->progress->cancel_fd;
     json_array_append_new(serve->kept,

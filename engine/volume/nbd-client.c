@@ -420,7 +420,11 @@ int gw_nbd_client_zero(struct gw_nbd_client *client, uint64_t offset, uint64_t l
     return error;
 }
 
-/* A server without the command has nothing that it could still lose. */
+bool gw_nbd_client_can_flush(const struct gw_nbd_client *client)
+{
+    return client->can_flush;
+}
+
 int gw_nbd_client_flush(struct gw_nbd_client *client, const int *cancel_fd)
 {
     struct gw_nbd_wait wait = {.name = client->name,

@@ -65,6 +65,8 @@ bool gw_nbd_client_has_allocation(const struct gw_nbd_client *client);
 int gw_nbd_client_read(struct gw_nbd_client *client, uint64_t offset, void *into, uint64_t length);
 int gw_nbd_client_write(struct gw_nbd_client *client, uint64_t offset, const void *from,
                         uint64_t length);
+/* False: what the server holds, its host may still lose after a flush, which does nothing then. */
+bool gw_nbd_client_can_flush(const struct gw_nbd_client *client);
 /* Writes zeroes where the server has no command for it. */
 int gw_nbd_client_zero(struct gw_nbd_client *client, uint64_t offset, uint64_t length);
 /* cancel_fd as in gw_nbd_wait: -ECANCELED, and the connection is given up. */

@@ -17,7 +17,7 @@
 struct nbd_export {
     struct gw_target_volume volume;
     struct gw_nbd_client *client;
-    char uri[PATH_MAX];
+    char uri[PATH_MAX], warning[200];
 };
 
 static struct nbd_export *of(struct gw_target_volume *volume)
@@ -146,6 +146,13 @@ int gw_nbd_target_open_uri(const char *name, const char *uri, uint64_t size,
         error =
             gw_fail(-ENOSPC, "%s has %llu bytes, the disk needs %llu: give it a larger export", uri,
                     (unsigned long long)gw_nbd_client_size(disk->client), (unsigned long long)size);
+    if (!error && !gw_nbd_client_can_flush(disk->client)) {
+        snprintf(disk->warning, sizeof(disk->warning),
+                 "%s: its NBD server knows no flush: what it holds when the copy is done may still "
+                 "be lost with its host",
+                 name);
+        disk->volume.warning = disk->warning;
+    }
     if (error) {
         gw_error_take(error, &kept);
         close_target(&disk->volume);

@@ -113,6 +113,8 @@ struct gw_target_volume {
     /* Bytes are taken before write, or the write to where locate says, returns: by call, or into a file
      * that lies in memory. No I/O of it is ever in flight, so the bytes need not stay where they are. */
     bool takes_at_once;
+    const char
+        *warning; /* what people should know of the place, of up to 200 bytes; NULL: nothing */
     /* Readable once cancelled: what is waited for without a limit then ends with -ECANCELED. Lent until close; NULL:
      * never. */
     const int *cancel_fd;

@@ -261,6 +261,22 @@ def serve_by_hand(world, *more):
                          'pwrite=dd of=%s seek=$4 conv=notrunc oflag=seek_bytes' % image, 'can_write=exit 0', *more)
 
 
+@lib.scenario(way=['local', 'sealed'], can_flush=[True, False])
+def server_that_cannot_flush_is_warned_of(way, can_flush):
+    with lib.World() as world:
+        path = make_raw(world, size_mib=16)
+        image, server = serve_by_hand(world, *(['can_flush=exit 0', 'flush=exit 0'] if can_flush else []))
+        if way == 'local':
+            result = copies.run_without_agent(world, path, server.uri)
+        else:
+            world.start_agents(target=['--storage', server.uri])
+            result = copies.run_copy(world, path, world.target.address + ':' + server.uri)
+        result.expect('done')
+        [volume] = result.detail['volumes']
+        lib.check(('knows no flush' in volume.get('warning', '')) != can_flush, 'it warns: %s', volume)
+        tool('cmp', path, image)
+
+
 # An answer to every other request is due within a minute.
 LONG_S = 65
 
