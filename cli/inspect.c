@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/command.h"
@@ -12,6 +13,7 @@
 struct inspect {
     struct gw_inspect_options options;
     struct gw_parent_mapping mappings[GW_DISKS_MAX];
+    struct gw_inspect_map map;
     bool is_json;
 };
 
@@ -38,7 +40,7 @@ static int take(void *context, const char *name, const char *value)
     if (strcmp(name, "parent") == 0)
         return add_mapping(inspect, value);
     if (strcmp(name, "map") == 0)
-        inspect->options.wants_map = true;
+        inspect->options.map = &inspect->map;
     else
         inspect->is_json = true;
     return 0;
@@ -161,19 +163,26 @@ static void print_places(const char *name, const json_t *list)
                json_string_value(json_object_get(item, "text")));
 }
 
-static void print_map(const json_t *map)
+static const char *kind_name(const struct gw_extent *extent)
 {
-    json_t *item;
-    size_t i;
+    static const char *const names[] = {"data", "zero", "absent"};
 
-    json_array_foreach((json_t *)map, i, item)
-        printf("  %-16s %lld +%lld %s\n", i == 0 ? "map" : "",
-               (long long)json_integer_value(json_object_get(item, "offset")),
-               (long long)json_integer_value(json_object_get(item, "length")),
-               json_string_value(json_object_get(item, "kind")));
+    return names[extent->kind];
 }
 
-static void print_report(const json_t *report)
+static void print_map(const struct gw_inspect_map *map)
+{
+    for (uint64_t i = 0; i < map->count; i++)
+        printf("  %-16s %llu +%llu %s\n", i == 0 ? "map" : "",
+               (unsigned long long)map->list[i].offset, (unsigned long long)map->list[i].length,
+               kind_name(&map->list[i]));
+    if (map->is_cut)
+        printf("  %-16s the map has not all: %llu extents beyond the first %u, and what faults "
+               "hide\n",
+               "", (unsigned long long)map->left_out, GW_INSPECT_EXTENTS_MAX);
+}
+
+static void print_report(const json_t *report, const struct gw_inspect_map *map)
 {
     const json_t *vhd = json_object_get(report, "vhd");
 
@@ -195,9 +204,26 @@ static void print_report(const json_t *report)
     print_size("geometry says", vhd, "geometry_size");
     print_counts("blocks", json_object_get(vhd, "blocks"));
     print_parents(report);
-    print_map(json_object_get(report, "map"));
+    print_map(map);
     print_places("warning", json_object_get(report, "warnings"));
     print_places("fault", json_object_get(report, "faults"));
+}
+
+/* One object; the map, which may be long, is never one of jansson's. */
+static void print_json(const json_t *report, const struct gw_inspect_map *map)
+{
+    putchar('{');
+    json_dumpf(report, stdout, JSON_COMPACT | JSON_EMBED);
+    if (map) {
+        printf(",\"map\":[");
+        for (uint64_t i = 0; i < map->count; i++)
+            printf("%s{\"offset\":%llu,\"length\":%llu,\"kind\":\"%s\"}", i == 0 ? "" : ",",
+                   (unsigned long long)map->list[i].offset, (unsigned long long)map->list[i].length,
+                   kind_name(&map->list[i]));
+        printf("],\"map_is_cut\":%s,\"map_left_out\":%llu", map->is_cut ? "true" : "false",
+               (unsigned long long)map->left_out);
+    }
+    puts("}");
 }
 
 static enum gw_exit print(const struct inspect *inspect, const json_t *report)
@@ -205,10 +231,9 @@ static enum gw_exit print(const struct inspect *inspect, const json_t *report)
     bool is_sound = json_is_true(json_object_get(report, "sound"));
 
     if (inspect->is_json) {
-        json_dumpf(report, stdout, JSON_COMPACT);
-        putchar('\n');
+        print_json(report, inspect->options.map);
     } else {
-        print_report(report);
+        print_report(report, &inspect->map);
         printf("inspect: %s\n", is_sound ? "no fault" : "damaged");
     }
     return is_sound ? GW_EXIT_DONE : GW_EXIT_VERIFY;
@@ -228,9 +253,11 @@ int gw_command_inspect(int argc, char **argv)
     inspect.options.open.path = argv[first];
     if (gw_image_inspect(&inspect.options, &report) != 0) {
         fprintf(stderr, "godwit inspect: %s\n", gw_error_message());
+        free(inspect.map.list);
         return GW_EXIT_FAILED;
     }
     code = (int)print(&inspect, report);
     json_decref(report);
+    free(inspect.map.list);
     return code;
 }

@@ -139,7 +139,7 @@ int gw_image_chain_open(struct gw_image *image, const struct gw_image_open_optio
 }
 
 int gw_image_chain_extent(struct gw_image *image, uint64_t offset, uint64_t end,
-                          struct gw_extent *out)
+                          struct gw_extent *out, struct gw_image_gap *gap)
 {
     int rc = image->ops->extent(image, offset, end, out);
 
@@ -149,6 +149,10 @@ int gw_image_chain_extent(struct gw_image *image, uint64_t offset, uint64_t end,
         image = image->parent;
         end = gw_min(offset + out->length, image->info.virtual_size);
         rc = image->ops->extent(image, offset, end, out);
+    }
+    if (rc && gap) {
+        gap->place = image->ops->entry(image, offset, &gap->end);
+        gap->end = gw_min(gap->end, end);
     }
     return rc;
 }

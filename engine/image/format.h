@@ -27,6 +27,8 @@ struct gw_image_ops {
     int (*unchanged)(struct gw_image *image);
     /* Adds what inspect tells of this format; faults go into the file's list, which is there. */
     void (*survey)(struct gw_image *image, json_t *report);
+    /* Where the file says what is at offset of the disk; *end is where that ceases to speak of the disk. */
+    uint64_t (*entry)(const struct gw_image *image, uint64_t offset, uint64_t *end);
     /* Of differencing images: see gw_image_relocate. Others are not asked. */
     int (*relocate)(struct gw_image *image, const char *name, struct gw_patches *patches);
     void (*close)(struct gw_image *image); /* frees the image; its file is closed after */
@@ -57,9 +59,15 @@ int gw_vhdx_create(const struct gw_image_create_options *options, struct gw_imag
 
 /* chain.c: opens the parents of an image that has a link. On failure none stays open. */
 int gw_image_chain_open(struct gw_image *image, const struct gw_image_open_options *options);
-/* As gw_image_extent and gw_image_locate, through all parents. */
+/* What a fault keeps from being told. */
+struct gw_image_gap {
+    uint64_t place; /* of the entry, in the file that the message names */
+    uint64_t end;   /* of the disk: what lies behind can be told */
+};
+/* As gw_image_extent and gw_image_locate, through all parents. gap is for those who go on behind a fault, set on
+ * failure only; or NULL. */
 int gw_image_chain_extent(struct gw_image *image, uint64_t offset, uint64_t end,
-                          struct gw_extent *out);
+                          struct gw_extent *out, struct gw_image_gap *gap);
 int gw_image_chain_locate(struct gw_image *image, uint64_t offset, uint64_t length,
                           struct gw_location *out);
 

@@ -240,7 +240,7 @@ int gw_image_relocate(struct gw_image *image, const char *name, struct gw_patche
 int gw_image_extent(struct gw_image *image, uint64_t offset, uint64_t end, struct gw_extent *out)
 {
     assert(offset < end && end <= image->info.virtual_size);
-    return gw_image_chain_extent(image, offset, end, out);
+    return gw_image_chain_extent(image, offset, end, out, NULL);
 }
 
 int gw_image_locate(struct gw_image *image, uint64_t offset, uint64_t length,

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "common/checked.h"
 #include "common/error.h"
 #include "common/json.h"
 #include "engine/image/format.h"
@@ -64,45 +65,82 @@ static void describe_link(const struct gw_parent_link *link, json_t *report)
     json_object_set_new(report, "parent", json_pack("{s:o,s:o}", "ids", ids, "paths", paths));
 }
 
-static void add_extent(json_t *map, const struct gw_extent *extent)
-{
-    static const char *const kinds[] = {"data", "zero", "absent"};
+#define MAP_FIRST 1024u /* extents for which a map begins with room */
 
-    json_array_append_new(map,
-                          json_pack("{s:I,s:I,s:s}", "offset", (json_int_t)extent->offset, "length",
-                                    (json_int_t)extent->length, "kind", kinds[extent->kind]));
+/* Room for one more, twice as much as before. */
+static int make_room(struct gw_inspect_map *map)
+{
+    uint64_t room = gw_max(map->count, MAP_FIRST / 2) * 2;
+    struct gw_extent *list;
+
+    /* Full at MAP_FIRST and at each double of it. */
+    if (map->count > 0 && (map->count < MAP_FIRST || !gw_is_power_of_two(map->count)))
+        return 0;
+    list = reallocarray(map->list, gw_min(room, GW_INSPECT_EXTENTS_MAX), sizeof(*list));
+    if (!list)
+        return gw_fail(-ENOMEM, "no memory for a map");
+    map->list = list;
+    return 0;
+}
+
+static int add_extent(struct gw_inspect_map *map, const struct gw_extent *extent)
+{
+    int rc;
+
+    if (!map || extent->length == 0)
+        return 0;
+    if (map->count == GW_INSPECT_EXTENTS_MAX) {
+        map->left_out++;
+        map->is_cut = true;
+        return 0;
+    }
+    rc = make_room(map);
+    if (rc == 0)
+        map->list[map->count++] = *extent;
+    return rc;
+}
+
+/* The run at offset, or what a fault hides there (a run of no length) and its end. */
+static int next_run(struct gw_image *image, uint64_t at, struct gw_extent *run, uint64_t *end)
+{
+    struct gw_image_gap gap;
+    int rc = gw_image_chain_extent(image, at, image->info.virtual_size, run, &gap);
+
+    *end = rc ? gap.end : at + run->length;
+    if (rc == 0 || rc == -ENOMEM)
+        return rc;
+    gw_faults_add(image->file.faults, gap.place, false, gw_error_message());
+    *run = (struct gw_extent){.length = 0};
+    return 0;
 }
 
 /* Walks the disk through all parents. Runs that are alike are told as one. */
-static int walk(struct gw_image *image, json_t *map, json_t *report)
+static int walk(struct gw_image *image, struct gw_inspect_map *map, json_t *report)
 {
-    uint64_t size = image->info.virtual_size, data = 0, count = 0;
+    uint64_t data = 0, end;
     struct gw_extent whole = {0}, run;
     int rc = 0;
 
-    for (uint64_t at = 0; at < size && rc == 0; at += run.length) {
-        rc = gw_image_extent(image, at, size, &run);
+    for (uint64_t at = 0; at < image->info.virtual_size && rc == 0; at = end) {
+        rc = next_run(image, at, &run, &end);
         if (rc)
             break;
         if (run.kind == GW_EXTENT_DATA)
             data += run.length;
-        if (whole.length > 0 && whole.kind == run.kind) {
+        if (whole.length > 0 && run.length > 0 && whole.kind == run.kind) {
             whole.length += run.length;
             continue;
         }
-        if (whole.length > 0 && map && count < GW_INSPECT_EXTENTS_MAX)
-            add_extent(map, &whole);
-        count += whole.length > 0;
+        if (map && run.length == 0)
+            map->is_cut = true;
+        rc = add_extent(map, &whole);
         whole = run;
     }
-    if (whole.length > 0 && map && count < GW_INSPECT_EXTENTS_MAX)
-        add_extent(map, &whole);
-    if (rc)
-        return rc;
-    set_number(report, "data_bytes", data);
-    if (map && count >= GW_INSPECT_EXTENTS_MAX)
-        json_object_set_new(report, "map_is_cut", json_true());
-    return 0;
+    if (rc == 0)
+        rc = add_extent(map, &whole);
+    if (rc == 0)
+        set_number(report, "data_bytes", data);
+    return rc;
 }
 
 static void describe_chain(struct gw_image *top, json_t *report)
@@ -114,37 +152,28 @@ static void describe_chain(struct gw_image *top, json_t *report)
     json_object_set_new(report, "chain", chain);
 }
 
-/* With its parents, if it has any: which they are, and what is allocated in all of them. What is wrong
- * with them is a fault, that memory is short is none of the image's: -ENOMEM. */
-static int inspect_whole(const struct gw_inspect_options *options, struct gw_image *alone,
-                         json_t *report, struct gw_faults *faults)
+/* Its parents, if it has any. What is wrong with one of them is a fault, that memory is short is none of
+ * the image's: -ENOMEM. */
+static int open_parents(const struct gw_inspect_options *options, struct gw_image *image,
+                        json_t *report)
 {
-    struct gw_image_open_options open = options->open;
-    struct gw_image *image = alone;
-    json_t *map = options->wants_map ? json_array() : NULL;
-    int rc = 0;
+    struct gw_faults *faults = image->file.faults;
+    int rc = image->link ? gw_image_chain_open(image, &options->open) : 0;
 
-    open.format = alone->info.format;
-    if (alone->link)
-        rc = gw_image_open(&open, &image);
-    if (rc && rc != -ENOMEM) {
-        gw_faults_add(faults, 0, false, gw_error_message());
-        image = alone;
-        rc = 0;
-    } else if (rc == 0 && alone->link) {
-        describe_chain(image, report);
+    if (rc == -ENOMEM || !image->link)
+        return rc;
+    if (rc) {
+        gw_faults_add(faults, image->link->place, false, gw_error_message());
+        gw_image_close(image->parent);
+        image->parent = NULL;
+        if (options->map)
+            options->map->is_cut = true;
+        return 0;
     }
-    if (rc == 0)
-        rc = walk(image, map, report);
-    if (rc && rc != -ENOMEM) {
-        gw_faults_add(faults, 0, false, gw_error_message());
-        rc = 0;
-    }
-    if (map)
-        json_object_set_new(report, "map", map);
-    if (image != alone)
-        gw_image_close(image);
-    return rc;
+    for (struct gw_image *parent = image->parent; parent; parent = parent->parent)
+        parent->file.faults = faults;
+    describe_chain(image, report);
+    return 0;
 }
 
 static void describe_faults(const struct gw_faults *faults, json_t *report)
@@ -203,6 +232,8 @@ int gw_image_inspect(const struct gw_inspect_options *options, json_t **out)
     if (is_about_content(rc, report)) {
         if (faults->count == faults->harmless_count)
             gw_faults_add(faults, 0, false, gw_error_message());
+        if (options->map)
+            options->map->is_cut = true;
         rc = 0;
     }
     if (image) {
@@ -210,7 +241,9 @@ int gw_image_inspect(const struct gw_inspect_options *options, json_t **out)
         if (image->link)
             describe_link(image->link, report);
         image->ops->survey(image, report);
-        rc = inspect_whole(options, image, report, faults);
+        rc = open_parents(options, image, report);
+        if (rc == 0)
+            rc = walk(image, options->map, report);
     }
     gw_image_close(image);
     if (rc == 0)

@@ -37,6 +37,7 @@ struct gw_parent_link {
     uint8_t ids[GW_PARENT_IDS_MAX][16]; /* what the parent's data_id may be */
     unsigned id_count;
     bool is_big_endian; /* the ids: for people */
+    uint64_t place;     /* where in the file all this is said: bytes */
     unsigned path_count;
     struct gw_parent_path
         paths[GW_PARENT_PATHS_MAX]; /* in the order in which they are to be tried */

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import subprocess
 import sys
 import unittest
 
@@ -10,9 +11,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, '..', 'agent'), os.path.join(HERE, '..', 'engine')]
 from image_build import MIB, PARTLY, PRESENT, ZERO, VhdBuild, VhdxBuild, sectors, vhdx_locator  # noqa: E402
 from image_lab import Vhdx, run, sha256  # noqa: E402
-from lab import Lab  # noqa: E402
+from lab import GODWIT, Lab  # noqa: E402
 
 SIZE = 8 * MIB
+TABLE = 3 * MIB  # of what VhdxBuild makes
+LOCATOR = 2 * MIB + 65536 + 48  # its parent locator, behind the other five items of metadata
 
 
 class Inspect(Lab):
@@ -78,7 +81,7 @@ class Inspect(Lab):
     def test_a_parent_that_is_missing_is_a_fault(self):
         self.child(self.base())
         os.unlink(self.path('base.vhdx'))
-        report = self.inspect('child.vhdx', code=5)
+        report = self.faults('child.vhdx', LOCATOR)
         self.assertIn('base.vhdx', report['faults'][0]['text'])
         self.assertEqual(report['type'], 'differencing')
 
@@ -114,6 +117,73 @@ class Inspect(Lab):
         image.set_entry(4, 1 << 40 | 6)
         report = self.faults('base.vhdx', *[3 * MIB + 8 * entry for entry in (1, 4, 5)])
         self.assertEqual(report['virtual_size'], SIZE)
+
+    def test_the_walk_goes_on_behind_a_bad_block(self):
+        self.base()
+        Vhdx(self.path('base.vhdx')).set_entry(0, 1 << 40 | 6)
+        report = self.inspect('--map', 'base.vhdx', code=5)
+        self.assertEqual([fault['offset'] for fault in report['faults']], [TABLE])
+        self.assertEqual(report['vhdx']['blocks'], {'damaged': 1, 'not_present': 5, 'zero': 1, 'fully_present': 1})
+        self.assertEqual(report['data_bytes'], MIB)
+        self.assertEqual([(run['offset'], run['kind']) for run in report['map']],
+                         [(MIB, 'absent'), (2 * MIB, 'zero'), (3 * MIB, 'absent'), (5 * MIB, 'data'), (6 * MIB, 'absent')])
+        self.assertEqual((report['map_is_cut'], report['map_left_out']), (True, 0))
+
+    def test_the_walk_goes_on_behind_a_bad_block_of_a_vhd(self):
+        build = VhdBuild(SIZE)
+        build.blocks = {0: sectors(1), 1: sectors(2)}
+        build.write(self.path('a.vhd'))
+        with open(self.path('a.vhd'), 'r+b') as file:
+            file.seek(1536)
+            file.write(struct.pack('>I', 1 << 30))
+        report = self.faults('a.vhd', 1536)
+        self.assertEqual(report['vhd']['blocks'], {'damaged': 1, 'present': 1, 'not_present': 2})
+        self.assertEqual(report['data_bytes'] > 0, True)
+
+    def test_a_block_without_its_bitmap(self):
+        base = self.base()
+        child = self.child(base)
+        Vhdx(self.path('child.vhdx')).set_entry(child.bitmap_index(1), 0)
+        report = self.inspect('--map', 'child.vhdx', code=5)
+        self.assertEqual([fault['offset'] for fault in report['faults']], [TABLE + 8 * child.bat_index(1)])
+        self.assertEqual([run['offset'] for run in report['map'] if run['kind'] == 'data'], [0, 5 * MIB])
+
+    def test_a_bad_block_of_a_parent(self):
+        base = VhdBuild(SIZE)
+        base.blocks = {0: sectors(1), 2: bytes([7]) * base.block}
+        base.write(self.path('base.vhd'))
+        child = VhdBuild(SIZE, parent=base, locators=[(b'W2ru', '.\\base.vhd'.encode('utf-16-le'))])
+        child.blocks = {1: sectors(1)}
+        child.write(self.path('child.vhd'))
+        with open(self.path('base.vhd'), 'r+b') as file:
+            file.seek(1536)
+            file.write(struct.pack('>I', 1 << 30))
+        report = self.inspect('--map', 'child.vhd', code=5)
+        self.assertEqual([fault['offset'] for fault in report['faults']], [1536])
+        self.assertIn('base.vhd', report['faults'][0]['text'])
+        self.assertEqual([(run['offset'], run['length']) for run in report['map'] if run['kind'] == 'data'][-1],
+                         (2 * base.block, base.block))
+
+    def test_a_long_map_is_cut_and_small(self):
+        blocks = 1100000
+        base = VhdxBuild(blocks * MIB)
+        base.write(self.path('base.vhdx'))
+        with open(self.path('base.vhdx'), 'r+b') as file:
+            file.seek(TABLE)
+            entries = bytearray(8 * base.bat_index(blocks))
+            for block in range(0, blocks, 2):
+                entries[8 * base.bat_index(block)] = ZERO
+            file.write(entries)
+        with open(self.path('out'), 'w') as out:
+            process = subprocess.Popen([GODWIT, 'inspect', '--json', '--map', self.path('base.vhdx')], stdout=out)
+            _, process.returncode, usage = os.wait4(process.pid, 0)
+        self.assertEqual(process.returncode, 0)
+        with open(self.path('out')) as out:
+            report = json.load(out)
+        self.assertEqual((len(report['map']), report['map_left_out'], report['map_is_cut']), (1000000, 100000, True))
+        self.assertEqual(report['map'][-1], {'offset': 999999 * MIB, 'length': MIB, 'kind': 'absent'})
+        # Tables and map; 600 MiB when each extent was an object of a document.
+        self.assertLess(usage.ru_maxrss, 128 << 10)
 
     def test_without_metadata_the_rest_is_told(self):
         self.base()

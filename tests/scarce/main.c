@@ -300,7 +300,8 @@ static int read_vhd(void)
 
 static int inspect(const char *name, json_t **whole)
 {
-    struct gw_inspect_options options = {.open = {.path = path_of(name)}, .wants_map = true};
+    struct gw_inspect_map map = {.count = 0};
+    struct gw_inspect_options options = {.open = {.path = path_of(name)}, .map = &map};
     json_t *report = NULL;
     int error = gw_image_inspect(&options, &report);
 
@@ -309,6 +310,7 @@ static int inspect(const char *name, json_t **whole)
     if (!error && !*whole)
         *whole = json_incref(report);
     json_decref(report);
+    free(map.list);
     return error;
 }
 

@@ -91,6 +91,13 @@ static void raw_survey(struct gw_image *image, json_t *report)
 {
 }
 
+/* Where the disk's bytes are says nothing. */
+static uint64_t raw_entry(const struct gw_image *image, uint64_t offset, uint64_t *end)
+{
+    *end = image->info.virtual_size;
+    return offset;
+}
+
 /* It has no parent. */
 static int raw_relocate(struct gw_image *image, const char *name, struct gw_patches *patches)
 {
@@ -112,6 +119,7 @@ static const struct gw_image_ops raw_ops = {
     .finish = raw_finish,
     .unchanged = raw_unchanged,
     .survey = raw_survey,
+    .entry = raw_entry,
     .relocate = raw_relocate,
     .close = raw_close,
 };

@@ -20,6 +20,11 @@ uint64_t gw_vhd_block_bytes(const struct gw_vhd *vhd, uint64_t block)
     return gw_min(block_size, vhd->footer.current_size - block * block_size);
 }
 
+uint64_t gw_vhd_entry_place(const struct gw_vhd *vhd, uint64_t block)
+{
+    return vhd->table_offset + block * VHD_BAT_ENTRY_SIZE;
+}
+
 /* A slot has room for any that may come after the first: the last page of a table is a short one. */
 static int make_room(const struct gw_vhd *vhd, struct gw_vhd_slot *slot, size_t size)
 {

@@ -137,6 +137,7 @@ static int parent_read(struct gw_vhd *vhd, const uint8_t *header)
     memcpy(link->ids[0], header + VHD_HEADER_PARENT_ID, 16);
     link->id_count = 1;
     link->is_big_endian = true;
+    link->place = vhd->footer.header_offset;
     rc = add_locators(vhd, header, VHD_LOCATOR_RELATIVE, &relative);
     if (rc == 0)
         rc = add_locators(vhd, header, VHD_LOCATOR_ABSOLUTE, &absolute);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What inspect wants to know of a VHD: its footer's words, and every entry of its table. */
+/* What inspect wants to know of a VHD: its footer's words, and what the entries of its table are. Which
+ * of them are wrong is told by who walks the disk. */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -31,7 +32,7 @@ static void find_overlaps(const struct gw_vhd *vhd, uint64_t *places, uint64_t c
 
 static void survey_blocks(struct gw_vhd *vhd, json_t *out)
 {
-    uint64_t count = gw_min(vhd->block_count, OVERLAP_MAX), present = 0, kept = 0;
+    uint64_t count = gw_min(vhd->block_count, OVERLAP_MAX), present = 0, damaged = 0, kept = 0;
     uint64_t *places = calloc(count ? count : 1, sizeof(*places));
 
     for (uint64_t block = 0; block < vhd->block_count; block++) {
@@ -42,13 +43,9 @@ static void survey_blocks(struct gw_vhd *vhd, json_t *out)
             gw_json_left_out();
             break;
         }
-        if (rc) {
-            gw_faults_add(vhd->base.file.faults, vhd->table_offset + block * VHD_BAT_ENTRY_SIZE,
-                          false, gw_error_message());
-            continue;
-        }
-        present += place != 0;
-        if (place && places && kept < count)
+        damaged += rc != 0;
+        present += rc == 0 && place != 0;
+        if (rc == 0 && place && places && kept < count)
             places[kept++] = place - vhd->bitmap_size;
     }
     if (places)
@@ -59,7 +56,10 @@ static void survey_blocks(struct gw_vhd *vhd, json_t *out)
     json_object_set_new(out, "block_count", json_integer((json_int_t)vhd->block_count));
     json_object_set_new(out, "blocks",
                         json_pack("{s:I,s:I}", "present", (json_int_t)present, "not_present",
-                                  (json_int_t)(vhd->block_count - present)));
+                                  (json_int_t)(vhd->block_count - present - damaged)));
+    if (damaged)
+        json_object_set_new(json_object_get(out, "blocks"), "damaged",
+                            json_integer((json_int_t)damaged));
 }
 
 void gw_vhd_survey(struct gw_image *image, json_t *report)

@@ -121,6 +121,19 @@ static int vhd_unchanged(struct gw_image *image)
     return gw_image_file_unchanged(&image->file);
 }
 
+static uint64_t vhd_entry(const struct gw_image *image, uint64_t offset, uint64_t *end)
+{
+    const struct gw_vhd *vhd = gw_vhd_of((struct gw_image *)image);
+    uint64_t block_size = image->info.block_size, block;
+
+    *end = image->info.virtual_size;
+    if (vhd->footer.type == VHD_FIXED)
+        return offset;
+    block = offset / block_size;
+    *end = block * block_size + gw_vhd_block_bytes(vhd, block);
+    return gw_vhd_entry_place(vhd, block);
+}
+
 static void vhd_free(struct gw_vhd *vhd)
 {
     for (unsigned i = 0; i < GW_VHD_PAGES_MAX; i++)
@@ -148,6 +161,7 @@ static const struct gw_image_ops vhd_ops = {
     .finish = vhd_nothing,
     .unchanged = vhd_unchanged,
     .survey = gw_vhd_survey,
+    .entry = vhd_entry,
     .relocate = gw_vhd_relocate,
     .close = vhd_close,
 };

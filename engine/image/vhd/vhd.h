@@ -80,6 +80,8 @@ int gw_vhd_block_find(struct gw_vhd *vhd, uint64_t block, uint64_t *data_offset)
  * length, are alike: here, or in the parent. */
 int gw_vhd_block_run(struct gw_vhd *vhd, uint64_t block, uint64_t within, uint64_t length,
                      bool *is_here, uint64_t *run);
+/* Of the block's entry in the table, in the file. */
+uint64_t gw_vhd_entry_place(const struct gw_vhd *vhd, uint64_t block);
 uint64_t gw_vhd_block_bytes(const struct gw_vhd *vhd, uint64_t block);
 
 #endif

@@ -212,7 +212,16 @@ static int check_entry(struct gw_vhdx *vhdx, uint64_t block, uint64_t entry, uin
     return bad_block(vhdx, block, "is in a state that does not exist");
 }
 
-static int check_page(struct gw_vhdx *vhdx, uint64_t page, const uint8_t *bytes)
+/* Who gathers faults wants what else the page has: the wrong entry of a block is met again when it is asked for. */
+static int pass_over(struct gw_vhdx *vhdx, uint64_t place, bool is_block)
+{
+    if (!is_block)
+        gw_faults_add(vhdx->base.file.faults, place, false, gw_error_message());
+    return 0;
+}
+
+/* The first fault ends it, unless it is lenient. */
+static int check_page(struct gw_vhdx *vhdx, uint64_t page, const uint8_t *bytes, bool is_lenient)
 {
     bool was_seen = vhdx->base.is_in_use && gw_bitmap_test(&vhdx->bat.seen, page);
     uint64_t first = page * PAGE_ENTRIES;
@@ -226,19 +235,18 @@ static int check_page(struct gw_vhdx *vhdx, uint64_t page, const uint8_t *bytes)
     for (uint64_t i = 0; i < count && rc == 0; i++) {
         uint64_t entry = gw_get_le64(bytes + i * VHDX_BAT_ENTRY_SIZE);
         uint64_t block;
+        bool is_block;
 
         if (entry == 0)
             continue;
-        if (!block_of_index(vhdx, first + i, &block))
+        is_block = block_of_index(vhdx, first + i, &block);
+        if (!is_block)
             rc = check_bitmap_entry(vhdx, block, entry, file_size);
         /* The last chunk of a differencing disk has entries for blocks behind the disk's end. */
         else if (block < vhdx->block_count)
             rc = check_entry(vhdx, block, entry, file_size, was_seen);
-        if (rc && vhdx->base.file.faults) {
-            gw_faults_add(vhdx->base.file.faults, page_offset(vhdx, page) + i * VHDX_BAT_ENTRY_SIZE,
-                          false, gw_error_message());
-            rc = 0;
-        }
+        if (rc && is_lenient)
+            rc = pass_over(vhdx, page_offset(vhdx, page) + i * VHDX_BAT_ENTRY_SIZE, is_block);
     }
     if (rc == 0)
         gw_bitmap_set_range(&vhdx->bat.seen, page, 1);
@@ -267,8 +275,10 @@ static int read_moving_page(struct gw_vhdx *vhdx, uint64_t page, uint8_t *bytes)
             rc = gw_fail(-EBUSY, "%s: the block allocation table does not hold still",
                          vhdx->base.file.path);
         else
-            rc = check_page(vhdx, page, bytes);
+            rc = check_page(vhdx, page, bytes, false);
     }
+    if ((rc == -EBUSY || rc == -EUCLEAN) && vhdx->base.file.faults)
+        rc = check_page(vhdx, page, bytes, true);
     free(again);
     return rc;
 }
@@ -282,7 +292,7 @@ static int read_page(struct gw_vhdx *vhdx, uint64_t page, uint8_t *bytes)
     rc = gw_vhdx_read(vhdx, page_offset(vhdx, page), bytes, GW_VHDX_BAT_PAGE);
     /* What this image itself made and pushed out of the cache needs no check. */
     if (rc == 0 && !vhdx->base.is_made && !gw_bitmap_test(&vhdx->bat.seen, page))
-        rc = check_page(vhdx, page, bytes);
+        rc = check_page(vhdx, page, bytes, vhdx->base.file.faults != NULL);
     return rc;
 }
 
@@ -366,9 +376,22 @@ static int get_at(struct gw_vhdx *vhdx, uint64_t index, uint64_t *entry)
     return rc;
 }
 
+uint64_t gw_vhdx_entry(const struct gw_image *image, uint64_t offset, uint64_t *end)
+{
+    const struct gw_vhdx *vhdx = gw_vhdx_of((struct gw_image *)image);
+    uint64_t block = offset / image->info.block_size;
+
+    *end = block * image->info.block_size + gw_vhdx_block_bytes(vhdx, block);
+    return vhdx->bat_region.offset + entry_index(vhdx, block) * VHDX_BAT_ENTRY_SIZE;
+}
+
 int gw_vhdx_bat_get(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry)
 {
-    return get_at(vhdx, entry_index(vhdx, block), entry);
+    int rc = get_at(vhdx, entry_index(vhdx, block), entry);
+
+    if (rc == 0 && vhdx->base.file.faults)
+        rc = check_entry(vhdx, block, *entry, vhdx->file_size, false);
+    return rc;
 }
 
 int gw_vhdx_bat_get_bitmap(struct gw_vhdx *vhdx, uint64_t block, uint64_t *entry)
@@ -509,7 +532,7 @@ int gw_vhdx_bat_take_up(struct gw_vhdx *vhdx,
         }
         rc = load_page(vhdx, page, &slot);
         if (rc == 0)
-            rc = check_page(vhdx, page, slot->bytes);
+            rc = check_page(vhdx, page, slot->bytes, false);
         if (rc == 0)
             rc = tell_blocks(vhdx, page, slot->bytes, each);
         page++;

@@ -185,6 +185,8 @@ static int parent_read(struct gw_vhdx *vhdx, const struct found_items *found)
         rc = gw_vhdx_read(vhdx, vhdx->metadata_region.offset + item->offset, bytes, item->length);
     if (rc == 0)
         rc = gw_vhdx_locator_decode(vhdx->base.file.path, bytes, item->length, vhdx->base.link);
+    if (rc == 0)
+        vhdx->base.link->place = vhdx->metadata_region.offset + item->offset;
     free(bytes);
     return rc;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What inspect wants to know of a VHDX: every structure as it lies in the file, also of one that
- * cannot be opened, and how many blocks are in which state.
+ * cannot be opened, and how many blocks are in which state. Which entries are wrong is told by who
+ * walks the disk.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -169,20 +170,26 @@ static void survey_blocks(struct gw_vhdx *vhdx, json_t *out)
     static const char *const names[8] = {"not_present",   "undefined",        "zero",
                                          "unmapped",      "reserved_4",       "unmapped_v095",
                                          "fully_present", "partially_present"};
-    uint64_t counts[8] = {0}, entry;
+    uint64_t counts[8] = {0}, damaged = 0, entry;
     json_t *states = json_object();
 
     pthread_mutex_lock(&vhdx->bat.lock);
     for (uint64_t block = 0, next; block < vhdx->block_count; block = next) {
-        if (gw_vhdx_bat_get(vhdx, block, &entry))
+        int rc = gw_vhdx_bat_get(vhdx, block, &entry);
+
+        if (rc == -ENOMEM) {
+            gw_json_left_out();
             break;
+        }
         next = gw_max(gw_vhdx_bat_skip_hole(vhdx, block), block + 1);
-        counts[entry & VHDX_BAT_STATE_MASK] += next - block;
+        *(rc ? &damaged : &counts[entry & VHDX_BAT_STATE_MASK]) += next - block;
     }
     pthread_mutex_unlock(&vhdx->bat.lock);
     for (int i = 0; i < 8; i++)
         if (counts[i])
             json_object_set_new(states, names[i], number(counts[i]));
+    if (damaged)
+        json_object_set_new(states, "damaged", number(damaged));
     json_object_set_new(out, "block_count", number(vhdx->block_count));
     json_object_set_new(out, "blocks", states);
 }

@@ -214,6 +214,7 @@ const struct gw_image_ops gw_vhdx_ops = {
     .finish = gw_vhdx_finish,
     .unchanged = vhdx_unchanged,
     .survey = gw_vhdx_survey,
+    .entry = gw_vhdx_entry,
     .relocate = gw_vhdx_relocate,
     .close = vhdx_close,
 };

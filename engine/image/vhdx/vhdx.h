@@ -205,6 +205,8 @@ int gw_vhdx_bat_take_up(struct gw_vhdx *vhdx,
 /* Loads and checks every page, where that is quick. */
 int gw_vhdx_bat_check_small(struct gw_vhdx *vhdx);
 
+/* gw_image_ops.entry */
+uint64_t gw_vhdx_entry(const struct gw_image *image, uint64_t offset, uint64_t *end);
 /* How many bytes of the block belong to the disk (the last one may be cut). */
 uint64_t gw_vhdx_block_bytes(const struct gw_vhdx *vhdx, uint64_t block);
 
