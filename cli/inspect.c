@@ -189,6 +189,9 @@ static void print_report(const json_t *report, const struct gw_inspect_map *map)
     print_text("file", report, "path");
     print_text("format", report, "format");
     print_text("type", report, "type");
+    if (json_is_true(json_object_get(report, "in_use")))
+        printf("  %-16s another process writes to it: what is told here may be changing\n",
+               "in use");
     print_size("disk", report, "virtual_size");
     print_size("data", report, "data_bytes");
     print_size("file's size", report, "file_size");

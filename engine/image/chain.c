@@ -69,6 +69,7 @@ static int try_place(struct gw_image *top, struct gw_image *child,
         .path = place->path,
         .format = child->info.format, /* never raw: any file would do as that */
         .is_alone = true,
+        .is_unlocked = top->file.is_unlocked,
     };
     struct gw_image *parent;
     int rc = check_loop(top, place, child->file.path);

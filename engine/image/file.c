@@ -48,6 +48,7 @@ static int open_flags(enum gw_image_file_mode mode)
     switch (mode) {
     case GW_FILE_READ:
     case GW_FILE_READ_IN_USE:
+    case GW_FILE_LOOK:
         /* Non-blocking, so that a FIFO of that name is refused and not waited for. */
         return O_RDONLY | O_CLOEXEC | O_NONBLOCK;
     case GW_FILE_CREATE:
@@ -70,6 +71,12 @@ static int open_error(const char *path, int error)
     return gw_fail_errno(-error, "cannot open %s", path);
 }
 
+/* Does it keep others off? */
+static bool holds(enum gw_image_file_mode mode)
+{
+    return mode != GW_FILE_READ_IN_USE && mode != GW_FILE_LOOK;
+}
+
 /* A block device at rest or to be written is held exclusively: a mounted one, or one that belongs
  * to a RAID, device mapper or another careful program, is refused. */
 static int hold_device(struct gw_image_file *file, enum gw_image_file_mode mode)
@@ -77,7 +84,7 @@ static int hold_device(struct gw_image_file *file, enum gw_image_file_mode mode)
     int access = mode == GW_FILE_WRITE_DEVICE ? O_RDWR : O_RDONLY;
     int fd;
 
-    if (mode == GW_FILE_READ_IN_USE)
+    if (!holds(mode))
         return 0;
     fd = open(file->path, access | O_CLOEXEC | O_EXCL);
     if (fd < 0) {
@@ -226,7 +233,7 @@ int gw_image_file_open(const char *path, enum gw_image_file_mode mode, bool is_d
     gw_image_file_use_buffered(&file);
     if (rc == 0)
         rc = clear_nonblocking(&file);
-    if (rc == 0 && mode != GW_FILE_READ_IN_USE)
+    if (rc == 0 && holds(mode))
         rc = gw_image_lock(file.table_fd, path, is_writer);
     if (rc == 0 && !is_writer)
         rc = make_run(&file);
@@ -237,6 +244,7 @@ int gw_image_file_open(const char *path, enum gw_image_file_mode mode, bool is_d
     if (is_direct)
         open_direct(&file, is_writer);
     file.is_in_use = mode == GW_FILE_READ_IN_USE;
+    file.is_unlocked = mode == GW_FILE_LOOK;
     *out = file;
     return 0;
 }
@@ -524,6 +532,21 @@ bool gw_image_file_is_data(const struct gw_image_file *file, uint64_t offset, ui
         keep_run(file, offset, (uint64_t)found);
     }
     return true;
+}
+
+bool gw_image_file_is_written(const struct gw_image_file *file)
+{
+    int fd;
+
+    if (gw_image_is_locked_to_write(file->table_fd))
+        return true;
+    if (!file->is_block_device)
+        return false;
+    fd = open(file->path, O_RDONLY | O_CLOEXEC | O_EXCL);
+    if (fd < 0)
+        return errno == EBUSY;
+    close(fd);
+    return false;
 }
 
 int gw_image_file_unchanged(const struct gw_image_file *file)

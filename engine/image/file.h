@@ -35,6 +35,7 @@ struct gw_image_file {
     struct timespec modified;
     struct gw_faults *faults;         /* gathers what is wrong, or NULL; lent */
     bool is_in_use;                   /* somebody writes to it meanwhile */
+    bool is_unlocked;                 /* somebody may write to it meanwhile */
     struct gw_image_file_run *run;    /* of one opened for reading: the data last seen; else NULL */
     struct gw_image_touched *touched; /* of a file that we made; NULL: it may have bytes anywhere */
 };
@@ -42,6 +43,7 @@ struct gw_image_file {
 enum gw_image_file_mode {
     GW_FILE_READ,         /* at rest: QEMU's image locks are respected and taken */
     GW_FILE_READ_IN_USE,  /* beside a QEMU that writes it: no locks */
+    GW_FILE_LOOK,         /* whoever uses it: no locks, and read as one at rest */
     GW_FILE_CREATE,       /* must not exist */
     GW_FILE_CONTINUE,     /* an unfinished file that GW_FILE_CREATE made */
     GW_FILE_WRITE_DEVICE, /* an existing block device that nobody uses */
@@ -88,6 +90,9 @@ int gw_image_file_unchanged(const struct gw_image_file *file);
 
 /* QEMU's image locks (its block/file-posix.c): -EBUSY when another process's use forbids ours. */
 int gw_image_lock(int fd, const char *path, bool is_writer);
+/* Does somebody write to it, as far as QEMU's locks, or a device's holder, tell? */
+bool gw_image_file_is_written(const struct gw_image_file *file);
+bool gw_image_is_locked_to_write(int fd);
 /* From now on no QEMU may begin to write to it. Whoever does already is not looked for where it may be in use; else
  * -EBUSY. */
 int gw_image_keep_off(int fd, const char *path, bool is_in_use);

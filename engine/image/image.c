@@ -29,14 +29,21 @@ static const struct format formats[] = {
     {GW_IMAGE_VHD, "vhd", gw_vhd_open, gw_vhd_create},
 };
 
-/* Kinds that are not read yet, by their first bytes: copied as raw they would be a disk full of
- * another format's tables, which is hardly ever what was meant. */
+#define SERVED "'qemu-img info' describes it, 'godwit copy' and 'godwit move' take it as it is"
+#define CONVERT                                                                                    \
+    "convert it with 'qemu-img convert -O raw', or ask for format raw, for its bytes as they are"
+
+/* Kinds that are no image.h's, by their first bytes: taken for raw they would be a disk full of another
+ * format's tables, which is hardly ever what was meant. Those that are copied through NBD
+ * (engine/volume/nbd-format.c) come here only when they are asked for as images. */
 static const struct foreign {
     const char *bytes;
     const char *name;
+    const char *way_out;
 } foreign_formats[] = {
-    {"QFI\xfb", "qcow2"}, {"KDMV", "VMDK"},         {"<<< ", "VirtualBox VDI"},
-    {"QED", "QED"},       {"LUKS\xba\xbe", "LUKS"},
+    {"QFI\xfb", "qcow2", SERVED},       {"KDMV", "VMDK", SERVED},
+    {"<<< ", "VirtualBox VDI", SERVED}, {"QED", "QED", CONVERT},
+    {"LUKS\xba\xbe", "LUKS", CONVERT},
 };
 
 #define PROBE_BYTES 64u
@@ -89,9 +96,8 @@ static int probe_foreign(const struct gw_image_file *file, const uint8_t *head)
     for (size_t i = 0; i < GW_ARRAY_LENGTH(foreign_formats); i++)
         if (begins_with(head, foreign_formats[i].bytes))
             return gw_fail(-ENOTSUP,
-                           "%s looks like %s, which is not supported: convert it with 'qemu-img "
-                           "convert -O raw', or ask for format raw to copy its bytes as they are",
-                           file->path, foreign_formats[i].name);
+                           "%s looks like %s, and raw, VHDX and VHD are what is read here: %s",
+                           file->path, foreign_formats[i].name, foreign_formats[i].way_out);
     return 0;
 }
 
@@ -142,7 +148,9 @@ static int check_claim(const struct gw_image *image, const struct gw_image_open_
 
 int gw_image_open(const struct gw_image_open_options *options, struct gw_image **out)
 {
-    enum gw_image_file_mode mode = options->is_in_use ? GW_FILE_READ_IN_USE : GW_FILE_READ;
+    enum gw_image_file_mode mode = options->is_in_use     ? GW_FILE_READ_IN_USE
+                                   : options->is_unlocked ? GW_FILE_LOOK
+                                                          : GW_FILE_READ;
     enum gw_image_format id = options->format;
     const struct format *format;
     struct gw_image_file file;

@@ -62,6 +62,9 @@ struct gw_image_open_options {
      * and gw_image_refresh follows the growing tables. Otherwise the image locks that QEMU takes
      * are respected (-EBUSY) and held. */
     bool is_in_use;
+    /* To look, not to copy: it is read as one at rest, no lock is taken, and none of another process
+     * minded, so that it stays free for whoever wants it. What is read may be half changed. */
+    bool is_unlocked;
     bool is_direct; /* open O_DIRECT if the file system can; a chain is read buffered */
     /* A differencing image is opened with its parents, found as engine/image/parent.h says; with
      * is_alone without them (what they have reads as ABSENT). */

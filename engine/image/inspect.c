@@ -176,6 +176,20 @@ static int open_parents(const struct gw_inspect_options *options, struct gw_imag
     return 0;
 }
 
+/* All parents and all extents, and whether somebody wrote to it when this began or since. */
+static int inspect_whole(const struct gw_inspect_options *options, struct gw_image *image,
+                         json_t *report)
+{
+    bool is_written = gw_image_file_is_written(&image->file);
+    int rc = open_parents(options, image, report);
+
+    if (rc == 0)
+        rc = walk(image, options->map, report);
+    is_written = is_written || gw_image_unchanged(image) == -ESTALE;
+    json_object_set_new(report, "in_use", json_boolean(is_written));
+    return rc;
+}
+
 static void describe_faults(const struct gw_faults *faults, json_t *report)
 {
     json_t *wrong = json_array(), *harmless = json_array();
@@ -225,6 +239,7 @@ int gw_image_inspect(const struct gw_inspect_options *options, json_t **out)
                               : gw_fail(-ENOMEM, "no memory for a report");
 
     open.is_alone = true;
+    open.is_unlocked = true;
     open.faults = faults;
     open.survey = report;
     if (rc == 0)
@@ -241,9 +256,7 @@ int gw_image_inspect(const struct gw_inspect_options *options, json_t **out)
         if (image->link)
             describe_link(image->link, report);
         image->ops->survey(image, report);
-        rc = open_parents(options, image, report);
-        if (rc == 0)
-            rc = walk(image, options->map, report);
+        rc = inspect_whole(options, image, report);
     }
     gw_image_close(image);
     if (rc == 0)

@@ -3,6 +3,8 @@
  * inspect: what is in an image, as JSON: type, sizes, identifiers, tables, chain, allocation, and
  * everything that is wrong with it. A damaged image is described as far as it can be: the walk goes on
  * behind a block that is wrong.
+ * An image that is in use is looked at, too: no lock is taken, so that its VM can start or go on meanwhile,
+ * and the report says that it may be changing ("in_use").
  *
  * Errors: 0 with a report, also of a damaged image ("sound": false); -errno with a message only
  *   when the file cannot be read at all.

@@ -36,6 +36,11 @@ static bool is_held_by_other(int fd, off_t byte)
     return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
+bool gw_image_is_locked_to_write(int fd)
+{
+    return is_held_by_other(fd, USED_BASE + PERMISSION_WRITE);
+}
+
 static int take_all(int fd, unsigned used, unsigned unshared)
 {
     int rc = 0;
@@ -69,7 +74,7 @@ int gw_image_keep_off(int fd, const char *path, bool is_in_use)
     bool has_locks;
     int rc = take_own(fd, path, 0, CHANGES, &has_locks);
 
-    if (!rc && has_locks && !is_in_use && is_held_by_other(fd, USED_BASE + PERMISSION_WRITE))
+    if (!rc && has_locks && !is_in_use && gw_image_is_locked_to_write(fd))
         rc = gw_fail(-EBUSY, "%s is open for writing in another process", path);
     return rc;
 }

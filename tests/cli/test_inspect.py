@@ -2,9 +2,11 @@
 """godwit inspect: beside what qemu-img says, and on images that are damaged in one place."""
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
+import time
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -16,6 +18,30 @@ from lab import GODWIT, Lab  # noqa: E402
 SIZE = 8 * MIB
 TABLE = 3 * MIB  # of what VhdxBuild makes
 LOCATOR = 2 * MIB + 65536 + 48  # its parent locator, behind the other five items of metadata
+
+
+class Writer:
+    """QEMU's own block layer, which has the image open for writing, and has written to it."""
+
+    def __init__(self, form, image, first='write -P 1'):
+        self.first = first
+        self.process = subprocess.Popen(['qemu-io', '-f', form, image], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        bufsize=0)
+
+    def __enter__(self):
+        said = b''
+        self.process.stdin.write(f'{self.first} 0 2M\nflush\nsleep 1\n'.encode())
+        while b' 2097152/2097152' not in said:
+            more = os.read(self.process.stdout.fileno(), 65536)
+            if not more:
+                raise AssertionError(said)
+            said += more
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
 
 
 class Inspect(Lab):
@@ -164,7 +190,8 @@ class Inspect(Lab):
         self.assertEqual([(run['offset'], run['length']) for run in report['map'] if run['kind'] == 'data'][-1],
                          (2 * base.block, base.block))
 
-    def test_a_long_map_is_cut_and_small(self):
+    def long(self):
+        """1.1 million blocks, every other one of zeroes."""
         blocks = 1100000
         base = VhdxBuild(blocks * MIB)
         base.write(self.path('base.vhdx'))
@@ -174,6 +201,9 @@ class Inspect(Lab):
             for block in range(0, blocks, 2):
                 entries[8 * base.bat_index(block)] = ZERO
             file.write(entries)
+
+    def test_a_long_map_is_cut_and_small(self):
+        self.long()
         with open(self.path('out'), 'w') as out:
             process = subprocess.Popen([GODWIT, 'inspect', '--json', '--map', self.path('base.vhdx')], stdout=out)
             _, process.returncode, usage = os.wait4(process.pid, 0)
@@ -202,7 +232,42 @@ class Inspect(Lab):
         run('qemu-img', 'create', '-q', '-f', 'qcow2', self.path('a.qcow2'), '1M')
         result = self.run_command('inspect', 'a.qcow2')
         self.assertEqual(result.returncode, 1)
-        self.assertIn('qcow2', result.stderr)
+        for text in ('qcow2', 'raw, VHDX and VHD', 'qemu-img info', 'godwit copy'):
+            self.assertIn(text, result.stderr)
+        self.assertNotIn('not supported', result.stderr)
+
+    def test_an_image_in_use(self):
+        """No lock stands in the way, of it or of others; a parent in use is read, too."""
+        self.child(self.base())
+        for form, options in (('vhdx', 'block_size=2M'), ('vpc', 'subformat=dynamic'), ('raw', 'preallocation=off')):
+            image = self.path('b.' + {'vpc': 'vhd'}.get(form, form))
+            run('qemu-img', 'create', '-q', '-f', form, '-o', options, image, '40M')
+            self.assertFalse(self.inspect(image)['in_use'])
+            with Writer(form, image):
+                report = self.inspect('--map', image)
+                text = self.run_command('inspect', image).stdout
+            self.assertTrue(report['in_use'])
+            self.assertIn('may be changing', text)
+            self.assertEqual([run['offset'] for run in report['map'] if run['kind'] == 'data'], [0])
+        with Writer('raw', self.path('base.vhdx'), 'read'):
+            self.assertEqual(self.inspect('child.vhdx')['chain'], ['child.vhdx', './base.vhdx'])
+
+    def test_a_vm_starts_while_it_is_looked_at(self):
+        self.long()
+        with open(self.path('out'), 'w') as out:
+            process = subprocess.Popen([GODWIT, 'inspect', self.path('base.vhdx')], stdout=out)
+        folder = f'/proc/{process.pid}/fd'
+        while self.path('base.vhdx') not in [os.path.realpath(f'{folder}/{fd}') for fd in os.listdir(folder)]:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        try:
+            self.assertIn(self.path('base.vhdx'), [os.path.realpath(f'{folder}/{fd}') for fd in os.listdir(folder)])
+            with Writer('vhdx', self.path('base.vhdx')):
+                pass
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.wait()
 
     def test_a_file_that_is_missing(self):
         result = self.run_command('inspect', 'none')

@@ -75,7 +75,7 @@ class Malformed(MalformedBase):
     def test_probe_rejects_qcow2(self):
         path = self.path("a.img")
         run("qemu-img", "create", "-f", "qcow2", path, "1M")
-        self.refused(UNSUPPORTED, ["qcow2", "qemu-img convert"], "open", path, "probe")
+        self.refused(UNSUPPORTED, ["qcow2", "godwit copy"], "open", path, "probe")
 
     def test_open_rejects_folder(self):
         self.refused(21, ["folder"], "open", self.folder, "probe")
