@@ -2,6 +2,7 @@
 /* The order in which guest RAM is registered. It registers nothing itself. */
 #include "engine/precopy/windows.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,8 @@
 
 /* Windows that wait for the target's answer. */
 #define ASKED_MAX 3u
+/* Windows that the target has not answered about in time before no more is asked for in a round. */
+#define PASSED_MAX 8u
 /* Windows that the copy has not reached: enough that it never waits, few enough that registering
  * goes along with copying. */
 #define AHEAD_MAX 4u
@@ -23,10 +26,13 @@
 /* A range of which less than this part is dirty is not worth a registration: pinning a page costs about
  * as much as copying it does. */
 #define WORTH_PART 4u
-/* How long lanes may take to join, or to hear of a window, before the copy goes on without. */
+/* How long lanes may take to join or to hear of a window, and the target to answer about one, before the
+ * copy goes on without. */
 #define PATIENCE_NS (2 * GW_NS_PER_S)
 /* How long a round waits at its end for windows that are being closed. */
 #define SETTLE_NS (5 * GW_NS_PER_S)
+
+static_assert(PASSED_MAX + ASKED_MAX + AHEAD_MAX < GW_WINDOWS_MAX, "there is room for more");
 
 enum state {
     STATE_ASKED,
@@ -44,6 +50,8 @@ struct item {
     uint64_t since_ns;
     bool is_left;  /* by our lanes, and no longer registered here */
     bool is_ended; /* at the target */
+    bool
+        is_passed; /* asked for: its range no longer waits for the answer, which may come all the same */
 };
 
 struct gw_windows {
@@ -195,10 +203,20 @@ static unsigned count_in(const struct gw_windows *windows, enum state state)
     return count;
 }
 
+static unsigned count_passed(const struct gw_windows *windows)
+{
+    unsigned count = 0;
+
+    for (unsigned i = 0; i < windows->count; i++)
+        count += windows->items[i].is_passed;
+    return count;
+}
+
 static void set_state(struct item *item, enum state state)
 {
     item->state = state;
     item->since_ns = gw_clock_ns();
+    item->is_passed = false;
 }
 
 static void remove_item(struct gw_windows *windows, unsigned place)
@@ -228,6 +246,7 @@ static bool advance(struct gw_windows *windows, struct item *item)
     struct gw_sender *sender = windows->options.sender;
     uint32_t number = item->window.number;
 
+    item->is_passed |= item->state == STATE_ASKED && gw_clock_ns() - item->since_ns > PATIENCE_NS;
     if (item->state == STATE_TELLING &&
         (gw_sender_window_is_told(sender, number) || gw_clock_ns() - item->since_ns > PATIENCE_NS))
         set_state(item, STATE_OPEN);
@@ -246,6 +265,7 @@ int gw_windows_answer(struct gw_windows *windows, uint32_t number, bool is_open,
                       const char *reason)
 {
     struct item *item = find_item(windows, number);
+    bool was_passed = item && item->is_passed;
 
     if (!item || item->state != STATE_ASKED)
         return gw_fail(-EPROTO, "the target answers about window %u, which nobody asked for",
@@ -260,7 +280,7 @@ int gw_windows_answer(struct gw_windows *windows, uint32_t number, bool is_open,
     item->is_ended = true;
     close_item(windows, item);
     windows->is_target_full |= is_full;
-    if (is_full && windows->is_walking)
+    if (is_full && windows->is_walking && !was_passed)
         windows->position = gw_min(windows->position, item->window.offset);
     snprintf(windows->reason, sizeof(windows->reason), "the target: %s", reason);
     return 0;
@@ -281,7 +301,7 @@ void gw_windows_lost(struct gw_windows *windows)
         struct item *item = &windows->items[i];
 
         /* Asked for and never answered: asked again. */
-        if (item->state == STATE_ASKED && windows->is_walking)
+        if (item->state == STATE_ASKED && windows->is_walking && !item->is_passed)
             windows->position = gw_min(windows->position, item->window.offset);
         if (item->state != STATE_CLOSING)
             gw_sender_window_close(windows->options.sender, item->window.number);
@@ -296,7 +316,7 @@ void gw_windows_lost(struct gw_windows *windows)
 bool gw_windows_is_settled(const struct gw_windows *windows)
 {
     for (unsigned i = 0; i < windows->count; i++)
-        if (windows->items[i].state != STATE_OPEN &&
+        if (windows->items[i].state != STATE_OPEN && !windows->items[i].is_passed &&
             gw_clock_ns() - windows->items[i].since_ns < SETTLE_NS)
             return false;
     return true;
@@ -353,7 +373,7 @@ static bool make_room(struct gw_windows *windows, uint16_t volume)
     }
     if (last && count_ahead(windows, volume) == 0)
         close_item(windows, last);
-    return windows->count > 0;
+    return windows->count > count_passed(windows);
 }
 
 /* Does the walk stand in a window? It steps over one; one that is being closed is waited for, because
@@ -464,7 +484,7 @@ static void raise_horizon(struct gw_windows *windows, uint16_t index, uint64_t s
     for (unsigned i = 0; i < windows->count; i++) {
         const struct item *item = &windows->items[i];
 
-        if (item->window.volume == index &&
+        if (item->window.volume == index && !item->is_passed &&
             (item->state == STATE_ASKED || item->state == STATE_TELLING))
             horizon = gw_min(horizon, item->window.offset);
     }
@@ -489,7 +509,8 @@ static int walk(struct gw_windows *windows)
         return 0;
     }
     while (result > 0 && windows->is_walking && windows->position < volume->size &&
-           count_in(windows, STATE_ASKED) < ASKED_MAX && count_ahead(windows, index) < AHEAD_MAX) {
+           count_in(windows, STATE_ASKED) - count_passed(windows) < ASKED_MAX &&
+           count_ahead(windows, index) < AHEAD_MAX) {
         struct gw_window window;
 
         result = next_run(windows, index, volume, &window);
@@ -503,6 +524,17 @@ static int walk(struct gw_windows *windows)
     return result < 0 ? result : 0;
 }
 
+/* The target answers about nothing: the rest of the round goes through slots. */
+static void give_up(struct gw_windows *windows)
+{
+    struct gw_source_volume *volume;
+    uint16_t index;
+
+    if (find_member(windows, &index, &volume))
+        set_note(windows, volume->name, "the target does not answer about windows");
+    lift(windows);
+}
+
 int gw_windows_step(struct gw_windows *windows)
 {
     enum gw_window_use use;
@@ -514,6 +546,8 @@ int gw_windows_step(struct gw_windows *windows)
             remove_item(windows, i);
         else
             i++;
+    if (windows->is_walking && count_passed(windows) >= PASSED_MAX)
+        give_up(windows);
     if (!windows->is_walking)
         return 0;
     use = gw_sender_window_use(windows->options.sender);

@@ -64,30 +64,41 @@ static void make_credentials(struct path_rig *rig)
     unlink(path);
 }
 
+static void open_at_target(struct path_rig *rig, struct path_answer *answer)
+{
+    int error = gw_receiver_window_open(rig->receiver, &answer->window);
+
+    answer->error.code = 0;
+    if (error)
+        gw_error_take(error, &answer->error);
+    answer->is_there = true;
+}
+
 static int ask(void *context, const struct gw_window *window)
 {
     struct path_rig *rig = context;
     struct path_answer *answer = &rig->answers[rig->answer_count++];
-    int error = gw_receiver_window_open(rig->receiver, window);
 
     assert(rig->answer_count < sizeof(rig->answers) / sizeof(*rig->answers));
-    answer->number = window->number;
-    answer->error.code = 0;
-    if (error)
-        gw_error_take(error, &answer->error);
+    *answer = (struct path_answer){.window = *window};
+    if (!rig->is_unanswered)
+        open_at_target(rig, answer);
     return 0;
 }
 
 /* The target's answers travel; here they come with the next turn. */
 static void step_windows(struct path_rig *rig)
 {
-    for (unsigned i = 0; i < rig->answer_count; i++) {
-        const struct path_answer *answer = &rig->answers[i];
+    for (unsigned i = 0; i < rig->answer_count && !rig->is_unanswered; i++) {
+        struct path_answer *answer = &rig->answers[i];
 
-        MUST(gw_windows_answer(rig->windows, answer->number, !answer->error.code,
+        if (!answer->is_there)
+            open_at_target(rig, answer);
+        MUST(gw_windows_answer(rig->windows, answer->window.number, !answer->error.code,
                                answer->error.code == -ENOMEM, answer->error.text));
     }
-    rig->answer_count = 0;
+    if (!rig->is_unanswered)
+        rig->answer_count = 0;
     MUST(gw_windows_step(rig->windows));
 }
 

@@ -29,10 +29,12 @@ struct path_rig {
     struct gw_windows *windows; /* NULL where nothing needs them */
     struct gw_pins pins;        /* the target's */
     struct path_answer {
-        uint32_t number;
+        struct gw_window window;
+        bool is_there; /* the target has decided */
         struct gw_error error;
     } answers[16];
     unsigned answer_count;
+    bool is_unanswered; /* the target looks at no window until this is cleared */
     unsigned
         deaths; /* channels that died and were replaced; from PATH_DEATHS_MAX on none is dropped */
     /* Called often while a round runs, or NULL. */

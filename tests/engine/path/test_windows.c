@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "common/checked.h"
+#include "common/clock.h"
 #include "common/memory.h"
 #include "engine/worker/record.h"
 #include "tests/engine/path/rig.h"
@@ -321,6 +322,46 @@ Test(windows, without_room_memory_goes_through_slots)
     cr_assert(strstr(gw_windows_note(bench.rig.windows), "--pin-limit"), "%s",
               gw_windows_note(bench.rig.windows));
     tear_down(&bench);
+}
+
+/* A target that is too slow to answer holds nothing back, and what it answers in the end is good for later rounds.
+ * is_refused: it is that there is no room. */
+static void late_answers_are_not_waited_for(bool is_refused)
+{
+    struct bench bench;
+    uint64_t before;
+
+    set_up(&bench, &(struct flavour){"loop", true, NO_LIMIT, is_refused ? 1 : NO_LIMIT});
+    bench.rig.is_unanswered = true;
+    before = gw_clock_ns();
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    cr_assert_lt(gw_clock_ns() - before, 20 * GW_NS_PER_S);
+    cr_assert(is_same(&bench));
+    cr_assert_gt(bench.rig.answer_count, 0);
+    cr_assert_eq(sent(&bench).direct, 0);
+    bench.rig.is_unanswered = false;
+    /* Some of the second round is copied before the answers are there. */
+    for (int round = 2; round <= 3; round++) {
+        bench.guest.memory[0] ^= 0xff;
+        cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+        cr_assert(is_same(&bench));
+    }
+    if (is_refused)
+        cr_assert_eq(sent(&bench).direct, 0);
+    else
+        cr_assert_geq(sent(&bench).direct, bench.long_bytes);
+    cr_assert_eq(bench.rig.deaths, 0);
+    tear_down(&bench);
+}
+
+Test(windows, late_windows_are_not_waited_for)
+{
+    late_answers_are_not_waited_for(false);
+}
+
+Test(windows, late_refusals_are_not_waited_for)
+{
+    late_answers_are_not_waited_for(true);
 }
 
 /* Rounds after the first, with less room than there is memory: windows of the round before make way
