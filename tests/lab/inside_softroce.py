@@ -125,11 +125,25 @@ class SoftRoce(unittest.TestCase):
             lines = handle.read()
         _, faults = shell('systemd-analyze verify --man=no %s 2>&1 | grep softroce' % unit)
         self.assertEqual(faults, '')
-        # The unit's own commands, with the device gone and the module out.
-        starts = re.findall(r'^ExecStart=-?(.*)$', lines, re.M)
-        self.assertEqual(len(starts), 2)
-        self.done('rdma link delete rxe0 && rmmod rdma_rxe && %s && rdma link show rxe0/1'
-                  % ' && '.join(starts))
+        # The unit's own commands, with the device gone and the module out, on a kernel without crc32_generic in a file.
+        self.assertIn('Before=godwit-agent.service', lines)
+        self.done('M=$(realpath /lib/modules/$(uname -r)) && mkdir /tmp/modules && cp $M/modules.order /tmp/modules && '
+                  "cp $(modprobe -a --show-depends rdma_rxe ib_uverbs rdma_ucm | awk '/insmod/ { print $2 }' | sort -u | "
+                  'grep -v crc32_generic) /tmp/modules && mount --bind /tmp/modules $M && depmod && '
+                  '! modprobe -n crc32_generic && rdma link delete rxe0 && rmmod rdma_rxe')
+        starts = re.findall(r'^ExecStart=(-?)(.*)$', lines, re.M)
+        for _ in range(2):  # and with the device there
+            for minus, command in starts:
+                status, text = shell(command)
+                self.assertTrue(status == 0 or minus, '%s: %s' % (command, text))
+            self.done('rdma link show rxe0/1')
+        # A device that cannot be made is no success.
+        self.done('rdma link delete rxe0 && rmmod rdma_rxe && '
+                  'mkdir -p /etc/modprobe.d && echo install rdma_rxe /bin/false >/etc/modprobe.d/none.conf')
+        self.assertNotIn(0, [shell(command)[0] for minus, command in starts if not minus])
+        self.done('rm /etc/modprobe.d/none.conf')
+        for _, command in starts:
+            shell(command)
         self.assertIn('unit ' + unit, self.run_it('status'))
         self.assertIn('rxe0 was removed from eth0', self.run_it('down'))
         self.assertEqual(os.listdir('/sys/class/infiniband'), [])
