@@ -364,6 +364,10 @@ static int start(struct agent *agent)
         gw_partials_tidy(&agent->environment, true);
     if (!error)
         error = gw_admin_start(&admin, &agent->admin);
+    /* Whoever started it wants to move the very VM, perhaps, that another was killed with. */
+    if (!error && agent->options->is_private && gw_state_undecided(&agent->state) != 0 &&
+        gw_recover(&agent->environment))
+        gw_log(GW_LOG_WARNING, "in doubt: %s", gw_error_message());
     if (!error)
         error = gw_recovery_start(&agent->environment, &agent->state, &agent->recovery);
     /* Last: peers get answers only from an agent that is whole. */
@@ -441,6 +445,8 @@ static void remove_private_folder(const char *folder)
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (gw_path_join(folder, names[i], path, sizeof(path)) == 0)
             unlink(path);
+    if (gw_path_join(folder, "partial", path, sizeof(path)) == 0)
+        rmdir(path);
     rmdir(folder); /* stays when something else is in it */
 }
 

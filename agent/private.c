@@ -13,10 +13,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/left.h"
 #include "agent/paths.h"
 #include "common/error.h"
 
-#define READY_TIMEOUT_MS 20000
+#define READY_TIMEOUT_MS 60000 /* it may have to settle first what another has left */
 #define ARGUMENTS_MAX    160
 
 /* "--trusted-network" and "--fingerprint" may be there GW_TRUSTED_MAX times each, two words a time.
@@ -152,14 +153,13 @@ static void remove_folder(const char *folder)
     rmdir(folder);
 }
 
-int gw_private_start(const struct gw_agent_options *options, struct gw_client **out)
+static int start_in(const struct gw_agent_options *options, const char *folder,
+                    struct gw_client **out)
 {
     struct arguments arguments = {.words = {"godwit", "agent", "--private"}, .count = 3};
-    char folder[PATH_MAX], socket_path[PATH_MAX];
-    int error = make_folder(folder, sizeof(folder));
+    char socket_path[PATH_MAX];
+    int error = gw_path_join(folder, GW_SOCKET_NAME, socket_path, sizeof(socket_path));
 
-    if (!error)
-        error = gw_path_join(folder, GW_SOCKET_NAME, socket_path, sizeof(socket_path));
     if (error)
         return error;
     add_option(&arguments, "--state", folder);
@@ -179,9 +179,22 @@ int gw_private_start(const struct gw_agent_options *options, struct gw_client **
     if (options->allow_volatile_state)
         add(&arguments, "--allow-volatile-state");
     error = launch(&arguments, folder);
-    if (!error)
-        error = gw_client_open(socket_path, out);
-    else
+    return error ? error : gw_client_open(socket_path, out);
+}
+
+int gw_private_start(const struct gw_agent_options *options, struct gw_client **out)
+{
+    char folder[PATH_MAX];
+    int error = gw_left_find_private(folder, sizeof(folder));
+
+    /* Another command may have been quicker to take it up. */
+    if (!error && start_in(options, folder, out) == 0)
+        return 0;
+    error = make_folder(folder, sizeof(folder));
+    if (error)
+        return error;
+    error = start_in(options, folder, out);
+    if (error)
         remove_folder(folder);
     return error;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * private: an agent started for one command, where a host has none. It has a state folder of its
- * own beneath the state home, outlives the terminal, and ends when it has nothing to do and
- * nothing is in doubt. It is the same program: godwit agent --private.
+ * own beneath the state home, or takes up that of one that was killed (left.h); it outlives the terminal, and ends when
+ * it has nothing to do and nothing is in doubt. It is the same program: godwit agent --private.
  * Errors: 0 or -errno with a message, the agent's own where it said one.
  * Threads: one.
  * Units: none.

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/paths.h"
@@ -22,6 +23,19 @@
 #define INSTANCE_NAME "instance-id"
 #define JOURNAL_NAME  "journal.db"
 #define LOCK_NAME     "lock"
+#define LOCK_TRIES    25 /* 20 ms apart: a command may be reading what an agent left (left.h) */
+
+static int lock_soon(int fd)
+{
+    const struct timespec pause = {.tv_nsec = 20000000};
+    int answer;
+
+    for (int i = 0;
+         (answer = flock(fd, LOCK_EX | LOCK_NB)) != 0 && errno == EWOULDBLOCK && i < LOCK_TRIES;
+         i++)
+        nanosleep(&pause, NULL);
+    return answer;
+}
 
 static int take_lock(struct gw_state *state)
 {
@@ -33,7 +47,7 @@ static int take_lock(struct gw_state *state)
     state->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (state->lock_fd < 0)
         return gw_fail_write(-errno, "state %s", path);
-    if (flock(state->lock_fd, LOCK_EX | LOCK_NB) != 0)
+    if (lock_soon(state->lock_fd) != 0)
         return errno == EWOULDBLOCK
                    ? gw_fail(-EBUSY,
                              "state %s: another agent has it; give each agent its own --state DIR",

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "agent/client.h"
+#include "agent/left.h"
 #include "agent/snapshot.h"
 
 static const char *text_of(const json_t *object, const char *key)
@@ -98,4 +99,18 @@ int gw_agents_ask(const char *socket_path, json_t *agents)
         return error;
     }
     return socket_path ? 0 : gw_client_each_private(ask, agents);
+}
+
+static int add_left(const char *folder, void *context)
+{
+    json_t *answer = gw_left_describe(folder);
+
+    if (answer)
+        json_array_append_new(context, answer);
+    return 0;
+}
+
+void gw_agents_add_left(json_t *agents)
+{
+    gw_left_each(add_left, agents);
 }

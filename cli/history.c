@@ -181,6 +181,8 @@ static json_t *ask_doubts(const struct context *history)
     json_t *agents = json_array(), *list = json_array(), *answer, *item;
     size_t i, j;
 
+    if (!history->socket)
+        gw_agents_add_left(agents);
     if (gw_agents_ask(history->socket, agents) == 0)
         json_array_foreach(agents, i, answer)
             json_array_foreach(json_object_get(answer, "in_doubt"), j,

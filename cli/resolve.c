@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* godwit resolve: a person's word about a move in doubt, given to the agent that has it, or to the
  * state folder of an agent that does not run. */
-#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -9,7 +8,7 @@
 #include <unistd.h>
 
 #include "agent/client.h"
-#include "agent/paths.h"
+#include "agent/left.h"
 #include "agent/settle.h"
 #include "agent/snapshot.h"
 #include "cli/command.h"
@@ -107,25 +106,15 @@ static int settle_in(struct context *resolve, const char *folder)
     return error;
 }
 
-/* The state home, and what private agents that were killed have left in it. */
-static int settle_in_home(struct context *resolve)
+/* What agents that do not run have left. Whose agent does run has answered itself. */
+static int settle_left(const char *folder, void *context)
 {
-    char home[PATH_MAX], folder[PATH_MAX];
-    struct dirent *entry;
-    int error = gw_path_state_home(home, sizeof(home));
-    DIR *list;
+    struct context *resolve = context;
+    int error = settle_in(resolve, folder);
 
-    if (error)
-        return error;
-    error = settle_in(resolve, home);
-    list = resolve->is_known ? NULL : opendir(home);
-    while (list && !resolve->is_known && (entry = readdir(list)) != NULL)
-        if (strncmp(entry->d_name, GW_PRIVATE_PREFIX, strlen(GW_PRIVATE_PREFIX)) == 0 &&
-            gw_path_join(home, entry->d_name, folder, sizeof(folder)) == 0)
-            settle_in(resolve, folder);
-    if (list)
-        closedir(list);
-    return error == -ENOENT || resolve->is_known ? 0 : error;
+    if (error && error != -ENOENT && error != -EBUSY)
+        fprintf(stderr, "godwit resolve: %s\n", gw_error_message());
+    return resolve->is_known ? 1 : 0;
 }
 
 /* Whoever knows the move answers: the agent, a private agent, or a folder without one. */
@@ -146,8 +135,8 @@ static int ask_all(struct context *resolve)
     }
     if (!resolve->is_known && !resolve->socket)
         gw_client_each_private(ask, resolve);
-    if (!resolve->is_known && !resolve->socket && error == -ENOENT)
-        return settle_in_home(resolve);
+    if (!resolve->is_known && !resolve->socket)
+        gw_left_each(settle_left, resolve);
     return 0;
 }
 

@@ -103,11 +103,38 @@ static void print_job(const json_t *job, bool shows_ended)
         printf("           %s\n", data.note);
 }
 
+/* What waits for an agent, or for a person. */
+static void print_waiting(const json_t *answer)
+{
+    const json_t *item;
+    size_t i;
+
+    json_array_foreach(json_object_get(answer, "partials"), i, item) gw_agents_print_kept(item);
+    json_array_foreach(json_object_get(answer, "in_doubt"), i, item) gw_agents_print_doubt(item);
+}
+
+/* Whose agent was killed, or ended by its owner. */
+static void print_left(const json_t *answer)
+{
+    const json_t *agent = json_object_get(answer, "agent");
+    bool is_private = json_is_true(json_object_get(agent, "private"));
+
+    printf("no agent has %s any more: %sgodwit agent %s--state %s goes on with what it left\n",
+           text_of(agent, "state"),
+           is_private ? "the next godwit move that starts its own, or " : "",
+           is_private ? "--private " : "", text_of(agent, "state"));
+    print_waiting(answer);
+}
+
 static void print_agent(const json_t *answer, bool shows_ended)
 {
     const json_t *agent = json_object_get(answer, "agent"), *item;
     size_t i, active = 0;
 
+    if (json_is_true(json_object_get(agent, "left"))) {
+        print_left(answer);
+        return;
+    }
     printf("%sagent %s, process %d, %s\n",
            json_is_true(json_object_get(agent, "private")) ? "private " : "",
            text_of(agent, "version"), (int)json_integer_value(json_object_get(agent, "pid")),
@@ -129,8 +156,7 @@ static void print_agent(const json_t *answer, bool shows_ended)
     }
     if (!active)
         puts("  nothing runs");
-    json_array_foreach(json_object_get(answer, "partials"), i, item) gw_agents_print_kept(item);
-    json_array_foreach(json_object_get(answer, "in_doubt"), i, item) gw_agents_print_doubt(item);
+    print_waiting(answer);
 }
 
 static void print_all(const struct context *status)
@@ -167,6 +193,8 @@ int gw_command_status(int argc, char **argv)
     do {
         status.agents = json_array();
         error = gw_agents_ask(status.socket, status.agents);
+        if (!error && !status.socket)
+            gw_agents_add_left(status.agents);
         is_in_doubt = gw_agents_doubts(status.agents) > 0;
         if (!error)
             print_all(&status);

@@ -366,6 +366,50 @@ class Private(Lab):
         self.assertEqual(self.run_command('cancel', job).returncode, 0)
         self.assertTrue(wait_for(lambda: 'cancelled' in self.run_command('history').stdout))
 
+    def kill_with(self, state):
+        """The folder that a private agent leaves which is killed at this state of a move."""
+        self.shut_gate()
+        self.assertEqual(self.move('slow', '--detach').returncode, 0)
+        [pid] = self.private_pids()
+        os.kill(pid, signal.SIGKILL)
+        self.assertTrue(wait_for(lambda: not self.private_pids()))
+        self.open_gate()
+        [name] = [name for name in os.listdir(self.path('home')) if 'private' in name]
+        folder = self.path('home', name)
+        subprocess.run([os.environ['JOURNAL_TOOL'], os.path.join(folder, 'journal.db'), '44' * 16, state], check=True)
+        return folder
+
+    def test_doubt_of_a_killed_one_is_shown_and_settled(self):
+        folder = self.kill_with('COMMITTED')
+        for command in ('status', 'history'):
+            result = self.run_command(command)
+            self.assertEqual(result.returncode, 4, result.stdout + result.stderr)
+            self.assertIn('IN DOUBT ' + '4' * 12, result.stdout)
+        self.assertIn('--state ' + folder, self.run_command('status').stdout)
+        [left] = json.loads(self.run_command('status', '--json').stdout)['agents']
+        self.assertEqual((left['agent']['left'], left['agent']['private']), (True, True))
+        other = self.start_ready()
+        result = self.run_command('resolve', '44' * 16, '--keep', 'source', '--yes', socket_path=other.socket_path)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.end_agent(other)
+
+    def test_next_move_takes_up_what_a_killed_one_left(self):
+        folder = self.kill_with('COPYING')
+        self.assertEqual(self.run_command('status').returncode, 0)
+        self.assertIn('COPYING', self.run_command('status').stdout)
+        self.assertEqual(self.move('fine').returncode, 0)
+        self.assertTrue(os.path.exists(os.path.join(folder, 'recover-was-called')))
+        self.assertEqual([name for name in os.listdir(self.path('home')) if 'private' in name],
+                         [os.path.basename(folder)])
+
+    def test_bad_key_leaves_what_a_killed_one_left(self):
+        folder = self.kill_with('COPYING')
+        result = self.run_command('move', '--psk', 'missing.psk', '--qmp', 'fine', '--to', '127.0.0.1')
+        self.assertNotEqual(result.returncode, 0)
+        self.assertTrue(os.path.exists(os.path.join(folder, 'instance-id')))
+        self.assertEqual([name for name in os.listdir(self.path('home')) if 'private' in name],
+                         [os.path.basename(folder)])
+
     def test_bad_key_fails_and_leaves_nothing(self):
         result = self.run_command('move', '--psk', 'missing.psk', '--qmp', 'fine', '--to', '127.0.0.1')
         self.assertNotEqual(result.returncode, 0)

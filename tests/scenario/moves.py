@@ -202,24 +202,6 @@ def disks_go_where_they_are_told():
                   'the target has %s', world.target.storage_files())
 
 
-@lib.scenario()
-def move_without_an_agent_starts_a_private_one():
-    with lib.World(**SIZE) as world:
-        world.make_key()
-        world.stack.callback(world.target.stop_agent)
-        world.target.start_agent()
-        world.start_guest()
-        environment = {name: value for name, value in world.source.environment().items()
-                       if name != 'GODWIT_SOCKET'}
-        environment['XDG_RUNTIME_DIR'] = world.source.folder
-        command = lib.Command(world.source.enter() + [
-            lib.godwit_binary(), 'move', '--json', '--psk', world.psk, '--qmp',
-            world.guest.qmp_path, '--to', world.target.address], environment)
-        world.stack.callback(command.end)
-        command.result().expect('done')
-        world.assert_moved()
-
-
 def request_plugged(path, mib):
     """Has the guest of this QEMU plug, or unplug, until it has that much of its virtio-mem device."""
     qmp = lib.guestctl.qmp
