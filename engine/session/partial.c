@@ -600,14 +600,44 @@ static void remove_unfinished(const struct gw_environment *environment)
         closedir(list);
 }
 
+/* Of a move that is at its end, and whose agent died before it removed the log. */
+static void tidy_guard_log(const struct gw_environment *environment, const char *name)
+{
+    struct gw_partial partial = {.side = GW_SIDE_SOURCE};
+    char log[PATH_MAX];
+    int end = 0;
+
+    if (sscanf(name, "guard-%32[0-9a-f].log%n", partial.epoch, &end) != 1 || end == 0 ||
+        name[end] ||
+        snprintf(log, sizeof(log), "%s/%s", environment->state_dir, name) >= (int)sizeof(log) ||
+        gw_attend(environment->attended, partial.epoch, partial.side))
+        return;
+    if (ask_journal(environment, &partial) != OPEN)
+        gw_guard_take_over(log, 0);
+    gw_unattend(environment->attended, partial.epoch, partial.side);
+}
+
+static void tidy_guard_logs(const struct gw_environment *environment)
+{
+    DIR *list = environment->state_dir ? opendir(environment->state_dir) : NULL;
+    const struct dirent *item;
+
+    while (list && (item = readdir(list)) != NULL)
+        tidy_guard_log(environment, item->d_name);
+    if (list)
+        closedir(list);
+}
+
 void gw_partials_tidy(const struct gw_environment *environment, bool is_start)
 {
     struct rounds rounds = {.environment = environment, .is_start = is_start};
 
     if (is_start && environment->state_dir)
         remove_unfinished(environment);
-    if (environment->attended)
-        gw_partial_each(environment, look_at, &rounds);
+    if (!environment->attended)
+        return;
+    gw_partial_each(environment, look_at, &rounds);
+    tidy_guard_logs(environment);
 }
 
 static int describe(const struct gw_partial *partial, void *context)

@@ -7,10 +7,12 @@
 #include <criterion/criterion.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -303,6 +305,33 @@ Test(recover, silent_source_is_not_given_up)
     end_silent(&silent);
     cr_assert_eq(gw_recover(&environment), 0, "%s", gw_error_message());
     cr_assert_str_eq(state_at(SLOW, GW_SIDE_SOURCE), "GONE");
+}
+
+/* An agent that died between its last record and the end of its move left the guard's log. */
+Test(recover, guards_log_goes_with_its_move_and_its_guard)
+{
+    const char *name = "guard-" SLOW ".log";
+    struct silent silent;
+    int guard;
+
+    begin_silent(&silent);
+    record_source(&silent, GW_HANDOVER_UNDOING);
+    place_fill(place_path(&place, name), 0, 10, 'g');
+    gw_partials_tidy(&environment, true);
+    cr_assert(place_has(&place, name), "its move is open");
+    record_source(&silent, GW_HANDOVER_CLOSED);
+    guard = open(place_path(&place, name), O_RDWR);
+    cr_assert_eq(flock(guard, LOCK_EX), 0);
+    gw_partials_tidy(&environment, false);
+    cr_assert(place_has(&place, name), "its guard is at work");
+    close(guard);
+    cr_assert_eq(gw_attend(environment.attended, SLOW, GW_SIDE_SOURCE), 0);
+    gw_partials_tidy(&environment, false);
+    cr_assert(place_has(&place, name), "somebody has its move in hand");
+    gw_unattend(environment.attended, SLOW, GW_SIDE_SOURCE);
+    gw_partials_tidy(&environment, false);
+    cr_assert_not(place_has(&place, name));
+    end_silent(&silent);
 }
 
 /* ---- files that are away ---- */
