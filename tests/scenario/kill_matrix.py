@@ -27,17 +27,21 @@ FINAL = {'S': ({'CLOSED', None}, {'DISCARDED', None}),
 
 class Arena:
     """A world whose agents can be held. It serves one case after the other as long as the guest runs
-    on the source and everything is as it was."""
+    on the source and everything is as it was. with_effects: they can be killed at any of their effects."""
 
-    def __init__(self):
+    def __init__(self, with_effects=False):
+        self.with_effects = with_effects
         self.world = None
         self.stack = None
+        atexit.register(self.drop)
 
     def ready(self):
         if self.world:
             return
         self.stack = contextlib.ExitStack()
         self.world = self.stack.enter_context(lib.World(**SIZE))
+        for host in self.world.hosts.values():
+            host.holder.with_effects = self.with_effects
         self.world.start_agents(KEEPS_NOTHING, KEEPS_NOTHING)
         self.world.start_guest()
         self.listing = self.world.listing()
@@ -49,7 +53,6 @@ class Arena:
 
 
 ARENA = Arena()
-atexit.register(ARENA.drop)
 
 
 def final_state(host, epoch, side):
@@ -348,10 +351,8 @@ def kill(victim, state):
         ARENA.drop()
 
 
-lib.SAMPLES['kill'] = 10
-for one in kill_table.cases():
-    lib.SCENARIOS['kill[%s,%s]' % one] = (kill, {'victim': one[0], 'state': one[1]}, 400, 'kill')
-
-
 if __name__ == '__main__':
+    lib.SAMPLES['kill'] = 10
+    for one in kill_table.cases():
+        lib.SCENARIOS['kill[%s,%s]' % one] = (kill, {'victim': one[0], 'state': one[1]}, 400, 'kill')
     sys.exit(lib.run_main())
