@@ -15,6 +15,7 @@
 #include "engine/session/recover.h"
 
 struct search {
+    const struct gw_environment *environment;
     const char *which;
     bool source_only;
     struct gw_partial found;
@@ -35,7 +36,9 @@ static int look(const struct gw_partial *partial, void *context)
     if (search->source_only ? !partial->is_kept || partial->side != GW_SIDE_SOURCE
                             : !gw_partial_is_of_note(partial))
         return 0;
-    if (!is_wanted(search, partial->epoch, partial->detail))
+    /* One that died while it began to go on with another stands for nothing of its own. */
+    if (!is_wanted(search, partial->epoch, partial->detail) ||
+        gw_partial_is_provisional(search->environment, partial))
         return 0;
     gw_partial_free(&search->found);
     search->found = *partial;
@@ -78,7 +81,7 @@ static int check_settled(const struct gw_environment *environment, const char *e
 
 int gw_resume_request(const struct gw_environment *environment, const char *which, json_t **out)
 {
-    struct search search = {.which = which, .source_only = true};
+    struct search search = {.environment = environment, .which = which, .source_only = true};
     json_t *request;
     int error = which ? gw_named_check(which) : 0;
 
@@ -186,7 +189,7 @@ static int cancel_kept(const struct gw_environment *environment, struct gw_parti
 
 int gw_resume_cancel(const struct gw_environment *environment, const char *which)
 {
-    struct search search = {.which = which};
+    struct search search = {.environment = environment, .which = which};
     int error = gw_named_check(which);
 
     if (error)

@@ -96,33 +96,22 @@ static const json_t *find_older(const struct file *file)
                         copy->plan.offered[file->index].name, file->options.path);
 }
 
-/* The image that an earlier attempt left is given its new name, if there is one. */
-static int take_part(struct file *file)
+/* Is there an image that an earlier attempt left? */
+static int look_for_part(struct file *file)
 {
     struct gw_copy *copy = file->copy;
     struct gw_offered_volume *offered = &copy->plan.offered[file->index];
-    uint64_t *durable = &file->options.durable;
-    const json_t *older;
+    const json_t *older = find_older(file);
     char reason[GW_PART_REASON_MAX];
-    int error;
+    int error = gw_part_refuse_finished(older);
 
-    if (!copy->older.detail || !file->entry)
-        return 0;
-    older = find_older(file);
-    gw_part_check(older, offered, durable, reason);
-    if (*durable > 0) {
-        copy->partial.is_kept = true;
-        copy->is_older_taken = true;
-        error = gw_partial_write(copy->environment, &copy->partial);
-        if (!error)
-            error = gw_part_take_over(older, file->entry);
-        if (error)
-            return error;
-    } else if (older) {
-        gw_part_unlink(older, copy->older.epoch);
-    }
-    copy->kept_bytes += *durable;
-    offered->is_continued = *durable > 0;
+    if (error)
+        return error;
+    gw_part_check(older, offered, &file->options.durable, reason);
+    offered->is_continued = file->options.durable > 0;
+    if (offered->is_continued)
+        file->options.epoch = gw_part_epoch(older, copy->older.epoch);
+    copy->kept_bytes += file->options.durable;
     gw_copy_note_restart(copy, reason);
     return 0;
 }
@@ -132,19 +121,22 @@ static int note_file(struct file *file)
 {
     struct gw_copy *copy = file->copy;
     json_t *entry;
-    int error;
+    int error = 0;
 
     /* An export too: what a server holds is written out now and then, and not all of it at the end. */
     file->options.sync_interval_ns = gw_copy_sync_interval_ns(copy);
     if (!copy->partial.detail || gw_nbd_is_uri(file->options.path))
         return 0;
-    error = gw_part_entry_new(copy->environment, copy->epoch, file->index, file->options.offered,
-                              file->options.path, &entry);
+    if (copy->older.detail)
+        error = look_for_part(file);
+    if (!error)
+        error = gw_part_entry_new(copy->environment, file->options.epoch, file->index,
+                                  file->options.offered, file->options.path, &entry);
     if (error)
         return error;
     json_array_append_new(json_object_get(copy->partial.detail, "disks"), entry);
     file->entry = entry;
-    return copy->older.detail ? gw_part_refuse_finished(find_older(file)) : 0;
+    return 0;
 }
 
 static int fill(struct file *file)
@@ -208,8 +200,6 @@ static int copy_files(struct gw_copy *copy, struct file *files)
         error = note_file(&files[i]);
     if (!error && copy->partial.detail)
         error = gw_partial_write(copy->environment, &copy->partial);
-    for (unsigned i = 0; i < copy->plan.count && !error; i++)
-        error = take_part(&files[i]);
     if (!error)
         error = gw_copy_take_older(copy);
     for (unsigned i = 0; i < copy->plan.count && !error; i++)

@@ -122,6 +122,10 @@ int gw_copy_begin_partial(struct gw_copy *copy, const char *epoch)
                   peer, "request", request->text, "disks");
     if (!copy->partial.detail)
         return gw_fail(-ENOMEM, "no memory for a copy");
+    if (copy->older.detail)
+        error = gw_partial_follow(&copy->partial, &copy->older, copy->older.epoch);
+    if (error)
+        return error;
     /* Of a copy to another host nothing is here, and until its first checkpoint nothing is kept there. */
     return request->is_remote ? 0 : gw_partial_write(environment, &copy->partial);
 }
@@ -134,8 +138,8 @@ int gw_copy_take_older(struct gw_copy *copy)
         copy->partial.is_kept = copy->kept_bytes > 0;
         error = gw_partial_write(copy->environment, &copy->partial);
         if (!error)
-            gw_partial_forget(copy->environment, copy->older.epoch, GW_SIDE_SOURCE);
-        copy->is_older_taken = true;
+            error = gw_partial_replace(copy->environment, &copy->older, &copy->partial);
+        copy->is_older_taken = !error;
     }
     return error;
 }

@@ -232,9 +232,11 @@ int gw_move_offer(struct gw_move *move)
     warn_of_devices(move, json_object_get(reply, "volumes"));
     gw_offer_note_warnings(json_object_get(reply, "volumes"), move->progress);
     json_object_set(move->out->detail, "target", json_object_get(reply, "target"));
-    error = gw_move_take_kept(move, reply);
+    /* What is kept changes hands last: had the channels failed then, the note of neither attempt would stay. The target
+     * knows the earlier one's name still. */
+    error = gw_source_open_channels(move->source, reply);
     if (!error)
-        error = gw_source_open_channels(move->source, reply);
+        error = gw_move_take_kept(move, reply);
     json_decref(reply);
     return error;
 }

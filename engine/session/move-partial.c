@@ -91,6 +91,12 @@ int gw_move_begin_partial(struct gw_move *move)
                   "peer", peer, "request", move->request->text, "disks", disks);
     if (!move->partial.detail)
         return gw_fail(-ENOMEM, "no memory for a move");
+    if (move->older.detail) {
+        int error = gw_partial_follow(&move->partial, &move->older, move->older.epoch);
+
+        if (error)
+            return error;
+    }
     return gw_partial_write(move->environment, &move->partial);
 }
 
@@ -143,9 +149,7 @@ int gw_move_take_kept(struct gw_move *move, const json_t *accepted)
     /* From here on the target knows this attempt only. */
     move->partial.is_kept = all > 0;
     error = gw_partial_write(move->environment, &move->partial);
-    if (!error)
-        gw_partial_forget(move->environment, move->older.epoch, GW_SIDE_SOURCE);
-    return error;
+    return error ? error : gw_partial_replace(move->environment, &move->older, &move->partial);
 }
 
 int gw_move_compare_kept(struct gw_move *move)

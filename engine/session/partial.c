@@ -34,6 +34,7 @@
 #define GUARD_TIMEOUT_MS 5000
 
 static const char *const side_names[] = {"source", "target"};
+#define UNFINISHED ".new" /* after the name of a note that is being written */
 
 static int folder_of(const struct gw_environment *environment, char *out)
 {
@@ -72,7 +73,7 @@ static int write_file(const char *path, const json_t *object)
         free(text);
         return gw_fail(-ENOMEM, "%s: the record is too large", path);
     }
-    snprintf(temporary, sizeof(temporary), "%s.new", path);
+    snprintf(temporary, sizeof(temporary), "%s" UNFINISHED, path);
     fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     /* A write that is cut short says nothing: there was no more room. */
     errno = fd < 0 ? errno : ENOSPC;
@@ -170,10 +171,24 @@ void gw_partial_forget(const struct gw_environment *environment, const char *epo
 
     if (!environment->state_dir || path_of(environment, epoch, side, path))
         return;
-    if (gw_partial_read(environment, epoch, side, &partial) == 0)
+    if (gw_partial_read(environment, epoch, side, &partial) == 0) {
+        gw_partial_give_back(environment, &partial);
         json_array_foreach(json_object_get(partial.detail, "disks"), index, disk) gw_part_end(disk);
+    }
     gw_partial_free(&partial);
     unlink(path);
+}
+
+int gw_partial_unlink(const struct gw_environment *environment, const struct gw_partial *partial)
+{
+    char folder[PATH_MAX], path[PATH_MAX];
+    int error = folder_of(environment, folder);
+
+    if (!error)
+        error = path_of(environment, partial->epoch, partial->side, path);
+    if (!error && unlink(path) && errno != ENOENT)
+        error = gw_fail_errno(-errno, "cannot remove %s", path);
+    return error ? error : sync_folder(folder);
 }
 
 /* "EPOCH.source": false for any other name. */
@@ -261,10 +276,12 @@ int gw_partial_forget_damaged(const struct gw_environment *environment, const ch
         return error;
     gw_partial_forget(environment, found.epoch, found.side);
     gw_unattend(environment->attended, found.epoch, found.side);
-    gw_log(GW_LOG_WARNING,
-           "migration %.12s: its note was damaged and is removed; what it stood for may be left: "
-           "files called NAME.godwit-%s.part and .journal",
-           found.epoch, found.epoch);
+    gw_log(
+        GW_LOG_WARNING,
+        "migration %.12s: its note was damaged and is removed; what it stood for may be left: "
+        "files called NAME.godwit-%s.part and .journal, or with the digits of an attempt that it "
+        "went on with",
+        found.epoch, found.epoch);
     return 0;
 }
 
@@ -445,6 +462,7 @@ static void give_up(const struct gw_environment *environment, const struct gw_pa
         "migration %.12s: what it left here is removed when it can be: %s, or godwit cancel %.12s "
         "forgets it",
         partial->epoch, gw_error_message(), partial->epoch);
+    gw_partial_give_back(environment, &later);
     later.is_kept = false;
     json_object_set_new(later.detail, "given-up", json_true());
     if (gw_partial_write(environment, &later))
@@ -453,6 +471,12 @@ static void give_up(const struct gw_environment *environment, const struct gw_pa
 
 void gw_partial_drop(const struct gw_environment *environment, const struct gw_partial *partial)
 {
+    struct gw_partial own = *partial;
+
+    gw_partial_drop_followers(environment, partial);
+    /* At once, for whoever finds the note later: the earlier attempt may have ended by then. */
+    if (gw_partial_give_back(environment, &own) && gw_partial_write(environment, &own))
+        gw_log(GW_LOG_WARNING, "%s", gw_error_message());
     if (gw_partial_check_here(partial)) {
         give_up(environment, partial);
         return;
@@ -466,6 +490,7 @@ void gw_partial_drop(const struct gw_environment *environment, const struct gw_p
 void gw_partial_cancel(const struct gw_environment *environment, const struct gw_partial *partial)
 {
     struct gw_control_frame frame = {.message = NULL};
+    bool is_provisional = gw_partial_is_provisional(environment, partial);
     struct gw_control *control;
 
     gw_partial_drop(environment, partial);
@@ -482,7 +507,7 @@ void gw_partial_cancel(const struct gw_environment *environment, const struct gw
     }
     if (gw_message_send(control, json_pack("{s:s,s:s,s:s,s:b}", "type", "handover", "message",
                                            gw_handover_event_name(GW_EVENT_ABORT), "epoch",
-                                           partial->epoch, "keep", 0)) == 0 &&
+                                           partial->epoch, "keep", (int)is_provisional)) == 0 &&
         gw_control_receive(control, GW_DIAL_TIMEOUT_MS, &frame) == 0)
         json_decref(frame.message);
     gw_message_send_type(control, "bye");
@@ -560,6 +585,8 @@ static int look_at(const struct gw_partial *partial, void *context)
     bool is_late = age_ns / GW_NS_PER_S >= (uint64_t)environment->keep_partial_hours * 3600;
     bool is_given_up = gw_partial_is_given_up(partial);
     enum known known = ask_journal(environment, partial);
+    bool is_dead =
+        (rounds->is_start || known == ENDED) && gw_partial_is_provisional(environment, partial);
 
     /* Recovery, or whoever has it in hand, sees to it. */
     if (known == OPEN || gw_attend(environment->attended, partial->epoch, partial->side))
@@ -572,15 +599,30 @@ static int look_at(const struct gw_partial *partial, void *context)
         give_up(environment, partial);
     } else if (is_given_up && gw_partial_check_here(partial)) {
         /* Once more in the next round. */
-    } else if (partial->is_kept && (known != ENDED || !rounds->is_start || has_parts(partial))
+    } else if (partial->is_kept && !is_dead &&
+                       (known != ENDED || !rounds->is_start || has_parts(partial))
                    ? is_late
-                   : rounds->is_start || is_given_up) {
+                   : rounds->is_start || is_given_up || is_dead) {
         gw_log(GW_LOG_INFO, "migration %.12s: what it left here is removed", partial->epoch);
         /* The target of one that died before its first record would wait for it. */
         gw_partial_cancel(environment, partial);
     }
     gw_unattend(environment->attended, partial->epoch, partial->side);
     return 0;
+}
+
+/* Whoever writes a note has it in hand: this one was cut short. */
+static void remove_cut(const struct gw_environment *environment, int folder_fd, const char *name)
+{
+    char note[NAME_MAX + 1];
+    struct gw_partial named;
+
+    snprintf(note, sizeof(note), "%.*s", (int)(strlen(name) - strlen(UNFINISHED)), name);
+    if (!environment->attended || !parse_name(note, &named) ||
+        gw_attend(environment->attended, named.epoch, named.side))
+        return;
+    unlinkat(folder_fd, name, 0);
+    gw_unattend(environment->attended, named.epoch, named.side);
 }
 
 /* Notes that were being written when an agent was killed. */
@@ -594,7 +636,7 @@ static void remove_unfinished(const struct gw_environment *environment)
         size_t length = strlen(item->d_name);
 
         if (length > 4 && strcmp(item->d_name + length - 4, ".new") == 0)
-            unlinkat(dirfd(list), item->d_name, 0);
+            remove_cut(environment, dirfd(list), item->d_name);
     }
     if (list)
         closedir(list);
@@ -640,23 +682,29 @@ void gw_partials_tidy(const struct gw_environment *environment, bool is_start)
     tidy_guard_logs(environment);
 }
 
+struct described {
+    const struct gw_environment *environment;
+    json_t *list;
+};
+
 static int describe(const struct gw_partial *partial, void *context)
 {
     bool is_given_up = gw_partial_is_given_up(partial);
     struct gw_error away = {0};
+    const struct described *described = context;
     const json_t *disk;
-    json_t *list = context;
     json_int_t bytes = 0;
     size_t index;
 
     gw_error_take(gw_partial_check_here(partial), &away);
-    if (!partial->is_kept && !is_given_up && !away.code)
+    if ((!partial->is_kept && !is_given_up && !away.code) ||
+        gw_partial_is_provisional(described->environment, partial))
         return 0;
     json_array_foreach(json_object_get(partial->detail, "disks"), index, disk) bytes +=
         json_object_get(disk, "journal") ? (json_int_t)gw_part_durable(disk)
                                          : json_integer_value(json_object_get(disk, "copied"));
     json_array_append_new(
-        list,
+        described->list,
         json_pack("{s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:b,s:b,s:s*}", "epoch", partial->epoch, "side",
                   side_names[partial->side], "kind", text_of(partial->detail, "kind"), "vm",
                   text_of(partial->detail, "vm"), "peer",
@@ -669,8 +717,8 @@ static int describe(const struct gw_partial *partial, void *context)
 
 json_t *gw_partials_describe(const struct gw_environment *environment)
 {
-    json_t *list = json_array();
+    struct described described = {.environment = environment, .list = json_array()};
 
-    gw_partial_each(environment, describe, list);
-    return list;
+    gw_partial_each(environment, describe, &described);
+    return described.list;
 }

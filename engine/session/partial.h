@@ -10,7 +10,7 @@
  * detail on the target: "kind", "vm" (or the image's name), "peer" (instance), "disks" (parts.h);
  *   of a move whose QEMU is being made also "run_dir", "ram_dir"; "made": both are its own; "pid", "process" (process.h)
  * on both "given-up": to be removed as soon as all of its parts can be looked at. What the journal knows of a
- *   move waits for them, too
+ *   move waits for them, too. "taken_from" [epochs]: see gw_partial_follow
  *
  * Errors: 0 or -errno with a message.
  * Threads: any; one writer per epoch and side.
@@ -37,7 +37,7 @@ int gw_partial_write(const struct gw_environment *environment, struct gw_partial
 int gw_partial_read(const struct gw_environment *environment, const char *epoch,
                     enum gw_journal_side side, struct gw_partial *out);
 void gw_partial_free(struct gw_partial *partial); /* takes zeroed memory too */
-/* The file alone. */
+/* The note, and the journals of its images, which are finished or another note's. */
 void gw_partial_forget(const struct gw_environment *environment, const char *epoch,
                        enum gw_journal_side side);
 /* A note that is damaged for good, named by its digits (named.h): it goes, and the log says which files it may have
@@ -60,6 +60,31 @@ int gw_partial_check_here(const struct gw_partial *partial);
 bool gw_partial_is_given_up(const struct gw_partial *partial);
 /* A person may want to know of it: it is kept, or waits for its parts. */
 bool gw_partial_is_of_note(const struct gw_partial *partial);
+
+/* An attempt that goes on with an earlier one leaves its files their names, and both notes stand for them until
+ * replace has removed the earlier one. Until then the later one is provisional: the files are the earlier one's, so
+ * nothing is lost or left with an attempt that dies or fails meanwhile. (partial-follow.c) */
+
+/* Before partial is first written. asked: as the source knows older, which need not have heard of an attempt that has
+ * replaced it. -ENOMEM. */
+int gw_partial_follow(struct gw_partial *partial, const struct gw_partial *older,
+                      const char *asked);
+bool gw_partial_is_provisional(const struct gw_environment *environment,
+                               const struct gw_partial *partial);
+/* The one that has replaced that epoch. -ENOENT. The caller frees. */
+int gw_partial_find_follower(const struct gw_environment *environment, const char *epoch,
+                             enum gw_journal_side side, struct gw_partial *out);
+/* later, which follows older and is written, has its files from now on; what it does not go on with is removed. Durable
+ * when it returns. */
+int gw_partial_replace(const struct gw_environment *environment, const struct gw_partial *older,
+                       const struct gw_partial *later);
+/* Takes the files that are an earlier attempt's out of a provisional note, in memory alone. True when it was one. */
+bool gw_partial_give_back(const struct gw_environment *environment, struct gw_partial *partial);
+/* Of an attempt that nobody has in hand: what died while it began to go on with it goes first. */
+void gw_partial_drop_followers(const struct gw_environment *environment,
+                               const struct gw_partial *partial);
+/* For replace: the note alone, durably. */
+int gw_partial_unlink(const struct gw_environment *environment, const struct gw_partial *partial);
 
 /* What it stands for goes too: the partial images, or godwit's bitmaps and settings in QEMU. Where parts are
  * away, all of that goes later. */

@@ -128,11 +128,18 @@ int gw_part_entry_new(const struct gw_environment *environment, const char *epoc
     }
     if (length >= (int)sizeof(journal))
         return gw_fail(-ENAMETOOLONG, "%s: the name is too long", path);
-    *out =
-        json_pack("{s:i,s:s,s:s,s:s,s:s,s:o}", "volume", (int)volume, "name", offered->name, "path",
-                  path, "part", part, "journal", journal, "folder", gw_part_folder(path));
+    *out = json_pack("{s:i,s:s,s:s,s:s,s:s,s:s,s:o}", "volume", (int)volume, "name", offered->name,
+                     "path", path, "epoch", epoch, "part", part, "journal", journal, "folder",
+                     gw_part_folder(path));
     return *out ? 0
                 : gw_fail(-EILSEQ, "the path of %s on this host is not UTF-8 text", offered->name);
+}
+
+const char *gw_part_epoch(const json_t *entry, const char *epoch)
+{
+    const char *own = text_of(entry, "epoch");
+
+    return own[0] ? own : epoch;
 }
 
 json_t *gw_part_find(json_t *disks, unsigned volume, const char *name, const char *path)
@@ -218,14 +225,6 @@ int gw_part_refuse_finished(const json_t *older)
                    path);
 }
 
-int gw_part_take_over(const json_t *older, const json_t *entry)
-{
-    const char *from = text_of(older, "part"), *to = text_of(entry, "part");
-    int error = from[0] && to[0] ? gw_rename_file(from, to) : 0;
-
-    return error ? error : gw_rename_file(text_of(older, "journal"), text_of(entry, "journal"));
-}
-
 uint64_t gw_part_allocated(const json_t *entry)
 {
     const char *part = text_of(entry, "part");
@@ -275,8 +274,8 @@ void gw_part_end(const json_t *entry)
 
 void gw_part_unlink(const json_t *entry, const char *epoch)
 {
-    unlink_named(text_of(entry, "part"), epoch);
-    unlink_named(text_of(entry, "journal"), epoch);
+    unlink_named(text_of(entry, "part"), gw_part_epoch(entry, epoch));
+    unlink_named(text_of(entry, "journal"), gw_part_epoch(entry, epoch));
 }
 
 void gw_part_source(const char *path, const char *format, char *out, size_t size)

@@ -4,7 +4,8 @@
  * over. The same for the target of a move, of a copy from another host, and of a copy on this one.
  *
  * An entry is what a note of partial.h has in "disks": "volume" (its number in the offer), "name",
- * "path" (the final one), "part" ("" for a block device, which is written as it is), "journal", "folder" (which
+ * "path" (the final one), "part" ("" for a block device, which is written as it is), "journal", "epoch" (of the
+ * attempt that began it, which is in both names; a later one that goes on with it leaves them), "folder" (which
  * folder they are in).
  *
  * Away: a file whose folder is not the one that it was in, since its file system is not mounted, is not gone. It is
@@ -25,10 +26,12 @@
 
 #define GW_PART_REASON_MAX 256u
 
-/* What a copy to path will be called until it is finished; -EILSEQ when that is not UTF-8 text. The
- * journal of a block device lies in the state folder. */
+/* What a copy to path that was begun by that epoch is called until it is finished; -EILSEQ when that is not UTF-8
+ * text. The journal of a block device lies in the state folder. */
 int gw_part_entry_new(const struct gw_environment *environment, const char *epoch, unsigned volume,
                       const struct gw_offered_volume *offered, const char *path, json_t **out);
+/* The epoch in its names; that of its note, which is given, in one of an older godwit. Lent by either. */
+const char *gw_part_epoch(const json_t *entry, const char *epoch);
 /* The entry of the same image in the older note's list; NULL when there is none. */
 json_t *gw_part_find(json_t *disks, unsigned volume, const char *name, const char *path);
 
@@ -54,15 +57,12 @@ void gw_part_check(const json_t *entry, const struct gw_offered_volume *offered,
 /* -EEXIST: the unfinished image has its final name, so it was finished when its attempt was lost; or somebody
  * made what is there. No file under a final name is written. older may be NULL. */
 int gw_part_refuse_finished(const json_t *older);
-/* Its image and its journal get the new entry's names. */
-int gw_part_take_over(const json_t *older, const json_t *entry);
 /* How much the file takes: it is there already. */
 uint64_t gw_part_allocated(const json_t *entry);
 /* After a sync of the image: that much of the disk, from its start, is durable. */
 int gw_part_note(const json_t *entry, const struct gw_offered_volume *offered, uint64_t durable);
 uint64_t gw_part_durable(const json_t *entry); /* as the journal says; 0 when it says nothing */
-/* The journal alone, of an image that is finished; or the image too, which epoch must be in the name
- * of. */
+/* The journal alone, of an image that is finished; or the image too. epoch: of the note, as above. */
 void gw_part_end(const json_t *entry);
 void gw_part_unlink(const json_t *entry, const char *epoch);
 

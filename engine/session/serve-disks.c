@@ -22,12 +22,13 @@ struct made {
     char warning[GW_SPACE_WARNING_MAX];
 };
 
-/* An image that was taken over, or, when its tables cannot be relied on, a new one. */
+/* An image that is gone on with, or, when its tables cannot be relied on, a new one. */
 static int make_image(struct gw_serve *serve, unsigned volume, struct made *made,
                       struct gw_target_volume **out)
 {
     struct gw_offered_volume *offered = &serve->offered[volume];
-    int error = gw_endpoint_make(offered, made->path, serve->epoch, out);
+    const char *epoch = gw_serve_part_epoch(serve, volume);
+    int error = gw_endpoint_make(offered, made->path, epoch, out);
 
     if (error != -EUCLEAN || !offered->is_continued)
         return error;
@@ -35,7 +36,7 @@ static int make_image(struct gw_serve *serve, unsigned volume, struct made *made
              gw_error_message());
     gw_serve_drop_part(serve, volume);
     offered->is_continued = false;
-    return gw_endpoint_make(offered, made->path, serve->epoch, out);
+    return gw_endpoint_make(offered, made->path, epoch, out);
 }
 
 static int make_disk(struct gw_serve *serve, struct gw_space *space, unsigned volume,
@@ -60,7 +61,7 @@ static int make_disk(struct gw_serve *serve, struct gw_space *space, unsigned vo
             snprintf(made->warning, sizeof(made->warning), "%s", part.reason);
     }
     if (!error && !is_uri)
-        error = gw_serve_note_disk(serve, volume, made->path, &part.durable);
+        error = gw_serve_note_disk(serve, volume, made->path, part.durable > 0);
     if (!error && !is_uri)
         error = gw_fence_give_up(serve->environment->fences, made->path);
     offered->is_continued = part.durable > 0;

@@ -14,6 +14,7 @@
 #include "engine/session/compare.h"
 #include "engine/session/offer.h"
 #include "engine/session/parts.h"
+#include "engine/session/recover.h"
 #include "engine/session/serve.h"
 
 /* How long the session of a lost attempt may take to end once it is released: a sync may be under
@@ -72,22 +73,71 @@ static int read_older(struct gw_serve *serve, const char *epoch)
     return strcmp(text_of(serve->older.detail, "peer"), peer) == 0 ? 0 : gone(serve);
 }
 
-static int find_older(struct gw_serve *serve, const char *epoch)
+static void let_go_of_older(struct gw_serve *serve)
 {
+    if (serve->is_older_attended)
+        gw_unattend(serve->environment->attended, serve->older.epoch, GW_SIDE_TARGET);
+    serve->is_older_attended = false;
+}
+
+/* A move that the agent has not settled since it was started again: what the journal still has to remove would be this
+ * attempt's. */
+static int settle_older(const struct gw_serve *serve, const char *epoch)
+{
+    const struct gw_environment *environment = serve->environment;
+    struct gw_recovered recovered;
+    struct gw_journal_entry entry;
+    bool is_open;
     int error;
 
-    serve->is_older_gone = false;
-    error = read_older(serve, epoch);
+    if (!environment->journal || gw_partial_check_here(&serve->older))
+        return 0; /* where they are away it is not gone on with */
+    error = gw_recover_entry(environment, epoch, GW_SIDE_TARGET, GW_EVENT_COUNT, &recovered);
+
+    if (!error)
+        error = gw_journal_find(environment->journal, epoch, GW_SIDE_TARGET, &entry);
+    if (error)
+        return error == -ENOENT ? 0 : error;
+    is_open = gw_journal_entry_is_open(&entry);
+    gw_journal_entry_free(&entry);
+    return is_open ? gw_fail(-EBUSY, "move %.12s is still being settled at the target", epoch) : 0;
+}
+
+static int hold_older(struct gw_serve *serve, const char *epoch)
+{
+    int error = read_older(serve, epoch);
+
     if (!error)
         error = take_up(serve, epoch);
+    if (!error)
+        error = settle_older(serve, epoch);
     gw_partial_free(&serve->older);
-    /* As that session has left it. */
+    /* As that session, or recovery, has left it. */
     if (!error)
         error = read_older(serve, epoch);
     if (!error && !serve->older.is_kept)
         error = gone(serve);
-    if (error)
+    if (error) {
         gw_partial_free(&serve->older);
+        let_go_of_older(serve);
+    }
+    return error;
+}
+
+/* The source may not have heard that an attempt of its own has taken the place of the one that it knows. */
+static int find_older(struct gw_serve *serve, const char *asked)
+{
+    struct gw_partial follower = {.detail = NULL};
+    int error;
+
+    serve->is_older_gone = false;
+    error = hold_older(serve, asked);
+    if (serve->is_older_gone &&
+        gw_partial_find_follower(serve->environment, asked, GW_SIDE_TARGET, &follower) == 0) {
+        serve->is_older_gone = false;
+        error = hold_older(serve, follower.epoch);
+    }
+    gw_partial_free(&follower);
     return error;
 }
 
@@ -95,9 +145,7 @@ void gw_serve_drop_copy(struct gw_serve *serve, const char *epoch)
 {
     if (find_older(serve, epoch) == 0)
         gw_partial_drop(serve->environment, &serve->older);
-    if (serve->is_older_attended)
-        gw_unattend(serve->environment->attended, epoch, GW_SIDE_TARGET);
-    serve->is_older_attended = false;
+    let_go_of_older(serve);
     gw_partial_free(&serve->older);
 }
 
@@ -160,6 +208,8 @@ int gw_serve_begin_partial(struct gw_serve *serve, const json_t *offer)
     error = find_older(serve, resume);
     if (!error)
         error = gw_partial_check_here(&serve->older);
+    if (!error)
+        error = gw_partial_follow(&serve->partial, &serve->older, resume);
     serve->is_resumed = !error;
     /* A copy starts over then, and says so for each disk. Of a move its owner decides. */
     if (serve->is_older_gone && is_copy)
@@ -170,35 +220,24 @@ int gw_serve_begin_partial(struct gw_serve *serve, const json_t *offer)
                : error;
 }
 
-/* Takes the unfinished image of the older attempt for this one, or says why not. */
-static int take_part(struct gw_serve *serve, unsigned volume, const json_t *entry,
-                     uint64_t *durable)
+/* What an earlier attempt noted of the same image; NULL when it did not. */
+static json_t *older_entry(const struct gw_serve *serve, unsigned volume, const char *path)
 {
-    const struct gw_offered_volume *offered = &serve->offered[volume];
-    json_t *older = gw_part_find(json_object_get(serve->older.detail, "disks"), volume,
-                                 offered->name, text_of(entry, "path"));
-    int error;
-
-    if (!serve->is_resumed || *durable == 0 || !older)
-        return 0;
-    error = gw_part_take_over(older, entry);
-    if (error == -ENOENT)
-        *durable = 0; /* somebody removed it this moment: it is made anew */
-    return error == -ENOENT ? 0 : error;
+    return serve->is_resumed ? gw_part_find(json_object_get(serve->older.detail, "disks"), volume,
+                                            serve->offered[volume].name, path)
+                             : NULL;
 }
 
 int gw_serve_look_for_part(struct gw_serve *serve, unsigned volume, const char *path,
                            struct gw_serve_part *out)
 {
-    json_t *older = NULL;
+    const json_t *older;
     int error;
 
     *out = (struct gw_serve_part){.durable = 0};
     if (!serve->wants_resume)
         return 0;
-    if (serve->is_resumed)
-        older = gw_part_find(json_object_get(serve->older.detail, "disks"), volume,
-                             serve->offered[volume].name, path);
+    older = older_entry(serve, volume, path);
     error = gw_part_refuse_finished(older);
     if (error)
         return error;
@@ -208,32 +247,45 @@ int gw_serve_look_for_part(struct gw_serve *serve, unsigned volume, const char *
     return 0;
 }
 
-int gw_serve_note_disk(struct gw_serve *serve, unsigned volume, const char *path, uint64_t *durable)
+int gw_serve_note_disk(struct gw_serve *serve, unsigned volume, const char *path, bool is_continued)
 {
-    const struct gw_offered_volume *offered = &serve->offered[volume];
+    const char *epoch = is_continued
+                            ? gw_part_epoch(older_entry(serve, volume, path), serve->older.epoch)
+                            : serve->epoch;
     json_t *entry;
     int error;
 
     if (!serve->environment->state_dir)
         return 0;
-    error = gw_part_entry_new(serve->environment, serve->epoch, volume, offered, path, &entry);
+    error =
+        gw_part_entry_new(serve->environment, epoch, volume, &serve->offered[volume], path, &entry);
     if (error)
         return error;
     json_array_append_new(json_object_get(serve->partial.detail, "disks"), entry);
     /* The note first: a file without one would stay for ever. */
-    serve->partial.is_kept |= *durable > 0;
-    error = gw_partial_write(serve->environment, &serve->partial);
-    return error ? error : take_part(serve, volume, entry, durable);
+    serve->partial.is_kept |= is_continued;
+    return gw_partial_write(serve->environment, &serve->partial);
 }
 
-void gw_serve_drop_part(struct gw_serve *serve, unsigned volume)
+static const json_t *entry_of(const struct gw_serve *serve, unsigned volume)
 {
     const json_t *disks = json_object_get(serve->partial.detail, "disks"), *entry;
     size_t index;
 
     json_array_foreach((json_t *)disks, index,
                        entry) if (json_integer_value(json_object_get(entry, "volume")) ==
-                                  (json_int_t)volume) gw_part_unlink(entry, serve->epoch);
+                                  (json_int_t)volume) return entry;
+    return NULL;
+}
+
+const char *gw_serve_part_epoch(const struct gw_serve *serve, unsigned volume)
+{
+    return gw_part_epoch(entry_of(serve, volume), serve->epoch);
+}
+
+void gw_serve_drop_part(struct gw_serve *serve, unsigned volume)
+{
+    gw_part_unlink(entry_of(serve, volume), serve->epoch);
 }
 
 int gw_serve_note_vm(struct gw_serve *serve, json_t *members)
@@ -246,13 +298,17 @@ int gw_serve_note_vm(struct gw_serve *serve, json_t *members)
     return error;
 }
 
-void gw_serve_end_older(struct gw_serve *serve)
+int gw_serve_end_older(struct gw_serve *serve)
 {
-    if (serve->is_resumed)
-        gw_partial_drop(serve->environment, &serve->older);
-    if (serve->is_older_attended)
-        gw_unattend(serve->environment->attended, serve->older.epoch, GW_SIDE_TARGET);
-    serve->is_older_attended = false;
+    int error = serve->is_resumed
+                    ? gw_partial_replace(serve->environment, &serve->older, &serve->partial)
+                    : 0;
+
+    if (error)
+        return error;
+    serve->is_older_taken = serve->is_resumed;
+    let_go_of_older(serve);
+    return 0;
 }
 
 int gw_serve_compare(struct gw_serve *serve, const json_t *message)
@@ -332,40 +388,24 @@ void gw_serve_end_journals(struct gw_serve *serve)
 
 bool gw_serve_gives_back(const struct gw_serve *serve)
 {
-    return serve->is_resumed && !serve->is_accepted && serve->is_attended;
-}
-
-static void give_back(struct gw_serve *serve)
-{
-    const json_t *entry;
-    size_t index;
-
-    json_array_foreach(json_object_get(serve->partial.detail, "disks"), index, entry)
-    {
-        unsigned volume = (unsigned)json_integer_value(json_object_get(entry, "volume"));
-        const json_t *older = gw_part_find(json_object_get(serve->older.detail, "disks"), volume,
-                                           text_of(entry, "name"), text_of(entry, "path"));
-
-        if (!serve->offered[volume].is_continued || !older || gw_part_take_over(entry, older))
-            gw_part_unlink(entry, serve->epoch);
-    }
-    serve->is_resumed = false;
+    return serve->is_resumed && !serve->is_older_taken;
 }
 
 void gw_serve_close_partial(struct gw_serve *serve)
 {
-    if (gw_serve_gives_back(serve))
-        give_back(serve);
-    gw_serve_end_older(serve);
-    if (serve->keeps_parts) {
+    bool is_copy = strcmp(text_of(serve->partial.detail, "kind"), "copy") == 0;
+
+    if (serve->keeps_parts && !gw_serve_gives_back(serve)) {
         if (gw_partial_write(serve->environment, &serve->partial))
             gw_log(GW_LOG_WARNING, "%s", gw_error_message());
-    } else if (serve->is_attended && !serve->is_finished && serve->partial.detail) {
-        /* A copy's images, which may be away by now. Those of a move are the journal's. */
+    } else if (gw_serve_gives_back(serve) || (is_copy && !serve->is_finished)) {
+        /* A copy's images, which may be away by now. Those of a move are the journal's, but for the ones that are
+         * given back. */
         gw_partial_drop(serve->environment, &serve->partial);
     } else if (serve->partial.detail) {
         gw_partial_forget(serve->environment, serve->partial.epoch, GW_SIDE_TARGET);
     }
+    let_go_of_older(serve);
     if (serve->is_attended)
         gw_unattend(serve->environment->attended, serve->epoch, GW_SIDE_TARGET);
     gw_partial_free(&serve->partial);
@@ -386,6 +426,8 @@ void gw_serve_drop_note(struct gw_serve *serve, const char *epoch, bool is_kept)
             gw_partial_drop(serve->environment, &partial);
         else
             gw_partial_forget(serve->environment, epoch, GW_SIDE_TARGET);
+    } else if (is_kept) {
+        gw_serve_drop_copy(serve, epoch);
     }
     gw_partial_free(&partial);
 }

@@ -233,7 +233,8 @@ static int make_detail(struct gw_serve_vm *vm, bool is_paused)
     for (unsigned i = 0; i < vm->vm->disk_count; i++) {
         char part[PATH_MAX + 64];
 
-        snprintf(part, sizeof(part), "%s.godwit-%s.part", vm->images[i], vm->serve->epoch);
+        snprintf(part, sizeof(part), "%s.godwit-%s.part", vm->images[i],
+                 gw_serve_part_epoch(vm->serve, i));
         json_array_append_new(images, json_string(vm->images[i]));
         json_array_append_new(parts, json_string(part));
         json_array_append_new(files, gw_target_steps_identity(part));

@@ -189,6 +189,13 @@ static int swap_in(struct gw_serve_vm *vm)
     return 0;
 }
 
+/* Those that this attempt was to go on with are the earlier one's until it is accepted. */
+static bool keeps_parts(struct gw_serve_vm *vm)
+{
+    vm->steps.keeps_parts |= gw_serve_gives_back(vm->serve);
+    return vm->steps.keeps_parts;
+}
+
 int gw_serve_vm_act(void *context, enum gw_handover_action action)
 {
     struct gw_serve_vm *vm = context;
@@ -206,7 +213,7 @@ int gw_serve_vm_act(void *context, enum gw_handover_action action)
         return swap_in(vm);
     case GW_ACT_DISCARD:
         gw_serve_free_path(vm->serve);
-        gw_serve_drop_volumes(vm->serve, vm->serve->keeps_parts);
+        gw_serve_drop_volumes(vm->serve, keeps_parts(vm));
         return gw_target_steps_act(&vm->steps, action);
     default:
         return gw_target_steps_act(&vm->steps, action);
@@ -389,7 +396,7 @@ void gw_serve_vm_set_control(struct gw_serve *serve, struct gw_control *control)
 static void clean_unbegun(struct gw_serve_vm *vm)
 {
     gw_vm_end(&vm->steps.launched);
-    gw_serve_drop_volumes(vm->serve, vm->serve->keeps_parts);
+    gw_serve_drop_volumes(vm->serve, keeps_parts(vm));
     vm->steps.epoch = vm->serve->epoch;
     if (!vm->steps.detail)
         vm->steps.detail = json_pack("{s:s,s:s}", "run_dir", vm->has_run_dir ? vm->run_dir : "",
@@ -445,8 +452,8 @@ void gw_serve_vm_end(struct gw_serve *serve, struct gw_error *why)
      */
     gw_serve_drop_volumes(serve, true);
     gw_vm_leave(&vm->steps.launched);
-    if (vm->is_attended)
-        gw_unattend(serve->environment->attended, serve->epoch, GW_SIDE_TARGET);
+    /* Until its note says how it ended. */
+    serve->is_attended = vm->is_attended;
     json_decref(vm->steps.detail);
     json_decref(switchover->peer_times);
     gw_vm_free(vm->vm);

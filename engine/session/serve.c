@@ -342,7 +342,11 @@ static int take_offer(struct gw_serve *serve, const json_t *offer)
         json_decref(reply);
         return error;
     }
-    gw_serve_end_older(serve);
+    error = gw_serve_end_older(serve);
+    if (error) {
+        json_decref(reply);
+        return error;
+    }
     if (serve->is_resumed)
         json_object_set(reply, "kept", serve->kept);
     error = gw_message_send(serve->control, reply);

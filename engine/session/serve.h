@@ -90,7 +90,8 @@ struct gw_serve {
     bool is_resumed;    /* it goes on with older */
     bool is_older_gone; /* there is nothing of it here: all that lets its source forget it */
     bool is_older_attended;
-    bool is_attended; /* a copy */
+    bool is_older_taken; /* this attempt has taken the place of older, which has no note any more */
+    bool is_attended;
     bool keeps_parts; /* the session is over, and they stay */
 
     /* A measurement, in place of a migration. */
@@ -153,9 +154,11 @@ struct gw_serve_part {
 /* -EEXIST: it has its final name, and is not touched. */
 int gw_serve_look_for_part(struct gw_serve *serve, unsigned volume, const char *path,
                            struct gw_serve_part *out);
-/* Before the image is made: it is noted, and what durable says is there is given its new name. */
+/* Before the image is made: it is noted. is_continued: it is older's. */
 int gw_serve_note_disk(struct gw_serve *serve, unsigned volume, const char *path,
-                       uint64_t *durable);
+                       bool is_continued);
+/* The epoch in the name of the volume's unfinished image. */
+const char *gw_serve_part_epoch(const struct gw_serve *serve, unsigned volume);
 /* The image that was taken over cannot be gone on with after all. */
 void gw_serve_drop_part(struct gw_serve *serve, unsigned volume);
 /* A copy of an earlier session, that is told to be given up for good: what is kept of it goes, if it is
@@ -166,8 +169,8 @@ int gw_serve_compare(struct gw_serve *serve, const json_t *message);
 /* Before something is made or started that no journal knows of yet: these members of the note. Takes them over; NULL
  * is -ENOMEM. */
 int gw_serve_note_vm(struct gw_serve *serve, json_t *members);
-/* Every image is made: nothing of the older attempt is needed any more. */
-void gw_serve_end_older(struct gw_serve *serve);
+/* Every image is made: this attempt takes the place of older, durably. */
+int gw_serve_end_older(struct gw_serve *serve);
 /* After a sync: that much is durable. *is_kept: a later attempt may go on from there. */
 int gw_serve_take_copied(struct gw_serve *serve, const json_t *message, bool *is_kept);
 /* The note of an earlier session's move, if it is kept (with what it names) or if it is not, which
@@ -175,8 +178,8 @@ int gw_serve_take_copied(struct gw_serve *serve, const json_t *message, bool *is
 void gw_serve_drop_note(struct gw_serve *serve, const char *epoch, bool is_kept);
 /* The images are finished. */
 void gw_serve_end_journals(struct gw_serve *serve);
-/* Before the volumes are dropped: do the images of the older attempt go back to it? Of a copy that goes
- * on and was refused, so that it can be tried again. */
+/* Before the volumes are dropped: are their files older's still? Of an attempt that goes on and was refused, so that
+ * it can be tried again. */
 bool gw_serve_gives_back(const struct gw_serve *serve);
 void gw_serve_close_partial(struct gw_serve *serve);
 

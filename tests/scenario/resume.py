@@ -95,6 +95,44 @@ def lost_move_is_resumed(who, phase, image):
         lib.check(not left, 'the target\'s storage keeps %s', left)
 
 
+def lose_resume(lost, window):
+    """A resume whose agent dies at that place, on the way to being accepted by both sides."""
+    host = lost.world.source if window == 'heard' else lost.world.target
+    if window == 'journalled':
+        host.hold('RECEIVING')
+    else:
+        # Of a note: of each side's first words; and with those of the target about its QEMU.
+        host.holder.hold_sync(*{'replaced': (r'/partial$', 2), 'heard': (r'\.source\.new$', 1)}[window])
+    resumed = lost.world.source.command('resume')
+    lost.world.stack.callback(resumed.end)
+    host.await_held(window, resumed)
+    host.stop_agent(kill=True)
+    host.release()
+    resumed.result()
+    host.start_agent()
+    lost.wait_settled()
+
+
+@lib.scenario(sample=1, window=['journalled', 'replaced', 'heard'])
+def move_whose_resume_is_lost_while_it_is_accepted_is_resumed(window):
+    with Lost('target agent', image_format='vhdx', held='ab') as lost:
+        world = lost.world
+        [before] = lost.kept('b')
+        for _ in range(2):
+            lose_resume(lost, window)
+            lib.guestctl.wait_for(lambda: len(lost.kept('b')) == 1 and len(lost.kept('a')) == 1, lib.PATIENCE_S,
+                                  'one attempt that is kept', 0.5)
+            parts = [name for name in world.target.storage_files() if name.endswith('.part')]
+            lib.check(len(parts) == 1, 'the parts are %s', parts)
+        world.guest.serial.wait_tick()
+        resumed = lost.resume().expect('done').detail['resumed']
+        lib.check(resumed['kept_bytes'] == before['bytes'], 'resumed %s of %s', resumed, before)
+        world.assert_moved()
+        lib.check(not lost.kept('a') and not lost.kept('b'), 'something is kept still')
+        left = [name for name in world.target.storage_files() if '.godwit-' in name]
+        lib.check(not left, 'the target\'s storage keeps %s', left)
+
+
 @lib.scenario(sample=1, image=['raw', 'vhdx'])
 def damaged_part_is_mended(image):
     """What somebody wrote into the target's partial image is found and sent again: nothing of it is trusted before it

@@ -138,12 +138,13 @@ class Here(lib.Prepared):
     def listed(self):
         return self.run('resume', '--list').events[-1]['kept']
 
-    def kill_when(self, pattern, passing=0):
-        """The copy dies just before it syncs such a file, after so many such syncs that were done."""
+    def kill_when(self, pattern, passing=0, words=()):
+        """The copy, or what these words ask for, dies just before it syncs such a file, after so many such syncs that
+        were done."""
         holder = hold.Holder()
         holder.hold_sync(pattern, passing)
         launcher, connection = holder.launcher()
-        process = subprocess.Popen(launcher + [lib.godwit_binary()] + self.copy_words(),
+        process = subprocess.Popen(launcher + [lib.godwit_binary()] + (list(words) or self.copy_words()),
                                    env=self.environment, pass_fds=[connection.fileno()],
                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -275,10 +276,11 @@ class Lost(lib.Prepared):
     """A copy to another host that was lost after some of it was durable there."""
     held_sync = (r'\.part$', 1)  # where the target stops: the first record is written
     target_options = ()
+    held = 'b'
 
     def __init__(self, who, target='raw'):
         self.who, self.target = who, target
-        self.world = lib.World(trusted=True, held='b')
+        self.world = lib.World(trusted=True, held=self.held)
 
     def prepare(self):
         self.prepare_source()
@@ -390,6 +392,73 @@ def target_that_was_cleared_is_copied_to_anew():
         [volume] = result.detail['volumes']
         lib.check('starts over' in volume.get('warning', ''), 'it does not say so: %s', volume)
         assert_same(lost.source, lost.written, 'vhdx')
+
+
+# ------------------------------------------------------- a resume that is lost before it was accepted on both sides
+
+def partial_notes(host):
+    return [name for name in host.state_files() if name.startswith('partial/')]
+
+
+class LostTwice(Lost):
+    held = 'ab'
+
+    def resume_and_kill(self, side, pattern, passing):
+        """That side's agent dies just before such a sync of the resume's; then it is there again."""
+        host = self.world.hosts[side]
+        host.holder.hold_sync(pattern, passing)
+        resumed = self.command('resume')
+        host.await_held('the sync', resumed)
+        host.stop_agent(kill=True)
+        host.release()
+        lib.check(resumed.result().status != 0, 'it was not lost')
+        if side == 'a':
+            host.start_agent()
+        else:
+            self.bring_back()
+
+
+# (whose agent, the sync that it dies before, how many such syncs were done)
+WINDOWS = {'target noted': ('b', r'/partial$', 0), 'target replaced': ('b', r'/partial$', 1),
+           'source heard': ('a', r'\.source\.new$', 0), 'source noted': ('a', r'/partial$', 0)}
+
+
+@lib.scenario(sample=1, window=sorted(WINDOWS), target=['raw', 'fixed'])
+def resume_that_is_lost_while_it_is_accepted_loses_nothing(window, target):
+    """Twice at the same place, too: the source knows no attempt but the first, or the second already."""
+    with LostTwice('target agent', target) as lost:
+        world = lost.world
+        for _ in range(2):
+            lost.resume_and_kill(*WINDOWS[window])
+            [kept] = lost.kept('a')
+            lib.check(len(lost.kept('b')) == 1, 'the target keeps %s', lost.kept('b'))
+            parts = [name for name in world.target.storage_files() if name.endswith('.part')]
+            lib.check(len(parts) == 1, 'the parts are %s', parts)
+        assert_resumed(lost.command('resume', kept['epoch'][:12]).result().expect('done'))
+        assert_same(lost.source, lost.written, target)
+        guestctl.wait_for(lambda: not partial_notes(world.target) and not partial_notes(world.source), lib.PATIENCE_S,
+                          'hosts that keep nothing', 0.2)
+        lib.check(world.target.storage_files() == [lost.name], 'the target has %s', world.target.storage_files())
+
+
+@lib.scenario(sample=1, passing=[1, 2, 3], ends=['resumed', 'cancelled'])
+def resume_here_that_is_killed_while_it_begins_loses_nothing(passing, ends):
+    with Here('vhdx') as here:
+        here.kill_when(r'\.part$', 2)
+        for _ in range(2):
+            here.kill_when(r'/partial$', passing, ['resume'])
+            [kept] = here.listed()
+            lib.check(len(left_in(here.out)) == 2, 'there is %s', left_in(here.out))
+        here.faults.say('')
+        if ends == 'resumed':
+            assert_resumed(here.run('resume').expect('done'))
+            assert_same(here.source, here.written, 'vhdx')
+        else:
+            here.run('cancel', kept['epoch'][:12])
+            lib.check(not os.listdir(here.out), 'it leaves %s', os.listdir(here.out))
+        folder = os.path.join(here.environment['GODWIT_STATE_HOME'], 'copies', 'partial')
+        notes = [name for name in os.listdir(folder) if not name.endswith('.lock')]
+        lib.check(not left_in(here.out) and not notes, 'it leaves %s, %s', left_in(here.out), notes)
 
 
 if __name__ == '__main__':

@@ -242,3 +242,148 @@ Test(parts, damaged_note_is_removed_by_its_digits)
     cr_assert_neq(access(note, F_OK), 0);
     gw_attended_free(environment.attended);
 }
+
+Test(parts, notes_that_were_cut_short_go_at_the_start)
+{
+    struct gw_environment environment = {.state_dir = place.folder, .keep_partial_hours = 1};
+    struct gw_partial partial = {.epoch = EPOCH, .side = GW_SIDE_SOURCE, .is_kept = true};
+    char cut[PATH_MAX], foreign[PATH_MAX];
+
+    cr_assert_eq(gw_attended_new(&environment.attended), 0);
+    snprintf(note, sizeof(note), "%s", place_path(&place, "partial/" EPOCH ".source"));
+    snprintf(cut, sizeof(cut), "%s", place_path(&place, "partial/" EPOCH ".source.new"));
+    snprintf(foreign, sizeof(foreign), "%s", place_path(&place, "partial/other.source.new"));
+    partial.detail = json_pack("{s:s}", "kind", "copy");
+    cr_assert_eq(gw_partial_write(&environment, &partial), 0, "%s", gw_error_message());
+    place_fill(cut, 0, 512, 1);
+    place_fill(foreign, 0, 512, 1);
+    gw_partials_tidy(&environment, false);
+    cr_assert_eq(access(cut, F_OK), 0, "somebody may be writing it");
+    cr_assert_eq(gw_attend(environment.attended, EPOCH, GW_SIDE_SOURCE), 0);
+    gw_partials_tidy(&environment, true);
+    cr_assert_eq(access(cut, F_OK), 0, "somebody has it in hand");
+    gw_unattend(environment.attended, EPOCH, GW_SIDE_SOURCE);
+    gw_partials_tidy(&environment, true);
+    cr_assert_neq(access(cut, F_OK), 0);
+    cr_assert_eq(access(note, F_OK), 0);
+    cr_assert_eq(access(foreign, F_OK), 0, "it is nobody's note");
+    gw_partial_free(&partial);
+    gw_attended_free(environment.attended);
+}
+
+/* ---- one attempt after the other ---- */
+
+#define LATER "ffeeddccbbaa99887766554433221100"
+
+static struct gw_environment state;
+static struct gw_partial older, later;
+static char of_older[PATH_MAX], of_later[PATH_MAX];
+
+static json_t *disk_of(int volume, const char *epoch, const char *file)
+{
+    char record[PATH_MAX + 8];
+
+    snprintf(record, sizeof(record), "%s.journal", file);
+    return json_pack("{s:i,s:s,s:s,s:s,s:s,s:s,s:o}", "volume", volume, "name", "disk", "path",
+                     final, "epoch", epoch, "part", file, "journal", record, "folder",
+                     gw_part_folder(file));
+}
+
+/* older has one image. later goes on with it, and has another one of its own. */
+static void begin_following(void)
+{
+    state = (struct gw_environment){.state_dir = place.folder, .keep_partial_hours = 1};
+    older = (struct gw_partial){.epoch = EPOCH, .side = GW_SIDE_TARGET, .is_kept = true};
+    later = (struct gw_partial){.epoch = LATER, .side = GW_SIDE_TARGET, .is_kept = true};
+    snprintf(of_older, sizeof(of_older), "%s",
+             place_path(&place, "images/a.godwit-" EPOCH ".part"));
+    snprintf(of_later, sizeof(of_later), "%s",
+             place_path(&place, "images/b.godwit-" LATER ".part"));
+    place_fill(of_older, 0, 512, 1);
+    place_fill(of_later, 0, 512, 1);
+    cr_assert_eq(gw_attended_new(&state.attended), 0);
+    older.detail = json_pack("{s:s,s:[o]}", "kind", "copy", "disks", disk_of(0, EPOCH, of_older));
+    later.detail = json_pack("{s:s,s:[o,o]}", "kind", "copy", "disks", disk_of(0, EPOCH, of_older),
+                             disk_of(1, LATER, of_later));
+    cr_assert_eq(gw_partial_write(&state, &older), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_partial_follow(&later, &older, EPOCH), 0);
+    cr_assert_eq(gw_partial_write(&state, &later), 0, "%s", gw_error_message());
+}
+
+static void end_following(void)
+{
+    gw_partial_free(&older);
+    gw_partial_free(&later);
+    gw_attended_free(state.attended);
+}
+
+static bool is_noted(const char *epoch)
+{
+    struct gw_partial found;
+    int error = gw_partial_read(&state, epoch, GW_SIDE_TARGET, &found);
+
+    gw_partial_free(&found);
+    return error == 0;
+}
+
+Test(parts, attempt_that_died_before_it_replaced_another_is_undone)
+{
+    struct gw_partial follower;
+
+    begin_following();
+    cr_assert(gw_partial_is_provisional(&state, &later));
+    cr_assert_eq(gw_partial_find_follower(&state, EPOCH, GW_SIDE_TARGET, &follower), -ENOENT);
+    gw_partials_tidy(&state, true);
+    cr_assert(is_noted(EPOCH));
+    cr_assert(!is_noted(LATER), "it would be gone on with");
+    cr_assert_eq(access(of_older, F_OK), 0, "it is the earlier attempt's");
+    cr_assert_neq(access(of_later, F_OK), 0);
+    end_following();
+}
+
+Test(parts, attempt_that_replaced_another_is_found_by_its_name)
+{
+    struct gw_partial follower;
+
+    begin_following();
+    cr_assert_eq(gw_partial_replace(&state, &older, &later), 0, "%s", gw_error_message());
+    gw_partials_tidy(&state, true);
+    cr_assert(!gw_partial_is_provisional(&state, &later));
+    cr_assert_eq(gw_partial_find_follower(&state, EPOCH, GW_SIDE_TARGET, &follower), 0);
+    cr_assert_str_eq(follower.epoch, LATER);
+    gw_partial_drop(&state, &follower);
+    gw_partial_free(&follower);
+    cr_assert(!is_noted(LATER));
+    cr_assert_neq(access(of_older, F_OK), 0);
+    cr_assert_neq(access(of_later, F_OK), 0);
+    end_following();
+}
+
+Test(parts, attempt_that_is_dropped_takes_those_with_it_that_began_on_it)
+{
+    begin_following();
+    gw_partial_drop(&state, &older);
+    cr_assert(!is_noted(EPOCH) && !is_noted(LATER));
+    cr_assert_neq(access(of_older, F_OK), 0);
+    cr_assert_neq(access(of_later, F_OK), 0);
+    end_following();
+}
+
+/* Its folder is away when it is undone, and the earlier attempt is finished before it is there again. */
+Test(parts, attempt_that_is_undone_later_leaves_what_was_never_its_own)
+{
+    struct gw_partial kept;
+
+    begin_following();
+    take_away();
+    gw_partial_drop(&state, &later);
+    cr_assert_eq(gw_partial_read(&state, LATER, GW_SIDE_TARGET, &kept), 0);
+    cr_assert(gw_partial_is_given_up(&kept));
+    bring_back();
+    cr_assert_eq(gw_partial_unlink(&state, &older), 0);
+    gw_partial_drop(&state, &kept);
+    gw_partial_free(&kept);
+    cr_assert_eq(access(of_older, F_OK), 0, "it is not the dead attempt's");
+    cr_assert_neq(access(of_later, F_OK), 0);
+    end_following();
+}
