@@ -280,17 +280,23 @@ void gw_part_unlink(const json_t *entry, const char *epoch)
 
 void gw_part_source(const char *path, const char *format, char *out, size_t size)
 {
-    struct stat status;
+    char birth[64];
+    struct statx status;
 
-    if (stat(path, &status) != 0)
+    if (statx(AT_FDCWD, path, 0, STATX_BASIC_STATS | STATX_BTIME, &status) != 0)
         memset(&status, 0, sizeof(status));
     /* A device has neither a size nor a time of change here: what it holds is compared. */
-    if (S_ISREG(status.st_mode))
-        snprintf(out, size, "%s %s, %llu bytes, file %llu of device %llu, changed at %llu.%09llu",
-                 format, path, (unsigned long long)status.st_size,
-                 (unsigned long long)status.st_ino, (unsigned long long)status.st_dev,
-                 (unsigned long long)status.st_mtim.tv_sec,
-                 (unsigned long long)status.st_mtim.tv_nsec);
-    else
+    if (!S_ISREG(status.stx_mode)) {
         snprintf(out, size, "%s %s", format, path);
+        return;
+    }
+    /* As of a folder: the device may have another number at each mount. */
+    if (gw_part_born(&status))
+        snprintf(birth, sizeof(birth), "born at %lld", (long long)gw_part_born(&status));
+    else
+        snprintf(birth, sizeof(birth), "of device %u:%u", status.stx_dev_major,
+                 status.stx_dev_minor);
+    snprintf(out, size, "%s %s, %llu bytes, file %llu %s, changed at %lld.%09u", format, path,
+             (unsigned long long)status.stx_size, (unsigned long long)status.stx_ino, birth,
+             (long long)status.stx_mtime.tv_sec, status.stx_mtime.tv_nsec);
 }

@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -386,4 +387,51 @@ Test(parts, attempt_that_is_undone_later_leaves_what_was_never_its_own)
     cr_assert_eq(access(of_older, F_OK), 0, "it is not the dead attempt's");
     cr_assert_neq(access(of_later, F_OK), 0);
     end_following();
+}
+
+/* ---- the source ---- */
+
+static dev_t mount_source(void)
+{
+    char options[2 * PATH_MAX + 32];
+    struct stat status;
+
+    snprintf(options, sizeof(options), "lowerdir=%s:%s", place_path(&place, "lower"),
+             place_path(&place, "empty"));
+    if (mount("overlay", folder, "overlay", MS_RDONLY, options))
+        cr_skip_test("no overlay can be mounted");
+    cr_assert_eq(stat(final, &status), 0);
+    return status.st_dev;
+}
+
+Test(parts, source_stays_itself_on_a_device_of_another_number)
+{
+    const struct timespec times[] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1}};
+    char before[GW_CHECKPOINT_SOURCE_MAX], now[GW_CHECKPOINT_SOURCE_MAX], lower[PATH_MAX];
+    dev_t device;
+
+    place_small(&small, 1 << 20); /* for a mount namespace of its own */
+    snprintf(lower, sizeof(lower), "%s", place_path(&place, "lower/disk.raw"));
+    cr_assert_eq(mkdir(place_path(&place, "lower"), 0700), 0);
+    cr_assert_eq(mkdir(place_path(&place, "empty"), 0700), 0);
+    place_fill(lower, 0, 4096, 1);
+    device = mount_source();
+    gw_part_source(final, "raw", before, sizeof(before));
+    cr_assert_neq(mount_source(), device);
+    gw_part_source(final, "raw", now, sizeof(now));
+    cr_assert_str_eq(now, before);
+    cr_assert_eq(umount(folder), 0);
+    cr_assert_eq(umount(folder), 0);
+    cr_assert_eq(utimensat(AT_FDCWD, lower, times, 0), 0);
+    mount_source();
+    gw_part_source(final, "raw", now, sizeof(now));
+    cr_assert_str_neq(now, before, "it was changed");
+    cr_assert_eq(umount(folder), 0);
+    cr_assert_eq(rename(lower, place_path(&place, "lower/other.raw")), 0);
+    place_fill(lower, 0, 4096, 1);
+    cr_assert_eq(utimensat(AT_FDCWD, lower, times, 0), 0);
+    gw_part_source(lower, "raw", before, sizeof(before));
+    gw_part_source(place_path(&place, "lower/other.raw"), "raw", now, sizeof(now));
+    cr_assert_str_neq(strstr(now, "bytes"), strstr(before, "bytes"), "it is another file");
+    place_end(&small);
 }
