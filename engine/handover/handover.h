@@ -127,7 +127,8 @@ enum gw_handover_action {
     GW_ACT_TELL_GUARD_COMMITTING, /* acknowledged by the guard, or it failed */
     GW_ACT_RENAME_BACK,
     GW_ACT_SWAP_BACK,
-    GW_ACT_CLEAN_SOURCE, /* bitmaps, nodes, throttles, capabilities; what fails is logged only */
+    GW_ACT_CLEAN_SOURCE, /* bitmaps, nodes, throttles, capabilities; what QEMU refuses is logged only, what it
+                          * does not answer fails */
     GW_ACT_TELL_GUARD_RESUMED, /* never fails a list */
     GW_ACT_DELETE_IMAGES, /* the renamed images, if the move asked for it; only ever after RUNNING
                            * was heard; what fails is logged only */

@@ -239,14 +239,24 @@ static int check_vmm(const struct gw_source_steps *steps)
     return error;
 }
 
-static void clean_source(const struct gw_source_steps *steps)
+/* What QEMU refuses it would refuse again; what it did not answer is to be done again. */
+static int note_cleaning(int error)
 {
-    if (gw_partial_clean_vmm(steps->qmp, steps->epoch))
+    if (error)
         gw_log(GW_LOG_WARNING, "cleaning the source's QEMU: %s", gw_error_message());
-    if (gw_vm_restore_settings(steps->qmp, json_object_get(steps->detail, "settings")))
-        gw_log(GW_LOG_WARNING, "setting the source's QEMU back: %s", gw_error_message());
-    if (!steps->keeps)
+    return error == -EPIPE || error == -ETIMEDOUT ? error : 0;
+}
+
+static int clean_source(const struct gw_source_steps *steps)
+{
+    int error = note_cleaning(gw_partial_clean_vmm(steps->qmp, steps->epoch));
+
+    if (!error)
+        error = note_cleaning(
+            gw_vm_restore_settings(steps->qmp, json_object_get(steps->detail, "settings")));
+    if (!error && !steps->keeps)
         gw_partial_forget(steps->environment, steps->epoch, GW_SIDE_SOURCE);
+    return error;
 }
 
 /* What godwit did not stop is not continued by it: its owner, or the guest itself, had a reason. */
@@ -282,8 +292,7 @@ int gw_source_steps_act(struct gw_source_steps *steps, enum gw_handover_action a
     case GW_ACT_SWAP_BACK:
         return gw_disk_undo_run(steps->qmp, json_object_get(steps->detail, "undo"));
     case GW_ACT_CLEAN_SOURCE:
-        clean_source(steps);
-        return 0;
+        return clean_source(steps);
     case GW_ACT_CHECK_VMM:
         return check_vmm(steps);
     case GW_ACT_CONT:

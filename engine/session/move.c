@@ -265,19 +265,22 @@ static void event(struct gw_move *move, enum gw_handover_event what)
         gw_log(GW_LOG_DEBUG, "move %s: %s", move->source->epoch, gw_error_message());
 }
 
-/* A QEMU that said that it ends gets a moment for it. */
+/* Its process counts: a connection that broke, or was given up since nothing came, proves nothing. A QEMU that
+ * closed it, or said that it ends, gets a moment for its end. */
 static bool is_vmm_gone(struct gw_move *move)
 {
     uint64_t deadline = gw_clock_ns() + ENDING_LIMIT_NS;
     char state[32];
 
-    for (;;) {
-        if (gw_vm_status(move->qmp, state, sizeof(state)) == -EPIPE)
-            return true;
-        if (!move->watch.is_ending || move->vm->has_no_shutdown || gw_clock_ns() >= deadline)
+    while (!gw_source_steps_is_gone(&move->steps)) {
+        bool is_ending = move->watch.is_ending && !move->vm->has_no_shutdown;
+
+        if ((gw_vm_status(move->qmp, state, sizeof(state)) != -EPIPE && !is_ending) ||
+            gw_clock_ns() >= deadline)
             return false;
         poll(NULL, 0, 10);
     }
+    return true;
 }
 
 /* One message of the target, or what its absence means. */

@@ -145,16 +145,32 @@ static void show_state(struct gw_switchover *switchover)
     pthread_mutex_unlock(&switchover->progress->lock);
 }
 
+/* A list that is repeated does not continue the guest once more: its owner may have paused it since. */
+static void note_let_go(struct gw_switchover *switchover)
+{
+    json_object_set_new(switchover->detail, "held", json_false());
+    if (gw_switchover_record(switchover, switchover->machine.state))
+        gw_log(GW_LOG_WARNING, "move %s: %s", switchover->epoch, gw_error_message());
+}
+
 /* Does one list. Returns the event to report, or GW_EVENT_COUNT when the list was notes alone. */
 static enum gw_handover_event execute(struct gw_switchover *switchover,
                                       const struct gw_handover_actions *actions, bool is_busy)
 {
+    bool is_let_go = false;
+
     show_state(switchover);
     for (unsigned i = 0; i < actions->count; i++) {
-        if (gw_handover_action_is_note(actions->list[i]))
-            note(switchover, actions->list[i]);
-        else if (step(switchover, actions->list[i]))
+        enum gw_handover_action action = actions->list[i];
+
+        if (gw_handover_action_is_note(action)) {
+            note(switchover, action);
+        } else if (step(switchover, action)) {
+            if (is_let_go)
+                note_let_go(switchover);
             return GW_EVENT_FAILED;
+        }
+        is_let_go |= action == GW_ACT_CONT && switchover->machine.state == GW_HANDOVER_UNDOING;
     }
     return is_busy ? GW_EVENT_DONE : GW_EVENT_COUNT;
 }

@@ -267,6 +267,25 @@ def source_agent_dies(phase):
         world.assert_still_on_source()
 
 
+@lib.scenario()
+def silent_source_vmm_is_cleaned_later():
+    """What its QEMU does not answer while the move is undone is asked again: nothing of the move stays in it."""
+    with Ready() as ready:
+        world = ready.world
+        move = ready.go_to('memory')
+        world.source.hold('UNDOING')
+        world.cancel()
+        world.source.await_held('UNDOING', move)
+        os.kill(world.guest.pid, signal.SIGSTOP)
+        try:
+            world.source.release()
+            world.source.wait_log('CLEAN_SOURCE: ')
+        finally:
+            os.kill(world.guest.pid, signal.SIGCONT)
+        lib.check(move.result().status != lib.EXIT['done'], 'the move says done')
+        ready.nothing_happened()
+
+
 # --------------------------------------------------------------------------------- cancelled, cut off
 
 @lib.scenario()

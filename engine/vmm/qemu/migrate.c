@@ -243,47 +243,6 @@ int gw_vm_read_settings(struct gw_qmp *qmp, json_t **out)
     return 0;
 }
 
-int gw_vm_restore_settings(struct gw_qmp *qmp, const json_t *settings)
-{
-    json_t *bandwidth = json_object_get(settings, "max-bandwidth"), *list = json_array();
-    int ret = 0;
-
-    for (size_t i = 0; i < sizeof(changed) / sizeof(changed[0]); i++) {
-        json_t *state = json_object_get(settings, changed[i]);
-
-        if (state)
-            json_array_append_new(
-                list, json_pack("{s:s, s:O}", "capability", changed[i], "state", state));
-    }
-    if (json_array_size(list) > 0)
-        ret = gw_qmp_execute(qmp, "migrate-set-capabilities",
-                             json_pack("{s:O}", "capabilities", list), NULL);
-    json_decref(list);
-    if (ret == 0 && bandwidth)
-        ret = gw_qmp_execute(qmp, "migrate-set-parameters",
-                             json_pack("{s:O}", "max-bandwidth", bandwidth), NULL);
-    return ret;
-}
-
-int gw_vm_prepare_target(struct gw_qmp *qmp)
-{
-    int ret = set_capabilities(qmp, true);
-
-    if (ret == 0)
-        ret = gw_qmp_execute(qmp, "migrate-set-parameters",
-                             json_pack("{s:i}", "announce-rounds", 0), NULL);
-    return ret;
-}
-
-int gw_vm_cancel_state(struct gw_qmp *qmp)
-{
-    int ret = gw_qmp_execute(qmp, "migrate_cancel", NULL, NULL);
-
-    return ret < 0 ? ret : settle(qmp);
-}
-
-/* Ends a stream that must not go on. QEMU writes it with its main lock held and may not even hear a
- * cancel, so the socket is shut down first. */
 /* Is a migration still among what QEMU could be told to let go of? */
 static bool lists_migration(const json_t *instances)
 {
@@ -328,6 +287,62 @@ static int wait_until_clean(struct gw_qmp *qmp)
     return has;
 }
 
+/* An agent that died between getfd and migrate left its descriptor there. */
+static int close_state_fd(struct gw_qmp *qmp)
+{
+    int ret = gw_qmp_execute(qmp, "closefd", json_pack("{s:s}", "fdname", FD_NAME), NULL);
+
+    return ret == -EPIPE || ret == -ETIMEDOUT ? ret : 0; /* as a rule there is none */
+}
+
+int gw_vm_restore_settings(struct gw_qmp *qmp, const json_t *settings)
+{
+    json_t *bandwidth = json_object_get(settings, "max-bandwidth"), *list;
+    int ret = close_state_fd(qmp);
+
+    /* QEMU changes no capability while its last migration winds down; what is left of one is told by it. */
+    if (ret == 0)
+        ret = wait_until_clean(qmp);
+    if (ret == -EPIPE || ret == -ETIMEDOUT)
+        return ret;
+    list = json_array();
+    ret = 0;
+    for (size_t i = 0; i < sizeof(changed) / sizeof(changed[0]); i++) {
+        json_t *state = json_object_get(settings, changed[i]);
+
+        if (state)
+            json_array_append_new(
+                list, json_pack("{s:s, s:O}", "capability", changed[i], "state", state));
+    }
+    if (json_array_size(list) > 0)
+        ret = gw_qmp_execute(qmp, "migrate-set-capabilities",
+                             json_pack("{s:O}", "capabilities", list), NULL);
+    json_decref(list);
+    if (ret == 0 && bandwidth)
+        ret = gw_qmp_execute(qmp, "migrate-set-parameters",
+                             json_pack("{s:O}", "max-bandwidth", bandwidth), NULL);
+    return ret;
+}
+
+int gw_vm_prepare_target(struct gw_qmp *qmp)
+{
+    int ret = set_capabilities(qmp, true);
+
+    if (ret == 0)
+        ret = gw_qmp_execute(qmp, "migrate-set-parameters",
+                             json_pack("{s:i}", "announce-rounds", 0), NULL);
+    return ret;
+}
+
+int gw_vm_cancel_state(struct gw_qmp *qmp)
+{
+    int ret = gw_qmp_execute(qmp, "migrate_cancel", NULL, NULL);
+
+    return ret < 0 ? ret : settle(qmp);
+}
+
+/* Ends a stream that must not go on. QEMU writes it with its main lock held and may not even hear a
+ * cancel, so the socket is shut down first. */
 static int break_off(struct gw_qmp *qmp, int fd, int error)
 {
     struct gw_error kept;
@@ -420,7 +435,7 @@ static int start_migration(struct gw_qmp *qmp, int fd, const char *command)
     if (ret == 0 || calls[0].error)
         return ret;
     gw_error_take(ret, &kept);
-    gw_qmp_execute(qmp, "closefd", json_pack("{s:s}", "fdname", FD_NAME), NULL);
+    close_state_fd(qmp);
     return gw_error_raise(&kept);
 }
 

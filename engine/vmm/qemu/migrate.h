@@ -51,7 +51,8 @@ int gw_vm_prepare_source(struct gw_qmp *qmp);
 /* What gw_vm_prepare_source will change, as it is now: JSON for the journal; the caller drops it.
  */
 int gw_vm_read_settings(struct gw_qmp *qmp, json_t **out);
-/* Sets it back, after a move that was given up. settings as read, or NULL: nothing to do. */
+/* Sets it back, after a move that was given up, once no migration winds down, and closes what a state was to be
+ * written into. settings as read, or NULL: nothing to set. */
 int gw_vm_restore_settings(struct gw_qmp *qmp, const json_t *settings);
 /* Target: also late-block-activate, and no announcement while the guest is paused. */
 int gw_vm_prepare_target(struct gw_qmp *qmp);

@@ -260,8 +260,10 @@ static bool try_source(struct run *run, enum gw_handover_action action, enum res
         if (has_effect)
             source->vmm = VMM_ENDED;
         return result != FAILED_YET_DONE;
+    case GW_ACT_CLEAN_SOURCE:
+        return result != FAILED_YET_DONE;
     default:
-        return result == OK; /* CLEAN_SOURCE, DELETE_IMAGES: never fail a list */
+        return result == OK; /* DELETE_IMAGES: never fails a list */
     }
 }
 
