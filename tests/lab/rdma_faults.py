@@ -31,8 +31,8 @@ SECRECY = {'clear': 0, 'sealed': 1}  # the source
 SEED = os.environ.get('GODWIT_SEED', '1')
 LATE = 'what is left fits the pause$'
 MISSED_MOST = 3
-# What a check does: one of them.
-SAMPLE = ['device[memory,clear]', 'wire[disks,sealed]']
+# What a check draws from: one of them in each of two phases.
+SAMPLE, SAMPLE_PHASES = ['device', 'wire', 'cut'], 2
 
 
 class Fault:
@@ -63,7 +63,9 @@ class RailMissing(Exception):
 
 class Device(Fault):
     """The RDMA devices of one side are deleted; the wires are there."""
-    reason = '.'  # what is going just now is refused in many ways
+    # Where it was deleted it is gone, or going; from the other side requests are refused, or not answered.
+    reason = ('no RDMA device|was removed|the device changed|events of a connection cannot be had|'
+              'nothing listens there for RDMA|refused without a reason|does not answer|did not answer|has not answered|went down')
 
     def strike(self, case):
         """The kernel waits until nobody has it open, which is so once the link has another way."""
@@ -271,10 +273,14 @@ def cases():
 
 
 def choose():
-    """The cases of the command line; all; or one of SAMPLE."""
+    """The cases of the command line; all; or some by the seed."""
     if len(sys.argv) > 1:
         return sys.argv[1:]
-    return cases() if os.environ.get('GODWIT_CHECK_ALL') else [random.Random('faults ' + SEED).choice(SAMPLE)]
+    if os.environ.get('GODWIT_CHECK_ALL'):
+        return cases()
+    draw = random.Random('faults ' + SEED)
+    return ['%s[%s,%s]' % (draw.choice(SAMPLE), phase, draw.choice(list(SECRECY)))
+            for phase in draw.sample(list(PHASES), SAMPLE_PHASES)]
 
 
 def main():
