@@ -146,8 +146,7 @@ int gw_disk_target_create(const struct gw_disk_target_options *options,
         .disk_id = options->disk_id,
         .is_continued = options->is_continued,
         .data_id = options->data_id,
-        /* A tail that is no whole sector cannot be written past the page cache. */
-        .is_direct = options->size % 4096 == 0,
+        .is_direct = true,
     };
     int error;
 

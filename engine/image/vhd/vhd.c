@@ -199,18 +199,19 @@ int gw_vhd_open(struct gw_image_file *file, bool is_in_use, struct gw_image **ou
     vhd = calloc(1, sizeof(*vhd));
     if (!vhd)
         return gw_fail(-ENOMEM, "no memory to open %s", file->path);
-    /* Data begins at any sector. */
-    gw_image_file_use_buffered(file);
     vhd->base.ops = &vhd_ops;
     vhd->base.file = *file;
     vhd->base.info.format = GW_IMAGE_VHD;
-    gw_image_info_from_file(&vhd->base);
     vhd->has_lock = pthread_mutex_init(&vhd->lock, NULL) == 0;
     rc = vhd->has_lock ? read_tables(vhd) : gw_fail(-ENOMEM, "no memory to open %s", file->path);
     if (rc) {
         vhd_free(vhd);
         return rc;
     }
+    /* Blocks begin at any sector; the data of a fixed disk begins with the file. */
+    if (!vhd->base.info.is_fixed)
+        gw_image_file_use_buffered(&vhd->base.file);
+    gw_image_info_from_file(&vhd->base);
     *out = &vhd->base;
     return 0;
 }
