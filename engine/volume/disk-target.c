@@ -12,6 +12,7 @@
 #include "common/checked.h"
 #include "common/error.h"
 #include "common/folder.h"
+#include "common/log.h"
 #include "engine/volume/disk.h"
 
 struct disk_target {
@@ -86,6 +87,9 @@ static void abort_target(struct gw_target_volume *volume)
 {
     struct disk_target *disk = of(volume);
 
+    /* It was written in place, beginning with what makes it look like a disk. */
+    if (disk->is_device && disk->image)
+        gw_log(GW_LOG_WARNING, "what is on %s now is no whole disk: do not use it", disk->path);
     gw_image_close(disk->image);
     disk->image = NULL;
     if (!disk->is_device)
