@@ -297,6 +297,7 @@ class Case:
         elif outcome == 'T':
             world.assert_moved()
             self.check_one_runner()
+            self.check_left()
         elif outcome == 'N':
             lib.guestctl.wait_for(lambda: not world.guest.is_running(), lib.PATIENCE_S, 'a killed QEMU\'s end')
             world.assert_no_debris()
@@ -310,6 +311,16 @@ class Case:
             lib.check(not world.target.qemus(), 'the target\'s QEMU runs')
             lib.check('SQ' in self.dead or
                       world.guest.qmp('query-status')['status'] != 'running', 'the source runs')
+
+    def check_left(self):
+        """A move that has arrived needs no notes, logs of guards and sockets any more."""
+        def left():
+            return [path for host in self.world.hosts.values() for path in host.socket_folders() + [
+                name for name in host.state_files() if name.startswith(('partial/', 'guard-'))]]
+        try:
+            lib.guestctl.wait_for(lambda: not left(), lib.PATIENCE_S, 'hosts with nothing left', 0.2)
+        except lib.guestctl.GuestError:
+            raise lib.Failure('the move left %s' % left()) from None
 
     def remove_what_is_aside(self):
         """The guest may have written to the images at the target: they stay, under other names."""
