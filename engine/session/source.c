@@ -177,7 +177,8 @@ int gw_source_receive(struct gw_source *source, int timeout_ms, json_t **out)
 static int exchange_once(struct gw_source *source, const json_t *request, const char *type,
                          json_t **reply)
 {
-    bool is_slow = strcmp(type, "accepted") == 0 || strcmp(type, "finished") == 0;
+    bool is_slow = strcmp(type, "accepted") == 0 || strcmp(type, "synced") == 0 ||
+                   strcmp(type, "finished") == 0;
     int timeout_ms = is_slow ? GW_SLOW_REPLY_TIMEOUT_MS : GW_REPLY_TIMEOUT_MS;
     json_t *message;
     int error = gw_control_send(source->control, request);

@@ -17,8 +17,8 @@
 #include "engine/precopy/windows.h"
 #include "engine/session/message.h"
 
-#define GW_REPLY_TIMEOUT_MS 60000 /* a target that syncs a disk may take this long */
-/* One that sets aside hundreds of gigabytes of memory, or reads all of an image back to verify it,
+#define GW_REPLY_TIMEOUT_MS 60000
+/* One that sets aside hundreds of gigabytes of memory, writes out what a server or a disk holds, or reads all of an image back to verify it,
  * takes its time; a peer that is gone is found by the transport. */
 #define GW_SLOW_REPLY_TIMEOUT_MS (60 * 60 * 1000)
 

@@ -11,6 +11,7 @@ import time
 
 import copies
 import lib
+import resume_copies
 
 SIZE_MIB = 64
 
@@ -296,6 +297,21 @@ def assert_interrupted(command, flag):
     result = command.result()
     lib.check(result.status == 1 and 'cancelled' in result.error, 'it ended with %d: %s', result.status, result.error)
     lib.check(time.monotonic() - began < 20, 'it took %.0f s', time.monotonic() - began)
+
+
+@lib.scenario()
+def server_may_take_long_to_flush_in_the_middle():
+    """Of a copy between hosts, of which a part is made durable every few seconds."""
+    with lib.World() as world:
+        path = resume_copies.make_source(os.path.join(world.source.storage, 'disk.raw'))
+        flag = os.path.join(world.folder, 'flag')
+        image, server = serve_by_hand(world, 'can_flush=exit 0',
+                                      'flush=[ -e %s ] || { touch %s; sleep %d; }' % (flag, flag, LONG_S))
+        os.truncate(image, os.path.getsize(path))
+        world.start_agents(target=['--storage', server.uri])
+        world.source.limit_rate(resume_copies.SLOW_MBIT)
+        copies.run_copy(world, path, world.target.address + ':' + server.uri, '--sync-every', '2').expect('done')
+        tool('cmp', path, image)
 
 
 @lib.scenario(sample=1, ends=['done', 'cancelled'])
