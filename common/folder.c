@@ -37,7 +37,7 @@ static bool is_one_file(int folder_fd, const char *from, const char *to)
 
     return fstatat(folder_fd, from, &a, AT_SYMLINK_NOFOLLOW) == 0 &&
            fstatat(folder_fd, to, &b, AT_SYMLINK_NOFOLLOW) == 0 && a.st_dev == b.st_dev &&
-           a.st_ino == b.st_ino;
+           a.st_ino == b.st_ino && a.st_nlink >= 2;
 }
 
 static int drop_name(int folder_fd, const char *name)

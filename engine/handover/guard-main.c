@@ -38,7 +38,8 @@ struct guard {
     int fd, log_fd;
     enum phase phase;
     pid_t vmm_pid;
-    int vmm_fd;    /* of that process; -1: any may answer, or it has ended */
+    int vmm_fd; /* of that process; -1: any may answer, or it cannot be watched, or it is gone */
+    bool is_vmm_gone;
     bool is_quiet; /* an undo that is tried again says nothing until it is done */
     bool is_guest_paused;
     char *qmp_path;
@@ -74,7 +75,7 @@ static bool has_vmm_ended(const struct guard *guard)
 {
     struct pollfd end = {.fd = guard->vmm_fd, .events = POLLIN};
 
-    return guard->vmm_fd < 0 || poll(&end, 1, 0) != 0;
+    return guard->is_vmm_gone || (guard->vmm_fd >= 0 && poll(&end, 1, 0) > 0);
 }
 
 /* The same QEMU as was armed, or NULL with the reason in the log. */
@@ -170,7 +171,7 @@ static bool offer_log(struct guard *guard)
 static bool undo_until_done(struct guard *guard)
 {
     while (!undo_all(guard)) {
-        if (has_vmm_ended(guard))
+        if (guard->vmm_fd < 0 || has_vmm_ended(guard))
             return false;
         if (!guard->is_quiet)
             note(guard, "it is tried again until it is done or QEMU has ended");
@@ -204,6 +205,7 @@ static const char *arm(struct guard *guard, const json_t *message)
         return "out of memory";
     guard->vmm_pid = (pid_t)json_integer_value(json_object_get(message, "pid"));
     guard->vmm_fd = guard->vmm_pid > 0 ? pidfd_open(guard->vmm_pid, 0) : -1;
+    guard->is_vmm_gone = guard->vmm_pid > 0 && guard->vmm_fd < 0 && errno == ESRCH;
     guard->is_guest_paused = json_is_true(json_object_get(message, "is_guest_paused"));
     guard->phase = ARMED;
     note(guard, "armed for QEMU %d at %s", (int)guard->vmm_pid, qmp_path);

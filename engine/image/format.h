@@ -57,7 +57,8 @@ int gw_vhd_create(const struct gw_image_create_options *options, struct gw_image
 int gw_vhdx_open(struct gw_image_file *file, bool is_in_use, struct gw_image **out);
 int gw_vhdx_create(const struct gw_image_create_options *options, struct gw_image **out);
 
-/* chain.c: opens the parents of an image that has a link. On failure none stays open. */
+/* chain.c: opens the parents of an image that has a link. On failure those that were opened before
+ * it stay, the image's to close. */
 int gw_image_chain_open(struct gw_image *image, const struct gw_image_open_options *options);
 /* What a fault keeps from being told. */
 struct gw_image_gap {

@@ -9,6 +9,7 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "engine/session/move.h"
+#include "engine/session/process.h"
 
 #define SYNC_INTERVAL_S 10u /* seconds of the disks' first pass that a loss can cost, at most */
 
@@ -61,7 +62,7 @@ static int drop_same(const struct gw_partial *partial, void *context)
 int gw_move_begin_partial(struct gw_move *move)
 {
     struct search search = {.move = move};
-    char peer[GW_ADDRESS_TEXT_MAX];
+    char peer[GW_ADDRESS_TEXT_MAX], process[GW_PROCESS_TEXT_MAX] = "";
     json_t *disks = json_array();
 
     if (!move->older.detail) {
@@ -85,12 +86,16 @@ int gw_move_begin_partial(struct gw_move *move)
         json_array_append_new(disks, json_pack("{s:s,s:i}", "name", disk->name, "copied", 0));
     }
     move->can_keep &= move->environment->keep_partial_hours > 0;
+    if (gw_process_identify(move->vm->pid, process, sizeof(process)))
+        process[0] = '\0';
     move->partial.detail =
         json_pack("{s:s,s:s,s:s,s:i,s:O,s:s,s:O*,s:o}", "kind", "move", "vm", move->vm->name, "qmp",
                   move->request->qmp_path, "pid", (int)move->vm->pid, "settings", move->settings,
                   "peer", peer, "request", move->request->text, "disks", disks);
     if (!move->partial.detail)
         return gw_fail(-ENOMEM, "no memory for a move");
+    if (process[0])
+        json_object_set_new(move->partial.detail, "process", json_string(process));
     if (move->older.detail) {
         int error = gw_partial_follow(&move->partial, &move->older, move->older.epoch);
 

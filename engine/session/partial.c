@@ -403,27 +403,55 @@ static void remove_sockets(const struct gw_partial *partial)
     gw_folder_remove(folder);
 }
 
-static void clean_vmm(const struct gw_environment *environment, const struct gw_partial *partial)
+/* Of a move that died before its first record; nothing else knows of its guard. */
+static int dismiss_guard(const struct gw_environment *environment, const struct gw_partial *partial)
 {
-    pid_t pid = (pid_t)json_integer_value(json_object_get(partial->detail, "pid"));
-    struct gw_qmp *qmp;
     char log[PATH_MAX];
 
-    /* Of a move that died before its first record; nothing else knows of its guard. */
-    if (snprintf(log, sizeof(log), "%s/guard-%s.log", environment->state_dir, partial->epoch) <
-            (int)sizeof(log) &&
-        gw_guard_take_over(log, GUARD_TIMEOUT_MS))
-        gw_log(GW_LOG_WARNING, "%s", gw_error_message());
-    if (gw_qmp_open(text_of(partial->detail, "qmp"), &qmp) == 0) {
-        if (gw_qmp_pid(qmp) == pid &&
-            (gw_partial_clean_vmm(qmp, partial->epoch) ||
-             gw_vm_restore_settings(qmp, json_object_get(partial->detail, "settings"))))
-            gw_log(GW_LOG_WARNING, "cleaning the QEMU of %s: %s", text_of(partial->detail, "vm"),
-                   gw_error_message());
+    if (snprintf(log, sizeof(log), "%s/guard-%s.log", environment->state_dir, partial->epoch) >=
+        (int)sizeof(log))
+        return 0;
+    return gw_guard_take_over(log, GUARD_TIMEOUT_MS);
+}
+
+static int clean_reached(const struct gw_environment *environment, const struct gw_partial *partial,
+                         struct gw_qmp *qmp)
+{
+    /* The guard is at its undo for as long as it has its log. */
+    int error = dismiss_guard(environment, partial);
+
+    if (!error)
+        error = gw_partial_clean_vmm(qmp, partial->epoch);
+    if (!error)
+        error = gw_vm_restore_settings(qmp, json_object_get(partial->detail, "settings"));
+    return error;
+}
+
+/* -errno while its QEMU lives and could not be cleaned, nor its guard, which may be letting the guest go on, be
+ * dismissed. */
+static int clean_vmm(const struct gw_environment *environment, const struct gw_partial *partial)
+{
+    pid_t pid = (pid_t)json_integer_value(json_object_get(partial->detail, "pid"));
+    struct gw_error kept;
+    struct gw_qmp *qmp;
+    int error = gw_qmp_open(text_of(partial->detail, "qmp"), &qmp);
+
+    if (!error) {
+        bool is_same = gw_qmp_pid(qmp) == pid;
+
+        error = is_same ? clean_reached(environment, partial, qmp) : 0;
         gw_qmp_close(qmp);
+        if (is_same)
+            return error;
     }
+    gw_error_take(error, &kept);
+    if (error && pid > 0 && !gw_process_is_gone(partial->detail))
+        return gw_error_raise(&kept);
     /* A QEMU that has ended took its bitmaps with it, and left its socket behind. */
-    remove_sockets(partial);
+    error = dismiss_guard(environment, partial);
+    if (!error)
+        remove_sockets(partial);
+    return error;
 }
 
 int gw_partial_check_here(const struct gw_partial *partial)
@@ -482,8 +510,10 @@ void gw_partial_drop(const struct gw_environment *environment, const struct gw_p
         return;
     }
     unlink_parts(partial);
-    if (json_object_get(partial->detail, "qmp"))
-        clean_vmm(environment, partial);
+    if (json_object_get(partial->detail, "qmp") && clean_vmm(environment, partial)) {
+        give_up(environment, partial);
+        return;
+    }
     gw_partial_forget(environment, partial->epoch, partial->side);
 }
 
@@ -602,10 +632,12 @@ static int look_at(const struct gw_partial *partial, void *context)
     } else if (partial->is_kept && !is_dead &&
                        (known != ENDED || !rounds->is_start || has_parts(partial))
                    ? is_late
-                   : rounds->is_start || is_given_up || is_dead) {
+                   : rounds->is_start || is_dead) {
         gw_log(GW_LOG_INFO, "migration %.12s: what it left here is removed", partial->epoch);
         /* The target of one that died before its first record would wait for it. */
         gw_partial_cancel(environment, partial);
+    } else if (is_given_up) {
+        gw_partial_drop(environment, partial); /* the other host was told at first */
     }
     gw_unattend(environment->attended, partial->epoch, partial->side);
     return 0;
@@ -654,7 +686,7 @@ static void tidy_guard_log(const struct gw_environment *environment, const char 
         snprintf(log, sizeof(log), "%s/%s", environment->state_dir, name) >= (int)sizeof(log) ||
         gw_attend(environment->attended, partial.epoch, partial.side))
         return;
-    if (ask_journal(environment, &partial) != OPEN)
+    if (ask_journal(environment, &partial) == ENDED)
         gw_guard_take_over(log, 0);
     gw_unattend(environment->attended, partial.epoch, partial.side);
 }

@@ -6,7 +6,7 @@
  *
  * detail on the source: "kind" ("move", "copy"), "vm" (or the image's path), "peer" (empty for a copy
  *   on one host), "request" (what was asked), "disks" [{"name", "copied"}, or parts.h on one host];
- *   of a move also "qmp", "pid", "settings"
+ *   of a move also "qmp", "pid", "process" (process.h), "settings"
  * detail on the target: "kind", "vm" (or the image's name), "peer" (instance), "disks" (parts.h);
  *   of a move whose QEMU is being made also "run_dir", "ram_dir"; "made": both are its own; "pid", "process" (process.h)
  * on both "given-up": to be removed as soon as all of its parts can be looked at. What the journal knows of a

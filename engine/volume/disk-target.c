@@ -89,7 +89,8 @@ static void abort_target(struct gw_target_volume *volume)
 
     /* It was written in place, beginning with what makes it look like a disk. */
     if (disk->is_device && disk->image)
-        gw_log(GW_LOG_WARNING, "what is on %s now is no whole disk: do not use it", disk->path);
+        gw_log(GW_LOG_WARNING, "what is on %s now may be a part of a disk only: do not use it",
+               disk->path);
     gw_image_close(disk->image);
     disk->image = NULL;
     if (!disk->is_device)

@@ -40,14 +40,17 @@ struct gw_nbd_client {
 int gw_nbd_wait_on(struct gw_nbd_wait *wait)
 {
     struct pollfd cancel = {.fd = wait->cancel_fd ? *wait->cancel_fd : -1, .events = POLLIN};
+    unsigned limit_s = wait->limit_s ? wait->limit_s : GW_NBD_WAIT_MAX_S;
     uint64_t now = gw_clock_ns();
 
     if (!wait->began_ns)
         wait->began_ns = now;
+    if (now - wait->began_ns > limit_s * GW_NS_PER_S)
+        return gw_fail(-ETIMEDOUT, "%s: waited %u s for %s", wait->name, limit_s, wait->what);
     if (!wait->is_told && now - wait->began_ns > WAIT_UNTOLD_NS) {
         wait->is_told = true;
-        gw_log(GW_LOG_WARNING, "%s: waiting for %s, however long that takes", wait->name,
-               wait->what);
+        gw_log(GW_LOG_WARNING, "%s: waiting for %s, for up to %u s", wait->name, wait->what,
+               limit_s);
     }
     return poll(&cancel, 1, 0) > 0 ? gw_fail(-ECANCELED, "cancelled") : 0;
 }

@@ -6,7 +6,7 @@
  *
  * Errors: -errno with a message that begins with the volume's name; -ETIMEDOUT when the server
  *   does not answer within GW_NBD_TIMEOUT_S; a flush is waited for as long as the connection lives
- *   (a host that is gone is noticed within that time). A connection that failed is not used again; with the
+ *   (a host that is gone is noticed within that time), GW_NBD_WAIT_MAX_S at most. A connection that failed is not used again; with the
  *   last one every request is -EIO. -ENOTSUP when the server's limits do not suit.
  * Threads: open and close by one, while no request runs; requests by any.
  * Units: bytes.
@@ -26,16 +26,18 @@
 #define GW_NBD_REQUEST_MAX (256u << 10) /* of a read or a write: what every server must take */
 #define GW_NBD_SECTOR_MAX  4096u /* requests are aligned to it, but for the end of the disk */
 
-/* A wait that has no limit, since it takes as long as there is something left to be written, or to be looked at: the
- * log says that one waits. */
+/* A wait for what takes as long as there is something left to be written, or to be looked at: the log says that one
+ * waits. As long as a source waits for its target's answer, and no longer. */
+#define GW_NBD_WAIT_MAX_S 3600u
 struct gw_nbd_wait {
     const char *name, *what; /* the volume; what is waited for, in words */
     const int *cancel_fd;    /* readable when it is to end; NULL: never */
+    unsigned limit_s;        /* 0: GW_NBD_WAIT_MAX_S */
     uint64_t began_ns;       /* of gw_nbd_wait_on; zero at first */
     bool is_told;
 };
 
-/* To be called each GW_NBD_WAIT_MS. -ECANCELED. */
+/* To be called each GW_NBD_WAIT_MS. -ECANCELED, -ETIMEDOUT. */
 #define GW_NBD_WAIT_MS 500
 int gw_nbd_wait_on(struct gw_nbd_wait *wait);
 

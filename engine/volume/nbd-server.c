@@ -249,19 +249,18 @@ int gw_nbd_server_start(const struct gw_nbd_server_options *options, struct gw_n
     return 0;
 }
 
-int gw_nbd_server_finish(struct gw_nbd_server *server, const char *name, const int *cancel_fd)
+int gw_nbd_server_finish(struct gw_nbd_server *server, struct gw_nbd_wait *wait)
 {
-    struct gw_nbd_wait wait = {
-        .name = name, .what = "qemu-nbd to close the image", .cancel_fd = cancel_fd};
     char line[300];
     int status, error;
 
+    wait->what = "qemu-nbd to close the image";
     gw_nbd_client_close(server->client);
     server->client = NULL;
-    error = wait_child(&server->tool, &wait, &status);
+    error = wait_child(&server->tool, wait, &status);
     if (!error && status != 0) {
         last_line(&server->tool, line, sizeof(line));
-        error = gw_fail(-EIO, "%s: qemu-nbd ended with status %d: %s", name, status, line);
+        error = gw_fail(-EIO, "%s: qemu-nbd ended with status %d: %s", wait->name, status, line);
     }
     gw_nbd_server_kill(server);
     return error;

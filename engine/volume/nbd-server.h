@@ -15,7 +15,7 @@
 
 #include "engine/volume/nbd-client.h"
 
-/* Runs a tool to its end, however long that takes; status is its exit code. -ECANCELED, and it is killed. */
+/* Runs a tool to its end; status is its exit code. What gw_nbd_wait_on says, and it is killed. */
 int gw_tool_run(const char *const *words, struct gw_nbd_wait *wait, int *status);
 
 struct gw_tool {
@@ -38,9 +38,9 @@ struct gw_nbd_server_options {
 
 /* Starts qemu-nbd for one image and connects. It ends by itself with its last connection. */
 int gw_nbd_server_start(const struct gw_nbd_server_options *options, struct gw_nbd_server *out);
-/* Disconnects and waits, however long that takes, until it has closed the image properly; -EIO when it says
- * otherwise; -ECANCELED, and it is killed. cancel_fd as in gw_nbd_wait. */
-int gw_nbd_server_finish(struct gw_nbd_server *server, const char *name, const int *cancel_fd);
+/* Disconnects and waits until it has closed the image properly; -EIO when it says otherwise; what gw_nbd_wait_on says,
+ * and it is killed. wait->what is set here. */
+int gw_nbd_server_finish(struct gw_nbd_server *server, struct gw_nbd_wait *wait);
 /* Ends it in whatever state. Takes a finished one too. */
 void gw_nbd_server_kill(struct gw_nbd_server *server);
 

@@ -20,8 +20,9 @@
 #include "engine/volume/nbd-server.h"
 #include "engine/volume/nbd.h"
 
-#define UNIT        (1u << 20) /* bytes of the disk per bit of what was written */
-#define CHECK_LEAKS 3          /* exit status of qemu-img check: clusters that nothing uses */
+#define UNIT             (1u << 20) /* bytes of the disk per bit of what was written */
+#define CLOSE_IN_PAUSE_S 60u        /* the image was synced before */
+#define CHECK_LEAKS      3          /* exit status of qemu-img check: clusters that nothing uses */
 
 struct nbd_target {
     struct gw_target_volume volume;
@@ -126,13 +127,16 @@ static int check_image(const struct nbd_target *disk)
 static int complete(struct gw_target_volume *volume)
 {
     struct nbd_target *disk = of(volume);
+    struct gw_nbd_wait wait = {.name = volume->name,
+                               .cancel_fd = volume->cancel_fd,
+                               .limit_s = disk->is_in_pause ? CLOSE_IN_PAUSE_S : 0};
     int error = disk->is_complete ? 0 : sync_image(volume);
 
     if (error || disk->is_complete)
         return error;
     disk->is_serving = false;
     /* Its locks go with it; whoever reads it back, or the hypervisor, opens the file next. */
-    error = gw_nbd_server_finish(&disk->server, volume->name, volume->cancel_fd);
+    error = gw_nbd_server_finish(&disk->server, &wait);
     /* It reads all of the tables: no guest stands still for that. */
     if (!error && !disk->is_in_pause)
         error = check_image(disk);

@@ -256,13 +256,17 @@ class Inspect(Lab):
         self.long()
         with open(self.path('out'), 'w') as out:
             process = subprocess.Popen([GODWIT, 'inspect', self.path('base.vhdx')], stdout=out)
-        folder = f'/proc/{process.pid}/fd'
-        while self.path('base.vhdx') not in [os.path.realpath(f'{folder}/{fd}') for fd in os.listdir(folder)]:
+
+        def has_it():
+            folder = f'/proc/{process.pid}/fd'
+            return self.path('base.vhdx') in [os.path.realpath(f'{folder}/{fd}') for fd in os.listdir(folder)]
+        while process.poll() is None and not has_it():
             time.sleep(0.001)
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.1)
         try:
-            self.assertIn(self.path('base.vhdx'), [os.path.realpath(f'{folder}/{fd}') for fd in os.listdir(folder)])
+            if process.poll() is not None or not has_it():
+                self.skipTest('inspect was faster than who looked at it')
             with Writer('vhdx', self.path('base.vhdx')):
                 pass
         finally:

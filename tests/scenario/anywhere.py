@@ -109,12 +109,13 @@ def chosen(effects, axes):
 @lib.scenario(timeout=5400, sample=2, victim=['SA', 'TA'], ending=['moved', 'cancelled'])
 def agent_dies_anywhere(victim, ending):
     is_cancelled = ending == 'cancelled'
-    faults = []
+    faults, struck = [], 0
     try:
         effects = count(victim, is_cancelled)
         for number, is_done in chosen(effects, (victim, ending)):
             case = ready(victim, is_cancelled)
             found = case.go(number, is_done)
+            struck += case.victims_host.holder.has_struck.is_set()
             what = '%d%s of %d (%s)' % (number, '+' if is_done else '', len(effects), found[-1] if found else '')
             try:
                 print('%s: %s' % (what, finish(case, case.settle())), flush=True)
@@ -126,6 +127,7 @@ def agent_dies_anywhere(victim, ending):
         ARENA.drop(*sys.exc_info())
         raise
     lib.check(not faults, '%s', '; '.join(faults))
+    lib.check(struck, 'nobody was struck')
 
 
 if __name__ == '__main__':

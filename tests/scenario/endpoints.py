@@ -296,7 +296,7 @@ def assert_interrupted(command, flag):
     os.kill(command.process.pid, signal.SIGINT)
     result = command.result()
     lib.check(result.status == 1 and 'cancelled' in result.error, 'it ended with %d: %s', result.status, result.error)
-    lib.check(time.monotonic() - began < 20, 'it took %.0f s', time.monotonic() - began)
+    lib.check(time.monotonic() - began < 50, 'it took %.0f s', time.monotonic() - began)
 
 
 @lib.scenario()

@@ -248,7 +248,7 @@ Test(guard, does_not_continue_on_a_null_disk_until_it_can, .timeout = 240)
 
     fail_to_undo(&scene, away);
     cr_assert_eq(rename(away, scene.renamed), 0);
-    for (unsigned i = 0; i < 200 && strcmp(status(&scene), "running") != 0; i++)
+    for (unsigned i = 0; i < 2000 && strcmp(status(&scene), "running") != 0; i++)
         usleep(100000);
     assert_goes_on(&scene);
     qemu_end(&scene.qemu);

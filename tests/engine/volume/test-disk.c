@@ -423,7 +423,7 @@ Test(disk, device_that_is_given_up_is_told_to_be_no_whole_disk)
     volume->ops->abort(volume);
     volume->ops->close(volume);
     place_run("losetup -d %s", device);
-    cr_assert_eq(place_run("grep -q 'what is on %s now is no whole disk' %s", device,
+    cr_assert_eq(place_run("grep -q 'what is on %s now may be a part of a disk only' %s", device,
                            place_path(&place, "said")),
                  0);
     close(said);
