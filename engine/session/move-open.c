@@ -11,6 +11,7 @@
 
 #include "common/checked.h"
 #include "common/clock.h"
+#include "common/log.h"
 #include "engine/handover/renames.h"
 #include "engine/session/move.h"
 #include "engine/session/offer.h"
@@ -424,9 +425,17 @@ int gw_move_open_volumes(struct gw_move *move)
     return error;
 }
 
+/* Once begun, the state machine undoes. Before, a guest stands still only while a disk is opened. */
+static void let_go_early(struct gw_move *move)
+{
+    if (!move->is_begun && move->watch.is_held && gw_vm_let_go(move->qmp))
+        gw_log(GW_LOG_ERROR, "%s stands still and could not be continued (cont in its monitor): %s",
+               move->vm->name, gw_error_message());
+}
+
 void gw_move_close(struct gw_move *move)
 {
-    /* Once begun, the state machine cleans up. */
+    let_go_early(move);
     if (!move->is_begun && move->settings)
         gw_vm_restore_settings(move->qmp, move->settings);
     gw_precopy_free(move->precopy);

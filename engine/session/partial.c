@@ -414,12 +414,44 @@ static int dismiss_guard(const struct gw_environment *environment, const struct 
     return gw_guard_take_over(log, GUARD_TIMEOUT_MS);
 }
 
+struct others {
+    const struct gw_partial *partial;
+    bool are_there;
+};
+
+static int look_for_other(const struct gw_journal_entry *entry, void *context)
+{
+    struct others *others = context;
+    const json_t *pid = json_object_get(others->partial->detail, "pid");
+
+    others->are_there |= entry->side == GW_SIDE_SOURCE &&
+                         strcmp(entry->epoch, others->partial->epoch) != 0 &&
+                         json_equal(json_object_get(entry->detail, "pid"), pid);
+    return 0;
+}
+
+/* What a later move of the same VM made has the same names. */
+static int check_alone(const struct gw_environment *environment, const struct gw_partial *partial)
+{
+    struct others others = {.partial = partial};
+    int error = environment->journal
+                    ? gw_journal_each_open(environment->journal, look_for_other, &others)
+                    : 0;
+
+    if (error)
+        return error;
+    return others.are_there ? gw_fail(-EBUSY, "%s is being moved", text_of(partial->detail, "vm"))
+                            : 0;
+}
+
 static int clean_reached(const struct gw_environment *environment, const struct gw_partial *partial,
                          struct gw_qmp *qmp)
 {
     /* The guard is at its undo for as long as it has its log. */
-    int error = dismiss_guard(environment, partial);
+    int error = check_alone(environment, partial);
 
+    if (!error)
+        error = dismiss_guard(environment, partial);
     if (!error)
         error = gw_partial_clean_vmm(qmp, partial->epoch);
     if (!error)
@@ -636,7 +668,9 @@ static int look_at(const struct gw_partial *partial, void *context)
         gw_log(GW_LOG_INFO, "migration %.12s: what it left here is removed", partial->epoch);
         /* The target of one that died before its first record would wait for it. */
         gw_partial_cancel(environment, partial);
-    } else if (is_given_up) {
+    } else if (is_given_up &&
+               (!json_object_get(partial->detail, "qmp") ||
+                gw_attended_is_due(environment->attended, partial->epoch, partial->side))) {
         gw_partial_drop(environment, partial); /* the other host was told at first */
     }
     gw_unattend(environment->attended, partial->epoch, partial->side);

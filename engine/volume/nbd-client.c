@@ -215,6 +215,7 @@ static int connect_once(struct gw_nbd_client *client, const struct gw_nbd_client
     struct gw_error kept;
     int error;
 
+    *is_busy = false;
     if (!nbd)
         return failed(options->name, "libnbd");
     error = negotiate(options, nbd, deadline);

@@ -106,7 +106,7 @@ def chosen(effects, axes):
     return generator.sample(places, STRIKES)
 
 
-@lib.scenario(timeout=5400, sample=2, victim=['SA', 'TA'], ending=['moved', 'cancelled'])
+@lib.scenario(timeout=5400, sample=1, victim=['SA', 'TA'], ending=['moved', 'cancelled'])
 def agent_dies_anywhere(victim, ending):
     is_cancelled = ending == 'cancelled'
     faults, struck = [], 0

@@ -444,4 +444,4 @@ def link_is_cut_at_the_commit():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main(at_most=5))
+    sys.exit(lib.run_main(at_most=4))

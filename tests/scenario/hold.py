@@ -11,6 +11,7 @@ removes, each sync, each process that it starts, and each command to QEMU.
 As a program it is the launcher: hold.py FD WHAT COMMAND..., with FD a socket over which it
 says what its process and the filter's descriptor are, and WHAT "writes", "effects" or "-".
 """
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -222,7 +223,8 @@ class Holder:
         if is_done:
             go_on()
             time.sleep(0.02)
-        os.kill(self.victim, 9)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(self.victim, 9)
         self.has_struck.set()
         return True
 

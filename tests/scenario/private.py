@@ -121,4 +121,4 @@ def private_agent_killed_at_the_commit():
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=2))

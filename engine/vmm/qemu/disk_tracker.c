@@ -341,18 +341,20 @@ int gw_disk_tracker_collect(struct gw_disk_tracker *tracker, struct gw_bitmap *d
 }
 
 /* Stops the server when no export is left. */
-static void stop_server(struct gw_qmp *qmp)
+static int stop_server(struct gw_qmp *qmp)
 {
     json_t *exports, *nodes, *node;
     size_t index;
     bool is_used;
+    int ret = gw_qmp_execute(qmp, "query-block-exports", NULL, &exports);
 
-    if (gw_qmp_execute(qmp, "query-block-exports", NULL, &exports) < 0)
-        return;
+    if (ret < 0)
+        return ret;
     is_used = json_array_size(exports) > 0;
     json_decref(exports);
-    if (gw_qmp_execute(qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), &nodes) < 0)
-        return;
+    ret = gw_qmp_execute(qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), &nodes);
+    if (ret < 0)
+        return ret;
     json_array_foreach(nodes, index, node)
     {
         const char *name = json_string_value(json_object_get(node, "node-name"));
@@ -360,8 +362,8 @@ static void stop_server(struct gw_qmp *qmp)
         is_used |= name && strncmp(name, MAP_PREFIX, strlen(MAP_PREFIX)) == 0;
     }
     json_decref(nodes);
-    if (!is_used)
-        gw_qmp_execute(qmp, "nbd-server-stop", NULL, NULL);
+    ret = is_used ? 0 : gw_qmp_execute(qmp, "nbd-server-stop", NULL, NULL);
+    return ret == -EREMOTEIO ? 0 : ret; /* there is none */
 }
 
 void gw_disk_tracker_close(struct gw_disk_tracker *tracker)
@@ -436,7 +438,5 @@ int gw_disk_tracker_clean(struct gw_qmp *qmp, const char *socket_dir)
             ret = clean_node(qmp, item, &has_server);
     }
     json_decref(nodes);
-    if (has_server)
-        stop_server(qmp);
-    return ret;
+    return ret == 0 && has_server ? stop_server(qmp) : ret;
 }

@@ -307,6 +307,38 @@ Test(recover, silent_source_is_not_given_up)
     cr_assert_str_eq(state_at(SLOW, GW_SIDE_SOURCE), "GONE");
 }
 
+static void note_move(const struct silent *silent, json_t **detail)
+{
+    struct gw_partial partial = {.epoch = SLOW, .side = GW_SIDE_SOURCE};
+
+    partial.detail = json_pack("{s:s,s:s,s:s,s:i,s:s,s:{},s:s,s:[]}", "kind", "move", "vm", "guest",
+                               "qmp", "/nowhere", "pid", (int)silent->pid, "process",
+                               silent->process, "settings", "peer", "", "disks");
+    cr_assert_eq(gw_partial_write(&environment, &partial), 0, "%s", gw_error_message());
+    *detail = partial.detail;
+}
+
+/* Of a move that died before its first record: bitmaps may be in that QEMU. */
+Test(recover, note_of_a_silent_source_stays_until_it_has_ended)
+{
+    struct gw_partial found;
+    struct silent silent;
+    json_t *detail;
+
+    begin_silent(&silent);
+    note_move(&silent, &detail);
+    for (int i = 0; i < 2; i++) {
+        gw_partials_tidy(&environment, i == 0);
+        cr_assert_eq(gw_partial_read(&environment, SLOW, GW_SIDE_SOURCE, &found), 0);
+        cr_assert(gw_partial_is_given_up(&found));
+        gw_partial_free(&found);
+    }
+    end_silent(&silent);
+    gw_partials_tidy(&environment, false);
+    cr_assert_eq(gw_partial_read(&environment, SLOW, GW_SIDE_SOURCE, &found), -ENOENT);
+    json_decref(detail);
+}
+
 /* An agent that died between its last record and the end of its move left the guard's log. */
 Test(recover, guards_log_goes_with_its_move_and_its_guard)
 {
