@@ -31,9 +31,9 @@ SECRECY = {'clear': 0, 'sealed': 1}  # the source
 SEED = os.environ.get('GODWIT_SEED', '1')
 LATE = 'what is left fits the pause$'
 MISSED_MOST = 3
-# Of which a check draws two by its seed; each takes a minute or two.
+# Of which a check draws one by its seed; each takes a minute or two.
 SAMPLE = ['device[disks,clear]', 'device[memory,clear]', 'device[handover,sealed]', 'wire[disks,sealed]']
-SAMPLE_SIZE = 2
+SAMPLE_SIZE = 1
 
 
 class Fault:

@@ -188,4 +188,4 @@ def changed_byte_is_found(what):
 
 
 if __name__ == '__main__':
-    sys.exit(lib.run_main())
+    sys.exit(lib.run_main(at_most=5))
