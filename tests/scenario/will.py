@@ -121,6 +121,10 @@ def plug(ready):
     ready.owner('device_add', driver='virtio-rng-pci', id='late')
 
 
+def plug_disk(ready):
+    ready.owner('device_add', driver='virtio-blk-pci', id='late', drive='late-node')
+
+
 def unplug(ready):
     """The boot sector answers no eject request; a reset carries it out."""
     ready.owner('device_del', id='rng0')
@@ -152,35 +156,39 @@ ENDS = {
     'panic': (say('c'), 'panicked', None),
     'panic, kept': (say('c'), 'panicked', 'guest-panicked'),
     'suspend': (say('s'), 'suspended', 'suspended'),
-    'quit': (lambda ready: ready.owner('quit'), 'was ended.*quit', None),
+    'quit': (lambda ready: ready.owner('quit'), 'was ended.*quit|closed the connection', None),
     'storage full': (fill_storage, 'I/O error', 'io-error'),
     'plug': (plug, 'late was plugged in', 'running'),
+    'plug a disk': (plug_disk, 'late.*was plugged in', 'running'),
     'unplug': (unplug, 'rng0 was unplugged', 'rebooted'),
     'resize': (resize, 'disk.*changed', 'running'),
 }
 STATUSES = [state for _, _, state in ENDS.values() if state not in (None, 'running', 'rebooted')]
 # What is not as before because of what was done.
-CHANGED = {'storage full': {'a storage': ['filler', 'web1-0.raw']}}
+CHANGED = {'storage full': lambda before: {'a storage': ['filler', 'web1-0.raw']},
+           'plug a disk': lambda before: {'qemu drives': sorted(
+               before['qemu drives'] + [('/machine/peripheral/late/virtio-backend', 'late-node')])}}
 EXTRA = {'power off, -no-shutdown': ['-no-shutdown'], 'panic': ['-device', 'pvpanic'],
          'panic, kept': ['-device', 'pvpanic', '-action', 'panic=pause'],
+         'plug a disk': ['-blockdev', 'driver=null-co,node-name=late-node,size=1048576,read-zeroes=on'],
          'unplug': ['-device', 'virtio-rng-pci,id=rng0']}
 
 
-@lib.scenario(sample=1, what=sorted(ENDS))
-def ends_the_move(what):
+@lib.scenario(sample=1, phase=['disks', 'memory'], what=sorted(ENDS))
+def ends_the_move(phase, what):
     how, words, state = ENDS[what]
     ready = Watched(extra=EXTRA.get(what, ()))
     if what == 'storage full':
         mount_small_storage(ready)
     with ready:
         world = ready.world
-        move = ready.go_to('memory')
+        move = ready.go_to(phase)
         how(ready)
         world.assert_refused(move.result(), 'failed', words)
         if state is None:
             guestctl.wait_for(lambda: not world.guest.is_running(), lib.PATIENCE_S, 'the end of QEMU')
         world.assert_listing(ready.before, changed=dict(
-            CHANGED.get(what, {}), **({'qemu status': state} if state in STATUSES else {})))
+            CHANGED.get(what, lambda before: {})(ready.before), **({'qemu status': state} if state in STATUSES else {})))
         if state is None:
             return
         if state == 'running':
