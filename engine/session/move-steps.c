@@ -345,8 +345,10 @@ int gw_move_look(struct gw_move *move)
     uint64_t now = gw_clock_ns();
     int error = gw_vm_watch_look(&move->watch);
 
-    if (!error && !move->watch.is_held && !move->throttle_percent &&
-        now - move->let_go_ns >= HELD_LIMIT_NS)
+    /* A guest that its owner paused is not stopped by the throttle either. */
+    if (!error && !move->watch.is_held &&
+        (!move->watch.is_running ||
+         (!move->throttle_percent && now - move->let_go_ns >= HELD_LIMIT_NS)))
         error = note_held(move, false);
     /* No event tells that a disk has grown or that a device was plugged in. */
     if (error || now - move->compared_ns < COMPARE_INTERVAL_NS)

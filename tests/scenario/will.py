@@ -6,6 +6,7 @@ told by a byte on its serial line; its owner has a monitor of his own."""
 import os
 import subprocess
 import sys
+import time
 
 import lib
 from failures import Ready
@@ -239,6 +240,30 @@ def source_agent_dies_beside(phase, what):
         if name == 'stop':
             ready.owner('cont')
             world.assert_still_on_source()
+
+
+def pause_for_good(ready):
+    """Between two stops of the throttle: one that comes while godwit has the guest stopped nobody sees."""
+    def stays_paused():
+        ready.owner('stop')
+        return all(ready.status() == 'paused' for _ in range(30) if not time.sleep(0.05))
+    guestctl.wait_for(stays_paused, lib.PATIENCE_S, 'a guest that its owner has paused')
+
+
+@lib.scenario()
+def source_agent_dies_beside_a_paused_guest_that_was_slowed():
+    with Watched(memory_mib=64, workload={'pages_per_tick': 4000}) as ready:
+        world = ready.world
+        move = world.go_to('memory', mbit=100)
+        lib.check(move.wait_event(lambda event: (event.get('progress') or {}).get('throttle_percent', 0) > 0),
+                  'the move ended before the guest was slowed')
+        pause_for_good(ready)
+        world.source.stop_agent(kill=True)
+        lib.check(move.result().status != lib.EXIT['done'], 'the command says done')
+        ready.let_go()
+        world.source.start_agent()
+        world.assert_listing(ready.before, changed={'qemu status': 'paused'})
+        lib.check(ready.status() == 'paused', 'the guest is %s', ready.status())
 
 
 # ------------------------------------------------------------------------- in the middle of the pause
