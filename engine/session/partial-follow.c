@@ -93,6 +93,21 @@ int gw_partial_find_follower(const struct gw_environment *environment, const cha
                : gw_fail(-ENOENT, "nothing has taken the place of %.12s", epoch);
 }
 
+static int look_for_any(const struct gw_partial *partial, void *context)
+{
+    const struct search *search = context;
+
+    return partial->side == search->side && is_taken_from(partial, search->epoch);
+}
+
+bool gw_partial_is_followed(const struct gw_environment *environment, const char *epoch,
+                            enum gw_journal_side side)
+{
+    struct search search = {.epoch = epoch, .side = side};
+
+    return gw_partial_each(environment, look_for_any, &search) != 0;
+}
+
 static int drop_follower(const struct gw_partial *partial, void *context)
 {
     const struct search *search = context;

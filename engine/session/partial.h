@@ -74,6 +74,9 @@ bool gw_partial_is_provisional(const struct gw_environment *environment,
 /* The one that has replaced that epoch. -ENOENT. The caller frees. */
 int gw_partial_find_follower(const struct gw_environment *environment, const char *epoch,
                              enum gw_journal_side side, struct gw_partial *out);
+/* Does any attempt here go on with that epoch, whether it has replaced it yet or not? */
+bool gw_partial_is_followed(const struct gw_environment *environment, const char *epoch,
+                            enum gw_journal_side side);
 /* later, which follows older and is written, has its files from now on; what it does not go on with is removed. Durable
  * when it returns. */
 int gw_partial_replace(const struct gw_environment *environment, const struct gw_partial *older,

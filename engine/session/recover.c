@@ -113,7 +113,8 @@ static bool is_kept(const struct gw_environment *environment, const char *epoch)
         gw_partial_read(environment, epoch, GW_SIDE_SOURCE, &partial) == 0 && partial.is_kept;
 
     gw_partial_free(&partial);
-    return is_kept;
+    /* Or has one gone on with it, which must not be told to give it up? */
+    return is_kept || gw_partial_is_followed(environment, epoch, GW_SIDE_SOURCE);
 }
 
 /* The agent that died took its fences along, and the VM may run at the target. */

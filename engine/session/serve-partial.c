@@ -419,14 +419,14 @@ void gw_serve_close_partial(struct gw_serve *serve)
 void gw_serve_drop_note(struct gw_serve *serve, const char *epoch, bool is_kept)
 {
     struct gw_partial partial = {.detail = NULL};
+    int error = gw_partial_read(serve->environment, epoch, GW_SIDE_TARGET, &partial);
 
-    if (gw_partial_read(serve->environment, epoch, GW_SIDE_TARGET, &partial) == 0 &&
-        partial.is_kept == is_kept) {
+    if (error == 0 && partial.is_kept == is_kept) {
         if (is_kept)
             gw_partial_drop(serve->environment, &partial);
         else
             gw_partial_forget(serve->environment, epoch, GW_SIDE_TARGET);
-    } else if (is_kept) {
+    } else if (error == -ENOENT && is_kept) {
         gw_serve_drop_copy(serve, epoch);
     }
     gw_partial_free(&partial);

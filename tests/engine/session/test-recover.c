@@ -339,6 +339,23 @@ Test(recover, note_of_a_silent_source_stays_until_it_has_ended)
     json_decref(detail);
 }
 
+/* Recovery of the one must not have the other's images removed. */
+Test(recover, attempt_that_another_goes_on_with_is_followed)
+{
+    struct gw_partial older = {.epoch = SLOW, .side = GW_SIDE_SOURCE, .detail = json_object()};
+    struct gw_partial later = {
+        .epoch = LIVE, .side = GW_SIDE_SOURCE, .detail = json_pack("{s:[]}", "disks")};
+
+    cr_assert_eq(gw_partial_follow(&later, &older, SLOW), 0, "%s", gw_error_message());
+    cr_assert_not(gw_partial_is_followed(&environment, SLOW, GW_SIDE_SOURCE));
+    cr_assert_eq(gw_partial_write(&environment, &later), 0, "%s", gw_error_message());
+    cr_assert(gw_partial_is_followed(&environment, SLOW, GW_SIDE_SOURCE));
+    cr_assert_not(gw_partial_is_followed(&environment, SLOW, GW_SIDE_TARGET));
+    cr_assert_not(gw_partial_is_followed(&environment, LIVE, GW_SIDE_SOURCE));
+    gw_partial_free(&older);
+    gw_partial_free(&later);
+}
+
 /* An agent that died between its last record and the end of its move left the guard's log. */
 Test(recover, guards_log_goes_with_its_move_and_its_guard)
 {
