@@ -699,9 +699,9 @@ static void remove_unfinished(const struct gw_environment *environment)
     const struct dirent *item;
 
     while (list && (item = readdir(list)) != NULL) {
-        size_t length = strlen(item->d_name);
+        size_t length = strlen(item->d_name), tail = strlen(UNFINISHED);
 
-        if (length > 4 && strcmp(item->d_name + length - 4, ".new") == 0)
+        if (length > tail && strcmp(item->d_name + length - tail, UNFINISHED) == 0)
             remove_cut(environment, dirfd(list), item->d_name);
     }
     if (list)

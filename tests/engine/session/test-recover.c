@@ -99,6 +99,14 @@ static void record_source(const struct silent *silent, enum gw_handover_state st
     json_decref(entry.detail);
 }
 
+/* What is recorded was another process, whose number this one has now. */
+static void pass_number_on(struct silent *silent)
+{
+    char *last = strchr(silent->process, '\0') - 1;
+
+    *last = *last == '0' ? '1' : '0';
+}
+
 static bool lives(const struct silent *silent)
 {
     return waitpid(silent->pid, NULL, WNOHANG) == 0;
@@ -209,11 +217,9 @@ Test(recover, source_that_cannot_be_looked_at_is_left_alone)
 Test(recover, process_with_the_number_of_a_source_is_left_alone)
 {
     struct silent silent;
-    char *last;
 
     begin_silent(&silent);
-    last = strchr(silent.process, '\0') - 1;
-    *last = *last == '0' ? '1' : '0';
+    pass_number_on(&silent);
     record_source(&silent, GW_HANDOVER_HANDED_OVER);
     cr_assert_eq(gw_recover(&environment), 0, "%s", gw_error_message());
     cr_assert(lives(&silent));
@@ -280,11 +286,9 @@ Test(recover, silent_target_that_may_run_is_asked_again)
 Test(recover, process_with_the_number_of_a_target_is_left_alone)
 {
     struct silent silent;
-    char *last;
 
     begin_silent(&silent);
-    last = strchr(silent.process, '\0') - 1;
-    *last = *last == '0' ? '1' : '0';
+    pass_number_on(&silent);
     record_target(&silent, GW_HANDOVER_RECEIVING, true);
     cr_assert_eq(gw_recover(&environment), 0, "%s", gw_error_message());
     cr_assert(lives(&silent));
