@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* NBD requests, with a deadline but for the flush, on a small pool of connections. */
+/* NBD requests, with a deadline (the flush has a longer one), on a small pool of connections. */
 #include "engine/volume/nbd-client.h"
 
 #include <errno.h>
@@ -65,7 +65,7 @@ static int failed(const char *name, const char *step)
                    nbd_get_error() ? nbd_get_error() : "no reason given");
 }
 
-/* Runs the connection until the command, or with cookie 0 the connecting, is done. wait: without a deadline. */
+/* Runs the connection until the command, or with cookie 0 the connecting, is done. wait: with a limit of its own. */
 static int work_until(const char *name, struct nbd_handle *nbd, int64_t cookie, const char *step,
                       struct gw_nbd_wait *wait)
 {
@@ -338,7 +338,7 @@ struct request {
     void *into;
     const void *from;
     nbd_extent_callback extent;
-    struct gw_nbd_wait *wait; /* NULL: with a deadline */
+    struct gw_nbd_wait *wait; /* NULL: GW_NBD_TIMEOUT_S */
 };
 
 static int64_t start(struct nbd_handle *nbd, const struct request *request)
