@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Looks into the folders of agents that do not run. Nothing is changed there. */
+/* Looks into the folders of agents that do not run, with their lock, as an agent that starts would. It settles nothing. */
 #include "agent/left.h"
 
 #include <dirent.h>
