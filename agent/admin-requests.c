@@ -190,6 +190,7 @@ static int parse_bench(json_t *text, struct gw_bench_request *out)
 {
     const char *peer = json_string_value(json_object_get(text, "to"));
     json_t *channels = json_object_get(text, "channels"), *ms = json_object_get(text, "ms");
+    json_t *size = json_object_get(text, "size");
 
     *out = (struct gw_bench_request){0};
     if (!peer)
@@ -201,6 +202,11 @@ static int parse_bench(json_t *text, struct gw_bench_request *out)
     if (ms && (!json_is_integer(ms) || json_integer_value(ms) < 10 ||
                json_integer_value(ms) > GW_BENCH_MS_MAX))
         return gw_fail(-EINVAL, "request: 'ms' is not a number from 10 to %u", GW_BENCH_MS_MAX);
+    if (size && (!json_is_integer(size) || json_integer_value(size) < GW_BENCH_WRITE_MIN ||
+                 json_integer_value(size) > GW_BENCH_WRITE_MAX))
+        return gw_fail(-EINVAL, "request: 'size' is not a number from %u to %u", GW_BENCH_WRITE_MIN,
+                       GW_BENCH_WRITE_MAX);
+    out->write_bytes = (uint32_t)json_integer_value(size);
     out->link.channels = (unsigned)json_integer_value(channels);
     out->milliseconds = (uint32_t)json_integer_value(ms);
     out->link.transports = json_string_value(json_object_get(text, "transport"));

@@ -8,6 +8,7 @@
 
 #include "agent/client.h"
 #include "cli/command.h"
+#include "cli/task.h"
 #include "common/error.h"
 
 #define ANSWER_TIMEOUT_MS 300000
@@ -16,6 +17,7 @@ struct context {
     bool is_json;
     const char *socket, *transport;
     long channels, ms;
+    uint64_t size; /* of each write; 0: the usual ones */
 };
 
 static int number(const char *name, const char *value, long least, long most, long *out)
@@ -27,6 +29,15 @@ static int number(const char *name, const char *value, long least, long most, lo
         return gw_fail(-EINVAL, "%s '%s' is not a number from %ld to %ld", name, value, least,
                        most);
     return 0;
+}
+
+static int take_size(const char *value, uint64_t *out)
+{
+    int error = gw_size_parse("size", value, out);
+
+    if (!error && (*out < GW_BENCH_WRITE_MIN || *out > GW_BENCH_WRITE_MAX))
+        error = gw_fail(-EINVAL, "size '%s' is not from %u bytes to 1M", value, GW_BENCH_WRITE_MIN);
+    return error;
 }
 
 static int take(void *context, const char *name, const char *value)
@@ -41,6 +52,8 @@ static int take(void *context, const char *name, const char *value)
         bench->transport = value;
     else if (strcmp(name, "channels") == 0)
         return number(name, value, 1, GW_BENCH_CHANNELS_MAX, &bench->channels);
+    else if (strcmp(name, "size") == 0)
+        return take_size(value, &bench->size);
     else
         return number(name, value, 10, GW_BENCH_MS_MAX, &bench->ms);
     return 0;
@@ -49,6 +62,7 @@ static int take(void *context, const char *name, const char *value)
 static const struct gw_usage_option options[] = {
     {"transport", "NAMES", "only these (with commas); all that both hosts have"},
     {"channels", "N", "of each transport, 1 to 8; 1"},
+    {"size", "SIZE", "of each write, 512 to 1M; 4K, 64K and 1M one after the other"},
     {"ms", "N", "milliseconds of writing for each size, 10 to 10000; 1000"},
     {"socket", "PATH", "this host's agent; also GODWIT_SOCKET"},
     {"json", NULL, "one JSON object"},
@@ -71,10 +85,12 @@ static const struct gw_usage usage = {
 
 static const char *size_text(json_int_t size, char *out, size_t room)
 {
-    if (size >= 1 << 20)
+    if (size % (1 << 20) == 0)
         snprintf(out, room, "%dM", (int)(size >> 20));
-    else
+    else if (size % (1 << 10) == 0)
         snprintf(out, room, "%dK", (int)(size >> 10));
+    else
+        snprintf(out, room, "%d", (int)size);
     return out;
 }
 
@@ -135,6 +151,8 @@ static int ask(const struct context *bench, const char *host, json_t **out)
         json_object_set_new(request, "transport", json_string(bench->transport));
     if (bench->channels)
         json_object_set_new(request, "channels", json_integer(bench->channels));
+    if (bench->size)
+        json_object_set_new(request, "size", json_integer((json_int_t)bench->size));
     if (bench->ms)
         json_object_set_new(request, "ms", json_integer(bench->ms));
     if (!error) {

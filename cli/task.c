@@ -70,22 +70,29 @@ int gw_task_set_number(struct gw_task *task, const char *key, const char *value)
     return json_object_set_new(task->request, key, json_integer(number));
 }
 
-int gw_task_set_size(struct gw_task *task, const char *key, const char *value)
+int gw_size_parse(const char *name, const char *value, uint64_t *out)
 {
     static const char units[] = "KMGT";
     unsigned long long number;
     const char *unit;
     char *rest;
-    uint64_t size;
 
     errno = 0;
     number = strtoull(value, &rest, 10);
     unit = *rest ? strchr(units, toupper((unsigned char)*rest)) : NULL;
     if (errno || rest == value || !isdigit((unsigned char)*value) || number == 0 ||
         (*rest && (!unit || rest[1])) ||
-        !gw_mul_fits(number, unit ? 1024ull << 10 * (unit - units) : 1, &size) || size > INT64_MAX)
-        return gw_fail(-EINVAL, "%s: '%s' is no size: write bytes, or 512K, 20G, 4T", key, value);
-    return json_object_set_new(task->request, key, json_integer((json_int_t)size));
+        !gw_mul_fits(number, unit ? 1024ull << 10 * (unit - units) : 1, out) || *out > INT64_MAX)
+        return gw_fail(-EINVAL, "%s: '%s' is no size: write bytes, or 512K, 20G, 4T", name, value);
+    return 0;
+}
+
+int gw_task_set_size(struct gw_task *task, const char *key, const char *value)
+{
+    uint64_t size;
+    int error = gw_size_parse(key, value, &size);
+
+    return error ? error : json_object_set_new(task->request, key, json_integer((json_int_t)size));
 }
 
 int gw_task_set_mapping(struct gw_task *task, const char *key, const char *value)

@@ -69,7 +69,9 @@ int gw_task_set_number(struct gw_task *task, const char *key, const char *value)
 struct gw_client;
 /* Has the agent run the request, and follows it; the exit code. */
 int gw_task_submit(struct gw_task *task, struct gw_client *client);
-/* Bytes, with K, M, G or T behind for powers of 1024. */
+/* Bytes, with K, M, G or T behind for powers of 1024; 1 to INT64_MAX, else -EINVAL and a message that begins
+ * with name. */
+int gw_size_parse(const char *name, const char *value, uint64_t *out);
 int gw_task_set_size(struct gw_task *task, const char *key, const char *value);
 /* OLD=NEW into the object of that key; the last '=' counts. */
 int gw_task_set_mapping(struct gw_task *task, const char *key, const char *value);

@@ -229,10 +229,13 @@ int gw_copy_run(const struct gw_environment *environment, const struct gw_copy_r
  * caller decrefs it. */
 #define GW_BENCH_CHANNELS_MAX 8u
 #define GW_BENCH_MS_MAX       10000u
+#define GW_BENCH_WRITE_MIN    512u
+#define GW_BENCH_WRITE_MAX    (1u << 20)
 
 struct gw_bench_request {
     struct gw_address peer;
     uint32_t milliseconds;       /* for each size of writes; 0: 1000 */
+    uint32_t write_bytes;        /* the only size; 0: 4 KiB, 64 KiB and 1 MiB */
     struct gw_link_request link; /* channels: of each transport; 0: 1 */
 };
 int gw_bench_run(const struct gw_environment *environment, const struct gw_bench_request *request,

@@ -15,7 +15,7 @@
 
 _Static_assert(GW_BENCH_CHANNELS_MAX == GW_BENCH_LANES_MAX, "the target lets as many in");
 
-static const uint32_t sizes[] = {4096, 65536, 1u << 20};
+static const uint32_t usual_sizes[] = {4096, 65536, GW_BENCH_WRITE_MAX};
 
 struct bench {
     struct gw_source *source;
@@ -164,6 +164,7 @@ static int measure_messages(struct bench *bench, json_t *out)
 static int measure_way(struct bench *bench, struct gw_way *way, json_t *out)
 {
     unsigned wanted = bench->request->link.channels ? bench->request->link.channels : 1;
+    uint32_t only = bench->request->write_bytes;
     json_t *writes = json_array();
     int error = 0;
 
@@ -174,8 +175,10 @@ static int measure_way(struct bench *bench, struct gw_way *way, json_t *out)
     json_object_set_new(out, "channels", json_integer(bench->lane_count));
     if (!error)
         error = measure_messages(bench, out);
-    for (size_t i = 0; !error && i < GW_ARRAY_LENGTH(sizes); i++)
-        error = measure_writes(bench, sizes[i], writes);
+    if (!error && only)
+        error = measure_writes(bench, only, writes);
+    for (size_t i = 0; !error && !only && i < GW_ARRAY_LENGTH(usual_sizes); i++)
+        error = measure_writes(bench, usual_sizes[i], writes);
     hang_up(bench);
     return error;
 }

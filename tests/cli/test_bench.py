@@ -88,6 +88,13 @@ class Bench(unittest.TestCase):
             cpu = one['source_cpu_seconds_per_gb'] * one['bytes'] / 1e9
             self.assertLess(cpu, one['seconds'] * 1.1 * workers)
 
+    def test_one_size_is_measured_alone(self):
+        for word, size, shown in (('512', 512, ' 512 '), ('12K', 12288, ' 12K '), ('1M', 1 << 20, ' 1M ')):
+            answer = json.loads(self.bench('--json', '--ms', '10', '--size', word, '127.0.0.1:1702').stdout)
+            [write] = answer['transports'][0]['writes']
+            self.assertEqual((write['size'], write['verified']), (size, True))
+            self.assertIn(shown, self.bench('--ms', '10', '--size', word, '127.0.0.1:1702').stdout)
+
     def test_table_names_every_size(self):
         text = self.bench('--ms', '10', '127.0.0.1:1702').stdout
         for words in ('tcp, 1 channel', 'round trip', ' 4K ', ' 64K ', ' 1M ', 'verified'):
@@ -102,7 +109,8 @@ class Bench(unittest.TestCase):
         self.assertIn('127.0.0.1:1', self.bench('127.0.0.1:1', wanted=1).stderr)
 
     def test_wrong_words_are_refused(self):
-        for words in ([], ['a', 'b'], ['--channels', '9', 'a'], ['--ms', '5', 'a'], ['--ms', 'x', 'a']):
+        for words in ([], ['a', 'b'], ['--channels', '9', 'a'], ['--ms', '5', 'a'], ['--ms', 'x', 'a'],
+                      ['--size', '511', 'a'], ['--size', '2M', 'a'], ['--size', '4Q', 'a']):
             self.bench(*words, wanted=2)
         self.assertIn('nonsense', self.bench('--transport', 'nonsense', '127.0.0.1:1702', wanted=2).stderr)
 
