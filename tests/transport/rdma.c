@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The pure parts of transport/rdma: what is said when connecting, as verbs and as fabric have it, headers
- * of messages, and the account of credits. */
+ * of messages, the account of credits, and completion vectors. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -11,6 +11,7 @@
 #include "transport/fabric/wire.h"
 #include "transport/rdma/credit.h"
 #include "transport/rdma/header.h"
+#include "transport/rdma/vector.h"
 #include "transport/verbs/wire.h"
 
 /* ---- requests and answers ---- */
@@ -247,4 +248,21 @@ Test(rdma_credit, accounts_that_cannot_be_right_are_refused)
     credit.may_send = 0;
     cr_assert_eq(gw_credit_take(&credit, GW_RECEIVES + 1, false), -EPROTO);
     cr_assert_eq(gw_credit_take(&credit, GW_RECEIVES, false), 0);
+}
+
+/* ---- completion vectors ---- */
+
+Test(rdma_vector, queues_have_a_vector_each_while_there_are_any)
+{
+    for (unsigned count = 0; count < 8; count++)
+        cr_assert_eq(gw_completion_vector(count, 8), (int)count);
+    cr_assert_eq(gw_completion_vector(8, 8), 0);
+    cr_assert_eq(gw_completion_vector(13, 8), 5);
+}
+
+Test(rdma_vector, a_device_with_one_vector_or_none_takes_0)
+{
+    cr_assert_eq(gw_completion_vector(5, 1), 0);
+    cr_assert_eq(gw_completion_vector(5, 0), 0);
+    cr_assert_eq(gw_completion_vector(5, -1), 0);
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 
+#include "transport/rdma/vector.h"
 #include "transport/verbs/channel.h"
 
 #define CHANNEL_COMPLETIONS (VERBS_SEND_DEPTH + VERBS_RECEIVE_DEPTH)
@@ -38,6 +39,8 @@ static void queue_free(struct verbs_poller *poller, struct verbs_queue *queue)
         ibv_destroy_cq(queue->cq);
     if (queue->events)
         ibv_destroy_comp_channel(queue->events);
+    if (queue->device)
+        atomic_fetch_sub(&queue->device->queue_count, 1);
     gw_verbs_device_put(gw_verbs_transport_of(poller->base.transport), queue->device);
     free(queue);
 }
@@ -62,16 +65,18 @@ void gw_verbs_close_poller(struct gw_poller *base)
 
 /* ---- reserving ---- */
 
-/* Makes what a queue consists of; epoll carries its address. */
+/* Makes what a queue consists of, and counts it; epoll carries its address. */
 static int queue_open(struct verbs_poller *poller, struct verbs_queue *queue)
 {
     struct ibv_context *context = queue->device->context;
     int wanted = (int)gw_min(VERBS_QUEUE_CHANNELS * CHANNEL_COMPLETIONS,
                              (unsigned)queue->device->attributes.max_cqe);
+    int vector = gw_completion_vector(atomic_fetch_add(&queue->device->queue_count, 1),
+                                      context->num_comp_vectors);
 
     queue->events = ibv_create_comp_channel(context);
     if (queue->events)
-        queue->cq = ibv_create_cq(context, wanted, queue, queue->events, 0);
+        queue->cq = ibv_create_cq(context, wanted, queue, queue->events, vector);
     if (!queue->cq || fcntl(queue->events->fd, F_SETFL, O_NONBLOCK) != 0 ||
         gw_waker_watch(&poller->waker, queue->events->fd, queue) != 0)
         return gw_fail_errno(-errno, "verbs: %s gives no completion queue of %d entries",

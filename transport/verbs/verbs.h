@@ -82,8 +82,9 @@ struct verbs_device {
         *keeper; /* bound to an address of the device, so that its context stays in use */
     struct ibv_device_attr attributes;
     unsigned users;
-    bool is_prepared; /* attributes are known, its events are watched */
-    bool is_removed;  /* it is going: nobody begins to use it */
+    atomic_uint queue_count; /* completion queues on it */
+    bool is_prepared;        /* attributes are known, its events are watched */
+    bool is_removed;         /* it is going: nobody begins to use it */
 };
 
 struct verbs_transport {
