@@ -192,28 +192,34 @@ static int fill_environment(struct agent *agent)
     return error;
 }
 
-/* Listens with one transport, and tells the engine: data channels may be dialled there too. */
+/* Listens with one transport, and tells the engine: data channels may be dialled there too. -ENODEV when it
+ * will once there is a device. */
 static int listen_with(struct agent *agent, struct gw_transport *transport,
                        struct gw_address *address)
 {
     struct gw_environment *environment = &agent->environment;
+    struct gw_listening *listening = &environment->listen[environment->listen_count];
     struct gw_address bound;
-    int error = gw_sessions_listen(agent->sessions, transport, address, &bound);
+    int error = gw_sessions_listen(agent->sessions, transport, address, listening);
 
     if (error)
         return error;
+    environment->listen_count++;
+    error = gw_listener_address(listening->listener, &bound);
     /* One port for all, also when the first has chosen it. */
-    gw_address_set_port(address, gw_address_port(&bound));
-    if (environment->listen_count < GW_ARRAY_LENGTH(environment->listen))
-        environment->listen[environment->listen_count++] =
-            (struct gw_listening){.transport = transport, .address = bound};
-    return 0;
+    if (!error)
+        gw_address_set_port(address, gw_address_port(&bound));
+    return error;
 }
 
+/* At one address at least, now; if not, and it could be, the calling thread's message says why. */
 static bool is_listened_with(const struct agent *agent, const struct gw_transport *transport)
 {
+    struct gw_address bound;
+
     for (unsigned i = 0; i < agent->environment.listen_count; i++)
-        if (agent->environment.listen[i].transport == transport)
+        if (agent->environment.listen[i].transport == transport &&
+            gw_listener_address(agent->environment.listen[i].listener, &bound) == 0)
             return true;
     return false;
 }
@@ -289,17 +295,25 @@ static int listen_all(struct agent *agent)
     return error ? error : check_named(agent);
 }
 
-/* Which back ends there are, where they listen, and why others are not used. */
+static json_t *describe_transport(const struct agent *agent, struct gw_transport *transport)
+{
+    json_t *item =
+        json_pack("{s:s,s:b,s:s*}", "name", transport->ops->name, "listens",
+                  (int)is_listened_with(agent, transport), "variant", transport->variant);
+
+    if (gw_transport_probe(transport) != 0)
+        json_object_set_new(item, "reason", gw_json_text(gw_error_message()));
+    return item;
+}
+
+/* Which back ends there are, whether they listen, and why others are not used now. */
 static json_t *describe_transports(const struct agent *agent)
 {
     const struct gw_transports *transports = &agent->environment.transports;
     json_t *list = json_array();
 
     for (unsigned i = 0; i < transports->count; i++)
-        json_array_append_new(list, json_pack("{s:s,s:b,s:s*}", "name",
-                                              transports->list[i]->ops->name, "listens",
-                                              (int)is_listened_with(agent, transports->list[i]),
-                                              "variant", transports->list[i]->variant));
+        json_array_append_new(list, describe_transport(agent, transports->list[i]));
     for (unsigned i = 0; i < transports->passed_count; i++)
         if (!gw_transports_find(transports, transports->passed[i].name))
             json_array_append_new(list,

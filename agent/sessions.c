@@ -323,7 +323,7 @@ static void *listener_thread(void *argument)
 }
 
 int gw_sessions_listen(struct gw_sessions *sessions, struct gw_transport *transport,
-                       const struct gw_address *address, struct gw_address *bound)
+                       const struct gw_address *address, struct gw_listening *out)
 {
     struct listener *listener;
     int error;
@@ -336,7 +336,8 @@ int gw_sessions_listen(struct gw_sessions *sessions, struct gw_transport *transp
     if (error)
         return error;
     sessions->listener_count++;
-    return gw_listener_address(listener->listener, bound);
+    *out = (struct gw_listening){.transport = transport, .listener = listener->listener};
+    return 0;
 }
 
 int gw_sessions_start(struct gw_sessions *sessions)
@@ -385,11 +386,13 @@ void gw_sessions_stop(struct gw_sessions *sessions)
     for (unsigned i = 0; i < sessions->listener_count; i++) {
         if (sessions->listeners[i].is_running)
             pthread_join(sessions->listeners[i].thread, NULL);
-        gw_unlisten(sessions->listeners[i].listener);
     }
-    sessions->listener_count = 0;
     pthread_mutex_lock(&sessions->lock);
     while (sessions->first)
         pthread_cond_wait(&sessions->changed, &sessions->lock);
     pthread_mutex_unlock(&sessions->lock);
+    /* Sessions tell their peers what is listened on. */
+    for (unsigned i = 0; i < sessions->listener_count; i++)
+        gw_unlisten(sessions->listeners[i].listener);
+    sessions->listener_count = 0;
 }

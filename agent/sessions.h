@@ -25,9 +25,9 @@ struct gw_sessions;
 /* environment (with its transports and credentials) and jobs are lent until free. */
 int gw_sessions_new(const struct gw_environment *environment, struct gw_jobs *jobs,
                     struct gw_sessions **out);
-/* Binds; peers wait until start. *bound is the address with its port. */
+/* Binds, or waits until it can (gw_listen); peers wait until start. out->listener is the sessions'. */
 int gw_sessions_listen(struct gw_sessions *sessions, struct gw_transport *transport,
-                       const struct gw_address *address, struct gw_address *bound);
+                       const struct gw_address *address, struct gw_listening *out);
 int gw_sessions_start(struct gw_sessions *sessions);
 /* Adds the addresses that are listened on to the array, each once. */
 void gw_sessions_describe(struct gw_sessions *sessions, json_t *list);

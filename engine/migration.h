@@ -38,10 +38,10 @@ enum gw_exit {
 #define GW_RECONNECT_DEFAULT_S 300u
 #define GW_RECONNECT_MAX_S     3600u /* a target waits no longer for a source, whatever it says */
 
-/* An address that this process listens on, and with which back end. */
+/* Where this process listens, and with which back end. gw_listener_address says whether it does just now. */
 struct gw_listening {
     struct gw_transport *transport;
-    struct gw_address address;
+    struct gw_listener *listener; /* lent */
 };
 
 /* What a process that runs migrations has, whatever it runs. Lent to every run. */

@@ -48,6 +48,7 @@ void (*const gw_module_services[])(void) = {
     (void (*)(void))gw_memory_free,
     (void (*)(void))gw_transport_option,
     (void (*)(void))gw_transport_check_options,
+    (void (*)(void))gw_transport_needs_nothing,
 };
 
 /* True when this program runs from the tree that it was built in. */

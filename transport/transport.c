@@ -74,6 +74,18 @@ int gw_transport_new(const char *name, const struct gw_transport_options *option
     return gw_fail(-ENODEV, "transport '%s' is not part of this build", name);
 }
 
+int gw_transport_probe(struct gw_transport *transport)
+{
+    assert(transport);
+    return transport->ops->probe(transport);
+}
+
+int gw_transport_needs_nothing(struct gw_transport *transport)
+{
+    (void)transport;
+    return 0;
+}
+
 void gw_transport_free(struct gw_transport *transport)
 {
     if (transport)

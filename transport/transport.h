@@ -189,6 +189,7 @@ struct gw_transport_ops {
      * takes "any" for them, and listens where its device is, whatever host is asked for. */
     bool carries_no_control;
 
+    int (*probe)(struct gw_transport *transport);
     int (*open_domain)(struct gw_transport *transport, const struct gw_address *local,
                        struct gw_domain **out);
     void (*close_domain)(struct gw_domain *domain);
@@ -241,6 +242,11 @@ const char *gw_transport_option(const struct gw_transport_options *options, cons
  * NULL: there are none. */
 int gw_transport_check_options(const struct gw_transport_options *options, const char *transport,
                                const char *const *known);
+/* 0 while this host can use the back end; -ENODEV, with the reason, while what it needs is not there: a
+ * device, which may come and go. Any thread. */
+int gw_transport_probe(struct gw_transport *transport);
+/* The probe of a back end that can be used for as long as it is there. */
+int gw_transport_needs_nothing(struct gw_transport *transport);
 void gw_transport_free(struct gw_transport *transport); /* takes NULL, as all frees here */
 
 /* local names the device (rail) by its address; NULL where the back end has only one. */
@@ -252,10 +258,13 @@ void gw_domain_close(struct gw_domain *domain);
 int gw_poller_open(struct gw_transport *transport, struct gw_poller **out);
 void gw_poller_close(struct gw_poller *poller); /* after its channels are closed */
 
-/* Port 0 asks for a free one; gw_listener_address tells which. -EADDRINUSE, -EADDRNOTAVAIL. */
+/* Port 0 asks for a free one; gw_listener_address tells which. -EADDRINUSE, -EADDRNOTAVAIL. Where what a
+ * back end needs is not there (see gw_transport_probe), and the port is named, the listener waits for
+ * it: from then on requests come. -ENODEV for port 0. */
 int gw_listen(struct gw_transport *transport, const struct gw_address *local,
               struct gw_listener **out);
 void gw_unlisten(struct gw_listener *listener);
+/* -ENODEV, or what else is wrong, while the listener waits for what the back end needs. Any thread. */
 int gw_listener_address(struct gw_listener *listener, struct gw_address *out);
 /* Waits for a request whose preamble has arrived whole; slow or silent strangers do not delay
  * others (each has 5 s, at most 256 wait at once). -ETIMEDOUT when none came. */

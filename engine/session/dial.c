@@ -17,7 +17,7 @@ int gw_dial_again(const struct gw_environment *environment, const char *peer,
         .timeout_ms = GW_DIAL_TIMEOUT_MS,
         .role = GW_HELLO_ASK,
     };
-    struct gw_transports transports = environment->transports;
+    struct gw_transports transports;
     struct gw_address address;
     int error;
 
@@ -25,5 +25,7 @@ int gw_dial_again(const struct gw_environment *environment, const char *peer,
     if (!peer || !environment->credentials)
         return gw_fail(-EACCES, "this agent has no key, or the move no address");
     error = gw_address_parse(peer, GW_DEFAULT_PORT, &address);
+    if (!error)
+        error = gw_transports_choose(&environment->transports, NULL, &transports);
     return error ? error : gw_transports_dial(&transports, &address, 1, &options, out);
 }

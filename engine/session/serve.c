@@ -248,18 +248,19 @@ static json_t *addresses_of(const struct gw_serve *serve, const struct gw_transp
     json_t *list = json_array();
 
     for (unsigned i = 0; i < environment->listen_count; i++) {
-        const struct gw_address *listen = &environment->listen[i].address;
+        struct gw_address listen;
         int count;
 
-        if (environment->listen[i].transport != transport)
+        if (environment->listen[i].transport != transport ||
+            gw_listener_address(environment->listen[i].listener, &listen) != 0)
             continue;
-        if (!gw_address_is_any(listen)) {
-            add_address(list, listen);
+        if (!gw_address_is_any(&listen)) {
+            add_address(list, &listen);
             continue;
         }
         count = gw_rails_local(gw_control_local(serve->control), locals, GW_RAILS_MAX);
         for (int j = 0; j < count; j++) {
-            gw_address_set_port(&locals[j], gw_address_port(listen));
+            gw_address_set_port(&locals[j], gw_address_port(&listen));
             add_address(list, &locals[j]);
         }
     }

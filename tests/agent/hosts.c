@@ -85,9 +85,10 @@ static void listen_far(struct hosts *hosts)
     for (unsigned i = hosts->far.transports.count; i-- > 0;) {
         struct gw_transport *transport = hosts->far.transports.list[i];
 
-        MUST(gw_sessions_listen(hosts->sessions, transport, &hosts->address, &hosts->address));
-        hosts->far.listen[hosts->far.listen_count++] =
-            (struct gw_listening){.transport = transport, .address = hosts->address};
+        struct gw_listening *listening = &hosts->far.listen[hosts->far.listen_count++];
+
+        MUST(gw_sessions_listen(hosts->sessions, transport, &hosts->address, listening));
+        MUST(gw_listener_address(listening->listener, &hosts->address));
     }
     MUST(gw_sessions_start(hosts->sessions));
 }
@@ -133,6 +134,15 @@ void hosts_close(struct hosts *hosts)
     gw_progress_free(&hosts->progress);
     snprintf(command, sizeof(command), "rm -rf %s", hosts->folder);
     MUST(system(command));
+}
+
+void hosts_clear(struct hosts *hosts)
+{
+    MUST(unlink(hosts->arrived));
+    gw_outcome_free(&hosts->outcome);
+    memset(&hosts->outcome, 0, sizeof(hosts->outcome));
+    gw_progress_free(&hosts->progress);
+    MUST(gw_progress_init(&hosts->progress));
 }
 
 static void *copy(void *argument)

@@ -34,6 +34,8 @@ struct hosts {
 /* The image has size bytes that differ from place to place. */
 void hosts_open(struct hosts *hosts, uint64_t size);
 void hosts_close(struct hosts *hosts);
+/* Forgets a copy that has ended, and takes it away, for another. */
+void hosts_clear(struct hosts *hosts);
 /* The copy, on a thread of its own. */
 void hosts_start_copy(struct hosts *hosts);
 /* Waits until some of the image has been copied. */

@@ -37,6 +37,51 @@ Test(link, a_transport_that_is_refused_is_passed_over_with_its_reason)
     hosts_close(&hosts);
 }
 
+/* A device that comes while the agent runs: the next migration takes it, the one before did without. */
+Test(link, a_transport_is_taken_once_its_device_is_there)
+{
+    struct hosts hosts;
+
+    hosts_open(&hosts, IMAGE_SIZE);
+    gw_faulty_absent(hosts.loop, true);
+    hosts_start_copy(&hosts);
+    cr_assert(hosts_end_well(&hosts, "tcp"));
+    cr_assert_neq(strstr(hosts_reason(&hosts, "loop"), "no device"), NULL, "'%s'",
+                  hosts_reason(&hosts, "loop"));
+    hosts_clear(&hosts);
+    gw_faulty_absent(hosts.loop, false);
+    hosts_start_copy(&hosts);
+    cr_assert(hosts_end_well(&hosts, "loop"));
+    cr_assert_str_eq(hosts_reason(&hosts, "loop"), "");
+    hosts_close(&hosts);
+}
+
+Test(link, one_without_its_device_is_dialled_with_when_the_agent_was_told_to_use_it)
+{
+    struct hosts hosts;
+
+    hosts_open(&hosts, IMAGE_SIZE);
+    gw_faulty_absent(hosts.loop, true);
+    hosts.near.transports.is_named[0] = true;
+    hosts_start_copy(&hosts);
+    cr_assert(hosts_end_well(&hosts, "loop"));
+    hosts_close(&hosts);
+}
+
+Test(link, one_without_its_device_is_refused_by_name)
+{
+    struct hosts hosts;
+
+    hosts_open(&hosts, IMAGE_SIZE);
+    gw_faulty_absent(hosts.loop, true);
+    hosts.request.link.transports = "loop";
+    hosts_start_copy(&hosts);
+    cr_assert_eq(hosts_end_copy(&hosts), -ENODEV, "%s", hosts.error.text);
+    cr_assert_neq(strstr(hosts.error.text, "loop cannot be used here: faulty: no device"), NULL,
+                  "%s", hosts.error.text);
+    hosts_close(&hosts);
+}
+
 Test(link, one_that_is_asked_for_by_name_has_no_second)
 {
     struct hosts hosts;

@@ -81,9 +81,7 @@ Test(link_data, one_that_the_target_does_not_listen_with_is_passed_over)
     struct hosts hosts;
 
     open_with_data_transport(&hosts);
-    for (unsigned i = 0; i < hosts.far.listen_count; i++)
-        if (hosts.far.listen[i].transport == hosts.loop)
-            hosts.far.listen[i].transport = NULL;
+    gw_faulty_deaf(hosts.loop, true);
     hosts_start_copy(&hosts);
     cr_assert(hosts_end_well(&hosts, "tcp"));
     cr_assert_neq(strstr(hosts_reason(&hosts, "loop"), "does not listen"), NULL, "'%s'",

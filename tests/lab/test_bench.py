@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""godwit bench between two hosts of the lab: verbs and tcp beside each other, and the bytes that verbs
-reports against the counter of the RDMA device."""
+"""Agents that were told no address and no transport, on two hosts of the lab whose RDMA devices come when the agents
+run already; godwit bench between them: verbs and tcp beside each other, and the bytes that verbs reports against the
+counter of the RDMA device."""
 import json
 import os
 import sys
+import time
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -16,8 +18,9 @@ from godwit_lab import Lab, LabError  # noqa: E402
 from lab_kernel import ready_kernel  # noqa: E402
 
 AGENT = '''mkdir -p /srv/vm /var/lib/gw && exec %s agent --psk /tmp/lab.psk --state /var/lib/gw --storage /srv/vm \
---listen 0.0.0.0 --socket /tmp/agent.sock --allow-volatile-state --allow-bench''' % GODWIT
+--socket /tmp/agent.sock --allow-volatile-state --allow-bench''' % GODWIT
 COUNT = 'cat /sys/class/infiniband/rxe0/ports/1/hw_counters/sent_pkts'
+WAIT_S = 60
 # What fits into one packet of the lab's wires.
 PATH_MTU = 4096
 
@@ -31,6 +34,8 @@ class Bench(unittest.TestCase):
 
     def test_verbs_and_tcp_are_measured(self):
         lab = self.lab
+        for index in (0, 1):
+            lab.run(index, 'rdma link delete rxe0', is_checked=True)
         lab.run(0, '%s key lab > $LAB_OUT/psk' % GODWIT, is_checked=True)
         with open(os.path.join(lab.share(0), 'out/psk')) as handle:
             key = handle.read()
@@ -40,6 +45,7 @@ class Bench(unittest.TestCase):
             agents.append(lab.start(index, AGENT))
         for index in (0, 1):
             lab.run(index, 'while [ ! -S /tmp/agent.sock ]; do sleep 0.1; done', is_checked=True)
+        self.bring_devices()
         before = int(lab.run(0, COUNT, is_checked=True).out)
         job = lab.run(0, '%s bench --json --ms 1000 --socket /tmp/agent.sock 10.99.0.2' % GODWIT)
         packets = int(lab.run(0, COUNT, is_checked=True).out) - before
@@ -54,6 +60,26 @@ class Bench(unittest.TestCase):
         table = lab.run(0, '%s bench --ms 200 --transport verbs --socket /tmp/agent.sock 10.99.0.2' % GODWIT)
         self.assertEqual(table.status, 0, table.err)
         self.assertIn('verbs, 1 channel', table.out)
+
+    def verbs_of(self, index):
+        """What the host's agent says of it."""
+        answer = self.lab.run(index, '%s status --json --socket /tmp/agent.sock' % GODWIT, is_checked=True)
+        [agent] = json.loads(answer.out)['agents']
+        return next(one for one in agent['agent']['transports'] if one['name'] == 'verbs')
+
+    def bring_devices(self):
+        for index in (0, 1):
+            self.assertRegex(self.verbs_of(index)['reason'], 'no RDMA device')
+        self.add_devices(0, 1)
+
+    def add_devices(self, *hosts):
+        """Waits until the agents there listen with them."""
+        for index in hosts:
+            self.lab.run(index, 'rdma link add rxe0 type rxe netdev eth0', is_checked=True)
+        for index in hosts:
+            deadline = time.monotonic() + WAIT_S
+            while not self.verbs_of(index).get('listens'):
+                self.assertLess(time.monotonic(), deadline, self.verbs_of(index))
 
 
 if __name__ == '__main__':

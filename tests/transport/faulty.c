@@ -23,7 +23,7 @@ struct faulty_transport {
     struct gw_transport_ops ops; /* as ours, with the inner one's capabilities */
     struct gw_transport *inner;
     atomic_uint delay_ms, corrupt_writes, corrupt_messages, drop_epoch;
-    atomic_bool refuse;
+    atomic_bool refuse, absent, deaf;
     _Atomic uint64_t drop_after;
     atomic_uint drop_after_epoch;
     _Atomic uint64_t control_ops[2]; /* of the next control channel: connected, accepted */
@@ -216,6 +216,8 @@ static void unlisten(struct gw_listener *base)
 
 static int listener_address(struct gw_listener *base, struct gw_address *out)
 {
+    if (atomic_load(&transport_of(base->transport)->deaf))
+        return gw_fail(-ENODEV, "faulty: no device yet");
     return gw_listener_address(inner_listener(base), out);
 }
 
@@ -602,8 +604,16 @@ static void destroy(struct gw_transport *base)
     free(transport_of(base));
 }
 
+static int probe(struct gw_transport *base)
+{
+    if (atomic_load(&transport_of(base)->absent))
+        return gw_fail(-ENODEV, "faulty: no device");
+    return gw_transport_probe(transport_of(base)->inner);
+}
+
 static const struct gw_transport_ops faulty_ops = {
     .name = "faulty",
+    .probe = probe,
     .open_domain = open_domain,
     .close_domain = close_domain,
     .open_poller = open_poller,
@@ -667,6 +677,16 @@ void gw_faulty_corrupt_messages(struct gw_transport *faulty, unsigned count)
 void gw_faulty_refuse(struct gw_transport *faulty, bool on)
 {
     atomic_store(&transport_of(faulty)->refuse, on);
+}
+
+void gw_faulty_absent(struct gw_transport *faulty, bool on)
+{
+    atomic_store(&transport_of(faulty)->absent, on);
+}
+
+void gw_faulty_deaf(struct gw_transport *faulty, bool on)
+{
+    atomic_store(&transport_of(faulty)->deaf, on);
 }
 
 void gw_faulty_drop_all(struct gw_transport *faulty)

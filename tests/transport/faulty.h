@@ -24,6 +24,10 @@ void gw_faulty_corrupt_writes(struct gw_transport *faulty, unsigned count);
 void gw_faulty_corrupt_messages(struct gw_transport *faulty, unsigned count);
 /* gw_connect answers -ECONNREFUSED and asks nobody, while on. */
 void gw_faulty_refuse(struct gw_transport *faulty, bool on);
+/* gw_transport_probe answers -ENODEV, while on. */
+void gw_faulty_absent(struct gw_transport *faulty, bool on);
+/* gw_listener_address answers -ENODEV, as of a listener that waits for a device, while on. */
+void gw_faulty_deaf(struct gw_transport *faulty, bool on);
 /* For data channels alone from now on, as a back end that needs a secret for each channel. */
 void gw_faulty_carry_no_control(struct gw_transport *faulty);
 /* The link goes down: every channel that exists now dies. */

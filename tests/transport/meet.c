@@ -281,6 +281,43 @@ Test(meet, module_without_a_device_says_so)
     cr_assert(strstr(gw_error_message(), "no RDMA device"), "%s", gw_error_message());
 }
 
+/* As an agent has it that was not told to use it: whatever can be used without a device works, whatever
+ * cannot says so. */
+Test(meet, one_that_is_not_named_waits_for_a_device)
+{
+    const struct gw_transport_maker *maker = rig_maker("verbs");
+    struct gw_connect_options options = {.channel.timeout_ms = 1000};
+    struct gw_transport *transport;
+    struct gw_listener *listener;
+    struct gw_request *request;
+    struct gw_channel *channel;
+
+    if (!maker)
+        cr_skip_test("verbs is not part of this build");
+    cr_assert_eq(gw_transport_make(maker, NULL, &transport), 0, "%s", gw_error_message());
+    if (gw_transport_probe(transport) == 0) {
+        gw_transport_free(transport);
+        cr_skip_test("this host has an RDMA device");
+    }
+    cr_assert(strstr(gw_error_message(), "no RDMA device"), "%s", gw_error_message());
+    gw_address_parse("[::]:4711", 0, &options.peer);
+    cr_assert_eq(gw_listen(transport, &options.peer, &listener), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_next_request(listener, 20, &request), -ETIMEDOUT);
+    cr_assert_eq(gw_listener_address(listener, &options.peer), -ENODEV);
+    cr_assert(strstr(gw_error_message(), "no RDMA device"), "%s", gw_error_message());
+    gw_unlisten(listener);
+    gw_address_set_port(&options.peer, 0);
+    cr_assert_eq(gw_listen(transport, &options.peer, &listener), -ENODEV);
+    gw_address_parse("127.0.0.1:4711", 0, &options.peer);
+    cr_assert_eq(gw_domain_open(transport, NULL, &options.channel.domain), 0);
+    cr_assert_eq(gw_poller_open(transport, &options.channel.poller), 0);
+    cr_assert_eq(gw_connect(transport, &options, &channel), -ENODEV);
+    cr_assert(strstr(gw_error_message(), "no RDMA device"), "%s", gw_error_message());
+    gw_poller_close(options.channel.poller);
+    gw_domain_close(options.channel.domain);
+    gw_transport_free(transport);
+}
+
 Test(meet, module_that_is_not_there_is_named)
 {
     struct gw_transport *transport;

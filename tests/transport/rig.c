@@ -53,12 +53,12 @@ int rig_timers(const struct rig *rig)
     return rig->kind == RIG_FABRIC && provider && strstr(provider, "ofi_rxm") ? 2 : 1;
 }
 
-static bool is_built(const char *back_end)
+const struct gw_transport_maker *rig_maker(const char *back_end)
 {
     for (size_t i = 0; gw_transport_makers[i]; i++)
         if (strcmp(gw_transport_makers[i]->name, back_end) == 0)
-            return true;
-    return false;
+            return gw_transport_makers[i];
+    return NULL;
 }
 
 int rig_kinds(const enum rig_kind **out)
@@ -73,7 +73,7 @@ int rig_kinds(const enum rig_kind **out)
     *out = is_fabric ? fabric : is_verbs ? verbs : is_dpdk ? dpdk : everywhere;
     if (is_verbs || is_fabric || is_dpdk)
         return 1;
-    return (int)GW_ARRAY_LENGTH(everywhere) - (is_built("fabric") ? 0 : 2);
+    return (int)GW_ARRAY_LENGTH(everywhere) - (rig_maker("fabric") ? 0 : 2);
 }
 
 void rig_free_address(enum rig_kind kind, struct gw_address *out)

@@ -58,6 +58,8 @@ struct rig_send {
     int done_count, status;
 };
 
+/* That of a back end of this build; NULL: it has none of that name. */
+const struct gw_transport_maker *rig_maker(const char *back_end);
 /* What this process tests, for parameters of tests. Returns how many. */
 int rig_kinds(const enum rig_kind **out);
 const char *rig_name(enum rig_kind kind);

@@ -115,6 +115,7 @@ static const struct gw_transport_ops dpdk_ops = {
     .is_rdma = false,
     .has_channel_keys = true,
     .carries_no_control = true,
+    .probe = gw_transport_needs_nothing,
     .open_domain = open_domain,
     .close_domain = close_domain,
     .open_poller = gw_dpdk_poller_open,

@@ -24,10 +24,10 @@ static void destroy(struct gw_transport *base)
 #define OPS(rdm)                                                                                   \
     {                                                                                              \
         .name = "fabric", .needs_local_region = true, .is_rdma = true, .has_channel_keys = false,  \
-        .open_domain = gw_fabric_open_domain, .close_domain = gw_fabric_close_domain,              \
-        .open_poller = gw_fabric_open_poller, .close_poller = gw_fabric_close_poller,              \
-        .listen = gw_fabric_##rdm##listen, .unlisten = gw_fabric_##rdm##unlisten,                  \
-        .next_request = gw_fabric_##rdm##next_request,                                             \
+        .probe = gw_transport_needs_nothing, .open_domain = gw_fabric_open_domain,                 \
+        .close_domain = gw_fabric_close_domain, .open_poller = gw_fabric_open_poller,              \
+        .close_poller = gw_fabric_close_poller, .listen = gw_fabric_##rdm##listen,                 \
+        .unlisten = gw_fabric_##rdm##unlisten, .next_request = gw_fabric_##rdm##next_request,      \
         .listener_address = gw_fabric_##rdm##listener_address, .accept = gw_fabric_##rdm##accept,  \
         .reject = gw_fabric_##rdm##reject, .connect = gw_fabric_##rdm##connect,                    \
         .close = gw_fabric_close, .reg = gw_fabric_reg, .unreg = gw_fabric_unreg,                  \

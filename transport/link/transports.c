@@ -190,7 +190,7 @@ static int make(const struct making *making, const struct gw_transport_maker *ma
     for (unsigned i = 0; i < out->count; i++)
         if (strcmp(out->list[i]->ops->name, maker->name) == 0) {
             out->is_named[i] |= making->is_named;
-            return 0;
+            return making->is_named ? gw_transport_probe(out->list[i]) : 0;
         }
     if (out->count == GW_TRANSPORTS_MAX)
         return gw_fail(-E2BIG, "more than %u transports", GW_TRANSPORTS_MAX);
@@ -287,6 +287,45 @@ struct choice {
     struct gw_transports *out;
 };
 
+static void drop(struct gw_transports *transports, unsigned i)
+{
+    unsigned behind = --transports->count - i;
+
+    memmove(&transports->list[i], &transports->list[i + 1], behind * sizeof(transports->list[0]));
+    memmove(&transports->is_for_control[i], &transports->is_for_control[i + 1],
+            behind * sizeof(transports->is_for_control[0]));
+    memmove(&transports->is_named[i], &transports->is_named[i + 1],
+            behind * sizeof(transports->is_named[0]));
+}
+
+/* This host cannot use it just now; the calling thread's message says why. Of what was asked for by name the
+ * attempt is to be seen to fail. */
+static bool is_unusable(const struct gw_transports *transports, unsigned i)
+{
+    return !transports->is_named[i] && gw_transport_probe(transports->list[i]) != 0;
+}
+
+/* What could not be used a while ago may be usable by now. */
+static void drop_unusable(struct gw_transports *transports)
+{
+    for (unsigned i = 0; i < transports->count;) {
+        const char *name = transports->list[i]->ops->name;
+
+        if (is_unusable(transports, i)) {
+            gw_transports_pass_over(transports, name);
+            drop(transports, i);
+        } else {
+            forget_reason(transports, name);
+            i++;
+        }
+    }
+}
+
+static int refuse_unusable(const char *name, const char *reason)
+{
+    return gw_fail(-ENODEV, "transport %s cannot be used here: %s", name, reason);
+}
+
 static int choose_named(const char *name, void *context)
 {
     struct choice *choice = context;
@@ -294,16 +333,18 @@ static int choose_named(const char *name, void *context)
 
     if (is_auto(name)) {
         *choice->out = *choice->all;
+        drop_unusable(choice->out);
         return 0;
     }
     if (!found && !find_maker(name))
         return refuse_name(name);
     if (!found && gw_transports_reason(choice->all, name))
-        return gw_fail(-ENODEV, "transport %s cannot be used here: %s", name,
-                       gw_transports_reason(choice->all, name));
+        return refuse_unusable(name, gw_transports_reason(choice->all, name));
     if (!found || !gw_transports_has_data(choice->all, found))
         return gw_fail(-ENODEV, "transport %s is not in use here: the agent's --transport names it",
                        name);
+    if (gw_transport_probe(found) != 0)
+        return refuse_unusable(name, gw_error_message());
     if (!gw_transports_find(choice->out, name))
         choice->out->list[choice->out->count++] = found;
     return 0;
@@ -315,7 +356,7 @@ static void choose_for_control(const struct gw_transports *all, struct gw_transp
     if (any_carries_control(out))
         return;
     for (unsigned i = 0; i < all->count && out->count < GW_TRANSPORTS_MAX; i++) {
-        if (all->list[i]->ops->carries_no_control)
+        if (all->list[i]->ops->carries_no_control || is_unusable(all, i))
             continue;
         out->is_for_control[out->count] = true;
         out->list[out->count++] = all->list[i];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * transports: the back ends that a process uses beside each other, best first, and the dialling of
- * a peer over the first of them that reaches it.
+ * a peer over the first of them that reaches it. One may be there before the device that it needs: it
+ * is chosen once that has come.
  *
  * Errors: 0 or -errno with a message. What is passed over is no error: its reason is kept.
  * Order: open → choose, dial, any number → close, after everything that was made of them.
@@ -39,15 +40,17 @@ struct gw_transports_wanted {
     unsigned setting_count;
 };
 
-/* Makes every back end of this build that this host can use and that need not be named. With names
- * those alone, each of which must work: -ENODEV. When none of them carries control, those that do
+/* Makes every back end of this build that this host can use, or could when a device comes, and that need
+ * not be named. With names those alone, each of which must work now: -ENODEV. When none of them carries control, those that do
  * are made too, and are there for control alone. -EINVAL for a setting that no back end takes. */
 int gw_transports_open(const struct gw_transports_wanted *options, struct gw_transports *out);
 void gw_transports_close(struct gw_transports *transports);
 
 /* Those of all that names (with commas) lists, and for control alone those that carry it when none
- * of them does; the back ends are lent. NULL or "auto": all of them.
- * -EINVAL for a name that no back end has, -ENODEV with the reason for one that is not in use. */
+ * of them does; the back ends are lent. NULL or "auto": all of them but those that gw_transport_probe
+ * says cannot be used now, with its reason, and that were not asked for by name in gw_transports_open.
+ * -EINVAL for a name that no back end has, -ENODEV with the reason for one that is not in use or cannot
+ * be used now. */
 int gw_transports_choose(const struct gw_transports *all, const char *names,
                          struct gw_transports *out);
 struct gw_transport *gw_transports_find(const struct gw_transports *transports, const char *name);

@@ -57,6 +57,7 @@ static const struct gw_transport_ops tcp_ops = {
     .needs_local_region = false,
     .is_rdma = false,
     .has_channel_keys = true,
+    .probe = gw_transport_needs_nothing,
     .open_domain = open_domain,
     .close_domain = close_domain,
     .open_poller = gw_tcp_open_poller,

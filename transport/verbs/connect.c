@@ -22,11 +22,15 @@ int gw_verbs_events_new(struct rdma_event_channel **out)
 {
     struct rdma_event_channel *events = rdma_create_event_channel();
 
+    int cause = errno;
+
+    if (!events && gw_verbs_look_for_devices() != 0)
+        return -ENODEV;
     if (!events)
         return gw_fail(-ENODEV,
                        "verbs: connections cannot be managed (%s): is the module rdma_ucm "
                        "loaded, and /dev/infiniband/rdma_cm there?",
-                       strerrordesc_np(errno));
+                       strerrordesc_np(cause));
     if (fcntl(events->fd, F_SETFL, O_NONBLOCK) != 0 ||
         fcntl(events->fd, F_SETFD, FD_CLOEXEC) != 0) {
         rdma_destroy_event_channel(events);

@@ -10,6 +10,19 @@
 
 #include "transport/verbs/verbs.h"
 
+int gw_verbs_look_for_devices(void)
+{
+    int count = 0;
+    struct ibv_device **devices = ibv_get_device_list(&count);
+
+    if (devices)
+        ibv_free_device_list(devices);
+    if (count > 0)
+        return 0;
+    return gw_fail(-ENODEV, "verbs: this host has no RDMA device (rdma link show lists none; "
+                            "scripts/softroce makes one of an Ethernet interface)");
+}
+
 void gw_verbs_address_of(const struct sockaddr *from, struct gw_address *out)
 {
     memset(out, 0, sizeof(*out));
@@ -56,7 +69,9 @@ static int device_new(struct verbs_transport *transport, struct ibv_context *con
 
     if (!device)
         return gw_fail(-ENOMEM, "verbs: no memory for a device");
-    error = bind_keeper(transport->connection_events, address, &device->keeper);
+    error = gw_verbs_life_open_events(transport);
+    if (!error)
+        error = bind_keeper(transport->connection_events, address, &device->keeper);
     if (!error && device->keeper->verbs != context)
         error = gw_fail(-ENODEV, "verbs: the device changed while it was opened");
     if (error) {

@@ -164,15 +164,27 @@ static void take(void *owner, void *address)
 int gw_verbs_life_start(struct verbs_transport *transport)
 {
     static const struct gw_life_ops ops = {.look = tick, .take = take};
+
+    return gw_life_start(&transport->life, "verbs", &ops, transport);
+}
+
+int gw_verbs_life_open_events(struct verbs_transport *transport)
+{
+    struct rdma_event_channel *events;
     int error;
 
-    if (gw_verbs_events_new(&transport->connection_events) != 0)
-        return -ENODEV;
-    error = gw_life_start(&transport->life, "verbs", &ops, transport);
+    if (transport->connection_events)
+        return 0;
+    error = gw_verbs_events_new(&events);
     if (error)
         return error;
-    error = gw_waker_watch(&transport->life.waker, transport->connection_events->fd, transport);
-    return error ? gw_fail_errno(error, "verbs: no epoll set") : 0;
+    error = gw_waker_watch(&transport->life.waker, events->fd, transport);
+    if (error) {
+        rdma_destroy_event_channel(events);
+        return gw_fail_errno(error, "verbs: no epoll set");
+    }
+    transport->connection_events = events;
+    return 0;
 }
 
 void gw_verbs_life_stop(struct verbs_transport *transport)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The listening side. A request comes whole, with its private data, so nobody has to be waited for;
- * how many wait is the kernel's to bound. An address goes with its device, and is listened on again
- * when one has it. */
+ * how many wait is the kernel's to bound. An address comes and goes with its device: it is listened on
+ * whenever one has it. */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,10 +16,12 @@
 
 struct verbs_listener {
     struct gw_listener base;
-    struct rdma_event_channel *events;
-    struct rdma_cm_id *id;   /* NULL while no device has the address */
-    struct gw_address bound; /* with the port */
-    uint64_t tried_ns;       /* to get it back */
+    struct rdma_event_channel *events; /* NULL until there is a device */
+    struct rdma_cm_id *id;             /* NULL while no device has the address */
+    struct gw_address bound;           /* with the port */
+    uint64_t tried_ns;                 /* to listen */
+    pthread_mutex_t lock;              /* protects why; no other is taken with it */
+    struct gw_error why;               /* it is not listened on; code 0: it is */
 };
 
 struct request {
@@ -31,27 +34,74 @@ static struct verbs_listener *listener_of(struct gw_listener *base)
     return gw_container_of(base, struct verbs_listener, base);
 }
 
-static int start_listening(struct verbs_listener *listener, const struct gw_address *local)
+static int no_device(const struct verbs_listener *listener)
 {
-    struct gw_address address = *local;
     char text[GW_ADDRESS_TEXT_MAX];
-    struct rdma_cm_id *id;
-    int error;
 
-    gw_address_format(local, text, sizeof(text));
+    return gw_fail(-ENODEV, "verbs: no RDMA device has the address %s",
+                   gw_address_format(&listener->bound, text, sizeof(text)));
+}
+
+static int use_id(struct verbs_listener *listener, struct rdma_cm_id *id)
+{
+    struct gw_address address = listener->bound;
+    char text[GW_ADDRESS_TEXT_MAX];
+
+    if (rdma_bind_addr(id, (struct sockaddr *)&address.storage) != 0 ||
+        rdma_listen(id, VERBS_BACKLOG) != 0)
+        return errno == ENODEV ? no_device(listener)
+                               : gw_fail_errno(-errno, "verbs: cannot listen on %s",
+                                               gw_address_format(&address, text, sizeof(text)));
+    return 0;
+}
+
+static int bind_and_listen(struct verbs_listener *listener)
+{
+    struct rdma_cm_id *id;
+    int error = listener->events ? 0 : gw_verbs_events_new(&listener->events);
+
+    if (error)
+        return error;
     if (rdma_create_id(listener->events, &id, NULL, RDMA_PS_TCP) != 0)
         return gw_fail_errno(-errno, "verbs: no connection identifier");
-    if (rdma_bind_addr(id, (struct sockaddr *)&address.storage) != 0 ||
-        rdma_listen(id, VERBS_BACKLOG) != 0) {
-        error = errno == ENODEV ? gw_fail(-ENODEV, "verbs: no RDMA device has the address %s", text)
-                                : gw_fail_errno(-errno, "verbs: cannot listen on %s", text);
+    error = use_id(listener, id);
+    if (error) {
         rdma_destroy_id(id);
         return error;
     }
     listener->id = id;
-    gw_verbs_address_of(rdma_get_local_addr(id), &listener->bound);
-    gw_address_set_port(&listener->bound, ntohs(rdma_get_src_port(id)));
+    /* Once others know the listener it does not change any more. */
+    if (gw_address_port(&listener->bound) == 0)
+        gw_address_set_port(&listener->bound, ntohs(rdma_get_src_port(id)));
     return 0;
+}
+
+/* Whether it is listened on, and if not why, for whoever asks. */
+static void note(struct verbs_listener *listener, int error)
+{
+    struct gw_error why = {0};
+
+    if (error)
+        gw_error_take(error, &why);
+    pthread_mutex_lock(&listener->lock);
+    listener->why = why;
+    pthread_mutex_unlock(&listener->lock);
+}
+
+static int start_listening(struct verbs_listener *listener)
+{
+    int error = bind_and_listen(listener);
+
+    listener->tried_ns = gw_clock_ns();
+    note(listener, error);
+    return error;
+}
+
+static void drop_id(struct verbs_listener *listener)
+{
+    if (listener->id)
+        rdma_destroy_id(listener->id);
+    listener->id = NULL;
 }
 
 /* The device that has the address was removed. One that listens on all addresses stays. */
@@ -62,8 +112,8 @@ static void lose_device(struct verbs_listener *listener)
     gw_log(GW_LOG_WARNING,
            "verbs: the RDMA device of %s was removed; it is listened on again when there is one",
            gw_address_format(&listener->bound, text, sizeof(text)));
-    rdma_destroy_id(listener->id);
-    listener->id = NULL;
+    drop_id(listener);
+    note(listener, no_device(listener));
 }
 
 /* Once a second at most. */
@@ -73,9 +123,8 @@ static void try_again(struct verbs_listener *listener)
 
     if (listener->id || gw_clock_ns() - listener->tried_ns < RETRY_NS)
         return;
-    listener->tried_ns = gw_clock_ns();
-    if (start_listening(listener, &listener->bound) == 0)
-        gw_log(GW_LOG_WARNING, "verbs: %s is listened on again",
+    if (start_listening(listener) == 0)
+        gw_log(GW_LOG_WARNING, "verbs: there is an RDMA device, %s is listened on",
                gw_address_format(&listener->bound, text, sizeof(text)));
 }
 
@@ -88,10 +137,11 @@ int gw_verbs_listen(struct gw_transport *transport, const struct gw_address *loc
     if (!listener)
         return gw_fail(-ENOMEM, "verbs: no memory for a listener");
     listener->base.transport = transport;
-    error = gw_verbs_events_new(&listener->events);
-    if (!error)
-        error = start_listening(listener, local);
-    if (error) {
+    listener->bound = *local;
+    pthread_mutex_init(&listener->lock, NULL);
+    error = start_listening(listener);
+    /* It may come yet. Which port it would choose then could not be told in time. */
+    if (error && (error != -ENODEV || gw_address_port(local) == 0)) {
         gw_verbs_unlisten(&listener->base);
         return error;
     }
@@ -104,19 +154,27 @@ void gw_verbs_unlisten(struct gw_listener *base)
 {
     struct verbs_listener *listener = listener_of(base);
 
-    if (listener->id)
-        rdma_destroy_id(listener->id);
+    drop_id(listener);
     if (listener->events)
         rdma_destroy_event_channel(listener->events);
+    pthread_mutex_destroy(&listener->lock);
     free(listener);
 }
 
 int gw_verbs_listener_address(struct gw_listener *base, struct gw_address *out)
 {
     struct verbs_listener *listener = listener_of(base);
+    struct gw_error why;
+    int error;
 
-    *out = listener->bound;
-    return 0;
+    pthread_mutex_lock(&listener->lock);
+    why = listener->why;
+    pthread_mutex_unlock(&listener->lock);
+    /* All addresses are listened on for good, by the kernel, whatever devices there are. */
+    error = why.code ? gw_error_raise(&why) : gw_verbs_look_for_devices();
+    if (!error)
+        *out = listener->bound;
+    return error;
 }
 
 /* ---- requests ---- */
@@ -208,6 +266,16 @@ static struct request *make_request(struct verbs_listener *listener,
     return request;
 }
 
+/* As gw_verbs_event_wait, with or without a device. */
+static int wait_for_event(struct verbs_listener *listener, uint64_t deadline_ns,
+                          struct rdma_cm_event **out)
+{
+    if (listener->events)
+        return gw_verbs_event_wait(listener->events, deadline_ns, out);
+    poll(NULL, 0, gw_clock_left_ms(deadline_ns));
+    return -ETIMEDOUT;
+}
+
 int gw_verbs_next_request(struct gw_listener *base, int timeout_ms, struct gw_request **out)
 {
     struct verbs_listener *listener = listener_of(base);
@@ -218,7 +286,7 @@ int gw_verbs_next_request(struct gw_listener *base, int timeout_ms, struct gw_re
         struct request *request = NULL;
         struct rdma_cm_event *event, copy;
         uint8_t private_data[UINT8_MAX];
-        int error = gw_verbs_event_wait(listener->events, deadline_ns, &event);
+        int error = wait_for_event(listener, deadline_ns, &event);
 
         if (error == -ETIMEDOUT)
             return gw_fail(-ETIMEDOUT, "verbs: no request came within %d ms", timeout_ms);

@@ -20,11 +20,18 @@ static void destroy(struct gw_transport *base)
     free(transport);
 }
 
+static int probe(struct gw_transport *base)
+{
+    (void)base;
+    return gw_verbs_look_for_devices();
+}
+
 static const struct gw_transport_ops verbs_ops = {
     .name = "verbs",
     .needs_local_region = true,
     .is_rdma = true,
     .has_channel_keys = false,
+    .probe = probe,
     .open_domain = gw_verbs_open_domain,
     .close_domain = gw_verbs_close_domain,
     .open_poller = gw_verbs_open_poller,
@@ -48,26 +55,15 @@ static const struct gw_transport_ops verbs_ops = {
     .destroy = destroy,
 };
 
-static int look_for_devices(void)
-{
-    int count = 0;
-    struct ibv_device **devices = ibv_get_device_list(&count);
-
-    if (devices)
-        ibv_free_device_list(devices);
-    if (count > 0)
-        return 0;
-    return gw_fail(-ENODEV, "verbs: this host has no RDMA device (rdma link show lists none; "
-                            "scripts/softroce makes one of an Ethernet interface)");
-}
-
+/* Devices come and go. Who names this back end wants one now; who does not gets it made without, and it
+ * is used when one has come. */
 static int create(const struct gw_transport_options *options, struct gw_transport **out)
 {
     struct verbs_transport *transport;
     int error = gw_transport_check_options(options, "verbs", NULL);
 
-    if (!error)
-        error = look_for_devices();
+    if (!error && options->is_named)
+        error = gw_verbs_look_for_devices();
     if (error)
         return error;
     /* Before any memory is registered: this process starts others (ibv_fork_init(3)). */

@@ -92,7 +92,7 @@ struct verbs_transport {
     pthread_mutex_t lock;
     struct verbs_device *devices;
     struct gw_ring connected;                     /* all channels that life.c watches */
-    struct rdma_event_channel *connection_events; /* theirs */
+    struct rdma_event_channel *connection_events; /* theirs; NULL until a device is in use */
     struct gw_life life;
 };
 
@@ -159,6 +159,8 @@ static inline struct verbs_transport *gw_verbs_transport_of(struct gw_transport 
 }
 
 /* ---- device.c: devices and domains ---- */
+/* -ENODEV, with what to do, when this host has none just now. */
+int gw_verbs_look_for_devices(void);
 /* The device of a context, taken into use; address is one of its own. */
 int gw_verbs_device_get(struct verbs_transport *transport, struct ibv_context *context,
                         const struct gw_address *address, struct verbs_device **out);
@@ -180,6 +182,8 @@ void gw_verbs_unreg(struct gw_region *region);
 /* ---- life.c ---- */
 int gw_verbs_life_start(struct verbs_transport *transport);
 void gw_verbs_life_stop(struct verbs_transport *transport);
+/* Makes sure that there are connection_events. Called with the lock held, when there is a device. */
+int gw_verbs_life_open_events(struct verbs_transport *transport);
 int gw_verbs_life_add_device(struct verbs_transport *transport, struct verbs_device *device);
 void gw_verbs_life_remove_device(struct verbs_transport *transport, struct verbs_device *device);
 int gw_verbs_life_add_channel(struct verbs_transport *transport, struct verbs_channel *channel);
@@ -204,6 +208,7 @@ int gw_verbs_connect(struct gw_transport *transport, const struct gw_connect_opt
 /* The next event, which the caller acknowledges; -ETIMEDOUT without a message. */
 int gw_verbs_event_wait(struct rdma_event_channel *events, uint64_t deadline_ns,
                         struct rdma_cm_event **out);
+/* librdmacm makes none while there is no device: -ENODEV. */
 int gw_verbs_events_new(struct rdma_event_channel **out);
 struct rdma_conn_param gw_verbs_connection(const void *private_data, uint32_t length);
 int gw_verbs_listen(struct gw_transport *transport, const struct gw_address *local,
