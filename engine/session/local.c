@@ -35,23 +35,10 @@ struct local {
 static int write_piece(struct local *local, uint64_t offset, const uint8_t *bytes, uint64_t length)
 {
     struct gw_target_volume *target = local->target;
-    struct gw_location to;
-    int error;
 
     if (length % sizeof(uint64_t) == 0 && gw_memory_is_zero(bytes, length))
         return target->ops->zero(target, offset, length);
-    for (uint64_t moved = 0; moved < length; moved += to.length) {
-        error = target->ops->locate(target, offset + moved, length - moved, &to);
-        if (error)
-            return error;
-        to.length = gw_min(to.length, length - moved);
-        error = to.where == GW_BY_CALL
-                    ? target->ops->write(target, offset + moved, bytes + moved, to.length)
-                    : gw_location_write(&to, bytes + moved);
-        if (error)
-            return error;
-    }
-    return 0;
+    return gw_target_write(target, offset, bytes, length);
 }
 
 static int move_piece(struct local *local, const struct gw_piece *piece, uint8_t *buffer)

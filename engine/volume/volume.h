@@ -97,6 +97,10 @@ struct gw_target_ops {
     void (*close)(struct gw_target_volume *volume);
 };
 
+/* Writes to wherever locate says, blocking. from is page aligned, or the volume takes any. */
+int gw_target_write(struct gw_target_volume *volume, uint64_t offset, const void *from,
+                    uint64_t length);
+
 /* The view of a volume that has none. */
 int gw_target_no_view(struct gw_target_volume *volume, struct gw_source_volume **out);
 
