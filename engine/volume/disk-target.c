@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writes a new image under a name of its own and gives it its final name at the end. */
+/* Writes a new image under a name of its own and gives it its final name at the end. A block device has none, and gets
+ * what makes it look like a disk at the end (edges.c). */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -12,8 +13,9 @@
 #include "common/checked.h"
 #include "common/error.h"
 #include "common/folder.h"
-#include "common/log.h"
+#include "engine/volume/device.h"
 #include "engine/volume/disk.h"
+#include "engine/volume/edges.h"
 
 struct disk_target {
     struct gw_target_volume volume;
@@ -22,6 +24,7 @@ struct disk_target {
     bool is_finished;
     bool is_device; /* no other name, nothing to unlink */
     bool is_name_journalled;
+    char mark[GW_DEVICE_MARK_MAX]; /* of a device that is complete; empty: nobody can tell */
 };
 
 static struct disk_target *of(struct gw_target_volume *volume)
@@ -66,6 +69,8 @@ static int complete(struct gw_target_volume *volume)
     /* The locks go with the descriptor; whoever reads it back, or the hypervisor, opens the file next. */
     gw_image_close(disk->image);
     disk->image = NULL;
+    if (disk->is_device && !disk->mark[0] && gw_device_mark(disk->path, disk->mark))
+        disk->mark[0] = '\0';
     return 0;
 }
 
@@ -87,10 +92,6 @@ static void abort_target(struct gw_target_volume *volume)
 {
     struct disk_target *disk = of(volume);
 
-    /* It was written in place, beginning with what makes it look like a disk. */
-    if (disk->is_device && disk->image)
-        gw_log(GW_LOG_WARNING, "what is on %s now may be a part of a disk only: do not use it",
-               disk->path);
     gw_image_close(disk->image);
     disk->image = NULL;
     if (!disk->is_device)
@@ -103,6 +104,24 @@ static void close_target(struct gw_target_volume *volume)
 
     gw_image_close(disk->image);
     free(disk);
+}
+
+/* A device that was let go may be somebody else's by now: written to, or another one under that name. */
+static int reopen(struct gw_target_volume *volume)
+{
+    struct disk_target *disk = of(volume);
+    struct gw_image_create_options create = {.path = disk->path,
+                                             .format = GW_IMAGE_RAW,
+                                             .virtual_size = volume->size,
+                                             .is_direct = true};
+    int error;
+
+    if (disk->image)
+        return 0;
+    if (!disk->mark[0])
+        return gw_fail(-ENOTSUP, "nobody can tell whether %s was written to since", disk->path);
+    error = gw_image_create(&create, &disk->image);
+    return error ? error : gw_device_check(disk->path, disk->mark);
 }
 
 static const struct gw_target_ops ops = {
@@ -172,6 +191,35 @@ int gw_disk_target_create(const struct gw_disk_target_options *options,
         .ops = &ops, .kind = GW_VOLUME_DISK, .size = options->size, .place = disk->part};
     snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", options->name);
     disk->volume.takes_at_once = gw_image_info(disk->image)->is_memory_file;
+    if (disk->is_device)
+        return gw_edges_target_new(
+            &disk->volume,
+            &(struct gw_edges_options){
+                .reopen = reopen, .path = disk->path, .is_continued = options->is_continued},
+            out);
     *out = &disk->volume;
     return 0;
+}
+
+int gw_disk_device_take_back(const char *path, uint64_t size, const char *mark)
+{
+    struct gw_disk_target_options options = {.name = "disk",
+                                             .path = path,
+                                             .epoch = "",
+                                             .format = GW_IMAGE_RAW,
+                                             .size = size,
+                                             .is_continued = true};
+    struct gw_target_volume *volume;
+    int error = gw_device_check(path, mark);
+
+    if (!error)
+        error = gw_disk_target_create(&options, &volume);
+    if (error)
+        return error;
+    /* Nobody else writes to it from now on. */
+    error = gw_device_check(path, mark);
+    if (!error)
+        volume->ops->abort(volume);
+    volume->ops->close(volume);
+    return error;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Writes into an NBD export that somebody else serves. Unlike a new image it may hold old bytes, so
- * every range that is to read as zeroes is looked at, and zeroed where it does not.
+ * every range that is to read as zeroes is looked at, and zeroed where it does not. What makes it look
+ * like a disk comes last (edges.c).
  */
 #include <errno.h>
 #include <limits.h>
@@ -11,6 +12,7 @@
 
 #include "common/checked.h"
 #include "common/error.h"
+#include "engine/volume/edges.h"
 #include "engine/volume/nbd-client.h"
 #include "engine/volume/nbd.h"
 
@@ -100,7 +102,7 @@ static int complete(struct gw_target_volume *volume)
     return error;
 }
 
-/* What was written cannot be taken back, and nothing was made. */
+/* Nothing was made. */
 static void abort_target(struct gw_target_volume *volume)
 {
 }
@@ -123,11 +125,26 @@ static const struct gw_target_ops ops = {
     .close = close_target,
 };
 
+static int reopen(struct gw_target_volume *volume)
+{
+    struct nbd_export *disk = of(volume);
+    struct gw_nbd_client_options options = {
+        .name = volume->name, .uri = disk->uri, .is_writer = true, .pid_fd = -1};
+    int error;
+
+    gw_nbd_client_close(disk->client);
+    disk->client = NULL;
+    error = gw_nbd_client_open(&options, &disk->client);
+    if (!error && gw_nbd_client_size(disk->client) < volume->size)
+        error = gw_fail(-ENOSPC, "%s has %llu bytes, the disk needs %llu: give it a larger export",
+                        disk->uri, (unsigned long long)gw_nbd_client_size(disk->client),
+                        (unsigned long long)volume->size);
+    return error;
+}
+
 int gw_nbd_target_open_uri(const char *name, const char *uri, uint64_t size,
                            struct gw_target_volume **out)
 {
-    struct gw_nbd_client_options options = {
-        .name = name, .uri = uri, .is_writer = true, .pid_fd = -1};
     struct nbd_export *disk = calloc(1, sizeof(*disk));
     struct gw_error kept;
     int error;
@@ -141,11 +158,7 @@ int gw_nbd_target_open_uri(const char *name, const char *uri, uint64_t size,
                                              .place = disk->uri,
                                              .takes_at_once = true};
     snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", name);
-    error = gw_nbd_client_open(&options, &disk->client);
-    if (!error && gw_nbd_client_size(disk->client) < size)
-        error =
-            gw_fail(-ENOSPC, "%s has %llu bytes, the disk needs %llu: give it a larger export", uri,
-                    (unsigned long long)gw_nbd_client_size(disk->client), (unsigned long long)size);
+    error = reopen(&disk->volume);
     if (!error && !gw_nbd_client_can_flush(disk->client)) {
         snprintf(disk->warning, sizeof(disk->warning),
                  "%s: its NBD server knows no flush: what it holds when the copy is done may still "
@@ -158,6 +171,6 @@ int gw_nbd_target_open_uri(const char *name, const char *uri, uint64_t size,
         close_target(&disk->volume);
         return gw_error_raise(&kept);
     }
-    *out = &disk->volume;
-    return 0;
+    return gw_edges_target_new(
+        &disk->volume, &(struct gw_edges_options){.reopen = reopen, .path = disk->uri}, out);
 }

@@ -29,12 +29,30 @@ def assert_device(lost, device):
     subprocess.run(['cmp', '-n', str(DISK_MIB * MIB), lost.source, device], check=True)
 
 
+def assert_no_disk(device):
+    """What lies there is half of a disk: nobody takes it for one."""
+    for place in 0, DISK_MIB - 1:
+        subprocess.run(['cmp', '-n', str(MIB), '-i', '%d:0' % (place * MIB), device, '/dev/zero'], check=True)
+    answer = subprocess.run(['blkid', '-p', device], capture_output=True, text=True, check=False)
+    lib.check(answer.returncode == 2, 'blkid finds %s', answer.stdout + answer.stderr)
+
+
+def make_recognisable(path):
+    """A superblock in the first MiB, and something in the last one."""
+    subprocess.run(['mkswap', '-q', path], check=True)
+    resume_copies.scribble(path, (DISK_MIB - 1) * MIB)
+    answer = subprocess.run(['blkid', '-p', path], capture_output=True, text=True, check=False)
+    lib.check('swap' in answer.stdout, 'blkid does not know it: %s', answer.stdout + answer.stderr)
+
+
 # ----------------------------------------------------------------------------------------- block devices
 
 @lib.scenario()
 def copy_onto_a_device_is_gone_on_with_here():
-    """Its journal lies with the notes of copies that ran without an agent, not beside the device."""
+    """Its journal lies with the notes of copies that ran without an agent, not beside the device. Its first MiB comes at
+    the end, so it is sent again."""
     with Here('raw') as here:
+        make_recognisable(here.source)
         backing = os.path.join(here.out, 'backing.part')  # slow, as that name is
         with open(backing, 'wb') as handle:
             handle.truncate((DISK_MIB + 8) * MIB)
@@ -43,16 +61,34 @@ def copy_onto_a_device_is_gone_on_with_here():
         notes = os.path.join(here.environment['GODWIT_STATE_HOME'], 'copies', 'partial')
         lib.check(any(name.endswith('.journal') for name in os.listdir(notes)), 'the notes are %s', os.listdir(notes))
         lib.check(os.listdir(here.out) == ['backing.part'], 'beside the device lies %s', os.listdir(here.out))
+        assert_no_disk(here.written)
         here.faults.say('')
         assert_refused(here.run(*here.copy_words()), 'blocked', 'godwit resume')
-        resume_copies.assert_resumed(here.run('resume').expect('done'))
+        resume_copies.assert_resumed(here.run('resume').expect('done'), resent=MIB)
         assert_device(here, here.written)
         lib.check(not [name for name in os.listdir(notes) if name.endswith('.journal')] and not here.listed(),
                   'it leaves %s', os.listdir(notes))
 
 
+@lib.scenario()
+def copy_onto_a_device_that_dies_at_its_very_end_is_no_disk():
+    """All of it was written, but for what makes it look like a disk; then nothing of it is left, as of every copy that
+    noted nothing yet."""
+    with Here('raw') as here:
+        make_recognisable(here.source)
+        here.faults.say('')
+        here.written = endpoints.make_device(here.world, DISK_MIB + 8, 512)
+        words = ['copy', '--sync-every', '3600', '--verify', here.source, here.written]
+        # The first zeroes what is to be kept.
+        here.kill_when(r'^%s$' % here.written, 1, words)
+        assert_no_disk(here.written)
+        subprocess.run(['cmp', '-n', str((DISK_MIB - 2) * MIB), '-i', str(MIB), here.source, here.written], check=True)
+        here.run(*words).expect('done')
+        assert_device(here, here.written)
+
+
 class LostOnDevice(Lost):
-    held_sync = (r'^/dev/loop\d+$', 1)
+    held_sync = (r'^/dev/loop\d+$', 2)  # the first zeroes its edges
     target_options = ('--storage', '/dev')
 
     def prepare_source(self):
@@ -68,7 +104,8 @@ def copy_onto_a_device_is_gone_on_with(who):
         lib.check([name for name in target.state_files() if name.endswith('.journal')], 'the notes are %s',
                   target.state_files())
         lib.check(not target.storage_files(), 'the storage folder has %s', target.storage_files())
-        resume_copies.assert_resumed(lost.command('resume').result().expect('done'))
+        assert_no_disk(lost.written)
+        resume_copies.assert_resumed(lost.command('resume').result().expect('done'), resent=MIB)
         assert_device(lost, lost.written)
         guestctl.wait_for(lambda: not lost.kept('b'), lib.PATIENCE_S, 'a target that keeps nothing', 0.2)
         lib.check(not [name for name in target.state_files() if name.endswith('.journal')], 'it leaves %s',
@@ -86,7 +123,7 @@ def device_that_is_not_as_it_was(what):
             os.unlink(os.path.join(lost.world.target.state, journal))
         result = lost.command('resume').result().expect('done')
         if what == 'bytes':
-            resume_copies.assert_resumed(result, resent=MIB)
+            resume_copies.assert_resumed(result, resent=2 * MIB)
         else:
             [volume] = result.detail['volumes']
             lib.check('starts over' in volume.get('warning', ''), 'it does not say so: %s', volume)

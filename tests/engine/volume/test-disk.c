@@ -396,40 +396,6 @@ Test(disk, vhdx_target_with_a_tail_goes_past_the_page_cache)
     tail_alone_is_buffered(GW_IMAGE_VHDX);
 }
 
-Test(disk, device_that_is_given_up_is_told_to_be_no_whole_disk)
-{
-    struct gw_disk_target_options options;
-    struct gw_target_volume *volume;
-    char device[64] = "";
-    struct place place;
-    FILE *losetup;
-    char command[600];
-    int said;
-
-    place_on_disk(&place);
-    place_fill(place_path(&place, "behind"), 0, SIZE, 1);
-    snprintf(command, sizeof(command), "losetup -f --show %s 2>&1", place_path(&place, "behind"));
-    losetup = popen(command, "r");
-    if (!fgets(device, sizeof(device), losetup) || pclose(losetup)) {
-        place_end(&place);
-        cr_skip_test("no loop device: %s", device);
-    }
-    device[strcspn(device, "\n")] = '\0';
-    options = options_of(device, GW_IMAGE_RAW);
-    cr_assert_eq(gw_disk_target_create(&options, &volume), 0, "%s", gw_error_message());
-    write_range(volume, 0, 64 * KIB, 5);
-    said = open(place_path(&place, "said"), O_RDWR | O_CREAT, 0600);
-    cr_assert_eq(dup2(said, STDERR_FILENO), STDERR_FILENO);
-    volume->ops->abort(volume);
-    volume->ops->close(volume);
-    place_run("losetup -d %s", device);
-    cr_assert_eq(place_run("grep -q 'what is on %s now may be a part of a disk only' %s", device,
-                           place_path(&place, "said")),
-                 0);
-    close(said);
-    place_end(&place);
-}
-
 Test(disk, target_that_does_not_fit_is_enospc_and_abort_leaves_nothing)
 {
     struct gw_disk_target_options options;
