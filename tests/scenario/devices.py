@@ -3,6 +3,7 @@
 """Moves of guests whose disk is a block device: onto a file or a device of the target. It has no name that could
 be taken away at the handover, so the agent keeps QEMU off it instead."""
 import os
+import signal
 import subprocess
 import sys
 
@@ -132,6 +133,67 @@ def agent_that_comes_back_keeps_the_device():
             host.set_link('up')
         world.assert_moved()
         lib.check(not qemu_writes(device), 'QEMU may start on %s again', device)
+
+
+class OntoDevice(failures.Ready):
+    """The guest's first disk is to become a device, and the target can be held, too."""
+
+    def __init__(self, **options):
+        super().__init__(target=STORAGE, held='ab', **dict(SIZE, **options))
+
+    def prepare(self):
+        super().prepare()
+        self.device = endpoints.make_device(self.world, SIZE['disk_mib'], 512)
+
+    def stop_at(self, state):
+        target = self.world.target
+        target.hold(state)
+        move = self.world.start_move('--disk', 'vda=' + self.device)
+        target.await_held(state, move)
+        return move
+
+    def is_disk(self):
+        with open(self.device, 'rb') as handle:
+            return handle.read(lib.MIB) != bytes(lib.MIB)
+
+
+@lib.scenario(sample=1, what=['cancel', 'source agent dies', 'target agent dies'])
+def device_of_a_move_that_ends_prepared_is_no_disk(what):
+    """All of it was there, and QEMU had it; then it is no disk again, since the VM runs on at the source."""
+    with OntoDevice() as ready:
+        world = ready.world
+        move = ready.stop_at('PREPARED')
+        lib.check(ready.is_disk(), '%s is not finished: nothing is tested by it', ready.device)
+        if what == 'cancel':
+            world.cancel()
+        else:
+            (world.source if what.startswith('source') else world.target).stop_agent(kill=True)
+        world.target.release()
+        ready.after_failure(move)
+        ready.nothing_happened()
+        lib.guestctl.wait_for(lambda: not ready.is_disk(), lib.PATIENCE_S, 'a device that is no disk', 0.2)
+        failures.can_still_move(ready)
+
+
+@lib.scenario(sample=1, victim=['agent', 'QEMU'])
+def device_of_an_owner_is_never_touched(victim):
+    """Behind OWNER it is the target's: an agent that is killed there goes on with it, and where its QEMU was killed before
+    it could run, the device is left as it is."""
+    with OntoDevice() as ready:
+        world, target = ready.world, ready.world.target
+        move = ready.stop_at('OWNER' if victim == 'agent' else 'OWNING')
+        if victim == 'agent':
+            target.stop_agent(kill=True)
+            target.release()
+            target.start_agent()
+            move.result()
+            world.assert_moved()
+        else:
+            os.kill(ready.target_vmm(), signal.SIGKILL)
+            target.release()
+            ready.after_failure(move)
+            ready.nothing_happened()
+        lib.check(ready.is_disk(), '%s is zeroed', ready.device)
 
 
 if __name__ == '__main__':
