@@ -46,6 +46,7 @@ class Bench(unittest.TestCase):
         for index in (0, 1):
             lab.run(index, 'while [ ! -S /tmp/agent.sock ]; do sleep 0.1; done', is_checked=True)
         self.bring_devices()
+        self.refuse_and_change_device()
         before = int(lab.run(0, COUNT, is_checked=True).out)
         job = lab.run(0, '%s bench --json --ms 1000 --socket /tmp/agent.sock 10.99.0.2' % GODWIT)
         packets = int(lab.run(0, COUNT, is_checked=True).out) - before
@@ -80,6 +81,13 @@ class Bench(unittest.TestCase):
             deadline = time.monotonic() + WAIT_S
             while not self.verbs_of(index).get('listens'):
                 self.assertLess(time.monotonic(), deadline, self.verbs_of(index))
+
+    def refuse_and_change_device(self):
+        """An agent that refused a stranger holds no device for it: soft-RoCE's could not be removed."""
+        stranger = self.lab.run(0, 'rping -c -C 1 -a 10.99.0.2 -p 13560', timeout=30)
+        self.assertNotIn(stranger.status, (0, 124), stranger.out + stranger.err)
+        self.lab.run(1, 'rdma link delete rxe0', timeout=30, is_checked=True)
+        self.add_devices(1)
 
 
 if __name__ == '__main__':

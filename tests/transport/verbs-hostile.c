@@ -467,6 +467,54 @@ HOSTILE(port_that_goes_down_ends_its_channels_by_name)
     expect_works(rig);
 }
 
+/* Serves the listener until the file is there, or, without one, until it is listened on. */
+static bool serve_until(struct gw_listener *listener, const char *file)
+{
+    struct gw_request *request;
+    struct gw_address address;
+
+    for (int i = 0; i < 100; i++) {
+        if (file ? access(file, F_OK) == 0 : gw_listener_address(listener, &address) == 0)
+            return true;
+        gw_next_request(listener, 100, &request);
+    }
+    return false;
+}
+
+/* The only device goes and comes back: an idle listener does not hold it, and has the next one; so has a transport
+ * that was made in between. */
+Test(verbs_hostile, zx_listener_lets_its_device_go_and_has_the_next, .timeout = 60)
+{
+    struct gw_transport *transport, *late;
+    struct gw_listener *listener, *waiting;
+    struct gw_address address;
+
+    if (!getenv("GODWIT_TEST_INTERFACE"))
+        cr_skip_test("no device to remove");
+    unlink("/tmp/removed");
+    rig_free_address(RIG_VERBS, &address);
+    rig_transport_new(RIG_VERBS, &transport);
+    cr_assert_eq(gw_listen(transport, &address, &listener), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_listener_address(listener, &address), 0, "%s", gw_error_message());
+    cr_assert_eq(system("(rdma link delete rxe0; echo $? >/tmp/removed) &"), 0);
+    cr_assert(serve_until(listener, "/tmp/removed"), "the device is held");
+    cr_assert_eq(gw_listener_address(listener, &address), -ENODEV);
+    cr_assert_eq(gw_transport_new("verbs", NULL, &late), -ENODEV);
+    cr_assert_eq(gw_transport_make(rig_maker("verbs"), NULL, &late), 0, "%s", gw_error_message());
+    gw_address_set_port(&address, (uint16_t)(gw_address_port(&address) ^ 1));
+    cr_assert_eq(gw_listen(late, &address, &waiting), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_listener_address(waiting, &address), -ENODEV);
+    cr_assert_eq(gw_transport_probe(late), -ENODEV);
+    cr_assert_eq(system("rdma link add rxe0 type rxe netdev $GODWIT_TEST_INTERFACE"), 0);
+    cr_assert(serve_until(listener, NULL), "%s", gw_error_message());
+    cr_assert(serve_until(waiting, NULL), "%s", gw_error_message());
+    cr_assert_eq(gw_transport_probe(late), 0);
+    gw_unlisten(waiting);
+    gw_unlisten(listener);
+    gw_transport_free(late);
+    gw_transport_free(transport);
+}
+
 static bool goes_when_asked;
 
 /* libibverbs' own, but the device may go just before, and is then no use any more, as with hardware (soft-RoCE would

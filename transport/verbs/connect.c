@@ -182,6 +182,7 @@ static int resolve(struct attempt *attempt)
     error = expect(attempt, RDMA_CM_EVENT_ADDR_RESOLVED);
     if (error)
         return error;
+    gw_verbs_device_know(gw_verbs_transport_of(domain->base.transport), attempt->id);
     if (rdma_resolve_route(attempt->id, left_ms(attempt)) != 0)
         return gw_fail_errno(-errno, "verbs: no route to %s", attempt->peer);
     return expect(attempt, RDMA_CM_EVENT_ROUTE_RESOLVED);

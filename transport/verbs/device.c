@@ -189,6 +189,16 @@ void gw_verbs_device_put(struct verbs_transport *transport, struct verbs_device 
     gw_verbs_devices_sweep(transport, false);
 }
 
+void gw_verbs_device_know(struct verbs_transport *transport, struct rdma_cm_id *id)
+{
+    struct verbs_device *device;
+    struct gw_address local;
+
+    gw_verbs_address_of(rdma_get_local_addr(id), &local);
+    if (id->verbs && gw_verbs_device_get(transport, id->verbs, &local, &device) == 0)
+        gw_verbs_device_put(transport, device);
+}
+
 /* ---- domains ---- */
 
 static int bind_to(struct verbs_domain *domain, struct ibv_context *context,

@@ -18,6 +18,7 @@ struct verbs_listener {
     struct gw_listener base;
     struct rdma_event_channel *events; /* NULL until there is a device */
     struct rdma_cm_id *id;             /* NULL while no device has the address */
+    struct verbs_device *device;       /* that has it; NULL for all addresses */
     struct gw_address bound;           /* with the port */
     uint64_t tried_ns;                 /* to listen */
     pthread_mutex_t lock;              /* protects why; no other is taken with it */
@@ -42,8 +43,10 @@ static int no_device(const struct verbs_listener *listener)
                    gw_address_format(&listener->bound, text, sizeof(text)));
 }
 
+/* Listens with the identifier. That it has opened a device, the transport must know, or nobody closes it. */
 static int use_id(struct verbs_listener *listener, struct rdma_cm_id *id)
 {
+    struct verbs_transport *transport = gw_verbs_transport_of(listener->base.transport);
     struct gw_address address = listener->bound;
     char text[GW_ADDRESS_TEXT_MAX];
 
@@ -52,7 +55,7 @@ static int use_id(struct verbs_listener *listener, struct rdma_cm_id *id)
         return errno == ENODEV ? no_device(listener)
                                : gw_fail_errno(-errno, "verbs: cannot listen on %s",
                                                gw_address_format(&address, text, sizeof(text)));
-    return 0;
+    return id->verbs ? gw_verbs_device_get(transport, id->verbs, &address, &listener->device) : 0;
 }
 
 static int bind_and_listen(struct verbs_listener *listener)
@@ -102,6 +105,8 @@ static void drop_id(struct verbs_listener *listener)
     if (listener->id)
         rdma_destroy_id(listener->id);
     listener->id = NULL;
+    gw_verbs_device_put(gw_verbs_transport_of(listener->base.transport), listener->device);
+    listener->device = NULL;
 }
 
 /* The device that has the address was removed. One that listens on all addresses stays. */
@@ -236,6 +241,7 @@ static struct request *make_request(struct verbs_listener *listener,
     char reason[GW_REASON_MAX], peer[GW_ADDRESS_TEXT_MAX];
     struct request *request;
 
+    gw_verbs_device_know(gw_verbs_transport_of(listener->base.transport), event->id);
     if (!is_welcome(event, &said)) {
         bool is_other = said.version && said.version != GW_WIRE_VERSION;
 

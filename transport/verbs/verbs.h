@@ -164,6 +164,9 @@ int gw_verbs_look_for_devices(void);
 /* The device of a context, taken into use; address is one of its own. */
 int gw_verbs_device_get(struct verbs_transport *transport, struct ibv_context *context,
                         const struct gw_address *address, struct verbs_device **out);
+/* That librdmacm has opened id's device, whatever becomes of id: otherwise nobody would close it when it is
+ * removed, and the removal of a soft-RoCE device would wait for that. */
+void gw_verbs_device_know(struct verbs_transport *transport, struct rdma_cm_id *id);
 void gw_verbs_device_put(struct verbs_transport *transport, struct verbs_device *device);
 /* Frees the devices that are removed and have no users; all: every one. */
 void gw_verbs_devices_sweep(struct verbs_transport *transport, bool all);
