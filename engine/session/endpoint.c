@@ -86,9 +86,10 @@ int gw_endpoint_open_with(const struct gw_endpoint_options *options, struct gw_e
 }
 
 static int make_foreign(const struct gw_offered_volume *offered, const char *path,
-                        const char *epoch, struct gw_target_volume **out)
+                        const char *epoch, struct gw_wanted wanted, struct gw_target_volume **out)
 {
     struct gw_nbd_target_options options = {
+        .wanted = wanted,
         .name = offered->name,
         .path = path,
         .epoch = epoch,
@@ -124,11 +125,11 @@ static int make_image(const struct gw_offered_volume *offered, const char *path,
     return gw_disk_target_create(&options, out);
 }
 
-int gw_endpoint_make(const struct gw_offered_volume *offered, const char *place, const char *epoch,
-                     struct gw_target_volume **out)
+static int make(const struct gw_offered_volume *offered, const char *place, const char *epoch,
+                struct gw_wanted wanted, struct gw_target_volume **out)
 {
     if (!gw_nbd_is_uri(place))
-        return offered->foreign[0] ? make_foreign(offered, place, epoch, out)
+        return offered->foreign[0] ? make_foreign(offered, place, epoch, wanted, out)
                                    : make_image(offered, place, epoch, out);
     if (offered->foreign[0] || offered->format != GW_IMAGE_RAW)
         return gw_fail(
@@ -137,6 +138,16 @@ int gw_endpoint_make(const struct gw_offered_volume *offered, const char *place,
             "raw",
             place, gw_offer_format(offered));
     return gw_nbd_target_open_uri(offered->name, place, offered->size, out);
+}
+
+int gw_endpoint_make(const struct gw_offered_volume *offered, const char *place, const char *epoch,
+                     struct gw_wanted wanted, struct gw_target_volume **out)
+{
+    int error = make(offered, place, epoch, wanted, out);
+
+    if (!error)
+        (*out)->wanted = wanted;
+    return error;
 }
 
 /* May a file of that format have this ending? A VHDX has its own; another disk may have any that is

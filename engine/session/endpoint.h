@@ -29,9 +29,10 @@ struct gw_endpoint_options {
 int gw_endpoint_open_with(const struct gw_endpoint_options *options, struct gw_endpoint *out);
 /* format NULL: as the content says. */
 int gw_endpoint_open(const char *place, const char *format, struct gw_endpoint *out);
-/* The target of a disk that was offered. epoch is part of its name until it is finished. */
+/* The target of a disk that was offered. epoch is part of its name until it is finished. wanted: while it is made, and
+ * from then on. */
 int gw_endpoint_make(const struct gw_offered_volume *offered, const char *place, const char *epoch,
-                     struct gw_target_volume **out);
+                     struct gw_wanted wanted, struct gw_target_volume **out);
 /* The name that the image gets in a folder: its own, with the ending of its new format when that
  * differs. */
 void gw_endpoint_name(const struct gw_offered_volume *offered, char *out, size_t size);

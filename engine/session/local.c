@@ -99,9 +99,9 @@ static int touch_piece(void *context)
     return move_piece(touch->local, touch->piece, touch->buffer);
 }
 
-static int check_cancel(const struct local *local)
+static int check_cancel(const struct gw_progress *progress)
 {
-    struct pollfd fd = {.fd = local->progress->cancel_fd, .events = POLLIN};
+    struct pollfd fd = {.fd = progress->cancel_fd, .events = POLLIN};
 
     return poll(&fd, 1, 0) > 0 ? gw_fail(-ECANCELED, "cancelled") : 0;
 }
@@ -113,7 +113,7 @@ static int work(struct local *local, uint8_t *buffer)
 
     while (!atomic_load(&local->is_failed) &&
            (count = gw_round_claim(local->round, pieces, GW_ARRAY_LENGTH(pieces), 4u << 20)) != 0) {
-        int error = count < 0 ? count : check_cancel(local);
+        int error = count < 0 ? count : check_cancel(local->progress);
 
         for (int i = 0; !error && i < count; i++) {
             struct touch touch = {.local = local, .piece = &pieces[i], .buffer = buffer};
@@ -255,8 +255,15 @@ static int copy_all(struct local *local, const struct gw_local_options *options)
     return error;
 }
 
-static int make_target(const struct gw_local_options *options, struct gw_target_volume **out)
+static int check_wanted(void *context)
 {
+    return check_cancel(context);
+}
+
+static int make_target(const struct gw_local_options *options, struct gw_progress *progress,
+                       struct gw_target_volume **out)
+{
+    struct gw_wanted wanted = {.check = check_wanted, .context = progress};
     char epoch[2 * GW_ID_SIZE + 1];
     uint8_t id[GW_ID_SIZE];
     int error = options->epoch ? 0 : gw_id_random(id);
@@ -266,18 +273,17 @@ static int make_target(const struct gw_local_options *options, struct gw_target_
     if (!options->epoch)
         gw_id_format(id, epoch);
     return gw_endpoint_make(options->offered, options->path,
-                            options->epoch ? options->epoch : epoch, out);
+                            options->epoch ? options->epoch : epoch, wanted, out);
 }
 
 int gw_local_fill(struct gw_source_volume *volume, const struct gw_local_options *options,
                   struct gw_progress *progress, struct gw_target_volume **out)
 {
     struct local local = {.source = volume, .progress = progress};
-    int error = make_target(options, &local.target);
+    int error = make_target(options, progress, &local.target);
 
     if (error)
         return error;
-    local.target->cancel_fd = &progress->cancel_fd;
     pthread_mutex_init(&local.lock, NULL);
     error = copy_all(&local, options);
     if (!error)

@@ -28,7 +28,8 @@ static int make_image(struct gw_serve *serve, unsigned volume, struct made *made
 {
     struct gw_offered_volume *offered = &serve->offered[volume];
     const char *epoch = gw_serve_part_epoch(serve, volume);
-    int error = gw_endpoint_make(offered, made->path, epoch, out);
+    struct gw_wanted wanted = {.check = gw_serve_check_wanted, .context = serve};
+    int error = gw_endpoint_make(offered, made->path, epoch, wanted, out);
 
     if (error != -EUCLEAN || !offered->is_continued)
         return error;
@@ -36,7 +37,7 @@ static int make_image(struct gw_serve *serve, unsigned volume, struct made *made
              gw_error_message());
     gw_serve_drop_part(serve, volume);
     offered->is_continued = false;
-    return gw_endpoint_make(offered, made->path, epoch, out);
+    return gw_endpoint_make(offered, made->path, epoch, wanted, out);
 }
 
 static int make_disk(struct gw_serve *serve, struct gw_space *space, unsigned volume,
@@ -70,8 +71,6 @@ static int make_disk(struct gw_serve *serve, struct gw_space *space, unsigned vo
         error = make_image(serve, volume, made, &serve->volumes[volume]);
     if (!error && serve->volumes[volume]->warning)
         snprintf(made->warning, sizeof(made->warning), "%s", serve->volumes[volume]->warning);
-    if (!error)
-        serve->volumes[volume]->cancel_fd = &serve->progress->cancel_fd;
     json_array_append_new(serve->kept,
                           json_integer(offered->is_continued ? (json_int_t)part.durable : 0));
     return error;

@@ -188,10 +188,26 @@ bool gw_serve_is_asked(struct gw_serve *serve)
     return is_asked;
 }
 
+bool gw_serve_is_released(struct gw_serve *serve)
+{
+    bool answer;
+
+    pthread_mutex_lock(&serve->lock);
+    answer = serve->is_released;
+    pthread_mutex_unlock(&serve->lock);
+    return answer;
+}
+
 static bool may_wait(const struct gw_serve *serve)
 {
     return serve->is_listed && serve->is_accepted && gw_control_is_lost(serve->control) &&
            (!serve->vm || gw_serve_vm_may_wait(serve));
+}
+
+bool gw_serve_may_come_back(struct gw_serve *serve, uint64_t lost_ns)
+{
+    return may_wait(serve) &&
+           (gw_serve_is_asked(serve) || gw_clock_ns() - lost_ns < serve->reconnect_s * GW_NS_PER_S);
 }
 
 static void report(void *context, uint32_t number, uint64_t applied)
@@ -230,6 +246,8 @@ static void bury_session(struct gw_serve *serve)
         gw_serve_vm_set_control(serve, NULL);
     gw_control_close(serve->control);
     serve->control = NULL;
+    json_decref(serve->early);
+    serve->early = NULL;
 }
 
 static void note(struct gw_serve *serve, uint64_t lost_ns)
@@ -291,16 +309,6 @@ static int answer(struct gw_serve *serve, const char *asked_link)
                                      is_known ? json_incref(serve->reports) : json_array()));
 }
 
-static bool is_released(struct gw_serve *serve)
-{
-    bool answer;
-
-    pthread_mutex_lock(&serve->lock);
-    answer = serve->is_released;
-    pthread_mutex_unlock(&serve->lock);
-    return answer;
-}
-
 int gw_serve_await_source(struct gw_serve *serve, int error)
 {
     uint64_t lost_ns = gw_clock_ns();
@@ -314,7 +322,7 @@ int gw_serve_await_source(struct gw_serve *serve, int error)
     gw_log(GW_LOG_WARNING, "migration %s: the link is lost: %s; its source is waited for, %u s",
            serve->epoch, cause.text, serve->reconnect_s);
     bury_session(serve);
-    while (!result && !is_released(serve) &&
+    while (!result && !gw_serve_is_released(serve) &&
            gw_clock_ns() - lost_ns < serve->reconnect_s * GW_NS_PER_S) {
         note(serve, lost_ns);
         result = wait_for_source(serve, asked_link);

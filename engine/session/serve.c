@@ -508,7 +508,7 @@ static int turn(struct gw_serve *serve)
         return gw_fail(-ETIMEDOUT, "a session that only asks has lasted too long");
     if (gw_serve_is_asked(serve))
         give_up_control(serve);
-    result = gw_control_receive(serve->control, 0, &frame);
+    result = gw_serve_next_frame(serve, &frame);
     take_requests(serve);
     if (result == -ETIMEDOUT)
         return look_around(serve);
@@ -572,6 +572,7 @@ int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw
     out->exit_code = GW_EXIT_DONE;
     serve->progress = progress;
     serve->outcome = out;
+    serve->thread = pthread_self();
     while (result == 0) {
         result = turn(serve);
         if (result < 0)
@@ -635,6 +636,7 @@ void gw_serve_free(struct gw_serve *serve)
     gw_serve_free_path(serve);
     gw_control_close(serve->control);
     json_decref(serve->reports);
+    json_decref(serve->early);
     close(serve->request_fd);
     close(serve->rejoin_fd);
     pthread_mutex_destroy(&serve->lock);

@@ -60,6 +60,11 @@ struct gw_serve {
 
     uint64_t answer_until_ns; /* not 0: a session that may only ask, and when it ends */
 
+    /* Waits that only end with what is waited for (serve-wanted.c). */
+    pthread_t thread;    /* the session's */
+    json_t *early;       /* messages that came during one, or NULL */
+    uint64_t unheard_ns; /* since when the link has been lost in this one; 0: it is there */
+
     /* The migration, once offered. */
     bool is_offered, is_accepted;
     uint8_t migration_id[GW_ID_SIZE];
@@ -115,6 +120,16 @@ bool gw_serve_is_asked(struct gw_serve *serve); /* by a source that is back, or 
 /* The link is lost: closes what belonged to it, and waits until the source is back (0) or will not
  * come any more. error is why the conversation ended. */
 int gw_serve_await_source(struct gw_serve *serve, int error);
+
+bool gw_serve_is_released(struct gw_serve *serve);
+/* The link was lost then: is its source back, or may it still come? */
+bool gw_serve_may_come_back(struct gw_serve *serve, uint64_t lost_ns);
+
+/* serve-wanted.c: of struct gw_wanted; context is the gw_serve. Ends a wait when the migration was cancelled on either
+ * side, or its source is lost for good. */
+int gw_serve_check_wanted(void *context);
+/* As gw_control_receive with no time; what came during a wait first. */
+int gw_serve_next_frame(struct gw_serve *serve, struct gw_control_frame *out);
 
 /* serve.c: is there a session in which the source can still be told something? */
 bool gw_serve_is_heard(const struct gw_serve *serve);

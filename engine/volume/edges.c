@@ -52,7 +52,7 @@ static uint8_t *find(const struct edges *edges, uint64_t offset, uint64_t *lengt
 
 static int sync_inner(struct edges *edges)
 {
-    edges->inner->cancel_fd = edges->volume.cancel_fd;
+    edges->inner->wanted = edges->volume.wanted;
     return edges->inner->ops->sync(edges->inner);
 }
 

@@ -39,7 +39,6 @@ struct gw_nbd_client {
 
 int gw_nbd_wait_on(struct gw_nbd_wait *wait)
 {
-    struct pollfd cancel = {.fd = wait->cancel_fd ? *wait->cancel_fd : -1, .events = POLLIN};
     unsigned limit_s = wait->limit_s ? wait->limit_s : GW_NBD_WAIT_MAX_S;
     uint64_t now = gw_clock_ns();
 
@@ -52,7 +51,7 @@ int gw_nbd_wait_on(struct gw_nbd_wait *wait)
         gw_log(GW_LOG_WARNING, "%s: waiting for %s, for up to %u s", wait->name, wait->what,
                limit_s);
     }
-    return poll(&cancel, 1, 0) > 0 ? gw_fail(-ECANCELED, "cancelled") : 0;
+    return wait->wanted.check ? wait->wanted.check(wait->wanted.context) : 0;
 }
 
 /* ---- one connection ---- */
@@ -429,11 +428,11 @@ bool gw_nbd_client_can_flush(const struct gw_nbd_client *client)
     return client->can_flush;
 }
 
-int gw_nbd_client_flush(struct gw_nbd_client *client, const int *cancel_fd)
+int gw_nbd_client_flush(struct gw_nbd_client *client, struct gw_wanted wanted)
 {
     struct gw_nbd_wait wait = {.name = client->name,
                                .what = "the NBD server to write out what it holds",
-                               .cancel_fd = cancel_fd};
+                               .wanted = wanted};
     struct request request = {.kind = FLUSH, .wait = &wait};
 
     return client->can_flush ? run(client, &request) : 0;

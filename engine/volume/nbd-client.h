@@ -31,13 +31,13 @@
 #define GW_NBD_WAIT_MAX_S 3600u
 struct gw_nbd_wait {
     const char *name, *what; /* the volume; what is waited for, in words */
-    const int *cancel_fd;    /* readable when it is to end; NULL: never */
-    unsigned limit_s;        /* 0: GW_NBD_WAIT_MAX_S */
-    uint64_t began_ns;       /* of gw_nbd_wait_on; zero at first */
+    struct gw_wanted wanted;
+    unsigned limit_s;  /* 0: GW_NBD_WAIT_MAX_S */
+    uint64_t began_ns; /* of gw_nbd_wait_on; zero at first */
     bool is_told;
 };
 
-/* To be called each GW_NBD_WAIT_MS. -ECANCELED, -ETIMEDOUT. */
+/* To be called each GW_NBD_WAIT_MS. -ETIMEDOUT; or why it is not wanted any more. */
 #define GW_NBD_WAIT_MS 500
 int gw_nbd_wait_on(struct gw_nbd_wait *wait);
 
@@ -71,8 +71,8 @@ int gw_nbd_client_write(struct gw_nbd_client *client, uint64_t offset, const voi
 bool gw_nbd_client_can_flush(const struct gw_nbd_client *client);
 /* Writes zeroes where the server has no command for it. */
 int gw_nbd_client_zero(struct gw_nbd_client *client, uint64_t offset, uint64_t length);
-/* cancel_fd as in gw_nbd_wait: -ECANCELED, and the connection is given up. */
-int gw_nbd_client_flush(struct gw_nbd_client *client, const int *cancel_fd);
+/* When it is not wanted any more the connection is given up. */
+int gw_nbd_client_flush(struct gw_nbd_client *client, struct gw_wanted wanted);
 /* Tells each run of the range from offset on, in order, by base:allocation. The server may stop
  * short of length, but tells at least one run. */
 int gw_nbd_client_status(struct gw_nbd_client *client, uint64_t offset, uint64_t length,

@@ -89,7 +89,7 @@ static int zero(struct gw_target_volume *volume, uint64_t offset, uint64_t lengt
 
 static int sync_export(struct gw_target_volume *volume)
 {
-    return gw_nbd_client_flush(of(volume)->client, volume->cancel_fd);
+    return gw_nbd_client_flush(of(volume)->client, volume->wanted);
 }
 
 /* Somebody may want to read it back from a server that takes one client at a time. */

@@ -94,7 +94,7 @@ static int sync_image(struct gw_target_volume *volume)
 {
     int error = check_serving(of(volume));
 
-    return error ? error : gw_nbd_client_flush(of(volume)->server.client, volume->cancel_fd);
+    return error ? error : gw_nbd_client_flush(of(volume)->server.client, volume->wanted);
 }
 
 static int sync_file(const char *path)
@@ -113,7 +113,7 @@ static int check_image(const struct nbd_target *disk)
     const char *const words[] = {"qemu-img",   "check", "-q",       "-f",
                                  disk->format, "--",    disk->part, NULL};
     struct gw_nbd_wait wait = {
-        .name = disk->volume.name, .what = "qemu-img check", .cancel_fd = disk->volume.cancel_fd};
+        .name = disk->volume.name, .what = "qemu-img check", .wanted = disk->volume.wanted};
     struct gw_error kept;
     int status, error = gw_tool_run(words, &wait, &status);
 
@@ -128,7 +128,7 @@ static int complete(struct gw_target_volume *volume)
 {
     struct nbd_target *disk = of(volume);
     struct gw_nbd_wait wait = {.name = volume->name,
-                               .cancel_fd = volume->cancel_fd,
+                               .wanted = volume->wanted,
                                .limit_s = disk->is_in_pause ? CLOSE_IN_PAUSE_S : 0};
     int error = disk->is_complete ? 0 : sync_image(volume);
 
@@ -203,7 +203,8 @@ static int make_image(struct nbd_target *disk, const struct gw_nbd_target_option
     char size[32], shape[48];
     const char *const words[] = {"qemu-img", "create", "-q",       "-f", disk->format, "-o",
                                  shape,      "--",     disk->part, size, NULL};
-    struct gw_nbd_wait wait = {.name = options->name, .what = "qemu-img to make the image"};
+    struct gw_nbd_wait wait = {
+        .name = options->name, .what = "qemu-img to make the image", .wanted = disk->volume.wanted};
     struct gw_error kept;
     int status, error, fd = open(disk->part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
@@ -274,7 +275,8 @@ int gw_nbd_target_create(const struct gw_nbd_target_options *options, struct gw_
                                              .kind = GW_VOLUME_DISK,
                                              .size = options->size,
                                              .place = disk->part,
-                                             .takes_at_once = true};
+                                             .takes_at_once = true,
+                                             .wanted = options->wanted};
     snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", options->name);
     disk->server.tool = (struct gw_tool){.pid = -1, .pid_fd = -1, .log_fd = -1};
     disk->written = calloc(options->size / UNIT / 64 + 1, sizeof(*disk->written));

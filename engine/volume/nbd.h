@@ -70,8 +70,9 @@ struct gw_nbd_target_options {
     const char *epoch;  /* part of the name until the end */
     const char *format; /* -ENOTSUP unless gw_nbd_format_is_known */
     uint64_t size;
-    uint32_t cluster_size; /* 0 for the format's own choice; some take no other */
-    bool is_fixed;         /* all of its space is taken: -ENOTSUP unless gw_nbd_can_preallocate */
+    uint32_t cluster_size;   /* 0 for the format's own choice; some take no other */
+    bool is_fixed;           /* all of its space is taken: -ENOTSUP unless gw_nbd_can_preallocate */
+    struct gw_wanted wanted; /* of the volume, while it is made, too */
     bool is_in_pause; /* a guest stands still while it is finished: without the check of qemu-img */
 };
 

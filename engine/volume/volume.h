@@ -101,6 +101,13 @@ struct gw_target_ops {
 int gw_target_write(struct gw_target_volume *volume, uint64_t offset, const void *from,
                     uint64_t length);
 
+/* Whether somebody still wants what is waited for: asked each half second of such a wait, by the thread that waits. 0, or
+ * -errno with a message. Lent until the volume is closed; NULL: always. */
+struct gw_wanted {
+    int (*check)(void *context);
+    void *context;
+};
+
 /* The view of a volume that has none. */
 int gw_target_no_view(struct gw_target_volume *volume, struct gw_source_volume **out);
 
@@ -119,9 +126,7 @@ struct gw_target_volume {
     bool takes_at_once;
     const char
         *warning; /* what people should know of the place, of up to 200 bytes; NULL: nothing */
-    /* Readable once cancelled: what is waited for without a limit then ends with -ECANCELED. Lent until close; NULL:
-     * never. */
-    const int *cancel_fd;
+    struct gw_wanted wanted; /* what it waits for without a limit ends when it is not */
 };
 
 #endif

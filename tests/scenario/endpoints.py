@@ -355,5 +355,39 @@ def tools_may_take_long_and_be_interrupted(name):
         lib.check(os.listdir(out) == [], 'it leaves %s', os.listdir(out))
 
 
+@lib.scenario(sample=2, what=['make', 'close', 'check'], ends=['cancelled', 'source lost', 'target cancels'])
+def wait_of_a_target_ends_with_its_session(what, ends):
+    """Nobody waits at the target for a tool that makes, closes or checks an image which its source does not want any
+    more."""
+    with lib.World() as world:
+        path = make_raw(world)
+        flag = os.path.join(world.folder, 'flag')
+        stay = 'touch %s; exec sleep 600' % flag
+        name, lines = {'make': ('qemu-img', ['[ "$1" != create ] && exec REAL "$@"', stay]),
+                       'close': ('qemu-nbd', ['REAL "$@"', stay]),
+                       'check': ('qemu-img', ['[ "$1" != check ] && exec REAL "$@"', stay])}[what]
+        world.stack.callback(os.environ.update, PATH=os.environ['PATH'])
+        os.environ['PATH'] = put_before(world, name, *lines)
+        world.start_agents()
+        command = world.source.command('copy', path, world.target.address + ':', '--psk', world.psk, '--format', 'qcow2',
+                                       '--reconnect-timeout', '0')
+        world.stack.callback(command.end)
+        lib.guestctl.wait_for(lambda: os.path.exists(flag), lib.PATIENCE_S, 'the tool')
+        if ends == 'source lost':
+            world.source.stop_agent(kill=True)
+        else:
+            host = world.source if ends == 'cancelled' else world.target
+            host.command('cancel', host.running_job()).result().expect('done')
+
+        def left():
+            return [words for _, words in world.target.processes() if words and words[0] in ('sleep', 'qemu-nbd')]
+        began = time.monotonic()
+        lib.guestctl.wait_for(lambda: not left() and not os.listdir(world.target.storage), lib.PATIENCE_S,
+                              'a target without a wait', 0.1)
+        lib.check(time.monotonic() - began < 5, 'it took %.1f s', time.monotonic() - began)
+        if ends != 'source lost':
+            command.result().expect('failed|blocked')
+
+
 if __name__ == '__main__':
     sys.exit(lib.run_main(at_most=7))

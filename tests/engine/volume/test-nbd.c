@@ -440,3 +440,66 @@ Test(nbd, source_that_is_no_such_image_is_refused_with_the_cause)
     cr_assert_not(has_server());
     place_end(&place);
 }
+
+static int want_once(void *context)
+{
+    unsigned *asked = context;
+
+    return ++*asked < 2 ? 0 : gw_fail(-ECANCELED, "cancelled");
+}
+
+/* A qemu-img that stays at one of its tasks for ever. */
+static void slow_down(const struct place *place, const char *task)
+{
+    char path[4096];
+
+    cr_assert_eq(
+        place_run("mkdir %s/tools && cd %s/tools && printf '#!/bin/sh\n[ \"$1\" = %s ] && "
+                  "exec sleep 600\nexec %%s \"$@\"\n' \"$(command -v qemu-img)\" >qemu-img && "
+                  "chmod 755 qemu-img",
+                  place->folder, place->folder, task),
+        0);
+    snprintf(path, sizeof(path), "%s/tools:%s", place->folder, getenv("PATH"));
+    setenv("PATH", path, 1);
+}
+
+static bool has_slow_tool(void)
+{
+    return place_run("pgrep -P %d -x sleep >/dev/null", (int)getpid()) == 0;
+}
+
+Test(nbd, image_that_nobody_wants_any_more_is_not_made)
+{
+    struct gw_nbd_target_options options;
+    struct gw_target_volume *volume;
+    struct place place;
+    unsigned asked = 0;
+
+    place_on_disk(&place);
+    slow_down(&place, "create");
+    options = options_of(place_path(&place, "disk"));
+    options.wanted = (struct gw_wanted){.check = want_once, .context = &asked};
+    cr_assert_eq(gw_nbd_target_create(&options, &volume), -ECANCELED);
+    cr_assert_eq(asked, 2);
+    cr_assert_not(has_slow_tool());
+    cr_assert_eq(place_count(&place), 1);
+    place_end(&place);
+}
+
+Test(nbd, image_that_nobody_wants_any_more_is_not_checked)
+{
+    struct gw_target_volume *volume;
+    struct place place;
+    unsigned asked = 0;
+
+    place_on_disk(&place);
+    slow_down(&place, "check");
+    volume = create(&place);
+    volume->wanted = (struct gw_wanted){.check = want_once, .context = &asked};
+    cr_assert_eq(volume->ops->complete(volume), -ECANCELED);
+    cr_assert_not(has_slow_tool());
+    volume->ops->abort(volume);
+    volume->ops->close(volume);
+    cr_assert_eq(place_count(&place), 1);
+    place_end(&place);
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Does the source still want what this side waits for? While the session's thread is in a long wait, of a tool or of a
+ * server, nobody else hears the source. What it says meanwhile is kept for the next turn. */
+#include <errno.h>
+#include <poll.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "engine/session/serve.h"
+
+#define EARLY_MAX 64u /* messages that come during one wait */
+
+static int check_cancel(const struct gw_serve *serve)
+{
+    struct pollfd fd = {.fd = serve->progress->cancel_fd, .events = POLLIN};
+
+    return poll(&fd, 1, 0) > 0 ? gw_fail(-ECANCELED, "cancelled at the target") : 0;
+}
+
+/* Takes over message. A source that waits as well says nothing of the handover but that it gives up. */
+static int take_early(struct gw_serve *serve, json_t *message)
+{
+    bool is_kept = json_array_size(serve->early) < EARLY_MAX && !gw_message_is(message, "error") &&
+                   !gw_message_is(message, "bye");
+    int error = 0;
+
+    if (gw_message_is(message, "error"))
+        error = gw_message_raise(message);
+    else if (gw_message_is(message, "bye") || gw_message_is(message, "handover"))
+        error = gw_fail(-ECANCELED, "the source gave up");
+    else if (!is_kept)
+        error = gw_fail(-EPROTO, "more than %u messages in place of a wait", EARLY_MAX);
+    if (is_kept && !serve->early)
+        serve->early = json_array();
+    if (is_kept && json_array_append(serve->early, message))
+        error = gw_fail(-ENOMEM, "no memory for a message");
+    json_decref(message);
+    return error;
+}
+
+/* All that the source has said. It is promised nothing: this side may do something else right after. */
+static int listen_to_source(struct gw_serve *serve)
+{
+    struct gw_control_frame frame;
+    int error;
+
+    while ((error = gw_control_receive(serve->control, 0, &frame)) == 0) {
+        if (!frame.message)
+            return gw_fail(-EPROTO, "raw bytes out of turn");
+        error = take_early(serve, frame.message);
+        if (error)
+            return error;
+    }
+    if (error == -ETIMEDOUT)
+        error = gw_control_keep_alive(serve->control);
+    gw_control_leave(serve->control);
+    return error;
+}
+
+int gw_serve_next_frame(struct gw_serve *serve, struct gw_control_frame *out)
+{
+    if (json_array_size(serve->early) == 0)
+        return gw_control_receive(serve->control, 0, out);
+    *out = (struct gw_control_frame){.message = json_incref(json_array_get(serve->early, 0))};
+    json_array_remove(serve->early, 0);
+    return 0;
+}
+
+int gw_serve_check_wanted(void *context)
+{
+    struct gw_serve *serve = context;
+    int error = check_cancel(serve);
+
+    /* Other threads of the session have waits too, and the control is not theirs. */
+    if (error || !pthread_equal(serve->thread, pthread_self()))
+        return error;
+    if (gw_serve_is_released(serve))
+        return gw_fail(-ECANCELED, "the source has given this session up");
+    error = serve->control ? listen_to_source(serve) : 0;
+    if (!error) {
+        serve->unheard_ns = 0;
+        return 0;
+    }
+    if (!serve->unheard_ns)
+        serve->unheard_ns = gw_clock_ns();
+    return gw_serve_may_come_back(serve, serve->unheard_ns) ? 0 : error;
+}
