@@ -91,14 +91,13 @@ static void hook_report(void *context, const struct gw_precopy_report *report)
     pthread_mutex_unlock(&move->progress->lock);
 }
 
-/* Only where a device reads the guest's memory by itself does it matter. What QEMU said of its balloon
- * was heard by the last tick, or when the guest was stopped: in the pause QMP is another thread's. */
+/* Only where a device reads the guest's memory by itself, or did so, does it matter. What QEMU said of its
+ * balloon was heard by the last tick, or when the guest was stopped: in the pause QMP is another thread's. */
 static bool hook_is_punched(void *context)
 {
     struct gw_move *move = context;
 
-    return move->watch.was_ballooned &&
-           gw_sender_window_use(move->source->sender) != GW_WINDOWS_NONE;
+    return move->watch.was_ballooned && gw_sender_device_reads(move->source->sender);
 }
 
 static const struct gw_precopy_hooks hooks = {

@@ -124,6 +124,8 @@ enum gw_window_use {
     GW_WINDOWS_READY,
 };
 enum gw_window_use gw_sender_window_use(struct gw_sender *sender);
+/* Has a device read memory by itself, or may one yet? Channels that are gone count as well. */
+bool gw_sender_device_reads(struct gw_sender *sender);
 /* Registers the range in the domain of each such lane and numbers it. -ENOMEM: the limit. */
 int gw_sender_window_open(struct gw_sender *sender, struct gw_window *window);
 /* Every lane for windows has its key: pieces in it will go straight into place. */

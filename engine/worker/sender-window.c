@@ -38,6 +38,15 @@ enum gw_window_use gw_sender_window_use(struct gw_sender *sender)
     return is_pending ? GW_WINDOWS_PENDING : GW_WINDOWS_NONE;
 }
 
+bool gw_sender_device_reads(struct gw_sender *sender)
+{
+    bool any = gw_sender_window_use(sender) != GW_WINDOWS_NONE;
+
+    for (unsigned i = 0; i < GW_VOLUMES_MAX; i++)
+        any |= sender->has_windows[i];
+    return any;
+}
+
 static int locate_window(struct gw_sender *sender, const struct gw_window *window, void **out)
 {
     struct gw_source_volume *volume = sender->volumes[window->volume];

@@ -234,6 +234,7 @@ Test(windows, sealed_memory_is_never_registered)
     gw_faulty_rdma_get(bench.rig.faulty, &report);
     cr_assert_eq(report.guest_registrations, 0);
     cr_assert_eq(report.registrations, 4, "one ring for each end of a lane");
+    cr_assert_not(gw_sender_device_reads(bench.rig.sender));
     cr_assert_str_eq(gw_sender_path(bench.rig.sender, VOLUME), "sealed");
     tear_down(&bench);
 }
@@ -273,6 +274,21 @@ Test(windows, memory_that_is_punched_later_goes_through_slots)
     cr_assert_geq(sent(&bench).slots, bench.long_bytes);
     cr_assert_str_eq(gw_sender_path(bench.rig.sender, VOLUME), "slots");
     gw_bitmap_free(&dirty);
+    tear_down(&bench);
+}
+
+/* What a device has read may be wrong when nobody is left that reads by a device. */
+Test(windows, what_a_device_read_is_not_forgotten)
+{
+    uint64_t deadline = gw_clock_ns() + 10 * GW_NS_PER_S;
+    struct bench bench;
+
+    set_up(&bench, &(struct flavour){"loop", true, NO_LIMIT, NO_LIMIT});
+    cr_assert_eq(run_round(&bench, NULL, false), 0, "%s", gw_error_message());
+    gw_faulty_drop_all(bench.rig.faulty);
+    while (gw_sender_window_use(bench.rig.sender) != GW_WINDOWS_NONE)
+        cr_assert_lt(gw_clock_ns(), deadline);
+    cr_assert(gw_sender_device_reads(bench.rig.sender));
     tear_down(&bench);
 }
 
