@@ -33,12 +33,14 @@ CARD_PACKETS = 100
 AT_WORK_PAGES = 64
 # Without a node: the channel of a session, which the control thread has, not a worker. 280 KiB.
 CONTROL_PAGES = 80
+# What of a channel over verbs the kernel makes and the agent maps: completion queue, send queue, receive queue.
+QUEUES = 3
 
 
-def look():
+def look(transport):
     """In a host: worker threads with the CPUs that they may use and the CPU that they are on, and the memory
-    policies of the agent's mappings, again and again until the copy is over; the first look that saw workers of
-    both nodes at work, or else the newest of all."""
+    policies and nodes of the agent's mappings, again and again until the copy is over; the first look that saw
+    workers of both nodes at work, or else the newest of all."""
     with open('/tmp/agent.pid') as handle:
         process = '/proc/' + handle.read().strip()
     print('looking', flush=True)
@@ -47,11 +49,11 @@ def look():
         is_over = os.path.exists(OVER)
         threads = read_threads(process)
         with open(process + '/numa_maps') as handle:
-            maps = [line for line in handle if '/dev/zero' in line or 'io_uring' in line]
+            maps = [line for line in handle if re.search('/dev/zero|io_uring|uverbs', line)]
         seen = ''.join(threads + maps)
         if threads:
             newest = seen
-        if is_over or saw_both_at_work(seen):
+        if is_over or saw_both_at_work(seen, transport):
             break
         time.sleep(0.1)
     print(newest)
@@ -83,9 +85,17 @@ def ring_pages(text):
     return pages
 
 
-def saw_both_at_work(text):
+def queue_nodes(text, kind):
+    """Of each mapping of that kind that has pages, the nodes that they are on."""
+    found = re.findall(r'^\S+ default file=\S*%s\b(.* N\d=.*)' % kind, text, re.M)
+    return sorted(re.findall(r' N(\d)=', counts) for counts in found)
+
+
+def saw_both_at_work(text, transport):
     return (set(re.findall(r'^thread gw-worker/(\d) ', text, re.M)) == {'0', '1'} and
-            min(ring_pages(text).values()) > AT_WORK_PAGES)
+            min(ring_pages(text).values()) > AT_WORK_PAGES and
+            (transport == 'tcp' or (len(queue_nodes(text, 'uverbs0')) == 2 * QUEUES and
+                                    len(queue_nodes(text, 'uverbs1')) == QUEUES)))
 
 
 class Numa(unittest.TestCase):
@@ -118,6 +128,18 @@ class Numa(unittest.TestCase):
         self.assertLessEqual(without, 1 if transport == 'verbs' else 0, side + text)
         self.assertGreater(min(ring_pages(text).values()), AT_WORK_PAGES, side + text)
 
+    def check_queues(self, text, side, transport):
+        """Each node has as many io_urings as the other, and of a card's queues those of its worker are on its node:
+        all but those of the session, which the control thread has, on the first card."""
+        io_urings = queue_nodes(text, 'io_uring')
+        half = len(io_urings) // 2
+        self.assertGreater(half, 0, side + text)
+        self.assertEqual(io_urings, [['0']] * half + [['1']] * half, side + text)
+        if transport == 'verbs':
+            self.assertEqual(len(queue_nodes(text, 'uverbs0')), 2 * QUEUES, side + text)
+            self.assertGreaterEqual(queue_nodes(text, 'uverbs0').count(['0']), QUEUES, side + text)
+            self.assertEqual(queue_nodes(text, 'uverbs1'), [['1']] * QUEUES, side + text)
+
     def start_agents(self):
         lab = self.lab
         lab.run(0, '%s key lab > $LAB_OUT/psk && head -c 24M /dev/urandom > /tmp/disk.raw' % GODWIT,
@@ -139,7 +161,7 @@ class Numa(unittest.TestCase):
         lab = self.lab
         for index in (0, 1):
             lab.run(index, 'rm -f ' + OVER, is_checked=True)
-        looks = [lab.start(index, 'python3 %s look' % os.path.abspath(__file__)) for index in (0, 1)]
+        looks = [lab.start(index, 'python3 %s look %s' % (os.path.abspath(__file__), transport)) for index in (0, 1)]
         for job in looks:
             deadline = time.monotonic() + 100
             while 'looking' not in job.out:
@@ -170,12 +192,13 @@ class Numa(unittest.TestCase):
                     before = self.sent()
                     looks = self.copy(transport, '%s-%d.raw' % (transport, number), agents)
                     each = [after - was for was, after in zip(before, self.sent())]
-                    if all(saw_both_at_work(seen) for seen in looks) and \
+                    if all(saw_both_at_work(seen, transport) for seen in looks) and \
                             (transport == 'tcp' or min(each) > CARD_PACKETS):
                         break
                 for side, seen in zip(('source\n', 'target\n'), looks):
                     self.check_threads(seen, side)
                     self.check_memory(seen, side, transport)
+                    self.check_queues(seen, side, transport)
                 if transport == 'verbs':
                     self.assertGreater(min(each), CARD_PACKETS, each)
                 else:
@@ -183,8 +206,8 @@ class Numa(unittest.TestCase):
 
 
 if __name__ == '__main__':
-    if sys.argv[1:] == ['look']:
-        look()
+    if sys.argv[1:2] == ['look']:
+        look(sys.argv[2])
         sys.exit(0)
     try:
         ready_kernel()
