@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Agents that were told no address and no transport, on two hosts of the lab whose RDMA devices come when the agents
 run already; godwit bench between them: verbs and tcp beside each other, and the bytes that verbs reports against the
-counter of the RDMA device."""
+counter of the RDMA device. Then a copy by IPv6, as all addresses are those of both families."""
 import json
 import os
 import sys
@@ -20,6 +20,9 @@ from lab_kernel import ready_kernel  # noqa: E402
 AGENT = '''mkdir -p /srv/vm /var/lib/gw && exec %s agent --psk /tmp/lab.psk --state /var/lib/gw --storage /srv/vm \
 --socket /tmp/agent.sock --allow-volatile-state --allow-bench''' % GODWIT
 COUNT = 'cat /sys/class/infiniband/rxe0/ports/1/hw_counters/sent_pkts'
+# By the agent, which has the socket.
+COPY = 'head -c 3000000 /dev/urandom >/srv/vm/one.raw && GODWIT_SOCKET=/tmp/agent.sock %s copy --json ' \
+       '/srv/vm/one.raw [fd99::2]:two.raw && sha256sum </srv/vm/one.raw' % GODWIT
 WAIT_S = 60
 # What fits into one packet of the lab's wires.
 PATH_MTU = 4096
@@ -35,7 +38,8 @@ class Bench(unittest.TestCase):
     def test_verbs_and_tcp_are_measured(self):
         lab = self.lab
         for index in (0, 1):
-            lab.run(index, 'rdma link delete rxe0', is_checked=True)
+            lab.run(index, 'rdma link delete rxe0 && ip address add fd99::%d/64 dev eth0 nodad' % (index + 1),
+                    is_checked=True)
         lab.run(0, '%s key lab > $LAB_OUT/psk' % GODWIT, is_checked=True)
         with open(os.path.join(lab.share(0), 'out/psk')) as handle:
             key = handle.read()
@@ -61,6 +65,7 @@ class Bench(unittest.TestCase):
         table = lab.run(0, '%s bench --ms 200 --transport verbs --socket /tmp/agent.sock 10.99.0.2' % GODWIT)
         self.assertEqual(table.status, 0, table.err)
         self.assertIn('verbs, 1 channel', table.out)
+        self.copy_by_ipv6()
 
     def verbs_of(self, index):
         """What the host's agent says of it."""
@@ -88,6 +93,17 @@ class Bench(unittest.TestCase):
         self.assertNotIn(stranger.status, (0, 124), stranger.out + stranger.err)
         self.lab.run(1, 'rdma link delete rxe0', timeout=30, is_checked=True)
         self.add_devices(1)
+
+    def copy_by_ipv6(self):
+        before = int(self.lab.run(0, COUNT, is_checked=True).out)
+        job = self.lab.run(0, COPY)
+        packets = int(self.lab.run(0, COUNT, is_checked=True).out) - before
+        self.assertEqual(job.status, 0, job.out + job.err)
+        *_, ended, wanted = job.out.splitlines()
+        self.assertIsNotNone(json.loads(ended)['job'], ended)
+        self.assertRegex(json.loads(ended)['detail']['stats']['transport'], r'^verbs rxe0/1 gid \d+ \[fd99::1\]')
+        self.assertGreaterEqual(packets, 3000000 // PATH_MTU)
+        self.assertEqual(self.lab.run(1, 'sha256sum </srv/vm/two.raw', is_checked=True).out.strip(), wanted)
 
 
 if __name__ == '__main__':
