@@ -35,6 +35,12 @@ const char *gw_part_epoch(const json_t *entry, const char *epoch);
 /* The entry of the same image in the older note's list; NULL when there is none. */
 json_t *gw_part_find(json_t *disks, unsigned volume, const char *name, const char *path);
 
+/* What tells the file at path from every other, or JSON null when it is no regular file. The caller
+ * decrefs. */
+json_t *gw_part_identity(const char *path);
+/* Is what identity found the file that it found earlier, maybe before this host was started again? */
+bool gw_part_is_same(const json_t *found, const json_t *recorded);
+
 /* What tells a folder from every other one at its path, the place of a mount among them, whatever number its
  * device has today: that of the folder that path lies in. null when there is none. */
 json_t *gw_part_folder(const char *path);

@@ -237,7 +237,7 @@ static int make_detail(struct gw_serve_vm *vm, bool is_paused)
                  gw_serve_part_epoch(vm->serve, i));
         json_array_append_new(images, json_string(vm->images[i]));
         json_array_append_new(parts, json_string(part));
-        json_array_append_new(files, gw_target_steps_identity(part));
+        json_array_append_new(files, gw_part_identity(part));
         json_array_append_new(folders, gw_part_folder(part));
     }
     for (unsigned i = 0; vm->steps.launched.is_owned && i < vm->vm->memory_count; i++)

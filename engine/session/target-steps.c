@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -54,41 +53,12 @@ static int cont(struct gw_target_steps *steps)
     return gw_vm_cont(steps->launched.qmp);
 }
 
-json_t *gw_target_steps_identity(const char *path)
-{
-    struct statx status;
-
-    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS | STATX_BTIME, &status) ||
-        !S_ISREG(status.stx_mode))
-        return json_null();
-    /* The time of birth tells it from a later file that was given the same inode. */
-    return json_pack("{s:I,s:I,s:I}", "device",
-                     (json_int_t)makedev(status.stx_dev_major, status.stx_dev_minor), "inode",
-                     (json_int_t)status.stx_ino, "born", gw_part_born(&status));
-}
-
-static bool is_equal(const json_t *one, const json_t *other, const char *member)
-{
-    return json_equal(json_object_get(one, member), json_object_get(other, member));
-}
-
-bool gw_target_steps_is_same(const json_t *found, const json_t *recorded)
-{
-    /* A host that starts again, or a mount, may give the device another number. The time of birth, to the
-     * nanosecond, tells the file from one of another file system too; where there is none, the number has to do. */
-    bool is_born = json_integer_value(json_object_get(found, "born")) != 0;
-
-    return json_is_object(found) && json_is_object(recorded) &&
-           is_equal(found, recorded, "inode") && is_equal(found, recorded, "born") &&
-           (is_born || is_equal(found, recorded, "device"));
-}
-
 /* Is it at path, the file that was made for the image of that index? */
 static bool is_there(const struct gw_target_steps *steps, size_t index, const char *path)
 {
-    json_t *found = gw_target_steps_identity(path);
-    bool is = gw_target_steps_is_same(
-        found, json_array_get(json_object_get(steps->detail, "files"), index));
+    json_t *found = gw_part_identity(path);
+    bool is =
+        gw_part_is_same(found, json_array_get(json_object_get(steps->detail, "files"), index));
 
     json_decref(found);
     return is;

@@ -31,11 +31,6 @@ struct gw_target_steps {
         launched; /* qmp NULL: gone, or its monitor does not answer; pid_fd -1: gone */
 };
 
-/* What tells the file at path from every other, or JSON null when it is no regular file. The caller
- * decrefs. */
-json_t *gw_target_steps_identity(const char *path);
-/* Is what identity found the file that it found earlier, maybe before this host was started again? */
-bool gw_target_steps_is_same(const json_t *found, const json_t *recorded);
 /* Was it never anybody's? Behind OWNER no device is touched any more, whatever became of it. */
 bool gw_target_steps_may_take_back(const struct gw_target_steps *steps);
 /* CONT, ANNOUNCE, KEEP_NAMES, CHECK_VMM, END_VMM, DISCARD, SET_ASIDE. Idempotent. */

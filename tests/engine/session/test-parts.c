@@ -198,11 +198,11 @@ Test(parts, discard_waits_until_its_files_can_be_removed)
     begin_read_only();
     snprintf(image_path, sizeof(image_path), "%s", place_path(&small, "finished.raw"));
     place_fill(image_path, 0, 4096, 1);
-    steps.detail = json_pack(
-        "{s:[s,s],s:[o,o],s:[o,o],s:[s,s],s:[]}", "images", image_path,
-        place_path(&small, "disk.raw"), "files", gw_target_steps_identity(image_path),
-        gw_target_steps_identity(lasting), "folders", gw_part_folder(image_path),
-        gw_part_folder(lasting), "parts", place_path(&small, "finished.raw.part"), lasting, "ram");
+    steps.detail = json_pack("{s:[s,s],s:[o,o],s:[o,o],s:[s,s],s:[]}", "images", image_path,
+                             place_path(&small, "disk.raw"), "files", gw_part_identity(image_path),
+                             gw_part_identity(lasting), "folders", gw_part_folder(image_path),
+                             gw_part_folder(lasting), "parts",
+                             place_path(&small, "finished.raw.part"), lasting, "ram");
     set_writable(false);
     cr_assert_eq(gw_target_steps_act(&steps, GW_ACT_DISCARD), -ENOMEDIUM);
     cr_assert_eq(access(image_path, F_OK), 0);

@@ -409,9 +409,9 @@ static void record_away(enum gw_handover_state state)
     snprintf(part, sizeof(part), "%s", place_path(&place, "images/disk.raw.godwit-" SLOW ".part"));
     cr_assert_eq(mkdir(folder, 0700), 0);
     place_fill(image, 0, 512, 1);
-    entry.detail = json_pack("{s:o,s:o,s:[o],s:[o],s:s}", "images", texts(image), "parts",
-                             texts(part), "files", gw_target_steps_identity(image), "folders",
-                             gw_part_folder(part), "vm", "guest");
+    entry.detail =
+        json_pack("{s:o,s:o,s:[o],s:[o],s:s}", "images", texts(image), "parts", texts(part),
+                  "files", gw_part_identity(image), "folders", gw_part_folder(part), "vm", "guest");
     cr_assert_not_null(entry.detail);
     snprintf(entry.epoch, sizeof(entry.epoch), "%s", SLOW);
     snprintf(entry.state, sizeof(entry.state), "%s", gw_handover_state_name(state));

@@ -15,6 +15,7 @@
 #include "common/error.h"
 #include "engine/handover/journal.h"
 #include "engine/session/attended.h"
+#include "engine/session/parts.h"
 #include "engine/session/target-steps.h"
 #include "engine/volume/ram.h"
 #include "transport/transport.h"
@@ -437,8 +438,7 @@ Test(serve, discard_removes_its_own_images_only)
     write_file(part, "not finished: somebody else took the name first");
     write_file(theirs, "somebody's");
     steps.detail = json_pack("{s:[s,s],s:[o,o],s:[s],s:[]}", "images", mine, theirs, "files",
-                             gw_target_steps_identity(mine), gw_target_steps_identity(part),
-                             "parts", part, "ram");
+                             gw_part_identity(mine), gw_part_identity(part), "parts", part, "ram");
     cr_assert_eq(gw_target_steps_act(&steps, GW_ACT_DISCARD), 0);
     cr_assert(exists(theirs));
     cr_assert_not(exists(mine));
@@ -469,8 +469,8 @@ Test(serve, discard_finds_its_image_on_a_device_with_another_number)
     write_file(mine, "finished by this move");
     write_file(later, "made by somebody since, with the inode of what was removed");
     steps.detail = json_pack("{s:[s,s],s:[o,o],s:[],s:[]}", "images", mine, later, "files",
-                             with(gw_target_steps_identity(mine), "device", 1),
-                             with(gw_target_steps_identity(later), "born", -1), "parts", "ram");
+                             with(gw_part_identity(mine), "device", 1),
+                             with(gw_part_identity(later), "born", -1), "parts", "ram");
     cr_assert_eq(gw_target_steps_act(&steps, GW_ACT_DISCARD), 0);
     cr_assert_not(exists(mine), "it is nobody's, and there");
     cr_assert(exists(later), "it was somebody's");
@@ -496,16 +496,16 @@ Test(serve, file_is_the_same_only_when_nothing_else_can_be)
         json_t *found = json_pack("{s:I,s:I,s:I}", "device", cases[i].device, "inode",
                                   cases[i].inode, "born", cases[i].born);
 
-        cr_assert_eq(gw_target_steps_is_same(found, recorded), cases[i].is_same, "case %zu", i);
+        cr_assert_eq(gw_part_is_same(found, recorded), cases[i].is_same, "case %zu", i);
         /* A file system without times of birth: an inode alone says nothing on another device. */
-        cr_assert_eq(gw_target_steps_is_same(found, unborn), cases[i].born == 0, "case %zu", i);
+        cr_assert_eq(gw_part_is_same(found, unborn), cases[i].born == 0, "case %zu", i);
         json_object_set_new(found, "device", json_integer(7));
-        cr_assert_not(gw_target_steps_is_same(found, unborn), "case %zu", i);
-        cr_assert_not(gw_target_steps_is_same(null, found), "case %zu", i);
-        cr_assert_not(gw_target_steps_is_same(found, null), "case %zu", i);
+        cr_assert_not(gw_part_is_same(found, unborn), "case %zu", i);
+        cr_assert_not(gw_part_is_same(null, found), "case %zu", i);
+        cr_assert_not(gw_part_is_same(found, null), "case %zu", i);
         json_decref(found);
     }
-    cr_assert_not(gw_target_steps_is_same(null, null), "no regular file is no file of ours");
+    cr_assert_not(gw_part_is_same(null, null), "no regular file is no file of ours");
     json_decref(recorded);
     json_decref(unborn);
 }
