@@ -103,12 +103,13 @@ static int look_for_part(struct file *file)
     struct gw_offered_volume *offered = &copy->plan.offered[file->index];
     const json_t *older = find_older(file);
     char reason[GW_PART_REASON_MAX];
-    int error = gw_part_refuse_finished(older);
+    int error = gw_part_refuse_unknown(older, offered);
 
     if (error)
         return error;
     gw_part_check(older, offered, &file->options.durable, reason);
     offered->is_continued = file->options.durable > 0;
+    offered->is_finished = offered->is_continued && gw_part_is_finished(older);
     if (offered->is_continued)
         file->options.epoch = gw_part_epoch(older, copy->older.epoch);
     copy->kept_bytes += file->options.durable;
@@ -134,6 +135,8 @@ static int note_file(struct file *file)
                                   file->options.offered, file->options.path, &entry);
     if (error)
         return error;
+    if (file->options.offered->is_finished)
+        json_object_set(entry, "file", json_object_get(find_older(file), "file"));
     json_array_append_new(json_object_get(copy->partial.detail, "disks"), entry);
     file->entry = entry;
     return 0;
@@ -208,6 +211,8 @@ static int copy_files(struct gw_copy *copy, struct file *files)
         error = files[i].target->ops->complete(files[i].target);
     for (unsigned i = 0; i < copy->plan.count && !error; i++)
         error = gw_local_verify(copy->plan.volumes[i], files[i].target, &files[i].options);
+    if (!error)
+        gw_partial_note_finished(copy->environment, &copy->partial);
     for (unsigned i = 0; i < copy->plan.count && !error; i++)
         error = files[i].target->ops->finish(files[i].target);
     return error;

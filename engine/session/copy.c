@@ -107,8 +107,10 @@ static int send_volumes(struct gw_source *source, struct gw_copy *copy)
             error = send_different(source, copy, i);
     while (!error && !is_all_sent(copy)) {
         error = send_part(source, copy);
-        /* The last one too, when there was one before: a comparison of hours may follow. */
-        if (!error && copy->can_keep && (!is_all_sent(copy) || copy->partial.is_kept))
+        /* The last one too, when there was one before: a comparison of hours may follow. And of a chain, which is of
+         * no use if it is lost when some of its files have their names. */
+        if (!error && copy->can_keep &&
+            (!is_all_sent(copy) || copy->partial.is_kept || copy->plan.count > 1))
             error = checkpoint(source, copy);
     }
     for (unsigned i = 0; i < copy->plan.count && !error; i++)

@@ -118,6 +118,7 @@ static int make_image(const struct gw_offered_volume *offered, const char *path,
         .physical_sector_size = offered->physical_sector_size,
         .disk_id = offered->has_disk_id ? offered->disk_id : NULL,
         .is_continued = offered->is_continued,
+        .is_finished = offered->is_finished,
         .is_name_journalled = offered->is_name_journalled,
         .data_id = offered->has_data_id ? offered->data_id : NULL,
     };

@@ -28,6 +28,7 @@ struct gw_offered_volume {
     char foreign[16];            /* a format that goes through NBD at both ends ("qcow2"), or "" */
     bool is_fixed;
     bool is_continued; /* the target's own: an unfinished image of an earlier attempt is there */
+    bool is_finished;  /* the target's own: that attempt has given it its final name */
     uint64_t already_bytes; /* the target's own: what that image takes */
     /* What tells the source's content from every other, as text: it is compared when an attempt goes
      * on with an earlier one, and else means nothing. */

@@ -111,6 +111,15 @@ int gw_partial_write(const struct gw_environment *environment, struct gw_partial
     return error ? error : sync_folder(folder);
 }
 
+void gw_partial_note_finished(const struct gw_environment *environment, struct gw_partial *partial)
+{
+    if (!partial->is_kept)
+        return;
+    gw_part_note_finished(json_object_get(partial->detail, "disks"));
+    if (gw_partial_write(environment, partial))
+        gw_log(GW_LOG_WARNING, "%s", gw_error_message());
+}
+
 static int read_file(const char *path, struct gw_partial *out)
 {
     json_error_t fault;
@@ -294,13 +303,29 @@ static const char *text_of(const json_t *object, const char *member)
     return text ? text : "";
 }
 
-static void unlink_parts(const struct gw_partial *partial)
+/* An image that has its name is its owner's; a file of a chain that lacks others is of no use. */
+static bool is_whole(const struct gw_partial *partial)
 {
     const json_t *disk;
     size_t index;
 
+    json_array_foreach(json_object_get(partial->detail, "disks"), index,
+                       disk) if (!gw_part_is_finished(disk)) return false;
+    return true;
+}
+
+static void unlink_parts(const struct gw_partial *partial)
+{
+    bool is_of_use = is_whole(partial);
+    const json_t *disk;
+    size_t index;
+
     json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
+    {
         gw_part_unlink(disk, partial->epoch);
+        if (!is_of_use)
+            gw_part_unlink_finished(disk);
+    }
 }
 
 /* Closes the descriptor. */

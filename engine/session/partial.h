@@ -43,6 +43,9 @@ void gw_partial_forget(const struct gw_environment *environment, const char *epo
 /* A note that is damaged for good, named by its digits (named.h): it goes, and the log says which files it may have
  * stood for. -ENOENT; -EINVAL when several are meant; -EBUSY. */
 int gw_partial_forget_damaged(const struct gw_environment *environment, const char *word);
+/* Before the first of a kept copy's images gets its final name: which files they are. Durable when it returns; a failure
+ * is logged, and costs that a loss from here on cannot be gone on with. */
+void gw_partial_note_finished(const struct gw_environment *environment, struct gw_partial *partial);
 /* Stops when each returns not 0, and returns that. What cannot be read is passed over. */
 int gw_partial_each(const struct gw_environment *environment,
                     int (*each)(const struct gw_partial *partial, void *context), void *context);

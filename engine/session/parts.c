@@ -31,7 +31,8 @@ static bool is_seen(const char *path)
     return path[0] && lstat(path, &status) == 0;
 }
 
-json_int_t gw_part_born(const struct statx *status)
+/* In ns; 0 where a file system knows no time of birth. */
+static json_int_t born(const struct statx *status)
 {
     return status->stx_mask & STATX_BTIME
                ? (json_int_t)((uint64_t)status->stx_btime.tv_sec * GW_NS_PER_S +
@@ -49,7 +50,7 @@ json_t *gw_part_identity(const char *path)
     /* The time of birth tells it from a later file that was given the same inode. */
     return json_pack("{s:I,s:I,s:I}", "device",
                      (json_int_t)makedev(status.stx_dev_major, status.stx_dev_minor), "inode",
-                     (json_int_t)status.stx_ino, "born", gw_part_born(&status));
+                     (json_int_t)status.stx_ino, "born", born(&status));
 }
 
 static bool is_equal(const json_t *one, const json_t *other, const char *member)
@@ -78,8 +79,7 @@ json_t *gw_part_folder(const char *path)
         return json_null();
     /* Not the device's number, which another mount may give it. Where a file system knows no time of birth, its
      * inode tells it from the folder that it hides. */
-    return json_pack("{s:I,s:I}", "inode", (json_int_t)status.stx_ino, "born",
-                     gw_part_born(&status));
+    return json_pack("{s:I,s:I}", "inode", (json_int_t)status.stx_ino, "born", born(&status));
 }
 
 int gw_part_look(const char *path, const json_t *folder)
@@ -202,13 +202,53 @@ static bool can_continue(const struct gw_offered_volume *offered)
     return !offered->foreign[0] && gw_image_can_continue(offered->format);
 }
 
+/* The identity, and the time of the last change. */
+static json_t *describe_file(const char *path)
+{
+    json_t *file = gw_part_identity(path);
+    struct stat status;
+
+    if (json_is_object(file) && lstat(path, &status) == 0)
+        json_object_set_new(
+            file, "changed",
+            json_integer((json_int_t)((uint64_t)status.st_mtim.tv_sec * GW_NS_PER_S +
+                                      (uint64_t)status.st_mtim.tv_nsec)));
+    return file;
+}
+
+void gw_part_note_finished(json_t *disks)
+{
+    json_t *disk;
+    size_t index;
+
+    /* What was noted by an earlier attempt, and has its name, has no part. */
+    json_array_foreach(disks, index, disk) if (is_seen(text_of(disk, "part")))
+        json_object_set_new(disk, "file", describe_file(text_of(disk, "part")));
+}
+
+bool gw_part_is_finished(const json_t *entry)
+{
+    const json_t *noted = json_object_get(entry, "file");
+    json_t *found = noted ? describe_file(text_of(entry, "path")) : NULL;
+    bool is = gw_part_is_same(found, noted) && is_equal(found, noted, "changed");
+
+    json_decref(found);
+    return is;
+}
+
 static int check(const json_t *entry, const struct gw_offered_volume *offered, uint64_t *durable)
 {
     const char *part = text_of(entry, "part");
+    bool is_finished = gw_part_is_finished(entry);
     struct gw_checkpoint found, wanted;
     struct stat status;
     int error = gw_checkpoint_read(text_of(entry, "journal"), &found);
 
+    /* The journal goes before the note does. */
+    if (error == -ENOENT && is_finished) {
+        *durable = offered->size;
+        return 0;
+    }
     if (error)
         return error;
     describe(offered, &wanted);
@@ -216,9 +256,9 @@ static int check(const json_t *entry, const struct gw_offered_volume *offered, u
         return gw_fail(-ESTALE, "the source was changed since");
     if (!gw_checkpoint_is_same(&found, &wanted))
         return gw_fail(-ESTALE, "the target is to be another image than the unfinished one");
-    if (part[0] && (lstat(part, &status) || !S_ISREG(status.st_mode)))
+    if (part[0] && !is_finished && (lstat(part, &status) || !S_ISREG(status.st_mode)))
         return gw_fail(-ESTALE, "the unfinished image is gone");
-    *durable = found.durable;
+    *durable = is_finished ? offered->size : found.durable;
     return 0;
 }
 
@@ -241,12 +281,14 @@ void gw_part_check(const json_t *entry, const struct gw_offered_volume *offered,
                  gw_error_message());
 }
 
-int gw_part_refuse_finished(const json_t *older)
+int gw_part_refuse_unknown(const json_t *older, const struct gw_offered_volume *offered)
 {
     const char *part = text_of(older, "part"), *path = text_of(older, "path");
-    struct stat status;
+    uint64_t durable;
 
-    if (!part[0] || lstat(part, &status) == 0 || lstat(path, &status) != 0)
+    if (!part[0] || is_seen(part) || !is_seen(path))
+        return 0;
+    if (can_continue(offered) && gw_part_is_finished(older) && check(older, offered, &durable) == 0)
         return 0;
     return gw_fail(-EEXIST,
                    "%s is there already: the earlier attempt was lost when it had finished it, or "
@@ -257,7 +299,7 @@ int gw_part_refuse_finished(const json_t *older)
 
 uint64_t gw_part_allocated(const json_t *entry)
 {
-    const char *part = text_of(entry, "part");
+    const char *part = text_of(entry, gw_part_is_finished(entry) ? "path" : "part");
     struct stat status;
 
     return part[0] && stat(part, &status) == 0 ? (uint64_t)status.st_blocks * 512 : 0;
@@ -268,7 +310,7 @@ int gw_part_note(const json_t *entry, const struct gw_offered_volume *offered, u
     const char *part = text_of(entry, "part");
     struct gw_checkpoint checkpoint;
 
-    if (!can_continue(offered))
+    if (!can_continue(offered) || json_object_get(entry, "file"))
         return 0;
     /* A file system that was taken away beneath the open file: the folder in its place is not the journal's. */
     if (part[0] && !is_seen(part))
@@ -308,6 +350,14 @@ void gw_part_unlink(const json_t *entry, const char *epoch)
     unlink_named(text_of(entry, "journal"), gw_part_epoch(entry, epoch));
 }
 
+void gw_part_unlink_finished(const json_t *entry)
+{
+    const char *path = text_of(entry, "path");
+
+    if (gw_part_is_finished(entry) && unlink(path) && errno != ENOENT)
+        gw_log(GW_LOG_WARNING, "%s could not be removed: %s", path, strerror(errno));
+}
+
 void gw_part_source(const char *path, const char *format, char *out, size_t size)
 {
     char birth[64];
@@ -321,8 +371,8 @@ void gw_part_source(const char *path, const char *format, char *out, size_t size
         return;
     }
     /* As of a folder: the device may have another number at each mount. */
-    if (gw_part_born(&status))
-        snprintf(birth, sizeof(birth), "born at %lld", (long long)gw_part_born(&status));
+    if (born(&status))
+        snprintf(birth, sizeof(birth), "born at %lld", (long long)born(&status));
     else
         snprintf(birth, sizeof(birth), "of device %u:%u", status.stx_dev_major,
                  status.stx_dev_minor);

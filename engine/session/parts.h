@@ -6,7 +6,8 @@
  * An entry is what a note of partial.h has in "disks": "volume" (its number in the offer), "name",
  * "path" (the final one), "part" ("" for a block device, which is written as it is), "journal", "epoch" (of the
  * attempt that began it, which is in both names; a later one that goes on with it leaves them), "folder" (which
- * folder they are in).
+ * folder they are in); once the image is complete and only lacks its name, "file" (which file it is, and when it was
+ * changed).
  *
  * Away: a file whose folder is not the one that it was in, since its file system is not mounted, is not gone. It is
  * neither made anew nor forgotten. Nor is one forgotten that can be seen and not removed.
@@ -44,8 +45,6 @@ bool gw_part_is_same(const json_t *found, const json_t *recorded);
 /* What tells a folder from every other one at its path, the place of a mount among them, whatever number its
  * device has today: that of the folder that path lies in. null when there is none. */
 json_t *gw_part_folder(const char *path);
-json_int_t
-gw_part_born(const struct statx *status); /* in ns; 0 where a file system knows no time of birth */
 /* Is a file there that was made in that folder? -ENOENT: it is gone. -ENOMEDIUM: it is away; the message says
  * which folder, and that it may have to be mounted. */
 int gw_part_look(const char *path, const json_t *folder);
@@ -56,21 +55,28 @@ int gw_part_check_removable(const char *path);
  * image, can be seen; or it is there and can be neither written nor removed. */
 int gw_part_check_here(const json_t *entry);
 
-/* May the image of the older entry be gone on with as offered? Then *durable is what its journal says.
- * Else *durable is 0, and why goes into reason. */
+/* Before the first of them gets its final name: which file each image of a note's "disks" is. */
+void gw_part_note_finished(json_t *disks);
+/* Has the noted file its final name, unchanged? */
+bool gw_part_is_finished(const json_t *entry);
+/* May the image of the older entry be gone on with as offered? Then *durable is what its journal says; of one that is
+ * finished, all of it. Else *durable is 0, and why goes into reason. */
 void gw_part_check(const json_t *entry, const struct gw_offered_volume *offered, uint64_t *durable,
                    char reason[GW_PART_REASON_MAX]);
-/* -EEXIST: the unfinished image has its final name, so it was finished when its attempt was lost; or somebody
- * made what is there. No file under a final name is written. older may be NULL. */
-int gw_part_refuse_finished(const json_t *older);
+/* -EEXIST: something has its final name that is not known to be the finished image, or is not as offered. No file under
+ * a final name is written. older may be NULL. */
+int gw_part_refuse_unknown(const json_t *older, const struct gw_offered_volume *offered);
 /* How much the file takes: it is there already. */
 uint64_t gw_part_allocated(const json_t *entry);
-/* After a sync of the image: that much of the disk, from its start, is durable. */
+/* After a sync of the image: that much of the disk, from its start, is durable. Of one that is finished nothing is
+ * noted any more. */
 int gw_part_note(const json_t *entry, const struct gw_offered_volume *offered, uint64_t durable);
 uint64_t gw_part_durable(const json_t *entry); /* as the journal says; 0 when it says nothing */
 /* The journal alone, of an image that is finished; or the image too. epoch: of the note, as above. */
 void gw_part_end(const json_t *entry);
 void gw_part_unlink(const json_t *entry, const char *epoch);
+/* The finished image, if it is the noted file. */
+void gw_part_unlink_finished(const json_t *entry);
 
 /* What tells the content of a file from every other, as text, for gw_offered_volume.source. */
 void gw_part_source(const char *path, const char *format, char *out, size_t size);

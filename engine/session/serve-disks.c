@@ -62,10 +62,11 @@ static int make_disk(struct gw_serve *serve, struct gw_space *space, unsigned vo
             snprintf(made->warning, sizeof(made->warning), "%s", part.reason);
     }
     if (!error && !is_uri)
-        error = gw_serve_note_disk(serve, volume, made->path, part.durable > 0);
+        error = gw_serve_note_disk(serve, volume, made->path, &part);
     if (!error && !is_uri)
         error = gw_fence_give_up(serve->environment->fences, made->path);
     offered->is_continued = part.durable > 0;
+    offered->is_finished = part.is_finished;
     offered->is_name_journalled = serve->vm != NULL;
     if (!error)
         error = make_image(serve, volume, made, &serve->volumes[volume]);
@@ -185,6 +186,8 @@ int gw_serve_finish(struct gw_serve *serve)
     for (unsigned i = 0; !error && i < serve->volume_count; i++)
         if (serve->volumes[i])
             error = verify(serve, i);
+    if (!error && !serve->vm)
+        gw_partial_note_finished(serve->environment, &serve->partial);
     /* The names last: what has one is as the source has it. */
     for (unsigned i = 0; !error && i < serve->volume_count; i++)
         if (serve->volumes[i])

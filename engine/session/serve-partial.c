@@ -238,20 +238,22 @@ int gw_serve_look_for_part(struct gw_serve *serve, unsigned volume, const char *
     if (!serve->wants_resume)
         return 0;
     older = older_entry(serve, volume, path);
-    error = gw_part_refuse_finished(older);
+    error = gw_part_refuse_unknown(older, &serve->offered[volume]);
     if (error)
         return error;
     gw_part_check(older, &serve->offered[volume], &out->durable, out->reason);
-    if (out->durable > 0)
+    if (out->durable > 0) {
         out->allocated = gw_part_allocated(older);
+        out->is_finished = gw_part_is_finished(older);
+    }
     return 0;
 }
 
-int gw_serve_note_disk(struct gw_serve *serve, unsigned volume, const char *path, bool is_continued)
+int gw_serve_note_disk(struct gw_serve *serve, unsigned volume, const char *path,
+                       const struct gw_serve_part *part)
 {
-    const char *epoch = is_continued
-                            ? gw_part_epoch(older_entry(serve, volume, path), serve->older.epoch)
-                            : serve->epoch;
+    const json_t *older = part->durable > 0 ? older_entry(serve, volume, path) : NULL;
+    const char *epoch = older ? gw_part_epoch(older, serve->older.epoch) : serve->epoch;
     json_t *entry;
     int error;
 
@@ -261,9 +263,11 @@ int gw_serve_note_disk(struct gw_serve *serve, unsigned volume, const char *path
         gw_part_entry_new(serve->environment, epoch, volume, &serve->offered[volume], path, &entry);
     if (error)
         return error;
+    if (part->is_finished)
+        json_object_set(entry, "file", json_object_get(older, "file"));
     json_array_append_new(json_object_get(serve->partial.detail, "disks"), entry);
     /* The note first: a file without one would stay for ever. */
-    serve->partial.is_kept |= is_continued;
+    serve->partial.is_kept |= part->durable > 0;
     return gw_partial_write(serve->environment, &serve->partial);
 }
 

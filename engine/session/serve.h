@@ -164,14 +164,15 @@ int gw_serve_begin_partial(struct gw_serve *serve, const json_t *offer);
  * on, or empty. */
 struct gw_serve_part {
     uint64_t durable, allocated;
+    bool is_finished;
     char reason[GW_PART_REASON_MAX];
 };
-/* -EEXIST: it has its final name, and is not touched. */
+/* -EEXIST: what has its final name is not known to be it, and is not touched. */
 int gw_serve_look_for_part(struct gw_serve *serve, unsigned volume, const char *path,
                            struct gw_serve_part *out);
-/* Before the image is made: it is noted. is_continued: it is older's. */
+/* Before the image is made: it is noted. part: as it was found. */
 int gw_serve_note_disk(struct gw_serve *serve, unsigned volume, const char *path,
-                       bool is_continued);
+                       const struct gw_serve_part *part);
 /* The epoch in the name of the volume's unfinished image. */
 const char *gw_serve_part_epoch(const struct gw_serve *serve, unsigned volume);
 /* The image that was taken over cannot be gone on with after all. */

@@ -21,7 +21,9 @@ struct disk_target {
     struct gw_target_volume volume;
     struct gw_image *image;
     char path[PATH_MAX], part[PATH_MAX];
-    bool is_finished;
+    bool is_finished; /* it has its final name */
+    bool is_earlier;  /* which an earlier attempt gave it: there is no image to be written */
+    enum gw_image_format format;
     bool is_device; /* no other name, nothing to unlink */
     bool is_name_journalled;
     char mark[GW_DEVICE_MARK_MAX]; /* of a device that is complete; empty: nobody can tell */
@@ -32,9 +34,20 @@ static struct disk_target *of(struct gw_target_volume *volume)
     return gw_container_of(volume, struct disk_target, volume);
 }
 
+static int refuse_write(const struct disk_target *disk)
+{
+    return gw_fail(
+        -EEXIST,
+        "%s was finished by an earlier attempt and is not what the source has: it is not "
+        "written to. Remove it, and copy again",
+        disk->path);
+}
+
 static int locate(struct gw_target_volume *volume, uint64_t offset, uint64_t length,
                   struct gw_location *out)
 {
+    if (of(volume)->is_earlier)
+        return refuse_write(of(volume));
     return gw_image_locate(of(volume)->image, offset, length, out);
 }
 
@@ -46,16 +59,32 @@ static int write_bytes(struct gw_target_volume *volume, uint64_t offset, const v
 
 static int zero(struct gw_target_volume *volume, uint64_t offset, uint64_t length)
 {
+    if (of(volume)->is_earlier)
+        return refuse_write(of(volume));
     return gw_image_zero(of(volume)->image, offset, length);
 }
 
 static int sync_image(struct gw_target_volume *volume)
 {
-    return gw_image_sync(of(volume)->image);
+    return of(volume)->is_earlier ? 0 : gw_image_sync(of(volume)->image);
+}
+
+static int open_finished(const struct disk_target *disk, struct gw_source_volume **out)
+{
+    struct gw_disk_source_options options = {
+        .name = disk->volume.name, .path = disk->path, .format = disk->format};
+    int error = gw_disk_source_open(&options, out);
+
+    if (error || (*out)->size == disk->volume.size)
+        return error;
+    (*out)->ops->close(*out);
+    return refuse_write(disk);
 }
 
 static int view(struct gw_target_volume *volume, struct gw_source_volume **out)
 {
+    if (of(volume)->is_earlier)
+        return open_finished(of(volume), out);
     return gw_disk_source_view(volume->name, of(volume)->image, out);
 }
 
@@ -81,7 +110,7 @@ static int finish(struct gw_target_volume *volume)
 
     if (error || disk->is_device)
         return error;
-    error = gw_folder_rename(AT_FDCWD, disk->part, disk->path);
+    error = disk->is_earlier ? 0 : gw_folder_rename(AT_FDCWD, disk->part, disk->path);
     if (error)
         return gw_fail_errno(error, "%s: cannot give the finished image this name", disk->path);
     disk->is_finished = true;
@@ -94,7 +123,7 @@ static void abort_target(struct gw_target_volume *volume)
 
     gw_image_close(disk->image);
     disk->image = NULL;
-    if (!disk->is_device)
+    if (!disk->is_device && !disk->is_earlier)
         unlink(disk->is_finished ? disk->path : disk->part);
 }
 
@@ -146,7 +175,7 @@ static int choose_names(struct disk_target *disk, const struct gw_disk_target_op
         exists &&
         (S_ISBLK(info.st_mode) ||
          (S_ISLNK(info.st_mode) && stat(options->path, &behind) == 0 && S_ISBLK(behind.st_mode)));
-    if (exists && !disk->is_device)
+    if (exists && !disk->is_device && !options->is_finished)
         return gw_fail(-EEXIST, "%s exists already: choose another name or remove it",
                        options->path);
     if (snprintf(disk->path, PATH_MAX, "%s", options->path) >= PATH_MAX ||
@@ -156,11 +185,26 @@ static int choose_names(struct disk_target *disk, const struct gw_disk_target_op
     return 0;
 }
 
-int gw_disk_target_create(const struct gw_disk_target_options *options,
-                          struct gw_target_volume **out)
+/* What an earlier attempt finished is looked at, and closed again. */
+static int check_finished(struct disk_target *disk, const struct gw_disk_target_options *options)
 {
-    struct disk_target *disk = calloc(1, sizeof(*disk));
+    struct gw_source_volume *view;
+    int error;
+
+    disk->is_finished = disk->is_earlier = true;
+    disk->format = options->format;
+    disk->volume.place = disk->path;
+    error = open_finished(disk, &view);
+    if (!error)
+        view->ops->close(view);
+    return error;
+}
+
+static int make_image(struct disk_target *disk, const struct gw_disk_target_options *options)
+{
     struct gw_image_create_options create = {
+        .path = disk->part,
+        .is_renamed = !disk->is_device,
         .format = options->format,
         .is_fixed = options->is_fixed,
         .virtual_size = options->size,
@@ -172,25 +216,34 @@ int gw_disk_target_create(const struct gw_disk_target_options *options,
         .data_id = options->data_id,
         .is_direct = true,
     };
+    int error = gw_image_create(&create, &disk->image);
+
+    if (error)
+        return error;
+    disk->volume.place = disk->part;
+    disk->volume.takes_at_once = gw_image_info(disk->image)->is_memory_file;
+    return 0;
+}
+
+int gw_disk_target_create(const struct gw_disk_target_options *options,
+                          struct gw_target_volume **out)
+{
+    struct disk_target *disk = calloc(1, sizeof(*disk));
     int error;
 
     if (!disk)
         return gw_fail(-ENOMEM, "no memory for a volume");
     disk->is_name_journalled = options->is_name_journalled;
+    disk->volume =
+        (struct gw_target_volume){.ops = &ops, .kind = GW_VOLUME_DISK, .size = options->size};
+    snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", options->name);
     error = choose_names(disk, options);
-    if (!error) {
-        create.path = disk->part;
-        create.is_renamed = !disk->is_device;
-        error = gw_image_create(&create, &disk->image);
-    }
+    if (!error)
+        error = options->is_finished ? check_finished(disk, options) : make_image(disk, options);
     if (error) {
         free(disk);
         return error;
     }
-    disk->volume = (struct gw_target_volume){
-        .ops = &ops, .kind = GW_VOLUME_DISK, .size = options->size, .place = disk->part};
-    snprintf(disk->volume.name, sizeof(disk->volume.name), "%s", options->name);
-    disk->volume.takes_at_once = gw_image_info(disk->image)->is_memory_file;
     if (disk->is_device)
         return gw_edges_target_new(
             &disk->volume,

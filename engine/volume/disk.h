@@ -49,6 +49,9 @@ struct gw_disk_target_options {
     uint32_t block_size, logical_sector_size, physical_sector_size;
     const uint8_t *disk_id, *data_id; /* 16 bytes or NULL */
     bool is_continued; /* PATH.godwit-EPOCH.part is there, unfinished, and is gone on with */
+    /* PATH is there, finished by an earlier attempt: it is read only, to be compared, and abort leaves it. A write is
+     * -EEXIST. */
+    bool is_finished;
     /* The caller has both names in its journal, and gives the file the final one again if a power
      * cut took it: finish leaves the folder to be synced later. */
     bool is_name_journalled;

@@ -210,6 +210,120 @@ def chain_that_cannot_go_on_keeps_what_it_has():
                            check=True)
 
 
+# A chain that is killed between its last renames: some of its files have their names, and nobody else's may be touched.
+
+CHAIN = ['base.vhdx', 'child.avhdx', 'top.avhdx']
+NAMED = [0, 1, 2, 3]  # how many have their names
+
+
+def make_chain_of_three(folder):
+    """Small, so that one copy of it has no records but the last."""
+    parent, name = None, None
+    for number, name in enumerate(CHAIN):
+        image = VhdxBuild(8 * MIB, parent=parent and vhdx_locator(parent, '.\\' + CHAIN[number - 1]))
+        image.blocks = {2 * number: (PRESENT, os.urandom(MIB))}
+        image.write(os.path.join(folder, name))
+        parent = image
+    return os.path.join(folder, name)
+
+
+def named_in(folder):
+    return [name for name in CHAIN if name in os.listdir(folder)]
+
+
+def assert_chain(source, folder, before):
+    for name in CHAIN:
+        subprocess.run(['cmp', os.path.join(os.path.dirname(source), name), os.path.join(folder, name)], check=True)
+    lib.check(sorted(os.listdir(folder)) == CHAIN, 'there is %s', os.listdir(folder))
+    for name, status in before.items():
+        after = os.stat(os.path.join(folder, name))
+        lib.check((status.st_ino, status.st_mtime_ns) == (after.st_ino, after.st_mtime_ns), '%s was touched', name)
+
+
+def stats_of(folder):
+    return {name: os.stat(os.path.join(folder, name)) for name in named_in(folder)}
+
+
+NOTES = 5  # made, taken up, the record of each file; then which files they are
+
+
+def killed_chain_here(here, named):
+    """The first three syncs of the folder are of the journals' names; then each file's name is synced."""
+    here.source = make_chain_of_three(here.world.folder)
+    if named:
+        here.kill_when(r'/out$', 2 + named)
+    else:
+        here.kill_when(r'/partial$', NOTES)
+    lib.check(named_in(here.out) == CHAIN[:named], 'the names are %s', os.listdir(here.out))
+    here.faults.say('')
+
+
+@lib.scenario(sample=1, named=NAMED)
+def chain_killed_between_its_names_goes_on_here(named):
+    with ChainHere('raw') as here:
+        killed_chain_here(here, named)
+        before = stats_of(here.out)
+        resumed = here.run('resume').expect('done').detail['resumed']
+        lib.check(resumed['resent_bytes'] == 0, 'it sent again: %s', resumed)
+        assert_chain(here.source, here.out, before)
+        lib.check(not here.listed(), 'something is kept: %s', here.listed())
+
+
+@lib.scenario(sample=1, what=['other file', 'changed', 'source'])
+def chain_whose_finished_file_is_not_known_is_refused(what):
+    """Whatever it is now, it is not touched, nor is anything else."""
+    with ChainHere('raw') as here:
+        killed_chain_here(here, 1)
+        base, theirs = os.path.join(here.out, CHAIN[0]), os.path.join(here.world.folder, CHAIN[0])
+        if what == 'other file':
+            subprocess.run(['cp', base, base + '.new'], check=True)
+            os.rename(base + '.new', base)
+        elif what == 'changed':
+            resume_copies.scribble(base, MIB)
+        else:
+            os.utime(theirs)
+        before, kept = os.stat(base), sorted(os.listdir(here.out))
+        assert_refused(here.run('resume'), 'failed', base + ' is there already')
+        after = os.stat(base)
+        lib.check((before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns) and
+                  sorted(os.listdir(here.out)) == kept, 'there is %s of %s', os.listdir(here.out), kept)
+        [one] = here.listed()
+        here.run('cancel', one['epoch'][:12])
+        lib.check(os.listdir(here.out) == ([] if what == 'source' else [CHAIN[0]]), 'cancel leaves %s',
+                  os.listdir(here.out))
+
+
+@lib.scenario(sample=1, named=[1, 3])
+def cancel_of_a_chain_killed_between_its_names(named):
+    """A part of a chain is of no use. A whole one is its owner's."""
+    with ChainHere('raw') as here:
+        killed_chain_here(here, named)
+        [one] = here.listed()
+        here.run('cancel', one['epoch'][:12])
+        lib.check(sorted(os.listdir(here.out)) == (CHAIN if named == 3 else []), 'it leaves %s', os.listdir(here.out))
+
+
+class LostBetweenNames(Lost):
+    def __init__(self, who, named):
+        super().__init__(who)
+        self.held_sync = (r'/storage$', 2 + named)
+
+    def prepare_source(self):
+        self.source = make_chain_of_three(self.world.source.storage)
+        self.name, self.written, self.words = '', self.world.target.storage, []
+
+
+@lib.scenario(sample=1, named=NAMED[1:])
+def chain_lost_between_its_names_goes_on(named):
+    with LostBetweenNames('target agent', named) as lost:
+        lib.check(named_in(lost.written) == CHAIN[:named], 'the names are %s', os.listdir(lost.written))
+        before = stats_of(lost.written)
+        resumed = lost.command('resume').result().expect('done').detail['resumed']
+        lib.check(resumed['resent_bytes'] == 0, 'it sent again: %s', resumed)
+        guestctl.wait_for(lambda: not lost.kept('b'), lib.PATIENCE_S, 'a target that keeps nothing', 0.2)
+        assert_chain(lost.source, lost.written, before)
+
+
 # ------------------------------------------------------------------------------------------- loss of power
 
 class LostPower(Lost):
@@ -239,11 +353,27 @@ def target_that_loses_power_has_what_its_journal_says(target):
 
 @lib.scenario(sample=1, target=sorted(TARGETS))
 def copy_killed_when_it_had_its_name(target):
-    """The image is whole. resume does not touch what has a name, and says so; cancel removes the rest."""
+    """The image is whole, and known: resume compares it and is done."""
     with Here(target) as here:
         here.kill_when(r'/out$', 1)  # the first such sync is of the journal's name
-        resume_copies.assert_same(here.source, here.written, target)
         here.faults.say('')
+        before = os.stat(here.written)
+        resume_copies.assert_resumed(here.run('resume').expect('done'))
+        after = os.stat(here.written)
+        lib.check((before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns), 'it was touched')
+        resume_copies.assert_same(here.source, here.written, target)
+        lib.check(os.listdir(here.out) == [os.path.basename(here.written)] and not here.listed(), 'it leaves %s',
+                  os.listdir(here.out))
+
+
+@lib.scenario(sample=1, target=sorted(TARGETS))
+def file_of_somebody_else_has_the_name_of_a_killed_copy(target):
+    """resume does not touch it, and says so; cancel removes the rest."""
+    with Here(target) as here:
+        here.kill_when(r'/out$', 1)
+        here.faults.say('')
+        subprocess.run(['cp', here.written, here.written + '.new'], check=True)
+        os.rename(here.written + '.new', here.written)
         [kept] = here.listed()
         before = os.stat(here.written)
         assert_refused(here.run('resume'), 'failed', here.written + ' is there already', 'godwit cancel')
@@ -321,11 +451,14 @@ def copy_lost_when_the_target_had_finished_it(who, target):
     with LostAtItsEnd(who, target) as lost:
         storage = lost.world.target
         before = os.stat(lost.written)
-        words = [lost.name, 'godwit cancel'] if who == 'target agent' else [lost.name, 'exists already']
-        assert_refused(lost.command('resume').result(), 'blocked', *words)
-        [kept] = lost.command('resume', '--list').result().events[-1]['kept']
-        answer = lost.command('cancel', kept['epoch'][:12]).result()
-        lib.check(answer.status == 0, 'cancel: %s', answer.errors)
+        result = lost.command('resume').result()
+        if who == 'target agent':
+            resume_copies.assert_resumed(result.expect('done'))
+        else:
+            assert_refused(result, 'blocked', lost.name, 'exists already')  # the target has forgotten it
+            [kept] = lost.command('resume', '--list').result().events[-1]['kept']
+            answer = lost.command('cancel', kept['epoch'][:12]).result()
+            lib.check(answer.status == 0, 'cancel: %s', answer.errors)
         guestctl.wait_for(lambda: storage.storage_files() == [lost.name] and not lost.kept('b'), lib.PATIENCE_S,
                           'a target with the image alone', 0.2)
         after = os.stat(lost.written)
