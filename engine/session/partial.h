@@ -50,13 +50,6 @@ void gw_partial_note_finished(const struct gw_environment *environment, struct g
 int gw_partial_each(const struct gw_environment *environment,
                     int (*each)(const struct gw_partial *partial, void *context), void *context);
 
-/* The folder for the socket of QEMU's NBD server, of a move at its source: its name comes from the epoch, so
- * that the note is enough to find it. out has GW_PARTIAL_SOCKETS_MAX bytes. */
-#define GW_PARTIAL_SOCKETS_MAX 32u
-void gw_partial_sockets(const char *epoch, char *out);
-/* Takes what that move's trackers left in QEMU out of it (gw_disk_tracker_clean), and the folder away. */
-int gw_partial_clean_vmm(struct gw_qmp *qmp, const char *epoch);
-
 /* -ENOMEDIUM with a message: some of its parts are away (parts.h). */
 int gw_partial_check_here(const struct gw_partial *partial);
 /* It is only to be removed, and waits for its parts. */
@@ -91,6 +84,24 @@ void gw_partial_drop_followers(const struct gw_environment *environment,
                                const struct gw_partial *partial);
 /* For replace: the note alone, durably. */
 int gw_partial_unlink(const struct gw_environment *environment, const struct gw_partial *partial);
+
+/* What a note stands for in a QEMU. (partial-vmm.c) */
+
+/* The folder for the socket of QEMU's NBD server, of a move at its source: its name comes from the epoch, so
+ * that the note is enough to find it. out has GW_PARTIAL_SOCKETS_MAX bytes. */
+#define GW_PARTIAL_SOCKETS_MAX 32u
+void gw_partial_sockets(const char *epoch, char *out);
+/* Takes what that move's trackers left in QEMU out of it (gw_disk_tracker_clean), and the folder away. */
+int gw_partial_clean_vmm(struct gw_qmp *qmp, const char *epoch);
+/* That folder, of a move's note at its source: what used it is gone. */
+void gw_partial_remove_sockets(const struct gw_partial *partial);
+/* A move's note at its source: takes what it left out of its QEMU. -errno while that lives and could not be cleaned, nor
+ * its guard, which may be letting the guest go on, be dismissed. */
+int gw_partial_clean_source(const struct gw_environment *environment,
+                            const struct gw_partial *partial);
+/* A move's note at its target: ends the QEMU of an offer that was never answered, which no journal knows, and removes its
+ * folders. They have the epoch in their names. Fails with a message while that QEMU may run. */
+int gw_partial_end_launched(const struct gw_partial *partial);
 
 /* What it stands for goes too: the partial images, or godwit's bitmaps and settings in QEMU. Where parts are
  * away, all of that goes later. */
