@@ -141,7 +141,7 @@ static int find_older(struct gw_serve *serve, const char *asked)
     return error;
 }
 
-void gw_serve_drop_copy(struct gw_serve *serve, const char *epoch)
+void gw_serve_drop_earlier(struct gw_serve *serve, const char *epoch)
 {
     if (find_older(serve, epoch) == 0)
         gw_partial_drop(serve->environment, &serve->older);
@@ -431,7 +431,7 @@ void gw_serve_drop_note(struct gw_serve *serve, const char *epoch, bool is_kept)
         else
             gw_partial_forget(serve->environment, epoch, GW_SIDE_TARGET);
     } else if (error == -ENOENT && is_kept) {
-        gw_serve_drop_copy(serve, epoch);
+        gw_serve_drop_earlier(serve, epoch);
     }
     gw_partial_free(&partial);
 }
