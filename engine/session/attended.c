@@ -10,9 +10,13 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/error.h"
+
+#define LOOK_NS (20 * GW_NS_PER_MS)
 
 /* A move that is in hand, or that recovery asks about, or both. */
 struct item {
@@ -188,6 +192,18 @@ int gw_attend(struct gw_attended *attended, const char *epoch, enum gw_journal_s
         item->is_in_hand = true;
     sweep(attended);
     pthread_mutex_unlock(&attended->lock);
+    return error;
+}
+
+int gw_attend_soon(struct gw_attended *attended, const char *epoch, enum gw_journal_side side,
+                   unsigned timeout_s)
+{
+    const struct timespec look = {.tv_nsec = (long)LOOK_NS};
+    uint64_t deadline = gw_clock_ns() + timeout_s * GW_NS_PER_S;
+    int error;
+
+    while ((error = gw_attend(attended, epoch, side)) == -EBUSY && gw_clock_ns() < deadline)
+        nanosleep(&look, NULL);
     return error;
 }
 

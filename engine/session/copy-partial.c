@@ -138,10 +138,14 @@ int gw_copy_take_older(struct gw_copy *copy)
         copy->partial.is_kept = copy->kept_bytes > 0;
         error = gw_partial_write(copy->environment, &copy->partial);
         if (!error)
-            error = gw_partial_replace(copy->environment, &copy->older, &copy->partial);
-        copy->is_older_taken = !error;
+            error = gw_partial_replace(copy->environment, &copy->older, &copy->partial,
+                                       &copy->is_older_taken);
     }
-    return error;
+    if (!error || !copy->is_older_taken)
+        return error;
+    /* A loss of power would bring back the note of the older attempt, which names the same files. */
+    gw_log(GW_LOG_WARNING, "%s", gw_error_message());
+    return 0;
 }
 
 uint64_t gw_copy_sync_interval_ns(const struct gw_copy *copy)

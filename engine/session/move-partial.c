@@ -8,16 +8,25 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "common/log.h"
+#include "engine/session/attended.h"
 #include "engine/session/move.h"
 #include "engine/session/process.h"
 
-#define SYNC_INTERVAL_S 10u /* seconds of the disks' first pass that a loss can cost, at most */
+#define TAKE_UP_TIMEOUT_S 20u /* recovery may ask the target about the earlier attempt */
+#define SYNC_INTERVAL_S   10u /* seconds of the disks' first pass that a loss can cost, at most */
 
 static const char *text_of(const json_t *object, const char *member)
 {
     const char *text = json_string_value(json_object_get(object, member));
 
     return text ? text : "";
+}
+
+static void let_go_of_older(struct gw_move *move)
+{
+    if (move->is_older_attended)
+        gw_unattend(move->environment->attended, move->request->resume, GW_SIDE_SOURCE);
+    move->is_older_attended = false;
 }
 
 int gw_move_load_older(struct gw_move *move)
@@ -27,6 +36,11 @@ int gw_move_load_older(struct gw_move *move)
 
     if (!epoch)
         return 0;
+    /* Nobody cancels it, or removes it for its age, while this one waits to be accepted. */
+    error = gw_attend_soon(move->environment->attended, epoch, GW_SIDE_SOURCE, TAKE_UP_TIMEOUT_S);
+    move->is_older_attended = !error;
+    if (error)
+        return error;
     error = gw_partial_read(move->environment, epoch, GW_SIDE_SOURCE, &move->older);
     if (error && error != -ENOENT)
         return error;
@@ -132,6 +146,7 @@ static void set_copied(struct gw_move *move, unsigned index, uint64_t copied)
 int gw_move_take_kept(struct gw_move *move, const json_t *accepted)
 {
     json_t *list;
+    bool is_replaced = false;
     uint64_t all = 0;
     int error;
 
@@ -154,7 +169,15 @@ int gw_move_take_kept(struct gw_move *move, const json_t *accepted)
     /* From here on the target knows this attempt only. */
     move->partial.is_kept = all > 0;
     error = gw_partial_write(move->environment, &move->partial);
-    return error ? error : gw_partial_replace(move->environment, &move->older, &move->partial);
+    if (!error)
+        error = gw_partial_replace(move->environment, &move->older, &move->partial, &is_replaced);
+    if (is_replaced)
+        let_go_of_older(move);
+    if (!error || !is_replaced)
+        return error;
+    /* A loss of power would bring back the note of the older attempt: the target finds this one by it. */
+    gw_log(GW_LOG_WARNING, "%s", gw_error_message());
+    return 0;
 }
 
 int gw_move_compare_kept(struct gw_move *move)
@@ -235,6 +258,7 @@ void gw_move_close_partial(struct gw_move *move)
         gw_partial_cancel(move->environment, &move->older);
     if (move->partial.detail && (move->steps.keeps ? !move->partial.is_kept : is_settled))
         gw_partial_forget(move->environment, epoch, GW_SIDE_SOURCE);
+    let_go_of_older(move);
     gw_partial_free(&move->partial);
     gw_partial_free(&move->older);
 }

@@ -101,6 +101,7 @@ struct gw_move {
      * with (move-partial.c). */
     bool can_keep;
     struct gw_partial partial, older;
+    bool is_older_attended;          /* until this attempt has its place */
     bool is_older_gone;              /* the target has nothing of it any more */
     char instead[GW_EPOCH_TEXT_MAX]; /* an older attempt that this one takes the place of, or "" */
     uint64_t kept[GW_VM_DISKS_MAX];  /* bytes of each disk that the target has of older */

@@ -139,14 +139,14 @@ static bool has_entry(const struct gw_partial *partial, const json_t *entry)
 }
 
 int gw_partial_replace(const struct gw_environment *environment, const struct gw_partial *older,
-                       const struct gw_partial *later)
+                       const struct gw_partial *later, bool *is_replaced)
 {
     const json_t *entry;
     size_t index;
 
     json_array_foreach(json_object_get(older->detail, "disks"), index,
                        entry) if (!has_entry(later, entry)) gw_part_unlink(entry, older->epoch);
-    return gw_partial_unlink(environment, older);
+    return gw_partial_unlink(environment, older, is_replaced);
 }
 
 bool gw_partial_give_back(const struct gw_environment *environment, struct gw_partial *partial)

@@ -157,6 +157,17 @@ int gw_partial_read(const struct gw_environment *environment, const char *epoch,
     return error ? error : read_file(path, out);
 }
 
+bool gw_partial_is_kept(const struct gw_environment *environment, const char *epoch,
+                        enum gw_journal_side side)
+{
+    struct gw_partial partial;
+    int error = gw_partial_read(environment, epoch, side, &partial);
+    bool is_kept = error ? error != -ENOENT && error != -EUCLEAN : partial.is_kept;
+
+    gw_partial_free(&partial);
+    return is_kept;
+}
+
 void gw_partial_free(struct gw_partial *partial)
 {
     json_decref(partial->detail);
@@ -181,7 +192,8 @@ void gw_partial_forget(const struct gw_environment *environment, const char *epo
     unlink(path);
 }
 
-int gw_partial_unlink(const struct gw_environment *environment, const struct gw_partial *partial)
+int gw_partial_unlink(const struct gw_environment *environment, const struct gw_partial *partial,
+                      bool *is_gone)
 {
     char folder[PATH_MAX], path[PATH_MAX];
     int error = folder_of(environment, folder);
@@ -190,6 +202,7 @@ int gw_partial_unlink(const struct gw_environment *environment, const struct gw_
         error = path_of(environment, partial->epoch, partial->side, path);
     if (!error && unlink(path) && errno != ENOENT)
         error = gw_fail_errno(-errno, "cannot remove %s", path);
+    *is_gone = !error;
     return error ? error : sync_folder(folder);
 }
 
@@ -364,6 +377,34 @@ static void give_up(const struct gw_environment *environment, const struct gw_pa
         gw_log(GW_LOG_WARNING, "%s", gw_error_message());
 }
 
+enum known { UNKNOWN, OPEN, ENDED };
+
+/* What the journal says of it. Never UNKNOWN by mistake: a VM that runs must not be ended. */
+static enum known ask_journal(const struct gw_environment *environment,
+                              const struct gw_partial *partial)
+{
+    enum gw_handover_state state = GW_HANDOVER_NONE;
+    struct gw_journal_entry entry;
+    /* Who has no journal has never moved a VM. */
+    int error = environment->journal
+                    ? gw_journal_find(environment->journal, partial->epoch, partial->side, &entry)
+                    : -ENOENT;
+
+    if (error)
+        return error == -ENOENT ? UNKNOWN : OPEN;
+    error = gw_handover_state_parse(entry.state, &state);
+    gw_journal_entry_free(&entry);
+    return error || !gw_handover_is_ended(state) ? OPEN : ENDED;
+}
+
+/* The QEMU of an offer that was never answered: nothing else knows of it. */
+static int end_launched(const struct gw_environment *environment, const struct gw_partial *partial)
+{
+    return partial->side == GW_SIDE_TARGET && ask_journal(environment, partial) == UNKNOWN
+               ? gw_partial_end_launched(partial)
+               : 0;
+}
+
 void gw_partial_drop(const struct gw_environment *environment, const struct gw_partial *partial)
 {
     struct gw_partial own = *partial;
@@ -372,7 +413,7 @@ void gw_partial_drop(const struct gw_environment *environment, const struct gw_p
     /* At once, for whoever finds the note later: the earlier attempt may have ended by then. */
     if (gw_partial_give_back(environment, &own) && gw_partial_write(environment, &own))
         gw_log(GW_LOG_WARNING, "%s", gw_error_message());
-    if (gw_partial_check_here(partial)) {
+    if (end_launched(environment, partial) || gw_partial_check_here(partial)) {
         give_up(environment, partial);
         return;
     }
@@ -435,26 +476,6 @@ struct rounds {
     bool is_start;
 };
 
-enum known { UNKNOWN, OPEN, ENDED };
-
-/* What the journal says of it. Never UNKNOWN by mistake: a VM that runs must not be ended. */
-static enum known ask_journal(const struct gw_environment *environment,
-                              const struct gw_partial *partial)
-{
-    enum gw_handover_state state = GW_HANDOVER_NONE;
-    struct gw_journal_entry entry;
-    /* Who has no journal has never moved a VM. */
-    int error = environment->journal
-                    ? gw_journal_find(environment->journal, partial->epoch, partial->side, &entry)
-                    : -ENOENT;
-
-    if (error)
-        return error == -ENOENT ? UNKNOWN : OPEN;
-    error = gw_handover_state_parse(entry.state, &state);
-    gw_journal_entry_free(&entry);
-    return error || !gw_handover_is_ended(state) ? OPEN : ENDED;
-}
-
 /* A move that ended at its target when its images were complete: no part has its name any more. */
 static bool has_parts(const struct gw_partial *partial)
 {
@@ -491,8 +512,7 @@ static int look_at(const struct gw_partial *partial, void *context)
     /* Its QEMU was cleaned before, which takes the socket to know whose server it has. */
     if (rounds->is_start && known == ENDED)
         gw_partial_remove_sockets(partial);
-    if ((rounds->is_start || is_given_up) && known == UNKNOWN && partial->side == GW_SIDE_TARGET &&
-        gw_partial_end_launched(partial)) {
+    if ((rounds->is_start || is_given_up) && end_launched(environment, partial)) {
         give_up(environment, partial);
     } else if (is_given_up && gw_partial_check_here(partial)) {
         /* Once more in the next round. */

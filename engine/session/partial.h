@@ -37,6 +37,9 @@ int gw_partial_write(const struct gw_environment *environment, struct gw_partial
 int gw_partial_read(const struct gw_environment *environment, const char *epoch,
                     enum gw_journal_side side, struct gw_partial *out);
 void gw_partial_free(struct gw_partial *partial); /* takes zeroed memory too */
+/* May a later attempt go on from it? True also where that cannot be read this moment. */
+bool gw_partial_is_kept(const struct gw_environment *environment, const char *epoch,
+                        enum gw_journal_side side);
 /* The note, and the journals of its images, which are finished or another note's. */
 void gw_partial_forget(const struct gw_environment *environment, const char *epoch,
                        enum gw_journal_side side);
@@ -74,16 +77,18 @@ int gw_partial_find_follower(const struct gw_environment *environment, const cha
 bool gw_partial_is_followed(const struct gw_environment *environment, const char *epoch,
                             enum gw_journal_side side);
 /* later, which follows older and is written, has its files from now on; what it does not go on with is removed. Durable
- * when it returns. */
+ * when it returns 0. *is_replaced: they are later's, also where that could not be made durable: a loss of power may make
+ * them older's again. */
 int gw_partial_replace(const struct gw_environment *environment, const struct gw_partial *older,
-                       const struct gw_partial *later);
+                       const struct gw_partial *later, bool *is_replaced);
 /* Takes the files that are an earlier attempt's out of a provisional note, in memory alone. True when it was one. */
 bool gw_partial_give_back(const struct gw_environment *environment, struct gw_partial *partial);
 /* Of an attempt that nobody has in hand: what died while it began to go on with it goes first. */
 void gw_partial_drop_followers(const struct gw_environment *environment,
                                const struct gw_partial *partial);
-/* For replace: the note alone, durably. */
-int gw_partial_unlink(const struct gw_environment *environment, const struct gw_partial *partial);
+/* For replace: the note alone, durably. *is_gone: also where the sync failed. */
+int gw_partial_unlink(const struct gw_environment *environment, const struct gw_partial *partial,
+                      bool *is_gone);
 
 /* What a note stands for in a QEMU. (partial-vmm.c) */
 

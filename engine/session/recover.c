@@ -108,13 +108,9 @@ static void report(const struct gw_switchover *switchover, struct gw_recovered *
 /* Is something at the target that a later attempt can go on with? */
 static bool is_kept(const struct gw_environment *environment, const char *epoch)
 {
-    struct gw_partial partial = {.detail = NULL};
-    bool is_kept =
-        gw_partial_read(environment, epoch, GW_SIDE_SOURCE, &partial) == 0 && partial.is_kept;
-
-    gw_partial_free(&partial);
     /* Or has one gone on with it, which must not be told to give it up? */
-    return is_kept || gw_partial_is_followed(environment, epoch, GW_SIDE_SOURCE);
+    return gw_partial_is_kept(environment, epoch, GW_SIDE_SOURCE) ||
+           gw_partial_is_followed(environment, epoch, GW_SIDE_SOURCE);
 }
 
 /* The agent that died took its fences along, and the VM may run at the target. */
@@ -188,14 +184,21 @@ static void recover_source(const struct gw_environment *environment,
     json_decref(switchover.peer_times);
 }
 
-/* Partial images of an agent that died stay for a later attempt: of one that was not complete yet. The caller frees
- * partial. */
-static bool keep_parts(const struct gw_environment *environment, const char *epoch,
-                       enum gw_handover_state state, struct gw_partial *partial)
+/* Partial images of an agent that died stay for a later attempt: of one that was not complete yet. Fails where that
+ * cannot be told this moment. */
+static int keep_parts(const struct gw_environment *environment, const char *epoch,
+                      enum gw_handover_state state, bool *out)
 {
-    return gw_partial_read(environment, epoch, GW_SIDE_TARGET, partial) == 0 &&
-           (state == GW_HANDOVER_RECEIVING || state == GW_HANDOVER_ABORTED) && partial->is_kept &&
-           gw_partial_check_here(partial) == 0 && gw_partial_write(environment, partial) == 0;
+    struct gw_partial partial;
+    int error = gw_partial_read(environment, epoch, GW_SIDE_TARGET, &partial);
+
+    *out = !error && (state == GW_HANDOVER_RECEIVING || state == GW_HANDOVER_ABORTED) &&
+           partial.is_kept && gw_partial_check_here(&partial) == 0;
+    /* Its age begins anew. It is kept as it was where that cannot be written. */
+    if (*out && gw_partial_write(environment, &partial))
+        gw_log(GW_LOG_WARNING, "move %.12s: %s", epoch, gw_error_message());
+    gw_partial_free(&partial);
+    return error == -ENOENT || error == -EUCLEAN ? 0 : error;
 }
 
 static void recover_target(const struct gw_environment *environment,
@@ -205,7 +208,6 @@ static void recover_target(const struct gw_environment *environment,
     struct gw_switchover switchover;
     struct gw_target_steps steps = {
         .epoch = entry->epoch, .detail = entry->detail, .machine = &switchover.machine};
-    struct gw_partial partial = {.detail = NULL};
     enum gw_handover_state state;
     int error;
 
@@ -213,13 +215,14 @@ static void recover_target(const struct gw_environment *environment,
     if (gw_handover_state_parse(entry->state, &state) ||
         (person == GW_EVENT_COUNT && (state == GW_HANDOVER_PREPARED || state == GW_HANDOVER_LOST)))
         return;
-    error = gw_target_steps_reconnect(&steps, entry->state);
+    error = keep_parts(environment, entry->epoch, state, &steps.keeps_parts);
+    if (!error)
+        error = gw_target_steps_reconnect(&steps, entry->state);
     if (error) {
         gw_error_take(error, &out->cause);
         gw_log(GW_LOG_INFO, "move %s waits: %s", entry->epoch, out->cause.text);
         return;
     }
-    steps.keeps_parts = keep_parts(environment, entry->epoch, state, &partial);
     prepare(environment, entry, &switchover);
     switchover.act = act_target;
     switchover.context = &steps;
@@ -232,7 +235,6 @@ static void recover_target(const struct gw_environment *environment,
     gw_vm_leave(&steps.launched);
     if (!steps.keeps_parts && gw_handover_is_ended(switchover.machine.state))
         gw_partial_forget(environment, entry->epoch, GW_SIDE_TARGET);
-    gw_partial_free(&partial);
 }
 
 /* What was done and could not be recorded is not done again, every few seconds, before it can be: the guest's

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/checked.h"
@@ -20,7 +19,6 @@
 /* How long the session of a lost attempt may take to end once it is released: a sync may be under
  * way. */
 #define RELEASE_TIMEOUT_S 60u
-#define RELEASE_LOOK_NS   (20 * GW_NS_PER_MS)
 
 static const char *text_of(const json_t *object, const char *member)
 {
@@ -44,15 +42,11 @@ static int gone(struct gw_serve *serve)
 static int take_up(struct gw_serve *serve, const char *epoch)
 {
     const struct gw_environment *environment = serve->environment;
-    uint64_t deadline = gw_clock_ns() + RELEASE_TIMEOUT_S * GW_NS_PER_S;
-    const struct timespec look = {.tv_nsec = (long)RELEASE_LOOK_NS};
     int error;
 
     if (environment->rejoins)
         gw_rejoins_release(environment->rejoins, epoch, gw_control_peer(serve->control));
-    while ((error = gw_attend(environment->attended, epoch, GW_SIDE_TARGET)) == -EBUSY &&
-           gw_clock_ns() < deadline)
-        nanosleep(&look, NULL);
+    error = gw_attend_soon(environment->attended, epoch, GW_SIDE_TARGET, RELEASE_TIMEOUT_S);
     serve->is_older_attended = !error;
     return error;
 }
@@ -304,13 +298,12 @@ int gw_serve_note_vm(struct gw_serve *serve, json_t *members)
 
 int gw_serve_end_older(struct gw_serve *serve)
 {
-    int error = serve->is_resumed
-                    ? gw_partial_replace(serve->environment, &serve->older, &serve->partial)
-                    : 0;
+    int error = serve->is_resumed ? gw_partial_replace(serve->environment, &serve->older,
+                                                       &serve->partial, &serve->is_older_taken)
+                                  : 0;
 
     if (error)
         return error;
-    serve->is_older_taken = serve->is_resumed;
     let_go_of_older(serve);
     return 0;
 }
@@ -388,6 +381,13 @@ void gw_serve_end_journals(struct gw_serve *serve)
 
     json_array_foreach(json_object_get(serve->partial.detail, "disks"), index, entry)
         gw_part_end(entry);
+}
+
+bool gw_serve_keeps(const struct gw_serve *serve, int error)
+{
+    bool is_begun = serve->is_accepted || !serve->is_older_taken;
+
+    return serve->can_keep && serve->partial.is_kept && (gw_partial_is_loss(error) || !is_begun);
 }
 
 bool gw_serve_gives_back(const struct gw_serve *serve)

@@ -283,17 +283,6 @@ static int take_up(struct gw_serve *serve, const char *epoch)
     return error;
 }
 
-/* Is there something of it that a later attempt can go on from? */
-static bool has_kept(const struct gw_serve *serve, const char *epoch)
-{
-    struct gw_partial partial = {.detail = NULL};
-    bool is_kept = gw_partial_read(serve->environment, epoch, GW_SIDE_TARGET, &partial) == 0 &&
-                   partial.is_kept;
-
-    gw_partial_free(&partial);
-    return is_kept;
-}
-
 /* A question about a move of an earlier session: the journal answers. */
 static int reopen(struct gw_serve *serve, const char *epoch, bool is_given_up)
 {
@@ -333,7 +322,8 @@ static int reopen(struct gw_serve *serve, const char *epoch, bool is_given_up)
     vm->steps.epoch = serve->epoch;
     vm->steps.machine = &vm->switchover.machine;
     json_incref(vm->steps.detail);
-    vm->steps.keeps_parts = vm->switchover.keeps = !is_given_up && has_kept(serve, epoch);
+    vm->steps.keeps_parts = vm->switchover.keeps =
+        !is_given_up && gw_partial_is_kept(serve->environment, epoch, GW_SIDE_TARGET);
     vm->switchover.side = GW_SIDE_TARGET;
     vm->switchover.journal = serve->environment->journal;
     vm->switchover.progress = serve->progress;
@@ -458,7 +448,7 @@ void gw_serve_vm_end(struct gw_serve *serve, struct gw_error *why)
     if (!gw_serve_is_heard(serve))
         switchover->control = NULL;
     serve->keeps_parts = vm->is_begun && switchover->machine.state == GW_HANDOVER_RECEIVING &&
-                         serve->can_keep && serve->partial.is_kept && gw_partial_is_loss(why->code);
+                         gw_serve_keeps(serve, why->code);
     vm->steps.keeps_parts = switchover->keeps = serve->keeps_parts;
     /* It came first: what ended the conversation only followed. */
     if (vm->is_begun && switchover->cause.code)

@@ -590,8 +590,7 @@ int gw_serve_run(struct gw_serve *serve, struct gw_progress *progress, struct gw
     if (serve->vm)
         gw_serve_vm_end(serve, &why);
     else
-        serve->keeps_parts = serve->can_keep && serve->partial.is_kept && !serve->is_finished &&
-                             gw_partial_is_loss(why.code);
+        serve->keeps_parts = !serve->is_finished && gw_serve_keeps(serve, why.code);
     gw_serve_drop_volumes(serve,
                           serve->is_finished || serve->keeps_parts || gw_serve_gives_back(serve));
     gw_serve_close_partial(serve);

@@ -194,6 +194,9 @@ int gw_serve_take_copied(struct gw_serve *serve, const json_t *message, bool *is
 void gw_serve_drop_note(struct gw_serve *serve, const char *epoch, bool is_kept);
 /* The images are finished. */
 void gw_serve_end_journals(struct gw_serve *serve);
+/* Does what an attempt has written stay for a later one, after that error? It was lost; or it failed when it had just
+ * taken older's place, and has not begun. */
+bool gw_serve_keeps(const struct gw_serve *serve, int error);
 /* Before the volumes are dropped: are their files older's still? Of an attempt that goes on and was refused, so that
  * it can be tried again. */
 bool gw_serve_gives_back(const struct gw_serve *serve);

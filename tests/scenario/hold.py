@@ -132,6 +132,7 @@ class Holder:
         self.held = None        # (listener, id) of the write that waits
         self.is_held = threading.Event()
         self.sync_pattern = None
+        self.sync_passing = 0   # how many such syncs do not fail before that one
         self.held_sync = None   # (pattern of the path, how many pass first) of the sync that holds next
         self.with_writes = False    # before the agent starts: fail_writes is going to be used
         self.failing_writes = None  # (pattern of the path, errno)
@@ -248,6 +249,9 @@ class Holder:
             self.syncs.append((time.time(), call, path))
             if not self.sync_pattern or not re.search(self.sync_pattern, path):
                 return False
+            if self.sync_passing:
+                self.sync_passing -= 1
+                return False
             self.sync_pattern = None
             return True
 
@@ -288,10 +292,10 @@ class Holder:
             self.held_sync = (pattern, passing)
         self.is_held.clear()
 
-    def fail_sync(self, pattern):
-        """The next sync of a file whose path fits answers EIO."""
+    def fail_sync(self, pattern, passing=0):
+        """The next sync of a file whose path fits answers EIO; passing: so many do not."""
         with self.lock:
-            self.sync_pattern = pattern
+            self.sync_pattern, self.sync_passing = pattern, passing
 
     def fail_writes(self, pattern, error=0):
         """From now on every pwrite to a file whose path fits answers this error, until pattern is None."""

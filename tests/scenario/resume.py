@@ -95,6 +95,24 @@ def lost_move_is_resumed(who, phase, image):
         lib.check(not left, 'the target\'s storage keeps %s', left)
 
 
+@lib.scenario()
+def attempt_that_another_is_about_to_take_up_is_not_cancelled():
+    """Its files would go from under the one that the target is about to accept."""
+    with Lost('target agent', held='ab') as lost:
+        world = lost.world
+        [kept] = lost.kept('a')
+        world.target.hold('RECEIVING')
+        resumed = world.source.command('resume')
+        world.stack.callback(resumed.end)
+        world.target.await_held('the first record', resumed)
+        answer = world.source.command('cancel', kept['epoch'][:12]).result()
+        lib.check(answer.status != 0 and 'under way' in answer.error, 'cancel: %d %s', answer.status, answer.error)
+        world.target.release()
+        result = resumed.result().expect('done')
+        lib.check(result.detail['resumed']['kept_bytes'] == kept['bytes'], 'resumed %s', result.detail['resumed'])
+        world.assert_moved()
+
+
 def lose_resume(lost, window):
     """A resume whose agent dies at that place, on the way to being accepted by both sides."""
     host = lost.world.source if window == 'heard' else lost.world.target

@@ -461,5 +461,41 @@ def resume_here_that_is_killed_while_it_begins_loses_nothing(passing, ends):
         lib.check(not left_in(here.out) and not notes, 'it leaves %s, %s', left_in(here.out), notes)
 
 
+# ------------------------------------------------------------- a state folder whose syncs fail for a moment
+
+@lib.scenario(sample=1, passing=[0, 1])
+def resume_that_the_target_cannot_note_loses_nothing(passing):
+    """Neither when its note cannot be written, nor when the earlier one's removal cannot be made durable."""
+    with LostTwice('target agent') as lost:
+        target = lost.world.target
+        target.holder.fail_sync(r'/partial$', passing)
+        failed = lost.command('resume').result()
+        lib.check(failed.status != 0 and 'Input/output error' in failed.error, 'it says %s', failed.error)
+        [kept] = guestctl.wait_for(lambda: lost.kept('a'), lib.PATIENCE_S, 'the source keeps its note', 0.2)
+        lib.check(len([name for name in target.storage_files() if name.endswith('.part')]) == 1, 'the target has %s',
+                  target.storage_files())
+        assert_resumed(lost.command('resume', kept['epoch'][:12]).result().expect('done'))
+        assert_same(lost.source, lost.written, 'raw')
+
+
+@lib.scenario(sample=1, passing=[0, 1, 2, 3])
+def resume_here_that_cannot_be_noted_loses_nothing(passing):
+    with Here('raw') as here:
+        here.kill_when(r'\.part$', 2)
+        here.faults.say('')
+        holder = hold.Holder()
+        holder.fail_sync(r'/partial$', passing)
+        launcher, connection = holder.launcher()
+        answer = subprocess.run(launcher + [lib.godwit_binary(), 'resume'], env=here.environment, check=False,
+                                pass_fds=[connection.fileno()], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        connection.close()
+        if answer.returncode != 0:
+            lib.check('Input/output error' in answer.stderr, 'it says %s', answer.stderr)
+            assert_resumed(here.run('resume').expect('done'))
+        lib.check(passing == 3 or answer.returncode, 'nothing failed: %s', answer.stdout)
+        assert_same(here.source, here.written, 'raw')
+        lib.check(not left_in(here.out) and not here.listed(), 'it leaves %s', left_in(here.out))
+
+
 if __name__ == '__main__':
     sys.exit(lib.run_main(at_most=5))

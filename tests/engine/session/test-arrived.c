@@ -271,6 +271,25 @@ Test(arrived, vmm_of_a_note_is_ended_without_its_monitor)
     cr_assert_not(is_noted());
 }
 
+/* It died while it began to go on with an earlier attempt, which is cancelled: nothing else would know of it then. */
+Test(arrived, vmm_of_an_attempt_is_ended_with_the_one_that_it_follows)
+{
+    struct gw_partial older = {
+        .side = GW_SIDE_TARGET, .epoch = "ffeeddccbbaa99887766554433221100", .is_kept = true};
+    char process[GW_PROCESS_TEXT_MAX];
+
+    older.detail = json_pack("{s:s,s:[]}", "kind", "move", "disks");
+    cr_assert_eq(gw_partial_write(&environment, &older), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_process_identify(vmm, process, sizeof(process)), 0);
+    note(json_pack("{s:b,s:i,s:s,s:[s]}", "made", 1, "pid", (int)vmm, "process", process,
+                   "taken_from", older.epoch));
+    gw_partial_drop(&environment, &older);
+    cr_assert(has_vmm_ended());
+    cr_assert_not(is_left());
+    cr_assert_not(is_noted());
+    gw_partial_free(&older);
+}
+
 Test(arrived, process_that_has_the_number_now_is_not_ended)
 {
     note(json_pack("{s:b,s:i,s:s}", "made", 1, "pid", (int)vmm, "process", "another 1"));

@@ -345,9 +345,12 @@ Test(parts, attempt_that_died_before_it_replaced_another_is_undone)
 Test(parts, attempt_that_replaced_another_is_found_by_its_name)
 {
     struct gw_partial follower;
+    bool is_replaced = false;
 
     begin_following();
-    cr_assert_eq(gw_partial_replace(&state, &older, &later), 0, "%s", gw_error_message());
+    cr_assert_eq(gw_partial_replace(&state, &older, &later, &is_replaced), 0, "%s",
+                 gw_error_message());
+    cr_assert(is_replaced);
     gw_partials_tidy(&state, true);
     cr_assert(!gw_partial_is_provisional(&state, &later));
     cr_assert_eq(gw_partial_find_follower(&state, EPOCH, GW_SIDE_TARGET, &follower), 0);
@@ -374,6 +377,7 @@ Test(parts, attempt_that_is_dropped_takes_those_with_it_that_began_on_it)
 Test(parts, attempt_that_is_undone_later_leaves_what_was_never_its_own)
 {
     struct gw_partial kept;
+    bool is_gone;
 
     begin_following();
     take_away();
@@ -381,7 +385,7 @@ Test(parts, attempt_that_is_undone_later_leaves_what_was_never_its_own)
     cr_assert_eq(gw_partial_read(&state, LATER, GW_SIDE_TARGET, &kept), 0);
     cr_assert(gw_partial_is_given_up(&kept));
     bring_back();
-    cr_assert_eq(gw_partial_unlink(&state, &older), 0);
+    cr_assert_eq(gw_partial_unlink(&state, &older, &is_gone), 0);
     gw_partial_drop(&state, &kept);
     gw_partial_free(&kept);
     cr_assert_eq(access(of_older, F_OK), 0, "it is not the dead attempt's");

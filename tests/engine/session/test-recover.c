@@ -470,3 +470,31 @@ Test(recover, nobody_gives_up_what_waits_for_its_source)
     cr_assert_eq(gw_recover_give_up(&environment, SLOW), -ENOENT);
     cr_assert_str_eq(state_of(SLOW), "PREPARED");
 }
+
+/* ---- parts that a later attempt goes on from ---- */
+
+Test(recover, kept_parts_that_cannot_be_looked_at_stay)
+{
+    struct gw_partial partial = {.epoch = SLOW, .side = GW_SIDE_TARGET, .is_kept = true};
+    struct gw_journal_entry entry = {.side = GW_SIDE_TARGET};
+    struct rlimit before;
+
+    snprintf(image, sizeof(image), "%s", place_path(&place, "disk.raw.godwit-" SLOW ".part"));
+    place_fill(image, 0, 512, 1);
+    partial.detail = json_pack("{s:s,s:[]}", "kind", "move", "disks");
+    cr_assert_eq(gw_partial_write(&environment, &partial), 0, "%s", gw_error_message());
+    entry.detail = json_pack("{s:[],s:o,s:[],s:[],s:s}", "images", "parts", texts(image), "files",
+                             "folders", "vm", "guest");
+    snprintf(entry.epoch, sizeof(entry.epoch), "%s", SLOW);
+    snprintf(entry.state, sizeof(entry.state), "%s", gw_handover_state_name(GW_HANDOVER_RECEIVING));
+    cr_assert_eq(gw_journal_record(environment.journal, &entry), 0, "%s", gw_error_message());
+    before = take_descriptors();
+    gw_recover(&environment);
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
+    cr_assert_eq(access(image, F_OK), 0, "they are gone");
+    recover_round();
+    cr_assert_eq(access(image, F_OK), 0, "they are gone");
+    cr_assert(gw_partial_is_kept(&environment, SLOW, GW_SIDE_TARGET));
+    gw_partial_free(&partial);
+    json_decref(entry.detail);
+}
