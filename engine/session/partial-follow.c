@@ -143,9 +143,17 @@ int gw_partial_replace(const struct gw_environment *environment, const struct gw
 {
     const json_t *entry;
     size_t index;
+    int error = 0;
 
-    json_array_foreach(json_object_get(older->detail, "disks"), index,
-                       entry) if (!has_entry(later, entry)) gw_part_unlink(entry, older->epoch);
+    json_array_foreach(json_object_get(older->detail, "disks"), index, entry)
+    {
+        if (error || has_entry(later, entry))
+            continue;
+        gw_part_unlink(entry, older->epoch);
+        error = gw_part_sync(entry);
+    }
+    if (error)
+        return error;
     return gw_partial_unlink(environment, older, is_replaced);
 }
 

@@ -186,7 +186,12 @@ void gw_partial_forget(const struct gw_environment *environment, const char *epo
         return;
     if (gw_partial_read(environment, epoch, side, &partial) == 0) {
         gw_partial_give_back(environment, &partial);
-        json_array_foreach(json_object_get(partial.detail, "disks"), index, disk) gw_part_end(disk);
+        json_array_foreach(json_object_get(partial.detail, "disks"), index, disk)
+        {
+            gw_part_end(disk);
+            if (gw_part_sync(disk))
+                gw_log(GW_LOG_WARNING, "%s", gw_error_message());
+        }
     }
     gw_partial_free(&partial);
     unlink(path);
@@ -320,18 +325,22 @@ static bool is_whole(const struct gw_partial *partial)
     return true;
 }
 
-static void unlink_parts(const struct gw_partial *partial)
+static int unlink_parts(const struct gw_partial *partial)
 {
     bool is_of_use = is_whole(partial);
     const json_t *disk;
     size_t index;
+    int error = 0;
 
     json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
     {
         gw_part_unlink(disk, partial->epoch);
         if (!is_of_use)
             gw_part_unlink_finished(disk);
+        if (!error)
+            error = gw_part_sync(disk);
     }
+    return error;
 }
 
 int gw_partial_check_here(const struct gw_partial *partial)
@@ -417,7 +426,10 @@ void gw_partial_drop(const struct gw_environment *environment, const struct gw_p
         give_up(environment, partial);
         return;
     }
-    unlink_parts(partial);
+    if (unlink_parts(partial)) {
+        give_up(environment, partial);
+        return;
+    }
     if (json_object_get(partial->detail, "qmp") && gw_partial_clean_source(environment, partial)) {
         give_up(environment, partial);
         return;

@@ -14,6 +14,7 @@
 
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/folder.h"
 #include "common/log.h"
 #include "engine/handover/renames.h"
 
@@ -348,6 +349,14 @@ void gw_part_unlink(const json_t *entry, const char *epoch)
 {
     unlink_named(text_of(entry, "part"), gw_part_epoch(entry, epoch));
     unlink_named(text_of(entry, "journal"), gw_part_epoch(entry, epoch));
+}
+
+int gw_part_sync(const json_t *entry)
+{
+    const char *part = text_of(entry, "part"), *journal = text_of(entry, "journal");
+    int error = part[0] || journal[0] ? gw_folder_sync_of(part[0] ? part : journal) : 0;
+
+    return error == -ENOENT || error == -ENOTDIR ? 0 : error;
 }
 
 void gw_part_unlink_finished(const json_t *entry)

@@ -75,6 +75,8 @@ uint64_t gw_part_durable(const json_t *entry); /* as the journal says; 0 when it
 /* The journal alone, of an image that is finished; or the image too. epoch: of the note, as above. */
 void gw_part_end(const json_t *entry);
 void gw_part_unlink(const json_t *entry, const char *epoch);
+/* What was unlinked stays so: before the note goes that names it. Nothing to do where its folder went, too. */
+int gw_part_sync(const json_t *entry);
 /* The finished image, if it is the noted file. */
 void gw_part_unlink_finished(const json_t *entry);
 

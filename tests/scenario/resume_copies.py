@@ -215,6 +215,17 @@ def record_before_its_data_is_found_out(target):
         assert_same(here.source, here.written, target)
 
 
+@lib.scenario()
+def what_was_cancelled_stays_gone_without_power():
+    """No note names it any more: nobody would remove what comes back."""
+    with Here('raw', power=True) as here:
+        here.kill_when(r'\.part$', 2)
+        [kept] = here.listed()
+        here.run('cancel', kept['epoch'][:12])
+        here.faults.lose_power()
+        lib.check(not left_in(here.out), 'it is back: %s', left_in(here.out))
+
+
 class Entered:
     """with for what was entered already."""
 
