@@ -176,12 +176,20 @@ static int open_parents(const struct gw_inspect_options *options, struct gw_imag
     return 0;
 }
 
-/* All parents and all extents, and whether somebody wrote to it when this began or since. */
+static bool is_any_written(const struct gw_image *image)
+{
+    for (; image; image = image->parent)
+        if (gw_image_file_is_written(&image->file))
+            return true;
+    return false;
+}
+
+/* All parents and all extents, and whether somebody wrote to one of the files when this began or since. */
 static int inspect_whole(const struct gw_inspect_options *options, struct gw_image *image,
                          json_t *report)
 {
-    bool is_written = gw_image_file_is_written(&image->file);
     int rc = open_parents(options, image, report);
+    bool is_written = is_any_written(image);
 
     if (rc == 0)
         rc = walk(image, options->map, report);

@@ -249,8 +249,11 @@ class Inspect(Lab):
             self.assertTrue(report['in_use'])
             self.assertIn('may be changing', text)
             self.assertEqual([run['offset'] for run in report['map'] if run['kind'] == 'data'], [0])
+        self.assertFalse(self.inspect('child.vhdx')['in_use'])
         with Writer('raw', self.path('base.vhdx'), 'read'):
-            self.assertEqual(self.inspect('child.vhdx')['chain'], ['child.vhdx', './base.vhdx'])
+            report = self.inspect('child.vhdx')
+            self.assertEqual(report['chain'], ['child.vhdx', './base.vhdx'])
+            self.assertTrue(report['in_use'])
 
     def test_a_vm_starts_while_it_is_looked_at(self):
         self.long()
