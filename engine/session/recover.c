@@ -205,9 +205,8 @@ static void recover_target(const struct gw_environment *environment,
                            const struct gw_journal_entry *entry, enum gw_handover_event person,
                            struct gw_recovered *out)
 {
+    struct gw_target_steps steps = {.epoch = entry->epoch, .detail = entry->detail};
     struct gw_switchover switchover;
-    struct gw_target_steps steps = {
-        .epoch = entry->epoch, .detail = entry->detail, .machine = &switchover.machine};
     enum gw_handover_state state;
     int error;
 

@@ -272,7 +272,6 @@ static int begin(struct gw_serve_vm *vm, bool is_paused)
     if (!error)
         error = note_process(vm);
     vm->steps.epoch = serve->epoch;
-    vm->steps.machine = &switchover->machine;
     if (error)
         return error;
     switchover->side = GW_SIDE_TARGET;

@@ -12,11 +12,9 @@
 #include "common/checked.h"
 #include "common/clock.h"
 #include "common/log.h"
-#include "engine/handover/renames.h"
 #include "engine/session/attended.h"
 #include "engine/session/serve-vm.h"
 #include "engine/vmm/qemu/migrate.h"
-#include "engine/volume/device.h"
 
 #define STATE_TIMEOUT_MS   20000
 #define RELEASE_TIMEOUT_MS 5000
@@ -169,25 +167,6 @@ static int load_state(struct gw_serve_vm *vm)
     return images ? images : error ? gw_error_raise(&kept) : 0;
 }
 
-/* So that an agent that was killed meanwhile can take them back, too. Without its mark one is left as it is. */
-static int note_devices(struct gw_serve_vm *vm)
-{
-    json_t *devices = json_array();
-
-    for (unsigned i = 0; i < vm->vm->disk_count; i++) {
-        char mark[GW_DEVICE_MARK_MAX];
-        json_t *device = json_null();
-
-        if (gw_rename_is_device(vm->images[i]) && gw_device_mark(vm->images[i], mark) == 0)
-            device = json_pack("{s:s,s:I}", "mark", mark, "size",
-                               (json_int_t)vm->serve->volumes[i]->size);
-        json_array_append_new(devices, device);
-    }
-    return json_object_set_new(vm->steps.detail, "devices", devices)
-               ? gw_fail(-ENOMEM, "no memory for what a restart needs")
-               : 0;
-}
-
 static int swap_in(struct gw_serve_vm *vm)
 {
     for (unsigned i = 0; i < vm->vm->disk_count; i++) {
@@ -207,7 +186,7 @@ static int swap_in(struct gw_serve_vm *vm)
         if (error)
             return error;
     }
-    return note_devices(vm);
+    return 0;
 }
 
 /* Those that this attempt was to go on with are the earlier one's until it is accepted. */
@@ -215,18 +194,6 @@ static bool keeps_parts(struct gw_serve_vm *vm)
 {
     vm->steps.keeps_parts |= gw_serve_gives_back(vm->serve);
     return vm->steps.keeps_parts;
-}
-
-static int discard(struct gw_serve_vm *vm)
-{
-    /* The steps remove what has a name, whatever state it is in. */
-    bool keep = keeps_parts(vm) || !gw_target_steps_may_take_back(&vm->steps);
-
-    gw_serve_free_path(vm->serve);
-    gw_serve_drop_volumes(vm->serve, keep);
-    if (!keep && vm->vm)
-        json_object_del(vm->steps.detail, "devices");
-    return gw_target_steps_act(&vm->steps, GW_ACT_DISCARD);
 }
 
 int gw_serve_vm_act(void *context, enum gw_handover_action action)
@@ -245,7 +212,9 @@ int gw_serve_vm_act(void *context, enum gw_handover_action action)
     case GW_ACT_SWAP_IN:
         return swap_in(vm);
     case GW_ACT_DISCARD:
-        return discard(vm);
+        gw_serve_free_path(vm->serve);
+        gw_serve_drop_volumes(vm->serve, keeps_parts(vm));
+        return gw_target_steps_act(&vm->steps, action);
     default:
         return gw_target_steps_act(&vm->steps, action);
     }
@@ -320,7 +289,6 @@ static int reopen(struct gw_serve *serve, const char *epoch, bool is_given_up)
     snprintf(serve->epoch, sizeof(serve->epoch), "%s", epoch);
     vm->steps = steps;
     vm->steps.epoch = serve->epoch;
-    vm->steps.machine = &vm->switchover.machine;
     json_incref(vm->steps.detail);
     vm->steps.keeps_parts = vm->switchover.keeps =
         !is_given_up && gw_partial_is_kept(serve->environment, epoch, GW_SIDE_TARGET);

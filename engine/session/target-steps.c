@@ -20,8 +20,6 @@
 #include "common/log.h"
 #include "engine/handover/renames.h"
 #include "engine/vmm/qemu/migrate.h"
-#include "engine/volume/device.h"
-#include "engine/volume/disk.h"
 
 static const char *text_of(const struct gw_target_steps *steps, const char *member)
 {
@@ -78,33 +76,6 @@ static void unlink_images(const struct gw_target_steps *steps)
         if (is_there(steps, index, path) && unlink(path) && errno != ENOENT)
             gw_log(GW_LOG_WARNING, "%s could not be removed: %s", path, strerror(errno));
     }
-}
-
-bool gw_target_steps_may_take_back(const struct gw_target_steps *steps)
-{
-    return !steps->machine || steps->machine->state != GW_HANDOVER_NEVER_RAN;
-}
-
-/* The finished devices, which have no name to lose: they do not look like disks any more. */
-static void take_back_devices(const struct gw_target_steps *steps)
-{
-    const json_t *device;
-    size_t index;
-
-    if (!gw_target_steps_may_take_back(steps))
-        return;
-    json_array_foreach(json_object_get(steps->detail, "devices"), index, device)
-    {
-        const char *path =
-            json_string_value(json_array_get(json_object_get(steps->detail, "images"), index));
-        const char *mark = json_string_value(json_object_get(device, "mark"));
-        uint64_t size = (uint64_t)json_integer_value(json_object_get(device, "size"));
-
-        if (path && mark && gw_disk_device_take_back(path, size, mark))
-            gw_log(GW_LOG_INFO, "move %.12s: %s is left as it is: %s", steps->epoch, path,
-                   gw_error_message());
-    }
-    json_object_del(steps->detail, "devices");
 }
 
 static void unlink_all(const json_t *paths)
@@ -189,7 +160,6 @@ static int discard(struct gw_target_steps *steps)
     if (error)
         return error;
     unlink_images(steps);
-    take_back_devices(steps);
     /* These names have the epoch in them: they are nobody else's. */
     if (!steps->keeps_parts)
         unlink_all(json_object_get(steps->detail, "parts"));

@@ -7,7 +7,6 @@
  *   "qmp" path   "pid" and "process" of QEMU (process.h)   "run_dir"   "ram_dir"   "ram" [files]   "images" [final paths]
  *   "files" [what the images are, see identity]   "parts" [their paths before they are finished]
  *   "folders" [which these are in, see gw_part_folder]   "paused" by its owner   "owned": QEMU was started here
- *   "devices" [null, or of an image that is a device: "mark" (engine/volume/device.h) and "size"], once they are finished
  *   GW_GIVEN_UP by a person: DISCARD does not wait for what is away (parts.h)
  * Errors: 0 or -errno with a message.
  * Threads: one per object.
@@ -25,14 +24,11 @@
 struct gw_target_steps {
     const char *epoch;
     json_t *detail;
-    const struct gw_handover *machine; /* lent; NULL: nothing was prepared */
     bool keeps_parts; /* DISCARD leaves the unfinished images: a later attempt goes on from them */
     struct gw_launched
         launched; /* qmp NULL: gone, or its monitor does not answer; pid_fd -1: gone */
 };
 
-/* Was it never anybody's? Behind OWNER no device is touched any more, whatever became of it. */
-bool gw_target_steps_may_take_back(const struct gw_target_steps *steps);
 /* CONT, ANNOUNCE, KEEP_NAMES, CHECK_VMM, END_VMM, DISCARD, SET_ASIDE. Idempotent. */
 int gw_target_steps_act(struct gw_target_steps *steps, enum gw_handover_action action);
 /* -ENOMEDIUM with a message: DISCARD waits for files that are away, or cannot be removed. */

@@ -153,6 +153,28 @@ static int reopen(struct gw_target_volume *volume)
     return error ? error : gw_device_check(disk->path, disk->mark);
 }
 
+static int read_device(struct gw_target_volume *volume, uint64_t offset, void *into,
+                       uint64_t length)
+{
+    int error = 0, fd = open(of(volume)->path, O_RDONLY | O_CLOEXEC);
+    uint64_t moved = 0;
+
+    while (fd >= 0 && moved < length) {
+        ssize_t got = pread(fd, (uint8_t *)into + moved, length - moved, (off_t)(offset + moved));
+
+        if (got == 0)
+            errno = EIO; /* the device became smaller */
+        if (got <= 0)
+            break;
+        moved += (uint64_t)got;
+    }
+    if (moved < length)
+        error = gw_fail_errno(-errno, "cannot read %s", of(volume)->path);
+    if (fd >= 0)
+        close(fd);
+    return error;
+}
+
 static const struct gw_target_ops ops = {
     .locate = locate,
     .write = write_bytes,
@@ -247,32 +269,8 @@ int gw_disk_target_create(const struct gw_disk_target_options *options,
     if (disk->is_device)
         return gw_edges_target_new(
             &disk->volume,
-            &(struct gw_edges_options){
-                .reopen = reopen, .path = disk->path, .is_continued = options->is_continued},
+            &(struct gw_edges_options){.reopen = reopen, .read = read_device, .path = disk->path},
             out);
     *out = &disk->volume;
     return 0;
-}
-
-int gw_disk_device_take_back(const char *path, uint64_t size, const char *mark)
-{
-    struct gw_disk_target_options options = {.name = "disk",
-                                             .path = path,
-                                             .epoch = "",
-                                             .format = GW_IMAGE_RAW,
-                                             .size = size,
-                                             .is_continued = true};
-    struct gw_target_volume *volume;
-    int error = gw_device_check(path, mark);
-
-    if (!error)
-        error = gw_disk_target_create(&options, &volume);
-    if (error)
-        return error;
-    /* Nobody else writes to it from now on. */
-    error = gw_device_check(path, mark);
-    if (!error)
-        volume->ops->abort(volume);
-    volume->ops->close(volume);
-    return error;
 }

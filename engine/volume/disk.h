@@ -58,14 +58,10 @@ struct gw_disk_target_options {
 };
 
 /* Writes PATH.godwit-EPOCH.part; finish makes it valid, renames it to PATH, never over an existing
- * file, and syncs the folder. abort removes whichever is there. A block device is written as it is, but for what makes it look like a disk, which
- * finish writes, and abort takes back. */
+ * file, and syncs the folder. abort removes whichever is there. A block device is written as it is, but for what makes
+ * it look like a disk, which comes last (edges.h). */
 int gw_disk_target_create(const struct gw_disk_target_options *options,
                           struct gw_target_volume **out);
-
-/* Of a device that a target of size bytes finished, in another life of this program say, and that is not to be used after
- * all: as abort. mark: of when it was finished (device.h). -ESTALE: it may be somebody else's by now; -EBUSY: it is. */
-int gw_disk_device_take_back(const char *path, uint64_t size, const char *mark);
 
 /* Drops what it is given: for measuring the data path. */
 int gw_null_target_create(const char *name, uint64_t size, struct gw_target_volume **out);

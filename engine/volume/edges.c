@@ -25,8 +25,10 @@ struct edges {
     /* Whoever writes first zeroes the edges, and the others wait for that. Leaf; after that nobody takes it. */
     pthread_mutex_t lock;
     _Atomic bool is_begun;
-    bool is_written; /* the edges themselves, where they belong */
-    bool is_complete, is_finished;
+    bool
+        is_written; /* the edges themselves, where they belong, by this attempt, and not for good yet */
+    bool is_let_go; /* the place: others may have it */
+    bool is_complete;
 };
 
 static struct edges *of(struct gw_target_volume *volume)
@@ -65,9 +67,7 @@ static int zero_edges(struct edges *edges)
 {
     int error = zero_inner(edges, 0, edges->head);
 
-    if (!error)
-        error = zero_inner(edges, edges->tail, edges->volume.size - edges->tail);
-    return error ? error : sync_inner(edges);
+    return error ? error : zero_inner(edges, edges->tail, edges->volume.size - edges->tail);
 }
 
 static int begin_once(struct edges *edges)
@@ -77,10 +77,10 @@ static int begin_once(struct edges *edges)
     pthread_mutex_lock(&edges->lock);
     if (!atomic_load_explicit(&edges->is_begun, memory_order_relaxed))
         error = zero_edges(edges);
-    if (!error) {
-        edges->is_written = false;
+    if (!error && !atomic_load_explicit(&edges->is_begun, memory_order_relaxed))
+        error = sync_inner(edges);
+    if (!error)
         atomic_store_explicit(&edges->is_begun, true, memory_order_release);
-    }
     pthread_mutex_unlock(&edges->lock);
     return error;
 }
@@ -94,17 +94,15 @@ static int begin(struct edges *edges)
 static int write_edge(struct edges *edges, uint64_t offset, uint64_t length)
 {
     const uint8_t *bytes = find(edges, offset, &length);
-    int error;
 
     /* There are zeroes already. Behind what is kept lie zeroes, too, up to the end of a page. */
     if (length == 0 || gw_memory_is_zero(bytes, gw_align_up(length, sizeof(uint64_t))))
         return 0;
     edges->is_written = true;
-    error = gw_target_write(edges->inner, offset, bytes, length);
-    return error ? error : sync_inner(edges);
+    return gw_target_write(edges->inner, offset, bytes, length);
 }
 
-/* So that a loss of power leaves nothing that looks whole and is not. */
+/* So that a loss of power leaves nothing that looks whole and is not. The inner volume's complete syncs the head. */
 static int write_edges(struct edges *edges)
 {
     int error = begin(edges);
@@ -113,24 +111,57 @@ static int write_edges(struct edges *edges)
         error = sync_inner(edges);
     if (!error)
         error = write_edge(edges, edges->tail, edges->volume.size - edges->tail);
+    if (!error)
+        error = sync_inner(edges);
     return error ? error : write_edge(edges, 0, edges->head);
 }
 
-/* Of what will never be used. Where it cannot be done, people have to know. */
+static int check_edge(struct edges *edges, uint64_t offset, uint64_t length, uint8_t *buffer)
+{
+    uint64_t rest = length;
+    int error = length ? edges->options.read(edges->inner, offset, buffer, length) : 0;
+
+    if (error || length == 0 || memcmp(buffer, find(edges, offset, &rest), length) == 0)
+        return error;
+    return gw_fail(-ESTALE, "%s: somebody has written there since", edges->options.path);
+}
+
+/* Is there what was written, in the place that was let go? */
+static int check_edges(struct edges *edges)
+{
+    uint64_t behind = edges->volume.size - edges->tail;
+    uint8_t *buffer = malloc(gw_max(gw_max(edges->head, behind), 1));
+    int error = buffer ? 0 : gw_fail(-ENOMEM, "no memory to read %s", edges->options.path);
+
+    if (!error)
+        error = check_edge(edges, 0, edges->head, buffer);
+    if (!error)
+        error = check_edge(edges, edges->tail, behind, buffer);
+    free(buffer);
+    return error;
+}
+
+/* Of what was complete and will never be used: what it holds proved wrong, say. Where it cannot be done, people have
+ * to know. */
 static void take_back(struct edges *edges)
 {
     int error;
 
     if (!edges->is_written)
         return;
-    error = edges->options.reopen(edges->inner);
+    error = edges->is_let_go ? edges->options.reopen(edges->inner) : 0;
+    if (!error && edges->is_let_go)
+        error = check_edges(edges);
     if (!error)
         error = zero_edges(edges);
-    /* They are zeroes for whoever reads them; whether for good is not waited for in a cancel. */
-    if (error && error != -ECANCELED)
+    if (error)
         gw_log(GW_LOG_WARNING,
                "what was copied to %s looks like a whole disk and is not to be used; it is left as "
                "it is: %s",
+               edges->options.path, gw_error_message());
+    else if (sync_inner(edges))
+        gw_log(GW_LOG_INFO,
+               "%s: its edges are zeroes, and may be the disk's again after a loss of power: %s",
                edges->options.path, gw_error_message());
     edges->is_written = false;
 }
@@ -195,8 +226,10 @@ static int complete(struct gw_target_volume *volume)
     struct edges *edges = of(volume);
     int error = edges->is_complete ? 0 : write_edges(edges);
 
-    if (!error)
-        error = edges->inner->ops->complete(edges->inner);
+    if (error)
+        return error;
+    edges->is_let_go = true;
+    error = edges->inner->ops->complete(edges->inner);
     edges->is_complete = !error;
     return error;
 }
@@ -208,7 +241,9 @@ static int finish(struct gw_target_volume *volume)
 
     if (!error)
         error = edges->inner->ops->finish(edges->inner);
-    edges->is_finished = !error;
+    /* From now on it is a disk, and may be anybody's. */
+    if (!error)
+        edges->is_written = false;
     return error;
 }
 
@@ -230,8 +265,7 @@ static void free_edges(struct edges *edges)
 /* One that is kept to be gone on with is no more whole than one that is not. */
 static void close_target(struct gw_target_volume *volume)
 {
-    if (of(volume)->is_complete && !of(volume)->is_finished)
-        take_back(of(volume));
+    take_back(of(volume));
     free_edges(of(volume));
 }
 
@@ -354,7 +388,6 @@ int gw_edges_target_new(struct gw_target_volume *inner, const struct gw_edges_op
     edges->volume = *inner;
     edges->volume.ops = &ops;
     edges->options = *options;
-    edges->is_written = options->is_continued;
     pthread_mutex_init(&edges->lock, NULL);
     /* What lies between begins and ends where every device takes a write past the page cache. */
     edges->head = gw_min(size, EDGE);

@@ -6,7 +6,8 @@
  * then they are zeroes where they belong. Private to engine/volume.
  *
  * Order: the first write of anything zeroes both, durably; complete writes what belongs there behind a sync of the
- *   rest, the last MiB before the first. abort, and a close that no finish came before, zero them again.
+ *   rest, the last MiB before the first. abort and close zero them again where this attempt wrote them and no finish came:
+ *   only if the place, which complete let go, holds just what was written there. finish makes it a disk for good.
  * Errors: -errno with a message that names the volume.
  * Threads: as volume.h.
  * Units: bytes.
@@ -17,11 +18,12 @@
 #include "engine/volume/volume.h"
 
 struct gw_edges_options {
-    /* Opens the place once more, to be written, whatever is open. -EBUSY when somebody uses it meanwhile, -ESTALE
-     * when it is another one. */
+    /* Opens the place once more, to be written. -EBUSY when somebody uses it meanwhile, -ESTALE when it is known to
+     * be another one, or to have been written to. */
     int (*reopen)(struct gw_target_volume *inner);
-    const char *path;  /* what people call the place; lent until close */
-    bool is_continued; /* an earlier attempt may have died when it had just written the edges */
+    /* What is there now, after a reopen. */
+    int (*read)(struct gw_target_volume *inner, uint64_t offset, void *into, uint64_t length);
+    const char *path; /* what people call the place; lent until close */
 };
 
 /* Takes over inner, that writes the place itself; when it fails, inner is closed. */

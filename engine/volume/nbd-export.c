@@ -142,6 +142,12 @@ static int reopen(struct gw_target_volume *volume)
     return error;
 }
 
+static int read_export(struct gw_target_volume *volume, uint64_t offset, void *into,
+                       uint64_t length)
+{
+    return gw_nbd_client_read(of(volume)->client, offset, into, length);
+}
+
 int gw_nbd_target_open_uri(const char *name, const char *uri, uint64_t size,
                            struct gw_target_volume **out)
 {
@@ -172,5 +178,6 @@ int gw_nbd_target_open_uri(const char *name, const char *uri, uint64_t size,
         return gw_error_raise(&kept);
     }
     return gw_edges_target_new(
-        &disk->volume, &(struct gw_edges_options){.reopen = reopen, .path = disk->uri}, out);
+        &disk->volume,
+        &(struct gw_edges_options){.reopen = reopen, .read = read_export, .path = disk->uri}, out);
 }

@@ -150,6 +150,7 @@ class OntoDevice(failures.Ready):
         target.hold(state)
         move = self.world.start_move('--disk', 'vda=' + self.device)
         target.await_held(state, move)
+        lib.check(self.is_disk(), '%s is not finished: nothing is tested by it', self.device)
         return move
 
     def is_disk(self):
@@ -157,43 +158,30 @@ class OntoDevice(failures.Ready):
             return handle.read(lib.MIB) != bytes(lib.MIB)
 
 
-@lib.scenario(sample=1, what=['cancel', 'source agent dies', 'target agent dies'])
-def device_of_a_move_that_ends_prepared_is_no_disk(what):
-    """All of it was there, and QEMU had it; then it is no disk again, since the VM runs on at the source."""
-    with OntoDevice() as ready:
-        world = ready.world
-        move = ready.stop_at('PREPARED')
-        lib.check(ready.is_disk(), '%s is not finished: nothing is tested by it', ready.device)
-        if what == 'cancel':
-            world.cancel()
-        else:
-            (world.source if what.startswith('source') else world.target).stop_agent(kill=True)
-        world.target.release()
-        ready.after_failure(move)
-        ready.nothing_happened()
-        lib.guestctl.wait_for(lambda: not ready.is_disk(), lib.PATIENCE_S, 'a device that is no disk', 0.2)
-        failures.can_still_move(ready)
-
-
-@lib.scenario(sample=1, victim=['agent', 'QEMU'])
-def device_of_an_owner_is_never_touched(victim):
-    """Behind OWNER it is the target's: an agent that is killed there goes on with it, and where its QEMU was killed before
-    it could run, the device is left as it is."""
+@lib.scenario(sample=1, what=['cancel', 'source agent dies', 'target agent dies', 'QEMU dies', 'owner dies'])
+def device_that_is_finished_is_never_touched_again(what):
+    """All of it was there, and QEMU had it: from then on nobody can tell whose it is. The VM runs on at the source, or goes on
+    at the owner."""
     with OntoDevice() as ready:
         world, target = ready.world, ready.world.target
-        move = ready.stop_at('OWNER' if victim == 'agent' else 'OWNING')
-        if victim == 'agent':
-            target.stop_agent(kill=True)
-            target.release()
+        move = ready.stop_at({'QEMU dies': 'OWNING', 'owner dies': 'OWNER'}.get(what, 'PREPARED'))
+        if what == 'cancel':
+            world.cancel()
+        elif what == 'QEMU dies':
+            os.kill(ready.target_vmm(), signal.SIGKILL)
+        else:
+            (world.source if what.startswith('source') else target).stop_agent(kill=True)
+        target.release()
+        if what == 'owner dies':
             target.start_agent()
             move.result()
             world.assert_moved()
         else:
-            os.kill(ready.target_vmm(), signal.SIGKILL)
-            target.release()
             ready.after_failure(move)
             ready.nothing_happened()
         lib.check(ready.is_disk(), '%s is zeroed', ready.device)
+        if what != 'owner dies':
+            failures.can_still_move(ready)
 
 
 if __name__ == '__main__':

@@ -198,7 +198,8 @@ EACH_MEDIUM(are_zeroes_of_what_is_given_up_half_written)
     tear_down(&rig);
 }
 
-EACH_MEDIUM(are_zeroes_again_of_what_is_given_up_when_it_is_whole)
+/* From then on it is a disk, and may be anybody's. */
+EACH_MEDIUM(are_left_of_what_is_given_up_when_it_is_finished)
 {
     struct gw_target_volume *volume;
     struct rig rig;
@@ -209,7 +210,7 @@ EACH_MEDIUM(are_zeroes_again_of_what_is_given_up_when_it_is_whole)
     cr_assert_eq(volume->ops->finish(volume), 0, "%s", gw_error_message());
     volume->ops->abort(volume);
     volume->ops->close(volume);
-    expect_unfinished(&rig);
+    expect_finished(&rig);
     tear_down(&rig);
 }
 
@@ -374,7 +375,7 @@ Test(edges, of_an_attempt_that_died_are_written_again)
     tear_down(&rig);
 }
 
-Test(edges, of_an_attempt_that_died_go_when_it_is_given_up)
+Test(edges, of_an_attempt_that_died_are_left_where_nothing_was_written)
 {
     struct gw_target_volume *volume;
     struct rig rig;
@@ -384,7 +385,7 @@ Test(edges, of_an_attempt_that_died_go_when_it_is_given_up)
     volume = open_with(&rig, 5 * MIB, true);
     volume->ops->abort(volume);
     volume->ops->close(volume);
-    expect_unfinished(&rig);
+    expect_finished(&rig);
     tear_down(&rig);
 }
 
@@ -396,7 +397,7 @@ static void use_meanwhile(struct rig *rig, const char *command)
     set_up(rig, DEVICE, SIZE);
     volume = open_target(rig, 5 * MIB);
     write_range(volume, 0, 5 * MIB, NEW);
-    cr_assert_eq(volume->ops->finish(volume), 0, "%s", gw_error_message());
+    cr_assert_eq(volume->ops->complete(volume), 0, "%s", gw_error_message());
     cr_assert_eq(place_run(command, rig->target, rig->target, rig->behind), 0);
     volume->ops->abort(volume);
     volume->ops->close(volume);
@@ -426,6 +427,24 @@ Test(edges, stay_on_another_device_of_that_name)
     use_meanwhile(&rig, "losetup -d %s && losetup %s %s");
 }
 
+/* No kernel counts what is written to an export. */
+Test(edges, stay_on_an_export_that_has_other_bytes)
+{
+    struct gw_target_volume *volume;
+    struct rig rig;
+
+    set_up(&rig, EXPORT, SIZE);
+    volume = open_target(&rig, 5 * MIB);
+    write_range(volume, 0, 5 * MIB, NEW);
+    cr_assert_eq(volume->ops->complete(volume), 0, "%s", gw_error_message());
+    place_fill(rig.behind, 5 * MIB - 512, 512, OLD);
+    volume->ops->abort(volume);
+    volume->ops->close(volume);
+    cr_assert(has(&rig, 0, 1 * MIB, NEW));
+    cr_assert(has(&rig, 4 * MIB, 1 * MIB - 512, NEW));
+    tear_down(&rig);
+}
+
 static pid_t start_user(const struct rig *rig, const char *words)
 {
     pid_t child = fork();
@@ -452,7 +471,7 @@ Test(edges, stay_where_a_qemu_has_it)
     set_up(&rig, DEVICE, SIZE);
     volume = open_target(&rig, 5 * MIB);
     write_range(volume, 0, 5 * MIB, NEW);
-    cr_assert_eq(volume->ops->finish(volume), 0, "%s", gw_error_message());
+    cr_assert_eq(volume->ops->complete(volume), 0, "%s", gw_error_message());
     user = start_user(&rig, "exec qemu-nbd -f raw %s --persistent --socket=%s/up");
     volume->ops->abort(volume);
     volume->ops->close(volume);
