@@ -248,6 +248,7 @@ static void bury_session(struct gw_serve *serve)
     serve->control = NULL;
     json_decref(serve->early);
     serve->early = NULL;
+    serve->unheard_ns = 0;
 }
 
 static void note(struct gw_serve *serve, uint64_t lost_ns)

@@ -10,12 +10,14 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/error.h"
 #include "engine/handover/journal.h"
 #include "engine/session/attended.h"
 #include "engine/session/parts.h"
+#include "engine/session/serve.h"
 #include "engine/session/target-steps.h"
 #include "engine/volume/ram.h"
 #include "transport/transport.h"
@@ -39,6 +41,7 @@ struct host {
     struct gw_outcome outcome;
     pthread_t thread;
     int result;
+    struct gw_serve *waiting; /* a session that the test calls itself */
     char folder[64], storage[96], journal_path[96];
 };
 
@@ -90,18 +93,24 @@ static void open_host(struct host *host)
     MUST(gw_progress_init(&host->progress));
 }
 
+static int admit(struct host *host, struct gw_control **out)
+{
+    struct gw_control_options options = {.credentials = host->credentials, .timeout_ms = WAIT_MS};
+    struct gw_request *request;
+    int error;
+
+    options.instance_id[0] = 2;
+    error = gw_next_request(host->listener, WAIT_MS, &request);
+    return error ? error : gw_control_accept(request, &options, out);
+}
+
 static void *serve(void *argument)
 {
     struct host *host = argument;
-    struct gw_control_options options = {.credentials = host->credentials, .timeout_ms = WAIT_MS};
-    struct gw_request *request;
     struct gw_control *control;
     struct gw_serve *session;
 
-    options.instance_id[0] = 2;
-    if (gw_next_request(host->listener, WAIT_MS, &request) ||
-        gw_control_accept(request, &options, &control) ||
-        gw_serve_new(&host->environment, control, &session)) {
+    if (admit(host, &control) || gw_serve_new(&host->environment, control, &session)) {
         host->result = -EIO;
         return NULL;
     }
@@ -110,14 +119,20 @@ static void *serve(void *argument)
     return NULL;
 }
 
-static void begin_session(struct host *host, uint8_t instance)
+/* admitted: what the host does with it, on its own thread. */
+static void dial(struct host *host, uint8_t instance, void *(*admitted)(void *host))
 {
     struct gw_control_options options = {.credentials = host->credentials, .timeout_ms = WAIT_MS};
 
     options.instance_id[0] = instance;
-    cr_assert_eq(pthread_create(&host->thread, NULL, serve, host), 0);
+    cr_assert_eq(pthread_create(&host->thread, NULL, admitted, host), 0);
     MUST(gw_control_connect(host->environment.transports.list[0], &host->address, &options,
                             &host->peer));
+}
+
+static void begin_session(struct host *host, uint8_t instance)
+{
+    dial(host, instance, serve);
 }
 
 static void end_session(struct host *host)
@@ -524,4 +539,101 @@ Test(serve, memory_of_a_waiting_vmm_begins_as_zeroes)
         cr_assert_eq(((uint8_t *)ram->memory)[i], 0, "byte %zu", i);
     ram->ops->close(ram);
     unlink(path);
+}
+
+/* ---- a session in a long wait, on the test's own thread ---- */
+
+#define RECONNECT_S 1
+
+static void *open_waiting(void *argument)
+{
+    struct host *host = argument;
+    struct gw_control *control;
+
+    host->result = admit(host, &control);
+    if (!host->result)
+        host->result = gw_serve_new(&host->environment, control, &host->waiting);
+    return NULL;
+}
+
+/* As after an offer that was accepted. */
+static struct gw_serve *begin_wait(struct host *host)
+{
+    struct gw_serve *session;
+
+    open_host(host);
+    MUST(gw_rejoins_new(&host->environment.rejoins));
+    dial(host, 1, open_waiting);
+    pthread_join(host->thread, NULL);
+    MUST(host->result);
+    session = host->waiting;
+    session->progress = &host->progress;
+    session->outcome = &host->outcome;
+    session->thread = pthread_self();
+    session->is_accepted = true;
+    session->reconnect_s = RECONNECT_S;
+    snprintf(session->epoch, sizeof(session->epoch), EPOCH);
+    snprintf(session->peer_name, sizeof(session->peer_name), "%s",
+             gw_control_peer(session->control)->name);
+    session->peer_instance[0] = 1;
+    gw_rejoins_add(host->environment.rejoins, session);
+    return session;
+}
+
+static void end_wait(struct host *host)
+{
+    gw_control_close(host->peer);
+    gw_rejoins_remove(host->environment.rejoins, host->waiting);
+    gw_serve_free(host->waiting);
+    gw_rejoins_free(host->environment.rejoins);
+    close_host(host);
+}
+
+static void lose_link(struct host *host)
+{
+    gw_fail(-ECONNRESET, "cut");
+    gw_control_give_up(host->peer);
+    gw_control_close(host->peer);
+    host->peer = NULL;
+    gw_fail(-ECONNRESET, "cut");
+    gw_control_give_up(host->waiting->control);
+}
+
+static void *take_back(void *argument)
+{
+    struct host *host = argument;
+    struct gw_control *control;
+
+    host->result = admit(host, &control);
+    if (!host->result)
+        host->result = gw_rejoins_take(host->environment.rejoins, control);
+    return NULL;
+}
+
+static void come_back(struct host *host)
+{
+    dial(host, 1, take_back);
+    say(host, json_pack("{s:s,s:s,s:s}", "type", "rejoin", "epoch", EPOCH, "link", EPOCH));
+    pthread_join(host->thread, NULL);
+    MUST(host->result);
+}
+
+static void outlast_patience(void)
+{
+    nanosleep(&(struct timespec){.tv_sec = RECONNECT_S, .tv_nsec = 200000000l}, NULL);
+}
+
+Test(serve, each_loss_in_a_wait_has_the_whole_patience)
+{
+    struct host host;
+    struct gw_serve *session = begin_wait(&host);
+
+    lose_link(&host);
+    MUST(gw_serve_check_wanted(session));
+    come_back(&host);
+    MUST(gw_serve_await_source(session, -ECONNRESET));
+    outlast_patience();
+    lose_link(&host);
+    MUST(gw_serve_check_wanted(session));
+    end_wait(&host);
 }
