@@ -178,14 +178,17 @@ int gw_rejoins_take(struct gw_rejoins *rejoins, struct gw_control *control)
 
 /* ---- the session that waits, on its own thread ---- */
 
-bool gw_serve_is_asked(struct gw_serve *serve)
+void gw_serve_heed_rejoin(struct gw_serve *serve)
 {
     bool is_asked;
 
     pthread_mutex_lock(&serve->lock);
     is_asked = serve->next_control || serve->is_released;
     pthread_mutex_unlock(&serve->lock);
-    return is_asked;
+    if (!is_asked)
+        return;
+    gw_fail(-ETIMEDOUT, "the source has given this session up");
+    gw_control_give_up(serve->control);
 }
 
 bool gw_serve_is_released(struct gw_serve *serve)
@@ -198,16 +201,53 @@ bool gw_serve_is_released(struct gw_serve *serve)
     return answer;
 }
 
-static bool may_wait(const struct gw_serve *serve)
+bool gw_serve_may_wait(const struct gw_serve *serve)
 {
     return serve->is_listed && serve->is_accepted && gw_control_is_lost(serve->control) &&
            (!serve->vm || gw_serve_vm_may_wait(serve));
 }
 
-bool gw_serve_may_come_back(struct gw_serve *serve, uint64_t lost_ns)
+/* Out of the reach of the thread that would replace it. */
+static struct gw_control *take_out_next(struct gw_serve *serve)
 {
-    return may_wait(serve) &&
-           (gw_serve_is_asked(serve) || gw_clock_ns() - lost_ns < serve->reconnect_s * GW_NS_PER_S);
+    struct gw_control *control;
+
+    pthread_mutex_lock(&serve->lock);
+    control = serve->next_control;
+    serve->next_control = NULL;
+    pthread_mutex_unlock(&serve->lock);
+    return control;
+}
+
+/* Takes over control, which goes when a newer one came meanwhile. */
+static void put_back_next(struct gw_serve *serve, struct gw_control *control)
+{
+    bool is_first;
+
+    pthread_mutex_lock(&serve->lock);
+    is_first = !serve->next_control;
+    if (is_first)
+        serve->next_control = control;
+    pthread_mutex_unlock(&serve->lock);
+    if (!is_first)
+        gw_control_close(control);
+}
+
+int gw_serve_listen_to_next(struct gw_serve *serve)
+{
+    struct gw_control *control = take_out_next(serve);
+    int error;
+
+    if (!control)
+        return 0;
+    error = gw_serve_listen(serve, control);
+    /* A source that got no answer in time closes one in order, too, and dials the next. */
+    if (gw_control_is_lost(control) || error == -ESHUTDOWN) {
+        gw_control_close(control);
+        return 0;
+    }
+    put_back_next(serve, control);
+    return error ? error : 1;
 }
 
 static void report(void *context, uint32_t number, uint64_t applied)
@@ -317,7 +357,7 @@ int gw_serve_await_source(struct gw_serve *serve, int error)
     struct gw_error cause;
     int result = 0;
 
-    if (!may_wait(serve))
+    if (!gw_serve_may_wait(serve))
         return error;
     gw_error_take(error, &cause);
     gw_log(GW_LOG_WARNING, "migration %s: the link is lost: %s; its source is waited for, %u s",

@@ -38,13 +38,12 @@ static int take_early(struct gw_serve *serve, json_t *message)
     return error;
 }
 
-/* All that the source has said. It is promised nothing: this side may do something else right after. */
-static int listen_to_source(struct gw_serve *serve)
+int gw_serve_listen(struct gw_serve *serve, struct gw_control *control)
 {
     struct gw_control_frame frame;
     int error;
 
-    while ((error = gw_control_receive(serve->control, 0, &frame)) == 0) {
+    while ((error = gw_control_receive(control, 0, &frame)) == 0) {
         if (!frame.message)
             return gw_fail(-EPROTO, "raw bytes out of turn");
         error = take_early(serve, frame.message);
@@ -52,8 +51,8 @@ static int listen_to_source(struct gw_serve *serve)
             return error;
     }
     if (error == -ETIMEDOUT)
-        error = gw_control_keep_alive(serve->control);
-    gw_control_leave(serve->control);
+        error = gw_control_keep_alive(control);
+    gw_control_leave(control);
     return error;
 }
 
@@ -66,6 +65,23 @@ int gw_serve_next_frame(struct gw_serve *serve, struct gw_control_frame *out)
     return 0;
 }
 
+/* The link is lost, of which error tells: is its source back, or may it still come? */
+static int await_return(struct gw_serve *serve, int error)
+{
+    struct gw_error cause;
+    int result;
+
+    gw_error_take(error, &cause);
+    result = gw_serve_listen_to_next(serve);
+    if (result < 0)
+        return result;
+    if (result || !serve->unheard_ns)
+        serve->unheard_ns = gw_clock_ns();
+    return gw_clock_ns() - serve->unheard_ns < serve->reconnect_s * GW_NS_PER_S
+               ? 0
+               : gw_error_raise(&cause);
+}
+
 int gw_serve_check_wanted(void *context)
 {
     struct gw_serve *serve = context;
@@ -76,12 +92,12 @@ int gw_serve_check_wanted(void *context)
         return error;
     if (gw_serve_is_released(serve))
         return gw_fail(-ECANCELED, "the source has given this session up");
-    error = serve->control ? listen_to_source(serve) : 0;
-    if (!error) {
-        serve->unheard_ns = 0;
+    if (!serve->control)
         return 0;
-    }
-    if (!serve->unheard_ns)
-        serve->unheard_ns = gw_clock_ns();
-    return gw_serve_may_come_back(serve, serve->unheard_ns) ? 0 : error;
+    gw_serve_heed_rejoin(serve);
+    error = gw_serve_listen(serve, serve->control);
+    if (error)
+        return gw_serve_may_wait(serve) ? await_return(serve, error) : error;
+    serve->unheard_ns = 0;
+    return 0;
 }

@@ -491,13 +491,6 @@ static int look_around(struct gw_serve *serve)
     return result;
 }
 
-/* A source that is back has given up this session, whatever it looks like from here. */
-static void give_up_control(struct gw_serve *serve)
-{
-    gw_fail(-ETIMEDOUT, "the source has given this session up");
-    gw_control_give_up(serve->control);
-}
-
 /* One turn: everything that waits. 1: over. */
 static int turn(struct gw_serve *serve)
 {
@@ -506,8 +499,7 @@ static int turn(struct gw_serve *serve)
 
     if (serve->answer_until_ns && gw_clock_ns() >= serve->answer_until_ns)
         return gw_fail(-ETIMEDOUT, "a session that only asks has lasted too long");
-    if (gw_serve_is_asked(serve))
-        give_up_control(serve);
+    gw_serve_heed_rejoin(serve);
     result = gw_serve_next_frame(serve, &frame);
     take_requests(serve);
     if (result == -ETIMEDOUT)

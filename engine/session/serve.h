@@ -63,7 +63,7 @@ struct gw_serve {
     /* Waits that only end with what is waited for (serve-wanted.c). */
     pthread_t thread;    /* the session's */
     json_t *early;       /* messages that came during one, or NULL */
-    uint64_t unheard_ns; /* since when the link has been lost in this one; 0: it is there */
+    uint64_t unheard_ns; /* when the source was last known to be there; 0: its link is up */
 
     /* The migration, once offered. */
     bool is_offered, is_accepted;
@@ -116,18 +116,25 @@ void gw_rejoins_remove(struct gw_rejoins *rejoins, struct gw_serve *serve);
 /* The source of that epoch, by its proof, says that it will not rejoin: its session ends. False when
  * there is none. */
 bool gw_rejoins_release(struct gw_rejoins *rejoins, const char *epoch, const struct gw_peer *peer);
-bool gw_serve_is_asked(struct gw_serve *serve); /* by a source that is back, or by a release */
+/* A source that is back, or that released its session, has given up the present control session,
+ * whatever it looks like from here: it is taken for lost. */
+void gw_serve_heed_rejoin(struct gw_serve *serve);
 /* The link is lost: closes what belonged to it, and waits until the source is back (0) or will not
  * come any more. error is why the conversation ended. */
 int gw_serve_await_source(struct gw_serve *serve, int error);
 
 bool gw_serve_is_released(struct gw_serve *serve);
-/* The link was lost then: is its source back, or may it still come? */
-bool gw_serve_may_come_back(struct gw_serve *serve, uint64_t lost_ns);
+/* The link is lost, and nothing forbids that its source comes back. */
+bool gw_serve_may_wait(const struct gw_serve *serve);
+/* 1: the source is back, and waits to be taken up; 0: it is not, or was lost again; or why it gave up. */
+int gw_serve_listen_to_next(struct gw_serve *serve);
 
 /* serve-wanted.c: of struct gw_wanted; context is the gw_serve. Ends a wait when the migration was cancelled on either
  * side, or its source is lost for good. */
 int gw_serve_check_wanted(void *context);
+/* All that the source has said there: kept, or why the wait is to end. It is promised nothing: this side may do
+ * something else right after. */
+int gw_serve_listen(struct gw_serve *serve, struct gw_control *control);
 /* As gw_control_receive with no time; what came during a wait first. */
 int gw_serve_next_frame(struct gw_serve *serve, struct gw_control_frame *out);
 

@@ -637,3 +637,47 @@ Test(serve, each_loss_in_a_wait_has_the_whole_patience)
     MUST(gw_serve_check_wanted(session));
     end_wait(&host);
 }
+
+Test(serve, source_that_is_back_and_waits_is_not_given_up)
+{
+    struct host host;
+    struct gw_serve *session = begin_wait(&host);
+
+    lose_link(&host);
+    MUST(gw_serve_check_wanted(session));
+    come_back(&host);
+    MUST(gw_serve_check_wanted(session));
+    outlast_patience();
+    MUST(gw_serve_check_wanted(session));
+    end_wait(&host);
+}
+
+Test(serve, source_that_was_back_and_is_lost_again_is_not_waited_for)
+{
+    struct host host;
+    struct gw_serve *session = begin_wait(&host);
+    int error = 0;
+
+    lose_link(&host);
+    come_back(&host);
+    MUST(gw_serve_check_wanted(session));
+    lose_link(&host);
+    for (unsigned i = 0; i < 200 && !error; i++) {
+        error = gw_serve_check_wanted(session);
+        nanosleep(&(struct timespec){.tv_nsec = 100000000l}, NULL);
+    }
+    cr_assert_eq(error, -ECONNRESET, "%d", error);
+    end_wait(&host);
+}
+
+Test(serve, cancel_of_a_source_that_is_back_ends_the_wait)
+{
+    struct host host;
+    struct gw_serve *session = begin_wait(&host);
+
+    lose_link(&host);
+    come_back(&host);
+    say(&host, json_pack("{s:s}", "type", "bye"));
+    cr_assert_eq(gw_serve_check_wanted(session), -ECANCELED);
+    end_wait(&host);
+}
