@@ -86,6 +86,13 @@ int gw_message_raise(const json_t *message)
     return gw_fail((int)-code, "the other host: %s", text ? text : "failed without a word");
 }
 
+int gw_message_raise_cause(const json_t *message)
+{
+    const char *cause = json_string_value(json_object_get(message, "cause"));
+
+    return cause ? gw_fail(-ECANCELED, "the other host: %.400s", cause) : 0;
+}
+
 int gw_message_text(const json_t *message, const char *member, const char **out)
 {
     const char *text = json_string_value(json_object_get(message, member));

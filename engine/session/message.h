@@ -31,6 +31,8 @@ const char *gw_message_type(const json_t *message); /* never NULL */
 bool gw_message_is(const json_t *message, const char *type);
 /* The error of a message of type "error", as the calling thread's own. */
 int gw_message_raise(const json_t *message);
+/* The "cause" of a "handover" by which the peer gives up: -ECANCELED in its words, or 0 when there is none. */
+int gw_message_raise_cause(const json_t *message);
 
 /* Members. Text is lent with the message. */
 int gw_message_text(const json_t *message, const char *member, const char **out);

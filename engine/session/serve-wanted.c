@@ -20,14 +20,15 @@ static int check_cancel(const struct gw_serve *serve)
 /* Takes over message. A source that waits as well says nothing of the handover but that it gives up. */
 static int take_early(struct gw_serve *serve, json_t *message)
 {
-    bool is_kept = json_array_size(serve->early) < EARLY_MAX && !gw_message_is(message, "error") &&
-                   !gw_message_is(message, "bye");
+    bool is_end = gw_message_is(message, "bye") || gw_message_is(message, "handover");
+    bool is_kept =
+        json_array_size(serve->early) < EARLY_MAX && !gw_message_is(message, "error") && !is_end;
     int error = 0;
 
     if (gw_message_is(message, "error"))
         error = gw_message_raise(message);
-    else if (gw_message_is(message, "bye") || gw_message_is(message, "handover"))
-        error = gw_fail(-ECANCELED, "the source gave up");
+    else if (is_end)
+        error = gw_message_raise_cause(message) ?: gw_fail(-ECANCELED, "the source gave up");
     else if (!is_kept)
         error = gw_fail(-EPROTO, "more than %u messages in place of a wait", EARLY_MAX);
     if (is_kept && !serve->early)

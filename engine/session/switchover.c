@@ -224,13 +224,10 @@ int gw_switchover_event(struct gw_switchover *switchover, enum gw_handover_event
 /* Why the other side gives up, for people. */
 static void take_cause(struct gw_switchover *switchover, const json_t *message)
 {
-    const char *cause = json_string_value(json_object_get(message, "cause"));
+    int error = switchover->cause.code ? 0 : gw_message_raise_cause(message);
 
-    if (!cause || switchover->cause.code)
-        return;
-    switchover->cause.code = -ECANCELED;
-    snprintf(switchover->cause.text, sizeof(switchover->cause.text), "the other host: %.400s",
-             cause);
+    if (error)
+        gw_error_take(error, &switchover->cause);
 }
 
 int gw_switchover_hear(struct gw_switchover *switchover, const uint8_t *instance,

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/checked.h"
 #include "common/error.h"
 #include "engine/handover/journal.h"
 #include "engine/session/attended.h"
@@ -680,4 +681,27 @@ Test(serve, cancel_of_a_source_that_is_back_ends_the_wait)
     say(&host, json_pack("{s:s}", "type", "bye"));
     cr_assert_eq(gw_serve_check_wanted(session), -ECANCELED);
     end_wait(&host);
+}
+
+Test(serve, wait_ends_in_the_words_of_the_source)
+{
+    static const struct {
+        const char *cause, *words;
+    } cases[] = {{"the guest has another disk now", "the guest has another disk now"},
+                 {NULL, "the source gave up"}};
+
+    for (size_t i = 0; i < GW_ARRAY_LENGTH(cases); i++) {
+        struct host host;
+        struct gw_serve *session = begin_wait(&host);
+        struct gw_control_frame frame;
+        json_t *message = handover("ABORT");
+
+        if (cases[i].cause)
+            json_object_set_new(message, "cause", json_string(cases[i].cause));
+        say(&host, message);
+        cr_assert_eq(gw_serve_check_wanted(session), -ECANCELED);
+        cr_assert(strstr(gw_error_message(), cases[i].words), "%s", gw_error_message());
+        cr_assert_eq(gw_serve_next_frame(session, &frame), -ETIMEDOUT, "it is heard once more");
+        end_wait(&host);
+    }
 }
