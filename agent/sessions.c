@@ -36,12 +36,13 @@ struct session {
 struct gw_sessions {
     const struct gw_environment *environment;
     struct gw_jobs *jobs;
-    pthread_mutex_t lock; /* protects first, counts, is_stopping and each session's serve */
+    pthread_mutex_t lock; /* protects first, is_stopping, is_over and each session's serve */
     pthread_cond_t changed;
     struct session *first;
     struct listener listeners[GW_LISTEN_MAX * GW_TRANSPORTS_MAX];
     unsigned listener_count;
-    bool is_stopping;
+    bool is_stopping; /* nobody is let in any more */
+    bool is_over;     /* no session is left: nobody listens any more */
 };
 
 int gw_sessions_new(const struct gw_environment *environment, struct gw_jobs *jobs,
@@ -183,8 +184,9 @@ static void *session_thread(void *argument)
     return NULL;
 }
 
-/* Why there is no room for one more handshake with this host, or NULL. */
-static const char *refusal(struct gw_sessions *sessions, const struct gw_address *peer)
+/* Why there is no room for one more handshake with this host, or NULL. Called with the lock held. */
+static const char *refusal(struct gw_sessions *sessions, const struct gw_address *peer,
+                           enum gw_hello_role role)
 {
     unsigned all = 0, unproven = 0, of_host = 0;
 
@@ -197,6 +199,8 @@ static const char *refusal(struct gw_sessions *sessions, const struct gw_address
     }
     if (sessions->is_stopping)
         return "the agent is ending";
+    if (role == GW_HELLO_CONTROL && gw_jobs_is_full(sessions->jobs))
+        return GW_BUSY_TEXT ": as many migrations arrive as its limits allow";
     if (of_host >= GW_HANDSHAKES_PER_HOST_MAX)
         return "too many unfinished handshakes from your address";
     if (unproven >= GW_HANDSHAKES_MAX || all >= GW_SESSIONS_MAX)
@@ -218,7 +222,7 @@ static int add_session(struct gw_sessions *sessions, struct gw_request *request,
     session->role = role;
     session->peer = request->peer;
     pthread_mutex_lock(&sessions->lock);
-    *refused = refusal(sessions, &request->peer);
+    *refused = refusal(sessions, &request->peer, role);
     if (!*refused) {
         session->next = sessions->first;
         sessions->first = session;
@@ -241,10 +245,6 @@ static void begin_session(struct gw_sessions *sessions, struct gw_request *reque
     pthread_t thread;
     int error;
 
-    if (role == GW_HELLO_CONTROL && gw_jobs_is_full(sessions->jobs)) {
-        gw_reject(request, GW_BUSY_TEXT ": as many migrations arrive as its limits allow");
-        return;
-    }
     if (add_session(sessions, request, role, &refused, &session) != 0) {
         gw_reject(request, refused);
         return;
@@ -292,12 +292,12 @@ static void take_request(struct gw_sessions *sessions, struct gw_request *reques
         offer_channel(sessions, request, hello.link_id);
 }
 
-static bool is_stopping(struct gw_sessions *sessions)
+static bool is_over(struct gw_sessions *sessions)
 {
     bool answer;
 
     pthread_mutex_lock(&sessions->lock);
-    answer = sessions->is_stopping;
+    answer = sessions->is_over;
     pthread_mutex_unlock(&sessions->lock);
     return answer;
 }
@@ -306,7 +306,7 @@ static void *listener_thread(void *argument)
 {
     struct listener *listener = argument;
 
-    while (!is_stopping(listener->sessions)) {
+    while (!is_over(listener->sessions)) {
         struct gw_request *request;
         int error = gw_next_request(listener->listener, ACCEPT_TICK_MS, &request);
 
@@ -382,17 +382,15 @@ void gw_sessions_stop(struct gw_sessions *sessions)
 {
     pthread_mutex_lock(&sessions->lock);
     sessions->is_stopping = true;
+    /* Sessions tell their peers what is listened on; who dials meanwhile is told that the agent is ending. */
+    while (sessions->first)
+        pthread_cond_wait(&sessions->changed, &sessions->lock);
+    sessions->is_over = true;
     pthread_mutex_unlock(&sessions->lock);
     for (unsigned i = 0; i < sessions->listener_count; i++) {
         if (sessions->listeners[i].is_running)
             pthread_join(sessions->listeners[i].thread, NULL);
-    }
-    pthread_mutex_lock(&sessions->lock);
-    while (sessions->first)
-        pthread_cond_wait(&sessions->changed, &sessions->lock);
-    pthread_mutex_unlock(&sessions->lock);
-    /* Sessions tell their peers what is listened on. */
-    for (unsigned i = 0; i < sessions->listener_count; i++)
         gw_unlisten(sessions->listeners[i].listener);
+    }
     sessions->listener_count = 0;
 }

@@ -2,6 +2,7 @@
 """What peers meet at an agent's listeners: who is let in, limits, unfinished handshakes, strangers. The
 transport and the link are the real ones; behind them is the scripted engine, which keeps a session."""
 import os
+import signal
 import socket
 import subprocess
 import unittest
@@ -96,6 +97,17 @@ class Sessions(Lab):
             with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as stranger:
                 stranger.sendall(text)
         self.assertEqual(self.peer().line, 'open')
+
+    def test_who_dials_an_agent_that_is_ending_hears_so(self):
+        self.start()
+        self.assertEqual(self.peer('silent').line, 'open')
+        self.agent.send_signal(signal.SIGTERM)
+        # The handshake that is not finished keeps the agent for a while.
+        self.assertTrue(wait_for(lambda: not os.path.exists(self.agent.socket_path)))
+        self.assertTrue(wait_for(lambda: 'the agent is ending' in self.peer().line))
+        self.assertIsNone(self.agent.poll())
+        self.peers[0].stdin.close()
+        self.assertEqual(self.agent.wait(timeout=PATIENCE_S), 0)
 
     def test_sigterm_ends_sessions(self):
         self.start()
