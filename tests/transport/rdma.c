@@ -254,15 +254,39 @@ Test(rdma_credit, accounts_that_cannot_be_right_are_refused)
 
 Test(rdma_vector, queues_have_a_vector_each_while_there_are_any)
 {
-    for (unsigned count = 0; count < 8; count++)
-        cr_assert_eq(gw_completion_vector(count, 8), (int)count);
-    cr_assert_eq(gw_completion_vector(8, 8), 0);
-    cr_assert_eq(gw_completion_vector(13, 8), 5);
+    struct gw_vectors vectors = {0};
+
+    for (int round = 0; round < 2; round++)
+        for (int i = 0; i < 8; i++)
+            cr_assert_eq(gw_vectors_take(&vectors, 8), i);
+}
+
+Test(rdma_vector, a_vector_that_was_given_back_is_the_next)
+{
+    struct gw_vectors vectors = {0};
+
+    for (int i = 0; i < 6; i++)
+        gw_vectors_take(&vectors, 8);
+    gw_vectors_give_back(&vectors, 4);
+    gw_vectors_give_back(&vectors, 1);
+    cr_assert_eq(gw_vectors_take(&vectors, 8), 1);
+    cr_assert_eq(gw_vectors_take(&vectors, 8), 4);
+    cr_assert_eq(gw_vectors_take(&vectors, 8), 6);
 }
 
 Test(rdma_vector, a_device_with_one_vector_or_none_takes_0)
 {
-    cr_assert_eq(gw_completion_vector(5, 1), 0);
-    cr_assert_eq(gw_completion_vector(5, 0), 0);
-    cr_assert_eq(gw_completion_vector(5, -1), 0);
+    struct gw_vectors vectors = {0};
+
+    for (int count = -1; count <= 1; count++)
+        cr_assert_eq(gw_vectors_take(&vectors, count), 0);
+}
+
+Test(rdma_vector, vectors_beyond_those_that_are_counted_are_not_used)
+{
+    struct gw_vectors vectors = {0};
+
+    for (int i = 0; i < GW_VECTORS_MAX; i++)
+        cr_assert_eq(gw_vectors_take(&vectors, GW_VECTORS_MAX + 1), i);
+    cr_assert_eq(gw_vectors_take(&vectors, GW_VECTORS_MAX + 1), 0);
 }

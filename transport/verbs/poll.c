@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 
-#include "transport/rdma/vector.h"
 #include "transport/verbs/channel.h"
 
 #define CHANNEL_COMPLETIONS (VERBS_SEND_DEPTH + VERBS_RECEIVE_DEPTH)
@@ -33,15 +32,32 @@ int gw_verbs_open_poller(struct gw_transport *transport, struct gw_poller **out)
     return 0;
 }
 
+static void take_vector(struct verbs_transport *transport, struct verbs_queue *queue)
+{
+    pthread_mutex_lock(&transport->lock);
+    queue->vector =
+        gw_vectors_take(&queue->device->vectors, queue->device->context->num_comp_vectors);
+    pthread_mutex_unlock(&transport->lock);
+}
+
+static void give_vector_back(struct verbs_transport *transport, struct verbs_queue *queue)
+{
+    pthread_mutex_lock(&transport->lock);
+    gw_vectors_give_back(&queue->device->vectors, queue->vector);
+    pthread_mutex_unlock(&transport->lock);
+}
+
 static void queue_free(struct verbs_poller *poller, struct verbs_queue *queue)
 {
+    struct verbs_transport *transport = gw_verbs_transport_of(poller->base.transport);
+
     if (queue->cq)
         ibv_destroy_cq(queue->cq);
     if (queue->events)
         ibv_destroy_comp_channel(queue->events);
     if (queue->device)
-        atomic_fetch_sub(&queue->device->queue_count, 1);
-    gw_verbs_device_put(gw_verbs_transport_of(poller->base.transport), queue->device);
+        give_vector_back(transport, queue);
+    gw_verbs_device_put(transport, queue->device);
     free(queue);
 }
 
@@ -65,18 +81,16 @@ void gw_verbs_close_poller(struct gw_poller *base)
 
 /* ---- reserving ---- */
 
-/* Makes what a queue consists of, and counts it; epoll carries its address. */
+/* Makes what a queue consists of; epoll carries its address. */
 static int queue_open(struct verbs_poller *poller, struct verbs_queue *queue)
 {
     struct ibv_context *context = queue->device->context;
     int wanted = (int)gw_min(VERBS_QUEUE_CHANNELS * CHANNEL_COMPLETIONS,
                              (unsigned)queue->device->attributes.max_cqe);
-    int vector = gw_completion_vector(atomic_fetch_add(&queue->device->queue_count, 1),
-                                      context->num_comp_vectors);
 
     queue->events = ibv_create_comp_channel(context);
     if (queue->events)
-        queue->cq = ibv_create_cq(context, wanted, queue, queue->events, vector);
+        queue->cq = ibv_create_cq(context, wanted, queue, queue->events, queue->vector);
     if (!queue->cq || fcntl(queue->events->fd, F_SETFL, O_NONBLOCK) != 0 ||
         gw_waker_watch(&poller->waker, queue->events->fd, queue) != 0)
         return gw_fail_errno(-errno, "verbs: %s gives no completion queue of %d entries",
@@ -97,6 +111,8 @@ static int queue_new(struct verbs_poller *poller, struct verbs_device *device,
         return gw_fail(-ENOMEM, "verbs: no memory for a completion queue");
     gw_verbs_address_of(rdma_get_local_addr(device->keeper), &address);
     error = gw_verbs_device_get(transport, device->context, &address, &queue->device);
+    if (!error)
+        take_vector(transport, queue);
     if (!error)
         error = queue_open(poller, queue);
     if (!error && queue->capacity < CHANNEL_COMPLETIONS)

@@ -40,6 +40,7 @@
 #include "transport/figures.h"
 #include "transport/rdma/inbox.h"
 #include "transport/rdma/life.h"
+#include "transport/rdma/vector.h"
 #include "transport/ring.h"
 #include "transport/transport.h"
 
@@ -82,9 +83,9 @@ struct verbs_device {
         *keeper; /* bound to an address of the device, so that its context stays in use */
     struct ibv_device_attr attributes;
     unsigned users;
-    atomic_uint queue_count; /* completion queues on it */
-    bool is_prepared;        /* attributes are known, its events are watched */
-    bool is_removed;         /* it is going: nobody begins to use it */
+    struct gw_vectors vectors; /* of the completion queues on it; under transport.lock */
+    bool is_prepared;          /* attributes are known, its events are watched */
+    bool is_removed;           /* it is going: nobody begins to use it */
 };
 
 struct verbs_transport {
@@ -118,6 +119,7 @@ struct verbs_queue {
     struct verbs_device *device;
     struct ibv_comp_channel *events;
     struct ibv_cq *cq;
+    int vector;                  /* of the device */
     unsigned capacity, reserved; /* completions; reserved under poller.lock */
     bool is_armed;
 };
