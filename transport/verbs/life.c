@@ -31,9 +31,14 @@ static unsigned news_of(const struct rdma_cm_event *event)
 static void take_connection_events(struct verbs_transport *transport)
 {
     struct gw_ring *ring = &transport->connected;
+    struct rdma_event_channel *events;
     struct rdma_cm_event *event;
 
-    while (rdma_get_cm_event(transport->connection_events, &event) == 0) {
+    /* Once they are watched they stay until the thread has ended. */
+    pthread_mutex_lock(&transport->lock);
+    events = transport->connection_events;
+    pthread_mutex_unlock(&transport->lock);
+    while (rdma_get_cm_event(events, &event) == 0) {
         unsigned news = news_of(event);
 
         pthread_mutex_lock(&transport->lock);
@@ -178,12 +183,14 @@ int gw_verbs_life_open_events(struct verbs_transport *transport)
     error = gw_verbs_events_new(&events);
     if (error)
         return error;
+    /* First: the thread reads them as soon as they are watched. */
+    transport->connection_events = events;
     error = gw_waker_watch(&transport->life.waker, events->fd, transport);
     if (error) {
+        transport->connection_events = NULL;
         rdma_destroy_event_channel(events);
         return gw_fail_errno(error, "verbs: no epoll set");
     }
-    transport->connection_events = events;
     return 0;
 }
 
