@@ -75,6 +75,7 @@ int gw_size_parse(const char *name, const char *value, uint64_t *out)
     static const char units[] = "KMGT";
     unsigned long long number;
     const char *unit;
+    uint64_t size;
     char *rest;
 
     errno = 0;
@@ -82,8 +83,9 @@ int gw_size_parse(const char *name, const char *value, uint64_t *out)
     unit = *rest ? strchr(units, toupper((unsigned char)*rest)) : NULL;
     if (errno || rest == value || !isdigit((unsigned char)*value) || number == 0 ||
         (*rest && (!unit || rest[1])) ||
-        !gw_mul_fits(number, unit ? 1024ull << 10 * (unit - units) : 1, out) || *out > INT64_MAX)
+        !gw_mul_fits(number, unit ? 1024ull << 10 * (unit - units) : 1, &size) || size > INT64_MAX)
         return gw_fail(-EINVAL, "%s: '%s' is no size: write bytes, or 512K, 20G, 4T", name, value);
+    *out = size;
     return 0;
 }
 
