@@ -260,7 +260,8 @@ void gw_poller_close(struct gw_poller *poller); /* after its channels are closed
 
 /* Port 0 asks for a free one; gw_listener_address tells which. -EADDRINUSE, -EADDRNOTAVAIL. Where what a
  * back end needs is not there (see gw_transport_probe), and the port is named, the listener waits for
- * it: from then on requests come. -ENODEV for port 0. */
+ * it: from then on requests come. -ENODEV for port 0. So 0 does not mean that it is listened on yet:
+ * gw_listener_address tells. */
 int gw_listen(struct gw_transport *transport, const struct gw_address *local,
               struct gw_listener **out);
 void gw_unlisten(struct gw_listener *listener);

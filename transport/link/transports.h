@@ -41,8 +41,9 @@ struct gw_transports_wanted {
 };
 
 /* Makes every back end of this build that this host can use, or could when a device comes, and that need
- * not be named. With names those alone, each of which must work now: -ENODEV. When none of them carries control, those that do
- * are made too, and are there for control alone. -EINVAL for a setting that no back end takes. */
+ * not be named. With names those alone, each of which must work now: -ENODEV. When none of them carries
+ * control, those that do are made too, and are there for control alone. -EINVAL for a setting that no
+ * back end takes. */
 int gw_transports_open(const struct gw_transports_wanted *options, struct gw_transports *out);
 void gw_transports_close(struct gw_transports *transports);
 
