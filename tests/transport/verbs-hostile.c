@@ -467,23 +467,81 @@ HOSTILE(port_that_goes_down_ends_its_channels_by_name)
     expect_works(rig);
 }
 
-/* Serves the listener until the file is there, or, without one, until it is listened on. */
-static bool serve_until(struct gw_listener *listener, const char *file)
+#define REMOVE "(rdma link delete rxe0; echo $? >/tmp/removed) &"
+
+/* What that command says; -1 while it waits, since the kernel does until everything of the device was given back. */
+static int removed(void)
+{
+    FILE *file = fopen("/tmp/removed", "r");
+    int status = -1;
+
+    if (!file)
+        return -1;
+    if (fscanf(file, "%d", &status) != 1)
+        status = -1;
+    fclose(file);
+    return status;
+}
+
+static void expect_removed(void)
+{
+    for (int i = 0; i < 400 && removed() < 0; i++)
+        usleep(100000);
+    cr_assert_eq(removed(), 0, "the device is held");
+}
+
+/* Serves the listener until the device is removed (or the command fails), or until it is listened on. */
+static void serve_until(struct gw_listener *listener, bool is_removal)
 {
     struct gw_request *request;
     struct gw_address address;
 
-    for (int i = 0; i < 100; i++) {
-        if (file ? access(file, F_OK) == 0 : gw_listener_address(listener, &address) == 0)
-            return true;
+    for (int i = 0; i < 400; i++) {
+        if (is_removal ? removed() >= 0 : gw_listener_address(listener, &address) == 0)
+            return;
         gw_next_request(listener, 100, &request);
     }
-    return false;
+    cr_assert_fail("%s", is_removal ? "the device is held" : gw_error_message());
+}
+
+static bool refuses_to_listen;
+
+/* librdmacm's own, but it may fail. */
+int rdma_listen(struct rdma_cm_id *id, int backlog);
+__attribute__((visibility("default"))) int rdma_listen(struct rdma_cm_id *id, int backlog)
+{
+    int (*begin)(struct rdma_cm_id *, int) =
+        (int (*)(struct rdma_cm_id *, int))dlsym(RTLD_NEXT, "rdma_listen");
+
+    if (!refuses_to_listen)
+        return begin(id, backlog);
+    errno = EADDRINUSE;
+    return -1;
+}
+
+/* It was bound by then, which opens the device. */
+Test(verbs_hostile, zw_listener_that_fails_holds_no_device, .timeout = 60)
+{
+    struct gw_transport *transport;
+    struct gw_listener *listener;
+    struct gw_address address;
+
+    if (!getenv("GODWIT_TEST_INTERFACE"))
+        cr_skip_test("no device to remove");
+    unlink("/tmp/removed");
+    rig_free_address(RIG_VERBS, &address);
+    rig_transport_new(RIG_VERBS, &transport);
+    refuses_to_listen = true;
+    cr_assert_eq(gw_listen(transport, &address, &listener), -EADDRINUSE);
+    cr_assert_eq(system(REMOVE), 0);
+    expect_removed();
+    gw_transport_free(transport);
+    cr_assert_eq(system("rdma link add rxe0 type rxe netdev $GODWIT_TEST_INTERFACE"), 0);
 }
 
 /* The only device goes and comes back: an idle listener does not hold it, and has the next one; so has a transport
  * that was made in between. */
-Test(verbs_hostile, zx_listener_lets_its_device_go_and_has_the_next, .timeout = 60)
+Test(verbs_hostile, zx_listener_lets_its_device_go_and_has_the_next, .timeout = 120)
 {
     struct gw_transport *transport, *late;
     struct gw_listener *listener, *waiting;
@@ -496,8 +554,9 @@ Test(verbs_hostile, zx_listener_lets_its_device_go_and_has_the_next, .timeout = 
     rig_transport_new(RIG_VERBS, &transport);
     cr_assert_eq(gw_listen(transport, &address, &listener), 0, "%s", gw_error_message());
     cr_assert_eq(gw_listener_address(listener, &address), 0, "%s", gw_error_message());
-    cr_assert_eq(system("(rdma link delete rxe0; echo $? >/tmp/removed) &"), 0);
-    cr_assert(serve_until(listener, "/tmp/removed"), "the device is held");
+    cr_assert_eq(system(REMOVE), 0);
+    serve_until(listener, true);
+    cr_assert_eq(removed(), 0);
     cr_assert_eq(gw_listener_address(listener, &address), -ENODEV);
     cr_assert_eq(gw_transport_new("verbs", NULL, &late), -ENODEV);
     cr_assert_eq(gw_transport_make(rig_maker("verbs"), NULL, &late), 0, "%s", gw_error_message());
@@ -506,8 +565,8 @@ Test(verbs_hostile, zx_listener_lets_its_device_go_and_has_the_next, .timeout = 
     cr_assert_eq(gw_listener_address(waiting, &address), -ENODEV);
     cr_assert_eq(gw_transport_probe(late), -ENODEV);
     cr_assert_eq(system("rdma link add rxe0 type rxe netdev $GODWIT_TEST_INTERFACE"), 0);
-    cr_assert(serve_until(listener, NULL), "%s", gw_error_message());
-    cr_assert(serve_until(waiting, NULL), "%s", gw_error_message());
+    serve_until(listener, false);
+    serve_until(waiting, false);
     cr_assert_eq(gw_transport_probe(late), 0);
     gw_unlisten(waiting);
     gw_unlisten(listener);
@@ -518,8 +577,7 @@ Test(verbs_hostile, zx_listener_lets_its_device_go_and_has_the_next, .timeout = 
 static bool goes_when_asked;
 
 /* libibverbs' own, but the device may go just before, and is then no use any more, as with hardware (soft-RoCE would
- * still answer). Its keeper is bound by then, and hears of it. The kernel waits until everything of the device was
- * given back: so does the command. */
+ * still answer). Its keeper is bound by then, and hears of it. */
 int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *out);
 __attribute__((visibility("default"))) int ibv_query_device(struct ibv_context *context,
                                                             struct ibv_device_attr *out)
@@ -531,12 +589,12 @@ __attribute__((visibility("default"))) int ibv_query_device(struct ibv_context *
     if (!goes_when_asked)
         return query(context, out);
     goes_when_asked = false;
-    cr_assert_eq(system("(rdma link delete rxe0; echo $? >/tmp/removed) & sleep 3"), 0);
+    cr_assert_eq(system(REMOVE " sleep 3"), 0);
     return EIO;
 }
 
 /* The back end is none the worse for it. */
-Test(verbs_hostile, zy_device_that_goes_while_it_is_opened, .timeout = 40)
+Test(verbs_hostile, zy_device_that_goes_while_it_is_opened, .timeout = 80)
 {
     struct gw_transport *transport;
     struct gw_address address;
@@ -554,8 +612,7 @@ Test(verbs_hostile, zy_device_that_goes_while_it_is_opened, .timeout = 40)
     rig_transport_new(RIG_VERBS, &transport);
     goes_when_asked = true;
     cr_assert_lt(gw_domain_open(transport, &address, &domain), 0);
-    for (int i = 0; i < 100 && access("/tmp/removed", F_OK) != 0; i++)
-        usleep(100000);
+    expect_removed();
     cr_assert_eq(system("rdma link add rxe0 type rxe netdev $GODWIT_TEST_INTERFACE"), 0);
     cr_assert_eq(gw_domain_open(transport, &address, &domain), 0, "%s", gw_error_message());
     gw_domain_close(domain);
@@ -581,8 +638,7 @@ HOSTILE(zz_device_that_is_removed_ends_its_channels)
         writes[i] = rig_write(source, 1 << 20, region, 0);
         cr_assert_eq(rig_post_write(rig->near, &writes[i]), 0);
     }
-    /* The kernel waits until everything of the device was given back: so does the command. */
-    cr_assert_eq(system("(rdma link delete rxe0; echo $? >/tmp/removed) & sleep 0.2"), 0);
+    cr_assert_eq(system(REMOVE " sleep 0.2"), 0);
     error = rig_receive(rig, rig->near, &message);
     cr_assert(error == -ENODEV || error == -ENETDOWN, "%d: %s", error, gw_error_message());
     error = rig_receive(rig, rig->far, &message);

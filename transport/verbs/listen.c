@@ -43,39 +43,50 @@ static int no_device(const struct verbs_listener *listener)
                    gw_address_format(&listener->bound, text, sizeof(text)));
 }
 
-/* Listens with the identifier. That it has opened a device, the transport must know, or nobody closes it. */
+/* Listens with the identifier. Once that is bound it has opened a device: the transport must know, or nobody
+ * closes it, also when the rest fails. */
 static int use_id(struct verbs_listener *listener, struct rdma_cm_id *id)
 {
     struct verbs_transport *transport = gw_verbs_transport_of(listener->base.transport);
     struct gw_address address = listener->bound;
     char text[GW_ADDRESS_TEXT_MAX];
+    bool is_bound = rdma_bind_addr(id, (struct sockaddr *)&address.storage) == 0;
+    int error = 0;
 
-    if (rdma_bind_addr(id, (struct sockaddr *)&address.storage) != 0 ||
-        rdma_listen(id, VERBS_BACKLOG) != 0)
-        return errno == ENODEV ? no_device(listener)
-                               : gw_fail_errno(-errno, "verbs: cannot listen on %s",
-                                               gw_address_format(&address, text, sizeof(text)));
-    return id->verbs ? gw_verbs_device_get(transport, id->verbs, &address, &listener->device) : 0;
+    if (is_bound && id->verbs)
+        error = gw_verbs_device_get(transport, id->verbs, &address, &listener->device);
+    if (error || (is_bound && rdma_listen(id, VERBS_BACKLOG) == 0))
+        return error;
+    return errno == ENODEV ? no_device(listener)
+                           : gw_fail_errno(-errno, "verbs: cannot listen on %s",
+                                           gw_address_format(&address, text, sizeof(text)));
+}
+
+static void drop_id(struct verbs_listener *listener)
+{
+    if (listener->id)
+        rdma_destroy_id(listener->id);
+    listener->id = NULL;
+    gw_verbs_device_put(gw_verbs_transport_of(listener->base.transport), listener->device);
+    listener->device = NULL;
 }
 
 static int bind_and_listen(struct verbs_listener *listener)
 {
-    struct rdma_cm_id *id;
     int error = listener->events ? 0 : gw_verbs_events_new(&listener->events);
 
     if (error)
         return error;
-    if (rdma_create_id(listener->events, &id, NULL, RDMA_PS_TCP) != 0)
+    if (rdma_create_id(listener->events, &listener->id, NULL, RDMA_PS_TCP) != 0)
         return gw_fail_errno(-errno, "verbs: no connection identifier");
-    error = use_id(listener, id);
+    error = use_id(listener, listener->id);
     if (error) {
-        rdma_destroy_id(id);
+        drop_id(listener);
         return error;
     }
-    listener->id = id;
     /* Once others know the listener it does not change any more. */
     if (gw_address_port(&listener->bound) == 0)
-        gw_address_set_port(&listener->bound, ntohs(rdma_get_src_port(id)));
+        gw_address_set_port(&listener->bound, ntohs(rdma_get_src_port(listener->id)));
     return 0;
 }
 
@@ -100,15 +111,6 @@ static int start_listening(struct verbs_listener *listener)
     return error;
 }
 
-static void drop_id(struct verbs_listener *listener)
-{
-    if (listener->id)
-        rdma_destroy_id(listener->id);
-    listener->id = NULL;
-    gw_verbs_device_put(gw_verbs_transport_of(listener->base.transport), listener->device);
-    listener->device = NULL;
-}
-
 /* The device that has the address was removed. One that listens on all addresses stays. */
 static void lose_device(struct verbs_listener *listener)
 {
@@ -121,16 +123,22 @@ static void lose_device(struct verbs_listener *listener)
     note(listener, no_device(listener));
 }
 
-/* Once a second at most. */
+/* Once a second at most. A reason is logged once, until there is another. */
 static void try_again(struct verbs_listener *listener)
 {
     char text[GW_ADDRESS_TEXT_MAX];
+    struct gw_error before;
 
     if (listener->id || gw_clock_ns() - listener->tried_ns < RETRY_NS)
         return;
+    /* Nobody else changes it. */
+    before = listener->why;
     if (start_listening(listener) == 0)
         gw_log(GW_LOG_WARNING, "verbs: there is an RDMA device, %s is listened on",
                gw_address_format(&listener->bound, text, sizeof(text)));
+    else if (strcmp(listener->why.text, before.text) != 0)
+        gw_log(GW_LOG_WARNING, "verbs: %s is not listened on yet: %s",
+               gw_address_format(&listener->bound, text, sizeof(text)), listener->why.text);
 }
 
 int gw_verbs_listen(struct gw_transport *transport, const struct gw_address *local,
