@@ -212,16 +212,22 @@ static int listen_with(struct agent *agent, struct gw_transport *transport,
     return error;
 }
 
-/* At one address at least, now; if not, and it could be, the calling thread's message says why. */
-static bool is_listened_with(const struct agent *agent, const struct gw_transport *transport)
+/* 0 when it listens at one address at least, now; otherwise why it does not, or, when it is not to listen
+ * anywhere, -ENOENT without a message. */
+static int check_listens(const struct agent *agent, const struct gw_transport *transport)
 {
     struct gw_address bound;
+    int error = -ENOENT;
 
-    for (unsigned i = 0; i < agent->environment.listen_count; i++)
-        if (agent->environment.listen[i].transport == transport &&
-            gw_listener_address(agent->environment.listen[i].listener, &bound) == 0)
-            return true;
-    return false;
+    for (unsigned i = 0; error && i < agent->environment.listen_count; i++)
+        if (agent->environment.listen[i].transport == transport)
+            error = gw_listener_address(agent->environment.listen[i].listener, &bound);
+    return error;
+}
+
+static bool is_listened_with(const struct agent *agent, const struct gw_transport *transport)
+{
+    return check_listens(agent, transport) == 0;
 }
 
 /* The last transport is the one that works anywhere: it must. Others serve the addresses that they
@@ -295,13 +301,17 @@ static int listen_all(struct agent *agent)
     return error ? error : check_named(agent);
 }
 
+/* The reason is that of the back end as a whole, or else why it does not listen though it is to. */
 static json_t *describe_transport(const struct agent *agent, struct gw_transport *transport)
 {
     json_t *item =
         json_pack("{s:s,s:b,s:s*}", "name", transport->ops->name, "listens",
                   (int)is_listened_with(agent, transport), "variant", transport->variant);
+    int error = gw_transport_probe(transport);
 
-    if (gw_transport_probe(transport) != 0)
+    if (!error)
+        error = check_listens(agent, transport);
+    if (error && error != -ENOENT)
         json_object_set_new(item, "reason", gw_json_text(gw_error_message()));
     return item;
 }

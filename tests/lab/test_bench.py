@@ -19,6 +19,7 @@ from lab_kernel import ready_kernel  # noqa: E402
 
 AGENT = '''mkdir -p /srv/vm /var/lib/gw && exec %s agent --psk /tmp/lab.psk --state /var/lib/gw --storage /srv/vm \
 --socket /tmp/agent.sock --allow-volatile-state --allow-bench''' % GODWIT
+MANAGER = '/dev/infiniband/rdma_cm'
 COUNT = 'cat /sys/class/infiniband/rxe0/ports/1/hw_counters/sent_pkts'
 # By the agent, which has the socket.
 COPY = 'head -c 3000000 /dev/urandom >/srv/vm/one.raw && GODWIT_SOCKET=/tmp/agent.sock %s copy --json ' \
@@ -76,12 +77,22 @@ class Bench(unittest.TestCase):
     def bring_devices(self):
         for index in (0, 1):
             self.assertRegex(self.verbs_of(index)['reason'], 'no RDMA device')
-        self.add_devices(0, 1)
+        self.lab.run(1, 'mv %s %s.away' % (MANAGER, MANAGER), is_checked=True)
+        self.lab.run(1, 'rdma link add rxe0 type rxe netdev eth0', is_checked=True)
+        found = self.verbs_of(1)
+        self.assertFalse(found['listens'])
+        self.assertRegex(found['reason'], 'connections cannot be managed .*rdma_ucm')
+        self.lab.run(1, 'mv %s.away %s' % (MANAGER, MANAGER), is_checked=True)
+        self.add_devices(0)
+        self.await_listening(1)
 
     def add_devices(self, *hosts):
-        """Waits until the agents there listen with them."""
         for index in hosts:
             self.lab.run(index, 'rdma link add rxe0 type rxe netdev eth0', is_checked=True)
+        self.await_listening(*hosts)
+
+    def await_listening(self, *hosts):
+        """Waits until the agents there listen with their devices."""
         for index in hosts:
             deadline = time.monotonic() + WAIT_S
             while not self.verbs_of(index).get('listens'):

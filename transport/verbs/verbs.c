@@ -20,10 +20,23 @@ static void destroy(struct gw_transport *base)
     free(transport);
 }
 
+/* Whether there is a device, and connections over it can be managed. */
+static int look(void)
+{
+    struct rdma_event_channel *events;
+    int error = gw_verbs_look_for_devices();
+
+    if (!error)
+        error = gw_verbs_events_new(&events);
+    if (!error)
+        rdma_destroy_event_channel(events);
+    return error;
+}
+
 static int probe(struct gw_transport *base)
 {
     (void)base;
-    return gw_verbs_look_for_devices();
+    return look();
 }
 
 static const struct gw_transport_ops verbs_ops = {
@@ -63,7 +76,7 @@ static int create(const struct gw_transport_options *options, struct gw_transpor
     int error = gw_transport_check_options(options, "verbs", NULL);
 
     if (!error && options->is_named)
-        error = gw_verbs_look_for_devices();
+        error = look();
     if (error)
         return error;
     /* Before any memory is registered: this process starts others (ibv_fork_init(3)). */
