@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/log.h"
 #include "engine/session/copy.h"
 #include "engine/session/local.h"
 #include "engine/session/message.h"
@@ -159,7 +160,8 @@ static int start_over(struct file *file)
     snprintf(reason, sizeof(reason), "%s: it starts over: %.180s", offered->name,
              gw_error_message());
     gw_copy_note_restart(file->copy, reason);
-    gw_part_unlink(file->entry, file->copy->epoch);
+    if (gw_part_unlink(file->entry, file->copy->epoch))
+        gw_log(GW_LOG_WARNING, "%s", gw_error_message()); /* to make it anew fails then */
     file->copy->kept_bytes -= file->options.durable;
     offered->is_continued = false;
     file->options.durable = 0;
@@ -183,7 +185,8 @@ static int fill_file(struct file *file)
     uint64_t size = file->copy->plan.offered[file->index].size;
     int error = fill(file);
 
-    if (error == -EUCLEAN && file->options.offered->is_continued)
+    if (error == -EUCLEAN && file->options.offered->is_continued &&
+        !file->options.offered->is_finished)
         error = start_over(file);
     if (!error)
         note_warning(file);

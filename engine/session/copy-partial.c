@@ -201,7 +201,8 @@ static int settle(struct gw_copy *copy, const struct gw_error *cause, bool is_lo
 
     if (cause->code && is_lost && copy->partial.is_kept)
         return gw_partial_say_kept(cause, copy->epoch);
-    if (copy->partial.detail && copy->request->is_remote)
+    /* What is done has its names, and is its owner's by now. */
+    if (copy->partial.detail && (copy->request->is_remote || !cause->code))
         gw_partial_forget(environment, copy->epoch, GW_SIDE_SOURCE);
     else if (copy->partial.detail)
         gw_partial_drop(environment, &copy->partial);

@@ -149,8 +149,9 @@ int gw_partial_replace(const struct gw_environment *environment, const struct gw
     {
         if (error || has_entry(later, entry))
             continue;
-        gw_part_unlink(entry, older->epoch);
-        error = gw_part_sync(entry);
+        error = gw_part_unlink(entry, older->epoch);
+        if (!error)
+            error = gw_part_sync(entry);
     }
     if (error)
         return error;

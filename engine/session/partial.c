@@ -314,29 +314,32 @@ static const char *text_of(const json_t *object, const char *member)
     return text ? text : "";
 }
 
-/* An image that has its name is its owner's; a file of a chain that lacks others is of no use. */
-static bool is_whole(const struct gw_partial *partial)
+/* Images that have their names are their owner's, whatever became of them since; those of a chain that lacks a name are
+ * of no use. Names alone decide: what they stand for may have changed. */
+static bool lacks_names(const struct gw_partial *partial)
 {
     const json_t *disk;
     size_t index;
 
     json_array_foreach(json_object_get(partial->detail, "disks"), index,
-                       disk) if (!gw_part_is_finished(disk)) return false;
-    return true;
+                       disk) if (gw_part_is_seen(disk)) return true;
+    return false;
 }
 
 static int unlink_parts(const struct gw_partial *partial)
 {
-    bool is_of_use = is_whole(partial);
+    bool is_of_use = partial->keeps_finished || !lacks_names(partial);
     const json_t *disk;
     size_t index;
     int error = 0;
 
+    /* Before the parts, so that one that is cut short still lacks names. */
+    json_array_foreach(json_object_get(partial->detail, "disks"), index,
+                       disk) if (!is_of_use && !error) error = gw_part_unlink_finished(disk);
     json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
     {
-        gw_part_unlink(disk, partial->epoch);
-        if (!is_of_use)
-            gw_part_unlink_finished(disk);
+        if (!error)
+            error = gw_part_unlink(disk, partial->epoch);
         if (!error)
             error = gw_part_sync(disk);
     }
@@ -511,7 +514,9 @@ static int look_at(const struct gw_partial *partial, void *context)
 {
     const struct rounds *rounds = context;
     const struct gw_environment *environment = rounds->environment;
-    uint64_t age_ns = gw_clock_wall_ns() - partial->changed_ns;
+    uint64_t now_ns = gw_clock_wall_ns();
+    /* A clock that was set back makes nothing old. */
+    uint64_t age_ns = now_ns > partial->changed_ns ? now_ns - partial->changed_ns : 0;
     bool is_late = age_ns / GW_NS_PER_S >= (uint64_t)environment->keep_partial_hours * 3600;
     bool is_given_up = gw_partial_is_given_up(partial);
     enum known known = ask_journal(environment, partial);
@@ -532,9 +537,13 @@ static int look_at(const struct gw_partial *partial, void *context)
                        (known != ENDED || !rounds->is_start || has_parts(partial))
                    ? is_late
                    : rounds->is_start || is_dead) {
+        struct gw_partial left = *partial;
+
         gw_log(GW_LOG_INFO, "migration %.12s: what it left here is removed", partial->epoch);
+        /* Nobody asked for it: somebody may use what has its name, though the rest of its chain never came. */
+        left.keeps_finished = true;
         /* The target of one that died before its first record would wait for it. */
-        gw_partial_cancel(environment, partial);
+        gw_partial_cancel(environment, &left);
     } else if (is_given_up &&
                (!json_object_get(partial->detail, "qmp") ||
                 gw_attended_is_due(environment->attended, partial->epoch, partial->side))) {

@@ -26,7 +26,8 @@ struct gw_qmp;
 struct gw_partial {
     char epoch[GW_EPOCH_TEXT_MAX];
     enum gw_journal_side side;
-    bool is_kept; /* a later attempt may go on from it; else it only is to be removed */
+    bool is_kept;        /* a later attempt may go on from it; else it only is to be removed */
+    bool keeps_finished; /* not noted: what has its final name stays when it is dropped */
     uint64_t changed_ns;
     json_t *detail;
 };

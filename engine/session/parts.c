@@ -203,17 +203,19 @@ static bool can_continue(const struct gw_offered_volume *offered)
     return !offered->foreign[0] && gw_image_can_continue(offered->format);
 }
 
-/* The identity, and the time of the last change. */
+/* The identity, and the size and time of the last change of what is in it (not of its name). */
 static json_t *describe_file(const char *path)
 {
     json_t *file = gw_part_identity(path);
     struct stat status;
 
-    if (json_is_object(file) && lstat(path, &status) == 0)
+    if (json_is_object(file) && lstat(path, &status) == 0) {
+        json_object_set_new(file, "size", json_integer((json_int_t)status.st_size));
         json_object_set_new(
             file, "changed",
             json_integer((json_int_t)((uint64_t)status.st_mtim.tv_sec * GW_NS_PER_S +
                                       (uint64_t)status.st_mtim.tv_nsec)));
+    }
     return file;
 }
 
@@ -227,11 +229,17 @@ void gw_part_note_finished(json_t *disks)
         json_object_set_new(disk, "file", describe_file(text_of(disk, "part")));
 }
 
+bool gw_part_is_seen(const json_t *entry)
+{
+    return is_seen(text_of(entry, "part"));
+}
+
 bool gw_part_is_finished(const json_t *entry)
 {
     const json_t *noted = json_object_get(entry, "file");
     json_t *found = noted ? describe_file(text_of(entry, "path")) : NULL;
-    bool is = gw_part_is_same(found, noted) && is_equal(found, noted, "changed");
+    bool is = gw_part_is_same(found, noted) && is_equal(found, noted, "changed") &&
+              is_equal(found, noted, "size");
 
     json_decref(found);
     return is;
@@ -329,12 +337,14 @@ uint64_t gw_part_durable(const json_t *entry)
 }
 
 /* A name with the epoch in it is nobody else's. */
-static void unlink_named(const char *path, const char *epoch)
+static int unlink_named(const char *path, const char *epoch)
 {
     const char *base = strrchr(path, '/');
 
-    if (base && epoch[0] && strstr(base, epoch) && unlink(path) && errno != ENOENT)
-        gw_log(GW_LOG_WARNING, "%s could not be removed: %s", path, strerror(errno));
+    if (base && epoch[0] && strstr(base, epoch) && unlink(path) && errno != ENOENT &&
+        errno != ENOTDIR)
+        return gw_fail_errno(-errno, "%s cannot be removed", path);
+    return 0;
 }
 
 void gw_part_end(const json_t *entry)
@@ -345,10 +355,11 @@ void gw_part_end(const json_t *entry)
         gw_log(GW_LOG_WARNING, "%s could not be removed: %s", journal, strerror(errno));
 }
 
-void gw_part_unlink(const json_t *entry, const char *epoch)
+int gw_part_unlink(const json_t *entry, const char *epoch)
 {
-    unlink_named(text_of(entry, "part"), gw_part_epoch(entry, epoch));
-    unlink_named(text_of(entry, "journal"), gw_part_epoch(entry, epoch));
+    int error = unlink_named(text_of(entry, "part"), gw_part_epoch(entry, epoch));
+
+    return error ? error : unlink_named(text_of(entry, "journal"), gw_part_epoch(entry, epoch));
 }
 
 int gw_part_sync(const json_t *entry)
@@ -359,12 +370,16 @@ int gw_part_sync(const json_t *entry)
     return error == -ENOENT || error == -ENOTDIR ? 0 : error;
 }
 
-void gw_part_unlink_finished(const json_t *entry)
+int gw_part_unlink_finished(const json_t *entry)
 {
     const char *path = text_of(entry, "path");
+    struct stat status;
 
-    if (gw_part_is_finished(entry) && unlink(path) && errno != ENOENT)
-        gw_log(GW_LOG_WARNING, "%s could not be removed: %s", path, strerror(errno));
+    /* Another name is somebody else's. */
+    if (!gw_part_is_finished(entry) || lstat(path, &status) || status.st_nlink > 1)
+        return 0;
+    return unlink(path) && errno != ENOENT ? gw_fail_errno(-errno, "%s cannot be removed", path)
+                                           : 0;
 }
 
 void gw_part_source(const char *path, const char *format, char *out, size_t size)

@@ -57,6 +57,8 @@ int gw_part_check_here(const json_t *entry);
 
 /* Before the first of them gets its final name: which file each image of a note's "disks" is. */
 void gw_part_note_finished(json_t *disks);
+/* Is there an unfinished image, under its own name? Not of a device, which has none. */
+bool gw_part_is_seen(const json_t *entry);
 /* Has the noted file its final name, unchanged? */
 bool gw_part_is_finished(const json_t *entry);
 /* May the image of the older entry be gone on with as offered? Then *durable is what its journal says; of one that is
@@ -74,11 +76,11 @@ int gw_part_note(const json_t *entry, const struct gw_offered_volume *offered, u
 uint64_t gw_part_durable(const json_t *entry); /* as the journal says; 0 when it says nothing */
 /* The journal alone, of an image that is finished; or the image too. epoch: of the note, as above. */
 void gw_part_end(const json_t *entry);
-void gw_part_unlink(const json_t *entry, const char *epoch);
+int gw_part_unlink(const json_t *entry, const char *epoch);
 /* What was unlinked stays so: before the note goes that names it. Nothing to do where its folder went, too. */
 int gw_part_sync(const json_t *entry);
-/* The finished image, if it is the noted file. */
-void gw_part_unlink_finished(const json_t *entry);
+/* The finished image, if it is the noted file, unchanged, and has no other name. */
+int gw_part_unlink_finished(const json_t *entry);
 
 /* What tells the content of a file from every other, as text, for gw_offered_volume.source. */
 void gw_part_source(const char *path, const char *format, char *out, size_t size);

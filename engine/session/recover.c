@@ -214,9 +214,12 @@ static void recover_target(const struct gw_environment *environment,
     if (gw_handover_state_parse(entry->state, &state) ||
         (person == GW_EVENT_COUNT && (state == GW_HANDOVER_PREPARED || state == GW_HANDOVER_LOST)))
         return;
-    error = keep_parts(environment, entry->epoch, state, &steps.keeps_parts);
-    if (!error)
-        error = gw_target_steps_reconnect(&steps, entry->state);
+    error = gw_target_steps_reconnect(&steps, entry->state);
+    if (!error) {
+        error = keep_parts(environment, entry->epoch, state, &steps.keeps_parts);
+        if (error)
+            gw_vm_leave(&steps.launched);
+    }
     if (error) {
         gw_error_take(error, &out->cause);
         gw_log(GW_LOG_INFO, "move %s waits: %s", entry->epoch, out->cause.text);

@@ -31,7 +31,7 @@ static int make_image(struct gw_serve *serve, unsigned volume, struct made *made
     struct gw_wanted wanted = {.check = gw_serve_check_wanted, .context = serve};
     int error = gw_endpoint_make(offered, made->path, epoch, wanted, out);
 
-    if (error != -EUCLEAN || !offered->is_continued)
+    if (error != -EUCLEAN || !offered->is_continued || offered->is_finished)
         return error;
     snprintf(made->warning, sizeof(made->warning), "%s: it starts over: %.180s", offered->name,
              gw_error_message());

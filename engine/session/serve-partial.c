@@ -283,7 +283,8 @@ const char *gw_serve_part_epoch(const struct gw_serve *serve, unsigned volume)
 
 void gw_serve_drop_part(struct gw_serve *serve, unsigned volume)
 {
-    gw_part_unlink(entry_of(serve, volume), serve->epoch);
+    if (gw_part_unlink(entry_of(serve, volume), serve->epoch))
+        gw_log(GW_LOG_WARNING, "%s", gw_error_message()); /* to make it anew fails then */
 }
 
 int gw_serve_note_vm(struct gw_serve *serve, json_t *members)

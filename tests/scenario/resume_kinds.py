@@ -293,14 +293,24 @@ def chain_whose_finished_file_is_not_known_is_refused(what):
                   os.listdir(here.out))
 
 
-@lib.scenario(sample=1, named=[1, 3])
-def cancel_of_a_chain_killed_between_its_names(named):
-    """A part of a chain is of no use. A whole one is its owner's."""
+@lib.scenario(sample=1, what=['incomplete', 'linked', 'whole', 'in use', 'moved on'])
+def cancel_of_a_chain_killed_between_its_names(what):
+    """A part of a chain is of no use. A whole one is its owner's, whatever was done with its files since, and so is a file
+    with another name."""
+    left = {'incomplete': [], 'linked': [CHAIN[0], 'mine'], 'moved on': CHAIN[:2] + ['mine']}.get(what, CHAIN)
     with ChainHere('raw') as here:
-        killed_chain_here(here, named)
+        killed_chain_here(here, 1 if what in ('incomplete', 'linked') else 3)
+        base, top = (os.path.join(here.out, name) for name in (CHAIN[0], CHAIN[2]))
+        if what == 'in use':
+            with open(top, 'r+b') as handle:
+                handle.write(b'!')
+        elif what == 'linked':
+            os.link(base, os.path.join(here.out, 'mine'))
+        elif what == 'moved on':
+            os.rename(top, os.path.join(here.out, 'mine'))
         [one] = here.listed()
         here.run('cancel', one['epoch'][:12])
-        lib.check(sorted(os.listdir(here.out)) == (CHAIN if named == 3 else []), 'it leaves %s', os.listdir(here.out))
+        lib.check(sorted(os.listdir(here.out)) == sorted(left), 'it leaves %s', os.listdir(here.out))
 
 
 class LostBetweenNames(Lost):
