@@ -233,11 +233,12 @@ static int blame_peer(void)
 
 void gw_verbs_channel_kill_unexplained(struct verbs_channel *channel)
 {
+    unsigned news = atomic_load(&channel->news);
     int error;
 
     if (channel->error.code)
         return;
-    if (atomic_load(&channel->news) & VERBS_NEWS_DISCONNECTED) {
+    if (news & VERBS_NEWS_DISCONNECTED && !(news & VERBS_NEWS_ACCESS)) {
         error = gw_fail(-ECONNRESET, "the peer closed the channel");
     } else {
         error = explain_device(channel);

@@ -19,40 +19,6 @@ static struct verbs_channel *channel_of(struct gw_ring_link *link)
     return gw_container_of(link, struct verbs_channel, life_link);
 }
 
-/* ---- connections ---- */
-
-static unsigned news_of(const struct rdma_cm_event *event)
-{
-    if (event->event == RDMA_CM_EVENT_DISCONNECTED)
-        return VERBS_NEWS_DISCONNECTED;
-    return event->event == RDMA_CM_EVENT_DEVICE_REMOVAL ? VERBS_NEWS_REMOVED : 0;
-}
-
-static void take_connection_events(struct verbs_transport *transport)
-{
-    struct gw_ring *ring = &transport->connected;
-    struct rdma_event_channel *events;
-    struct rdma_cm_event *event;
-
-    /* Once they are watched they stay until the thread has ended. */
-    pthread_mutex_lock(&transport->lock);
-    events = transport->connection_events;
-    pthread_mutex_unlock(&transport->lock);
-    while (rdma_get_cm_event(events, &event) == 0) {
-        unsigned news = news_of(event);
-
-        pthread_mutex_lock(&transport->lock);
-        for (struct gw_ring_link *link = ring->first; news && link; link = gw_ring_next(ring, link))
-            if (channel_of(link)->id == event->id)
-                tell(channel_of(link), news);
-        for (struct verbs_device *device = transport->devices; device; device = device->next)
-            device->is_removed |= news == VERBS_NEWS_REMOVED && device->keeper == event->id;
-        pthread_mutex_unlock(&transport->lock);
-        rdma_ack_cm_event(event);
-    }
-    gw_verbs_devices_sweep(transport, false);
-}
-
 /* ---- devices ---- */
 
 static unsigned news_for(const struct verbs_channel *channel, const struct verbs_device *device,
@@ -79,27 +45,69 @@ static unsigned news_for(const struct verbs_channel *channel, const struct verbs
     }
 }
 
-/* device may be gone by now: only the list of devices says that it is not. */
-static void take_device_events(struct verbs_transport *transport, const struct verbs_device *device)
+/* Called with the lock held. */
+static void note_device_events(struct verbs_transport *transport, struct verbs_device *device)
 {
     struct gw_ring *ring = &transport->connected;
-    struct verbs_device *at;
     struct ibv_async_event event;
 
-    pthread_mutex_lock(&transport->lock);
-    for (at = transport->devices; at && at != device; at = at->next)
-        ;
-    while (at && ibv_get_async_event(at->context, &event) == 0) {
+    while (ibv_get_async_event(device->context, &event) == 0) {
         for (struct gw_ring_link *link = ring->first; link; link = gw_ring_next(ring, link)) {
-            unsigned news = news_for(channel_of(link), at, &event);
+            unsigned news = news_for(channel_of(link), device, &event);
 
             if (news)
                 tell(channel_of(link), news);
         }
-        at->is_removed |= event.event_type == IBV_EVENT_DEVICE_FATAL;
+        device->is_removed |= event.event_type == IBV_EVENT_DEVICE_FATAL;
         ibv_ack_async_event(&event);
     }
+}
+
+/* wanted may be gone by now: only the list of devices says that it is not. */
+static void take_device_events(struct verbs_transport *transport, const struct verbs_device *wanted)
+{
+    pthread_mutex_lock(&transport->lock);
+    for (struct verbs_device *device = transport->devices; device; device = device->next)
+        if (device == wanted)
+            note_device_events(transport, device);
     pthread_mutex_unlock(&transport->lock);
+    gw_verbs_devices_sweep(transport, false);
+}
+
+/* ---- connections ---- */
+
+static unsigned news_of(const struct rdma_cm_event *event)
+{
+    if (event->event == RDMA_CM_EVENT_DISCONNECTED)
+        return VERBS_NEWS_DISCONNECTED;
+    return event->event == RDMA_CM_EVENT_DEVICE_REMOVAL ? VERBS_NEWS_REMOVED : 0;
+}
+
+static void take_connection_events(struct verbs_transport *transport)
+{
+    struct gw_ring *ring = &transport->connected;
+    struct rdma_event_channel *events;
+    struct rdma_cm_event *event;
+
+    /* Once they are watched they stay until the thread has ended. */
+    pthread_mutex_lock(&transport->lock);
+    events = transport->connection_events;
+    pthread_mutex_unlock(&transport->lock);
+    while (rdma_get_cm_event(events, &event) == 0) {
+        unsigned news = news_of(event);
+
+        pthread_mutex_lock(&transport->lock);
+        /* A peer that did what it may not hangs up as soon as it hears so: what the device says of it comes first. */
+        for (struct verbs_device *device = transport->devices; device; device = device->next)
+            note_device_events(transport, device);
+        for (struct gw_ring_link *link = ring->first; news && link; link = gw_ring_next(ring, link))
+            if (channel_of(link)->id == event->id)
+                tell(channel_of(link), news);
+        for (struct verbs_device *device = transport->devices; device; device = device->next)
+            device->is_removed |= news == VERBS_NEWS_REMOVED && device->keeper == event->id;
+        pthread_mutex_unlock(&transport->lock);
+        rdma_ack_cm_event(event);
+    }
     gw_verbs_devices_sweep(transport, false);
 }
 
