@@ -159,6 +159,9 @@ static int read_device(struct gw_target_volume *volume, uint64_t offset, void *i
     int error = 0, fd = open(of(volume)->path, O_RDONLY | O_CLOEXEC);
     uint64_t moved = 0;
 
+    /* What this host has cached may be older than what another one wrote. */
+    if (fd >= 0)
+        posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
     while (fd >= 0 && moved < length) {
         ssize_t got = pread(fd, (uint8_t *)into + moved, length - moved, (off_t)(offset + moved));
 

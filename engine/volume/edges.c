@@ -75,12 +75,13 @@ static int begin_once(struct edges *edges)
     int error = 0;
 
     pthread_mutex_lock(&edges->lock);
-    if (!atomic_load_explicit(&edges->is_begun, memory_order_relaxed))
+    if (!atomic_load_explicit(&edges->is_begun, memory_order_relaxed)) {
         error = zero_edges(edges);
-    if (!error && !atomic_load_explicit(&edges->is_begun, memory_order_relaxed))
-        error = sync_inner(edges);
-    if (!error)
-        atomic_store_explicit(&edges->is_begun, true, memory_order_release);
+        if (!error)
+            error = sync_inner(edges);
+        if (!error)
+            atomic_store_explicit(&edges->is_begun, true, memory_order_release);
+    }
     pthread_mutex_unlock(&edges->lock);
     return error;
 }

@@ -145,7 +145,14 @@ static int reopen(struct gw_target_volume *volume)
 static int read_export(struct gw_target_volume *volume, uint64_t offset, void *into,
                        uint64_t length)
 {
-    return gw_nbd_client_read(of(volume)->client, offset, into, length);
+    int error = 0;
+
+    for (uint64_t moved = 0, part; !error && moved < length; moved += part) {
+        part = gw_min(length - moved, GW_NBD_REQUEST_MAX);
+        error =
+            gw_nbd_client_read(of(volume)->client, offset + moved, (uint8_t *)into + moved, part);
+    }
+    return error;
 }
 
 int gw_nbd_target_open_uri(const char *name, const char *uri, uint64_t size,
