@@ -220,11 +220,12 @@ static struct gw_control *take_out_next(struct gw_serve *serve)
 }
 
 /* Takes over control, which goes when a newer one came meanwhile. */
-static void put_back_next(struct gw_serve *serve, struct gw_control *control)
+static void put_back_next(struct gw_serve *serve, struct gw_control *control, bool is_given_up)
 {
     bool is_first;
 
     pthread_mutex_lock(&serve->lock);
+    serve->is_released |= is_given_up;
     is_first = !serve->next_control;
     if (is_first)
         serve->next_control = control;
@@ -246,7 +247,8 @@ int gw_serve_listen_to_next(struct gw_serve *serve)
         gw_control_close(control);
         return 0;
     }
-    put_back_next(serve, control);
+    /* One that gave up is not waited for any more; it is told the end by who removes the session. */
+    put_back_next(serve, control, error != 0);
     return error ? error : 1;
 }
 

@@ -680,6 +680,8 @@ Test(serve, cancel_of_a_source_that_is_back_ends_the_wait)
     come_back(&host);
     say(&host, json_pack("{s:s}", "type", "bye"));
     cr_assert_eq(gw_serve_check_wanted(session), -ECANCELED);
+    /* Nor does the session go on with that source. */
+    cr_assert_eq(gw_serve_await_source(session, -ECANCELED), -ECANCELED);
     end_wait(&host);
 }
 
