@@ -114,6 +114,7 @@ static void cancel_found(const struct gw_environment *environment, struct gw_par
     json_t *text = json_object_get(found->detail, "request");
     struct gw_job_request *request;
 
+    json_object_set_new(found->detail, GW_TAKES_FINISHED, json_true());
     if (text && gw_job_request_parse(text, &request) == 0) {
         int error = gw_request_call(environment, request, cancel, found);
 

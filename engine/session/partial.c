@@ -328,14 +328,15 @@ static bool lacks_names(const struct gw_partial *partial)
 
 static int unlink_parts(const struct gw_partial *partial)
 {
-    bool is_of_use = partial->keeps_finished || !lacks_names(partial);
+    bool takes_finished =
+        json_is_true(json_object_get(partial->detail, GW_TAKES_FINISHED)) && lacks_names(partial);
     const json_t *disk;
     size_t index;
     int error = 0;
 
     /* Before the parts, so that one that is cut short still lacks names. */
     json_array_foreach(json_object_get(partial->detail, "disks"), index,
-                       disk) if (!is_of_use && !error) error = gw_part_unlink_finished(disk);
+                       disk) if (takes_finished && !error) error = gw_part_unlink_finished(disk);
     json_array_foreach(json_object_get(partial->detail, "disks"), index, disk)
     {
         if (!error)
@@ -444,6 +445,7 @@ void gw_partial_cancel(const struct gw_environment *environment, const struct gw
 {
     struct gw_control_frame frame = {.message = NULL};
     bool is_provisional = gw_partial_is_provisional(environment, partial);
+    bool takes_finished = json_is_true(json_object_get(partial->detail, GW_TAKES_FINISHED));
     struct gw_control *control;
 
     gw_partial_drop(environment, partial);
@@ -458,9 +460,10 @@ void gw_partial_cancel(const struct gw_environment *environment, const struct gw
                partial->epoch, gw_error_message());
         return;
     }
-    if (gw_message_send(control, json_pack("{s:s,s:s,s:s,s:b}", "type", "handover", "message",
+    if (gw_message_send(control, json_pack("{s:s,s:s,s:s,s:b,s:b}", "type", "handover", "message",
                                            gw_handover_event_name(GW_EVENT_ABORT), "epoch",
-                                           partial->epoch, "keep", (int)is_provisional)) == 0 &&
+                                           partial->epoch, "keep", (int)is_provisional,
+                                           GW_TAKES_FINISHED, (int)takes_finished)) == 0 &&
         gw_control_receive(control, GW_DIAL_TIMEOUT_MS, &frame) == 0)
         json_decref(frame.message);
     gw_message_send_type(control, "bye");
@@ -537,13 +540,9 @@ static int look_at(const struct gw_partial *partial, void *context)
                        (known != ENDED || !rounds->is_start || has_parts(partial))
                    ? is_late
                    : rounds->is_start || is_dead) {
-        struct gw_partial left = *partial;
-
         gw_log(GW_LOG_INFO, "migration %.12s: what it left here is removed", partial->epoch);
-        /* Nobody asked for it: somebody may use what has its name, though the rest of its chain never came. */
-        left.keeps_finished = true;
         /* The target of one that died before its first record would wait for it. */
-        gw_partial_cancel(environment, &left);
+        gw_partial_cancel(environment, partial);
     } else if (is_given_up &&
                (!json_object_get(partial->detail, "qmp") ||
                 gw_attended_is_due(environment->attended, partial->epoch, partial->side))) {

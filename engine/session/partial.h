@@ -23,11 +23,14 @@
 
 struct gw_qmp;
 
+/* Member of a note, and of an ABORT: somebody cancelled it, so that finished files of a chain that lacks others go as
+ * well when it is dropped. Else nobody asked for it, and somebody may use them. */
+#define GW_TAKES_FINISHED "takes-finished"
+
 struct gw_partial {
     char epoch[GW_EPOCH_TEXT_MAX];
     enum gw_journal_side side;
-    bool is_kept;        /* a later attempt may go on from it; else it only is to be removed */
-    bool keeps_finished; /* not noted: what has its final name stays when it is dropped */
+    bool is_kept; /* a later attempt may go on from it; else it only is to be removed */
     uint64_t changed_ns;
     json_t *detail;
 };

@@ -135,10 +135,12 @@ static int find_older(struct gw_serve *serve, const char *asked)
     return error;
 }
 
-void gw_serve_drop_earlier(struct gw_serve *serve, const char *epoch)
+void gw_serve_drop_earlier(struct gw_serve *serve, const char *epoch, bool takes_finished)
 {
-    if (find_older(serve, epoch) == 0)
+    if (find_older(serve, epoch) == 0) {
+        json_object_set_new(serve->older.detail, GW_TAKES_FINISHED, json_boolean(takes_finished));
         gw_partial_drop(serve->environment, &serve->older);
+    }
     let_go_of_older(serve);
     gw_partial_free(&serve->older);
 }
@@ -432,7 +434,7 @@ void gw_serve_drop_note(struct gw_serve *serve, const char *epoch, bool is_kept)
         else
             gw_partial_forget(serve->environment, epoch, GW_SIDE_TARGET);
     } else if (error == -ENOENT && is_kept) {
-        gw_serve_drop_earlier(serve, epoch);
+        gw_serve_drop_earlier(serve, epoch, false); /* a move's: it has no chain */
     }
     gw_partial_free(&partial);
 }

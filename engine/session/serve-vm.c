@@ -331,7 +331,8 @@ int gw_serve_vm_message(struct gw_serve *serve, const json_t *message)
     if (!serve->vm) {
         error = reopen(serve, epoch, is_given_up(message));
         if (error == -ENOENT && is_given_up(message))
-            gw_serve_drop_earlier(serve, epoch);
+            gw_serve_drop_earlier(serve, epoch,
+                                  json_is_true(json_object_get(message, GW_TAKES_FINISHED)));
         if (error == -ENOENT)
             return gw_message_send(serve->control,
                                    json_pack("{s:s,s:s,s:s}", "type", "handover", "message",

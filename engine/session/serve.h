@@ -185,8 +185,8 @@ const char *gw_serve_part_epoch(const struct gw_serve *serve, unsigned volume);
 /* The image that was taken over cannot be gone on with after all. */
 void gw_serve_drop_part(struct gw_serve *serve, unsigned volume);
 /* A copy or move of an earlier session, that is told to be given up for good: what is kept of it goes, if it is
- * this peer's. */
-void gw_serve_drop_earlier(struct gw_serve *serve, const char *epoch);
+ * this peer's; takes_finished: GW_TAKES_FINISHED. */
+void gw_serve_drop_earlier(struct gw_serve *serve, const char *epoch, bool takes_finished);
 /* The message "compare": answers with digests of what is there. */
 int gw_serve_compare(struct gw_serve *serve, const json_t *message);
 /* Before something is made or started that no journal knows of yet: these members of the note. Takes them over; NULL
