@@ -7,7 +7,7 @@
  * Order: new → listen, any number → start → stop → free.
  * Threads: one per listener, one per session; at most GW_HANDSHAKES_MAX that are not yet proven,
  *   at most GW_HANDSHAKES_PER_HOST_MAX of them from one address. A lock for the table of sessions
- *   (rank: above a serve's own, beside the jobs').
+ *   (rank: above the jobs' and a serve's own).
  * Units: milliseconds.
  */
 #ifndef GODWIT_AGENT_SESSIONS_H
