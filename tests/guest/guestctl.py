@@ -133,7 +133,7 @@ class Serial:
         self.pid = None
 
     def start(self):
-        """Starts the relay. It may be started before the socket exists, so as to miss nothing."""
+        """Starts the relay. It may be started before the socket exists."""
         if not os.path.exists(self.input_path):
             os.mkfifo(self.input_path)
         relay = subprocess.Popen(
@@ -310,7 +310,8 @@ class Guest:
         command += ['-machine', machine,
                     '-chardev', 'socket,id=qmp0,path=%s,server=on,wait=off' % self.qmp_path,
                     '-mon', 'chardev=qmp0,mode=control',
-                    '-chardev', 'socket,id=serial0,path=%s,server=on,wait=off' % self.serial_path,
+                    # Nothing runs before the relay is there: what is said to nobody is lost.
+                    '-chardev', 'socket,id=serial0,path=%s,server=on,wait=on' % self.serial_path,
                     '-serial', 'chardev:serial0']
         for index, disk in enumerate(o['disks']):
             command += self.disk_arguments(index, disk)

@@ -78,7 +78,7 @@ def port_that_does_not_reach_the_target_is_passed_over(why):
         # The target's port listens; its cable is out, or leads to another host.
         if why == 'cable':
             world.target.inside('ip', 'link', 'set', 'wire1', 'down')
-            reason = 'the port lost its link'
+            reason = ' link'    # the port has none, or lost it, if it was seen to have one
         else:
             elsewhere = world.name + '-c'
             subprocess.run(['ip', 'netns', 'add', elsewhere], check=True)

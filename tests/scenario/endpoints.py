@@ -320,7 +320,7 @@ def server_may_take_long_to_flush(ends):
     with lib.World() as world:
         path = make_raw(world, size_mib=16)
         flag = os.path.join(world.folder, 'flag')
-        image, server = serve_by_hand(world, 'can_flush=exit 0', 'flush=touch %s; sleep %d' % (flag, LONG_S))
+        image, server = serve_by_hand(world, 'can_flush=exit 0', 'flush=[ -e %s ] || { touch %s; sleep %d; }' % (flag, flag, LONG_S))
         command = begin_copy(world, path, server.uri)
         if ends == 'cancelled':
             assert_interrupted(command, flag)

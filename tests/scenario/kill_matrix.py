@@ -224,6 +224,8 @@ class Case:
 
     def outcome(self, result):
         wanted = kill_table.expected(self.victim, self.state)
+        if wanted == 'W':
+            return 'S' if self.word.process.wait(lib.PATIENCE_S) == 0 else 'D'
         if wanted != 'E':
             return wanted
         return 'T' if self.final()[0] == 'DONE' or result.status in (0, 4) and self.is_taken() else 'S'

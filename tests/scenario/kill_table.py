@@ -14,6 +14,7 @@ What comes of it:
   N  nobody runs: the source's own QEMU was killed; its images have their names, the target nothing
   X  nobody runs: the VM had run at the target and its QEMU was killed there; the move is done
   D  nobody runs and both sides show it: the target may have run it and lost its QEMU
+  W  S or D: whether the command itself, whose agent had died, gave a person's word to its state folder in time
   -  there is nothing to kill
 
 The rules behind the rows:
@@ -22,7 +23,8 @@ The rules behind the rows:
  3 From CHECKING on the source listens to nobody until COMMITTED is recorded: a link or a target
    agent that dies there no longer stops it, and the target, prepared, ends the doubt by running (T).
  4 At COMMITTING the last look at the source's QEMU is behind it: its death changes nothing any more.
- 5 A person's word that was not recorded was not said: both sides still show it (TA at YIELDING).
+ 5 A person's word that was not recorded was not said, and both sides still show it; but the command that was told it
+   says it once more, to what the agent left, unless the agent is back before (TA at YIELDING).
  6 Behind COMMITTED a target whose QEMU died before `cont` says NEVER_RAN, and the source takes it
    back (S); one that may have continued it says LOST (D): so does an agent that finds OWNER in its
    journal and no QEMU (TA at GIVING_UP).
@@ -72,7 +74,7 @@ TABLE = {
     'GIVING_UP':     ('b', 'owner without QEMU', 'S D N - S'),
     'NEVER_RAN':     ('b', 'owner without QEMU', 'S S N - S'),
     'LOST':          ('b', 'lost owner', 'D D D - D'),
-    'YIELDING':      ('b', 'kept at the source', 'S D N - S'),
+    'YIELDING':      ('b', 'kept at the source', 'S W N - S'),
     'YIELDED':       ('b', 'kept at the source', 'S S N - S'),
     'DISCARDED':     ('b', 'cancelled', 'S S N - S'),
 }
@@ -103,7 +105,7 @@ def faults():
     found += ['row %s: there is no such state' % name for name in sorted(set(TABLE) - wanted)]
     for name, (side, _, results) in TABLE.items():
         words = results.split()
-        if side not in 'ab' or len(words) != len(VICTIMS) or set(words) - set('STENXD-'):
+        if side not in 'ab' or len(words) != len(VICTIMS) or set(words) - set('STENXDW-'):
             found.append('row %s is not understood' % name)
     return found
 

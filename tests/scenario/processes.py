@@ -20,10 +20,10 @@ def open_files(pid):
 
 
 def file_locks(pid):
-    """The locks that a process holds on files: (kind, mode, device and inode, range). Locks of open
+    """The locks that a process holds on files: (kind, mode, path, range). Locks of open
     file descriptions have no owner, so they are found by the regular files that the process has open: an
-    inode's number alone is somebody else's on another file system."""
-    inodes = set()
+    inode's number alone is somebody else's on another file system, and SQLite makes some files anew."""
+    paths = {}
     folder = '/proc/%d/fd' % pid
     for name in os.listdir(folder):
         try:
@@ -31,13 +31,14 @@ def file_locks(pid):
         except OSError:
             continue
         if stat.S_ISREG(status.st_mode):
-            inodes.add('%02x:%02x:%d' % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino))
+            inode = '%02x:%02x:%d' % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
+            paths[inode] = os.readlink(os.path.join(folder, name))
     found = []
     with open('/proc/locks') as handle:
         for line in handle:
             words = line.split()
-            if words[1] != '->' and words[5] in inodes:
-                found.append((words[1], words[3], words[5], words[6], words[7]))
+            if words[1] != '->' and words[5] in paths:
+                found.append((words[1], words[3], paths[words[5]], words[6], words[7]))
     return sorted(found)
 
 
