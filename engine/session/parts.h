@@ -74,7 +74,8 @@ uint64_t gw_part_allocated(const json_t *entry);
  * noted any more. */
 int gw_part_note(const json_t *entry, const struct gw_offered_volume *offered, uint64_t durable);
 uint64_t gw_part_durable(const json_t *entry); /* as the journal says; 0 when it says nothing */
-/* The journal alone, of an image that is finished; or the image too. epoch: of the note, as above. */
+/* The journal alone, of an image that is finished; or the image too. epoch: of the note, as above.
+ * -errno with a message: what is to go is still there. */
 void gw_part_end(const json_t *entry);
 int gw_part_unlink(const json_t *entry, const char *epoch);
 /* What was unlinked stays so: before the note goes that names it. Nothing to do where its folder went, too. */

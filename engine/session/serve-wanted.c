@@ -17,26 +17,24 @@ static int check_cancel(const struct gw_serve *serve)
     return poll(&fd, 1, 0) > 0 ? gw_fail(-ECANCELED, "cancelled at the target") : 0;
 }
 
-/* Takes over message. A source that waits as well says nothing of the handover but that it gives up. */
+static int keep(struct gw_serve *serve, json_t *message)
+{
+    if (json_array_size(serve->early) == EARLY_MAX)
+        return gw_fail(-EPROTO, "more than %u messages in place of a wait", EARLY_MAX);
+    if (!serve->early)
+        serve->early = json_array();
+    return json_array_append(serve->early, message) ? gw_fail(-ENOMEM, "no memory for a message")
+                                                    : 0;
+}
+
+/* A source that waits as well says nothing of the handover but that it gives up. */
 static int take_early(struct gw_serve *serve, json_t *message)
 {
-    bool is_end = gw_message_is(message, "bye") || gw_message_is(message, "handover");
-    bool is_kept =
-        json_array_size(serve->early) < EARLY_MAX && !gw_message_is(message, "error") && !is_end;
-    int error = 0;
-
     if (gw_message_is(message, "error"))
-        error = gw_message_raise(message);
-    else if (is_end)
-        error = gw_message_raise_cause(message) ?: gw_fail(-ECANCELED, "the source gave up");
-    else if (!is_kept)
-        error = gw_fail(-EPROTO, "more than %u messages in place of a wait", EARLY_MAX);
-    if (is_kept && !serve->early)
-        serve->early = json_array();
-    if (is_kept && json_array_append(serve->early, message))
-        error = gw_fail(-ENOMEM, "no memory for a message");
-    json_decref(message);
-    return error;
+        return gw_message_raise(message);
+    if (gw_message_is(message, "bye") || gw_message_is(message, "handover"))
+        return gw_message_raise_cause(message) ?: gw_fail(-ECANCELED, "the source gave up");
+    return keep(serve, message);
 }
 
 int gw_serve_listen(struct gw_serve *serve, struct gw_control *control)
@@ -48,6 +46,7 @@ int gw_serve_listen(struct gw_serve *serve, struct gw_control *control)
         if (!frame.message)
             return gw_fail(-EPROTO, "raw bytes out of turn");
         error = take_early(serve, frame.message);
+        json_decref(frame.message);
         if (error)
             return error;
     }

@@ -116,6 +116,23 @@ static void write_range(struct gw_target_volume *volume, uint64_t offset, uint64
     free(bytes);
 }
 
+/* A place with a target of which all is written. */
+static struct gw_target_volume *set_up_written(struct rig *rig, enum medium medium)
+{
+    struct gw_target_volume *volume;
+
+    set_up(rig, medium, SIZE);
+    volume = open_target(rig, 5 * MIB);
+    write_range(volume, 0, 5 * MIB, NEW);
+    return volume;
+}
+
+static void give_up(struct gw_target_volume *volume)
+{
+    volume->ops->abort(volume);
+    volume->ops->close(volume);
+}
+
 /* seed 0: zeroes. */
 static bool has(const struct rig *rig, uint64_t offset, uint64_t length, unsigned seed)
 {
@@ -178,8 +195,7 @@ EACH_MEDIUM(are_as_they_were_where_nothing_was_written)
     set_up(&rig, *medium, SIZE);
     volume = open_target(&rig, 5 * MIB);
     write_range(volume, 0, 64 * KIB, NEW);
-    volume->ops->abort(volume);
-    volume->ops->close(volume);
+    give_up(volume);
     cr_assert(has(&rig, 0, SIZE, OLD));
     tear_down(&rig);
 }
@@ -189,11 +205,8 @@ EACH_MEDIUM(are_zeroes_of_what_is_given_up_half_written)
     struct gw_target_volume *volume;
     struct rig rig;
 
-    set_up(&rig, *medium, SIZE);
-    volume = open_target(&rig, 5 * MIB);
-    write_range(volume, 0, 5 * MIB, NEW);
-    volume->ops->abort(volume);
-    volume->ops->close(volume);
+    volume = set_up_written(&rig, *medium);
+    give_up(volume);
     expect_unfinished(&rig);
     tear_down(&rig);
 }
@@ -204,12 +217,9 @@ EACH_MEDIUM(are_left_of_what_is_given_up_when_it_is_finished)
     struct gw_target_volume *volume;
     struct rig rig;
 
-    set_up(&rig, *medium, SIZE);
-    volume = open_target(&rig, 5 * MIB);
-    write_range(volume, 0, 5 * MIB, NEW);
+    volume = set_up_written(&rig, *medium);
     cr_assert_eq(volume->ops->finish(volume), 0, "%s", gw_error_message());
-    volume->ops->abort(volume);
-    volume->ops->close(volume);
+    give_up(volume);
     expect_finished(&rig);
     tear_down(&rig);
 }
@@ -219,9 +229,7 @@ EACH_MEDIUM(are_zeroes_again_of_what_is_kept_unfinished)
     struct gw_target_volume *volume;
     struct rig rig;
 
-    set_up(&rig, *medium, SIZE);
-    volume = open_target(&rig, 5 * MIB);
-    write_range(volume, 0, 5 * MIB, NEW);
+    volume = set_up_written(&rig, *medium);
     cr_assert_eq(volume->ops->complete(volume), 0, "%s", gw_error_message());
     volume->ops->close(volume);
     expect_unfinished(&rig);
@@ -239,13 +247,10 @@ EACH_MEDIUM(are_zeroes_again_of_what_is_cancelled)
     struct gw_target_volume *volume;
     struct rig rig;
 
-    set_up(&rig, *medium, SIZE);
-    volume = open_target(&rig, 5 * MIB);
-    write_range(volume, 0, 5 * MIB, NEW);
+    volume = set_up_written(&rig, *medium);
     cr_assert_eq(volume->ops->complete(volume), 0, "%s", gw_error_message());
     volume->wanted.check = is_unwanted;
-    volume->ops->abort(volume);
-    volume->ops->close(volume);
+    give_up(volume);
     expect_unfinished(&rig);
     tear_down(&rig);
 }
@@ -282,9 +287,7 @@ EACH_MEDIUM(are_zeroed_with_the_rest)
     struct gw_target_volume *volume;
     struct rig rig;
 
-    set_up(&rig, *medium, SIZE);
-    volume = open_target(&rig, 5 * MIB);
-    write_range(volume, 0, 5 * MIB, NEW);
+    volume = set_up_written(&rig, *medium);
     cr_assert_eq(volume->ops->zero(volume, 512 * KIB, 4 * MIB), 0, "%s", gw_error_message());
     cr_assert_eq(volume->ops->finish(volume), 0, "%s", gw_error_message());
     volume->ops->close(volume);
@@ -328,12 +331,9 @@ Test(edges, are_seen_as_they_will_be)
     struct gw_target_volume *volume;
     struct rig rig;
 
-    set_up(&rig, DEVICE, SIZE);
-    volume = open_target(&rig, 5 * MIB);
-    write_range(volume, 0, 5 * MIB, NEW);
+    volume = set_up_written(&rig, DEVICE);
     cr_assert(shows(volume, 0, 5 * MIB, NEW));
-    volume->ops->abort(volume);
-    volume->ops->close(volume);
+    give_up(volume);
     tear_down(&rig);
 }
 
@@ -383,8 +383,7 @@ Test(edges, of_an_attempt_that_died_are_left_where_nothing_was_written)
     set_up(&rig, DEVICE, SIZE);
     die_when_complete(&rig);
     volume = open_with(&rig, 5 * MIB, true);
-    volume->ops->abort(volume);
-    volume->ops->close(volume);
+    give_up(volume);
     expect_finished(&rig);
     tear_down(&rig);
 }
@@ -394,13 +393,10 @@ static void use_meanwhile(struct rig *rig, const char *command)
 {
     struct gw_target_volume *volume;
 
-    set_up(rig, DEVICE, SIZE);
-    volume = open_target(rig, 5 * MIB);
-    write_range(volume, 0, 5 * MIB, NEW);
+    volume = set_up_written(rig, DEVICE);
     cr_assert_eq(volume->ops->complete(volume), 0, "%s", gw_error_message());
     cr_assert_eq(place_run(command, rig->target, rig->target, rig->behind), 0);
-    volume->ops->abort(volume);
-    volume->ops->close(volume);
+    give_up(volume);
     cr_assert(has(rig, 0, 1 * MIB, NEW));
     cr_assert(has(rig, 4 * MIB, 1 * MIB, NEW));
     tear_down(rig);
@@ -433,13 +429,10 @@ Test(edges, stay_on_an_export_that_has_other_bytes)
     struct gw_target_volume *volume;
     struct rig rig;
 
-    set_up(&rig, EXPORT, SIZE);
-    volume = open_target(&rig, 5 * MIB);
-    write_range(volume, 0, 5 * MIB, NEW);
+    volume = set_up_written(&rig, EXPORT);
     cr_assert_eq(volume->ops->complete(volume), 0, "%s", gw_error_message());
     place_fill(rig.behind, 5 * MIB - 512, 512, OLD);
-    volume->ops->abort(volume);
-    volume->ops->close(volume);
+    give_up(volume);
     cr_assert(has(&rig, 0, 1 * MIB, NEW));
     cr_assert(has(&rig, 4 * MIB, 1 * MIB - 512, NEW));
     tear_down(&rig);
@@ -468,13 +461,10 @@ Test(edges, stay_where_a_qemu_has_it)
     struct rig rig;
     pid_t user;
 
-    set_up(&rig, DEVICE, SIZE);
-    volume = open_target(&rig, 5 * MIB);
-    write_range(volume, 0, 5 * MIB, NEW);
+    volume = set_up_written(&rig, DEVICE);
     cr_assert_eq(volume->ops->complete(volume), 0, "%s", gw_error_message());
     user = start_user(&rig, "exec qemu-nbd -f raw %s --persistent --socket=%s/up");
-    volume->ops->abort(volume);
-    volume->ops->close(volume);
+    give_up(volume);
     expect_finished(&rig);
     kill(user, SIGTERM);
     waitpid(user, NULL, 0);
