@@ -16,6 +16,7 @@
 #include "engine/volume/device.h"
 #include "engine/volume/disk.h"
 #include "engine/volume/edges.h"
+#include "engine/volume/location.h"
 
 struct disk_target {
     struct gw_target_volume volume;
@@ -156,25 +157,16 @@ static int reopen(struct gw_target_volume *volume)
 static int read_device(struct gw_target_volume *volume, uint64_t offset, void *into,
                        uint64_t length)
 {
-    int error = 0, fd = open(of(volume)->path, O_RDONLY | O_CLOEXEC);
-    uint64_t moved = 0;
+    struct gw_location from = {.length = length, .file_offset = offset};
+    int error;
 
+    from.fd = open(of(volume)->path, O_RDONLY | O_CLOEXEC);
+    if (from.fd < 0)
+        return gw_fail_errno(-errno, "cannot open %s", of(volume)->path);
     /* What this host has cached may be older than what another one wrote. */
-    if (fd >= 0)
-        posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
-    while (fd >= 0 && moved < length) {
-        ssize_t got = pread(fd, (uint8_t *)into + moved, length - moved, (off_t)(offset + moved));
-
-        if (got == 0)
-            errno = EIO; /* the device became smaller */
-        if (got <= 0)
-            break;
-        moved += (uint64_t)got;
-    }
-    if (moved < length)
-        error = gw_fail_errno(-errno, "cannot read %s", of(volume)->path);
-    if (fd >= 0)
-        close(fd);
+    posix_fadvise(from.fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
+    error = gw_location_read(&from, into);
+    close(from.fd);
     return error;
 }
 

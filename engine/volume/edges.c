@@ -131,7 +131,8 @@ static int check_edge(struct edges *edges, uint64_t offset, uint64_t length, uin
 static int check_edges(struct edges *edges)
 {
     uint64_t behind = edges->volume.size - edges->tail;
-    uint8_t *buffer = malloc(gw_max(gw_max(edges->head, behind), 1));
+    uint8_t *buffer =
+        malloc(gw_align_up(gw_max(gw_max(edges->head, behind), 1), GW_LOCATION_ALIGNMENT));
     int error = buffer ? 0 : gw_fail(-ENOMEM, "no memory to read %s", edges->options.path);
 
     if (!error)

@@ -15,13 +15,14 @@
 #ifndef GODWIT_ENGINE_VOLUME_EDGES_H
 #define GODWIT_ENGINE_VOLUME_EDGES_H
 
+#include "engine/volume/location.h"
 #include "engine/volume/volume.h"
 
 struct gw_edges_options {
     /* Opens the place once more, to be written. -EBUSY when somebody uses it meanwhile, -ESTALE when it is known to
      * be another one, or to have been written to. */
     int (*reopen)(struct gw_target_volume *inner);
-    /* What is there now, after a reopen. */
+    /* What is there now, after a reopen. into has room for length rounded up to GW_LOCATION_ALIGNMENT. */
     int (*read)(struct gw_target_volume *inner, uint64_t offset, void *into, uint64_t length);
     const char *path; /* what people call the place; lent until close */
 };
